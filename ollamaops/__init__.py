@@ -1,0 +1,1 @@
+"""ollamaops: the desired-state engine for Ollama."""

@@ -1,0 +1,5 @@
+"""`python -m ollamaops`."""
+
+from ollamaops.cli.main import main
+
+main()

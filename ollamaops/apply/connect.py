@@ -1,0 +1,95 @@
+"""From a HostSpec to an OllamaClient: secrets are read here, at the last moment, and go nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import assert_never
+
+from ollamaops.errors import UsageError
+from ollamaops.manifest.types import (
+    BasicAuth,
+    BearerAuth,
+    HostSpec,
+    Secret,
+    SecretFromCommand,
+    SecretFromEnv,
+    SecretFromFile,
+    Tls,
+)
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.session import Credentials, TimeLimits, TlsFiles
+
+COMMAND_TIMEOUT_S = 30
+
+
+def connect(spec: HostSpec, environ: Mapping[str, str] = os.environ) -> OllamaClient:
+    """A client for the host, nothing sent yet. UsageError if a secret cannot be read; its value is never shown."""
+    auth: Credentials | None = None
+    match spec.auth:
+        case None:
+            pass
+        case BearerAuth(token=token):
+            auth = Credentials(bearer=read_secret(token, spec.name, environ))
+        case BasicAuth(user=user, password=password):
+            auth = Credentials(basic=(user, read_secret(password, spec.name, environ)))
+        case _:
+            assert_never(spec.auth)
+    headers = {
+        name: value if isinstance(value, str) else read_secret(value, spec.name, environ)
+        for name, value in spec.headers.items()
+    }
+    return OllamaClient.connect(
+        spec.url,
+        host_name=spec.name,
+        headers=headers,
+        auth=auth,
+        tls=_tls_files(spec.tls),
+        proxy=spec.proxy,
+        limits=TimeLimits(connect_s=spec.timeout_s, idle_s=spec.timeout_s, stall_s=spec.stall_s),
+    )
+
+
+def _tls_files(tls: Tls) -> TlsFiles:
+    ca, cert, key = (str(path) if path else None for path in (tls.ca, tls.cert, tls.key))
+    return TlsFiles(ca=ca, cert=cert, key=key, verify=tls.verify)
+
+
+def read_secret(secret: Secret, host: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The secret's text without its trailing newline. UsageError names where it should have come from."""
+    match secret:
+        case SecretFromEnv(name=name):
+            if not environ.get(name):
+                raise UsageError(
+                    f"{host}: the environment variable {name} is not set", hint=f"export {name}=…"
+                )
+            return environ[name]
+        case SecretFromFile(path=path):
+            try:
+                return path.read_text().rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not text"
+                raise UsageError(f"{host}: cannot read the secret in {path}: {reason}") from error
+        case SecretFromCommand(argv=argv):
+            return _run(argv, host)
+        case _:
+            assert_never(secret)
+
+
+def _run(argv: tuple[str, ...], host: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603  the user's own manifest names the command, and no shell reads it
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"no answer within {COMMAND_TIMEOUT_S} s"
+        raise UsageError(f"{host}: cannot run {argv[0]!r} for a secret: {reason}") from error
+    if done.returncode != 0:
+        raise UsageError(f"{host}: {argv[0]!r} ended {done.returncode} instead of printing a secret")
+    return done.stdout.rstrip("\r\n")

@@ -1,0 +1,88 @@
+"""`ollamaops apply`: make the servers as declared, and look again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import Shared, command_with_shared
+
+if TYPE_CHECKING:
+    from ollamaops.cli.context import Scene
+    from ollamaops.plan.actions import Plan
+
+
+@command_with_shared(
+    name="apply",
+    epilog="\b\nExamples:\n  ollamaops apply\n  ollamaops apply -y --host 'gpu-*'\n  ollamaops apply plan.json",
+)
+@click.argument("saved", required=False, metavar="[PLAN]")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--prune",
+    is_flag=False,
+    flag_value="",
+    metavar="SCOPE",
+    help="Delete what is undeclared: --prune=owned, --prune=GLOB,…",
+)
+@click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
+@click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
+@click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
+def command(
+    shared: Shared,
+    saved: str | None,
+    yes: bool,
+    prune: str | None,
+    no_prune: bool,
+    force: tuple[str, ...],
+    verify_weights: bool,
+) -> int:
+    """Make the servers as declared: plan, ask, do it, and look again.
+
+    PLAN is a file written by `plan --out`; then exactly that is done, without asking, and it is refused when a
+    fact it relies on has changed. Ctrl-C stops cleanly; run again to continue.
+    """
+    from ollamaops.cli.context import listening, open_scene
+    from ollamaops.cli.showing import show_plan, show_run
+    from ollamaops.cli.signals import exit_code
+    from ollamaops.reconcile import apply_hosts
+
+    if not (yes or saved or sys.stdin.isatty()):
+        raise click.UsageError("there is no terminal to ask on: use -y, or apply a saved plan")
+    scope = "none" if no_prune else prune
+    with open_scene(shared, force=force, verify_weights=verify_weights, prune=scope) as scene:
+        plan = _agree(shared, scene, saved)
+        if shared.output in (None, "text") or plan.refusals:
+            show_plan(shared, plan, warnings=scene.manifest.warnings)
+        if plan.refusals:
+            return exits.REFUSED
+        if plan.actions and not (yes or saved) and not _confirm(plan):
+            click.echo("nothing was changed", err=True)
+            return exits.ERROR
+        if not plan.actions and shared.output in (None, "text"):
+            return exits.code_of_plan(plan, detailed=False)
+        with listening(scene) as around:
+            report = apply_hosts(plan, scene.cases, around)
+        show_run(shared, report)
+        return exit_code() if report.interrupted else exits.code_of_run(report)
+
+
+def _agree(shared: Shared, scene: Scene, saved: str | None) -> Plan:
+    """The plan to carry out: a fresh one, or the saved one if all its facts still hold."""
+    from ollamaops.reconcile import check_facts, plan_hosts
+
+    if saved is None:
+        return plan_hosts(scene.cases, scene.around)
+    from ollamaops.cli.saving import load_plan
+
+    plan = load_plan(saved, scene)
+    return check_facts(plan, scene.cases, scene.around)
+
+
+def _confirm(plan: Plan) -> bool:
+    hosts = len({action.host for action in plan.actions})
+    where = "1 host" if hosts == 1 else f"{hosts} hosts"
+    return click.confirm(f"\nDo this on {where}?", default=False, err=True)

@@ -1,0 +1,209 @@
+"""The concrete parts that a command works with, built from the shared options: manifest, hosts, memory, listeners.
+
+Everything that lives as long as the command (sandboxes, connections, the progress display) is opened and closed here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ollamaops.apply.upstream import Upstreams
+from ollamaops.apply.weights import digests_of
+from ollamaops.cli.options import Shared
+from ollamaops.cli.signals import cancel_on_signals
+from ollamaops.errors import UsageError
+from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
+from ollamaops.manifest.load import load_manifest, manifest_paths
+from ollamaops.manifest.types import HostSpec, Manifest
+from ollamaops.names import NamePattern
+from ollamaops.plan.desired import local_files
+from ollamaops.reconcile import HostCase, Options, Surroundings, build_cases
+from ollamaops.report.live import ProgressKind, progress_sink
+from ollamaops.report.words import wants_colour
+from ollamaops.state.ledger import Ledger
+from ollamaops.units import parse_duration
+
+if TYPE_CHECKING:
+    from ollamaops.registry.client import RegistryClient
+
+LOCK_FILE = "ollamaops.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A command's world: what is wanted where, and everything needed to look and to act."""
+
+    shared: Shared
+    manifest: Manifest
+    cases: tuple[HostCase, ...]
+    around: Surroundings
+
+
+def load(shared: Shared) -> Manifest:
+    """The manifest that -f, -e and the current folder name."""
+    paths = manifest_paths(shared.files, Path.cwd())
+    return load_manifest(
+        paths,
+        environment=shared.environment,
+        allow_outside=shared.allow_outside,
+        locked=lock_path(shared, paths).exists(),
+    )
+
+
+def lock_path(shared: Shared, paths: Sequence[str | Path]) -> Path:
+    """The lock file: as given, else beside the first manifest."""
+    if shared.lock_file:
+        return Path(shared.lock_file)
+    first = Path(paths[0]) if paths and str(paths[0]) != "-" else Path()
+    return (first if first.is_dir() else first.parent) / LOCK_FILE
+
+
+def choose_hosts(shared: Shared, manifest: Manifest) -> tuple[HostSpec, ...]:
+    """The hosts that --host and -l leave; UsageError if that is none, unless --allow-no-match."""
+    hosts = select_hosts(manifest, shared.hosts, parse_selector(shared.selector or ""))
+    if not hosts and not shared.allow_no_match:
+        known = ", ".join(host.name for host in manifest.hosts)
+        raise UsageError(
+            "no host matches --host and -l", hint=f"known hosts: {known}; or use --allow-no-match"
+        )
+    if shared.timeout:
+        hosts = tuple(replace(host, timeout_s=parse_duration(shared.timeout)) for host in hosts)
+    return hosts
+
+
+def open_ledger(shared: Shared) -> Ledger:
+    """The ledger in --state-dir, $OLLAMAOPS_STATE_DIR or the user's state folder. Opens no file yet."""
+    folder = shared.state_dir or os.environ.get("OLLAMAOPS_STATE_DIR")
+    if folder is None:
+        from platformdirs import user_state_path
+
+        folder = str(user_state_path("ollamaops"))
+    return Ledger(Path(folder))
+
+
+@contextmanager
+def open_scene(
+    shared: Shared,
+    *,
+    force: Sequence[str] = (),
+    verify_weights: bool = False,
+    costs: bool = True,
+    guarded: bool = True,
+    prune: str | None = None,
+    manifest: Manifest | None = None,
+) -> Iterator[Scene]:
+    """Everything for a command that looks at hosts or changes them."""
+    with ExitStack() as stack:
+        cancel = stack.enter_context(cancel_on_signals())
+        wanted = _with_prune(manifest or load(shared), prune)
+        hosts = choose_hosts(shared, wanted)
+        endpoints: dict[str, str] = {}
+        if shared.sandbox:
+            hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
+        ledger = open_ledger(shared)
+        options = Options(
+            targets=_targets(shared, wanted, hosts),
+            force=frozenset(force),
+            verify_weights=verify_weights,
+            ask_registry=not shared.no_registry,
+            costs=costs,
+            guarded=guarded,
+            jobs=shared.jobs or 8,
+            run_id=uuid.uuid4().hex[:12],
+        )
+        specs = [spec for host in hosts for spec in models_on(host, wanted)]
+        files = digests_of(local_files(specs), ledger, cancel=cancel.is_set)
+        upstreams = Upstreams(lambda: _open_registry(wanted, endpoints))
+        stack.callback(upstreams.close)
+        yield Scene(
+            shared=shared,
+            manifest=wanted,
+            cases=build_cases(wanted, hosts, files, options),
+            around=Surroundings(ledger=ledger, upstreams=upstreams, cancel=cancel),
+        )
+
+
+def _with_prune(manifest: Manifest, prune: str | None) -> Manifest:
+    """--prune and --no-prune for one run. --prune alone means what the policy says, else what we made."""
+    if prune is None:
+        return manifest
+    scope: Literal[False, "owned"] | tuple[NamePattern, ...]
+    if prune == "":
+        scope = manifest.policy.prune or "owned"
+    elif prune == "none":
+        scope = False
+    elif prune == "owned":
+        scope = "owned"
+    else:
+        scope = tuple(NamePattern.parse(part) for part in prune.split(",") if part)
+    return replace(manifest, policy=replace(manifest.policy, prune=scope))
+
+
+def _targets(shared: Shared, manifest: Manifest, hosts: Sequence[HostSpec]) -> tuple[NamePattern, ...]:
+    targets = tuple(NamePattern.parse(target) for target in shared.targets)
+    declared = {spec.name for host in hosts for spec in models_on(host, manifest)}
+    absent = {str(entry.pattern) for entry in manifest.absent}
+    for target in targets:
+        if not any(target.matches(name) for name in declared) and str(target) not in absent:
+            if shared.allow_no_match:
+                continue
+            raise UsageError(
+                f"--target {target} matches no declared model on these hosts",
+                hint="declared: " + ", ".join(sorted(str(name) for name in declared)),
+            )
+    return targets
+
+
+def _in_sandboxes(
+    stack: ExitStack, store: Path, hosts: Sequence[HostSpec], endpoints: dict[str, str]
+) -> tuple[HostSpec, ...]:
+    """The same hosts, each replaced by a pretend server with a store of its own."""
+    try:
+        from ollamaops.sandbox.server import Sandbox
+    except ImportError as error:
+        raise UsageError(
+            f"--sandbox needs {error.name}, which is not installed", hint="pip install 'ollamaops[sandbox]'"
+        ) from error
+    replaced = []
+    for host in hosts:
+        folder = store / re.sub(r"[^A-Za-z0-9_.-]", "_", host.name)
+        running = stack.enter_context(Sandbox(store=folder))
+        endpoints.setdefault("registry.ollama.ai", running.url)
+        replaced.append(
+            HostSpec(
+                name=host.name,
+                url=running.url,
+                labels=host.labels,
+                timeout_s=host.timeout_s,
+                stall_s=host.stall_s,
+                parallel=host.parallel,
+                place=host.place,
+                identity=f"sandbox:{folder.resolve()}",
+            )
+        )
+    return tuple(replaced)
+
+
+def _open_registry(manifest: Manifest, endpoints: dict[str, str]) -> RegistryClient:
+    from ollamaops.registry.client import RegistryClient
+
+    return RegistryClient(endpoints=endpoints, timeout_s=10.0)
+
+
+@contextmanager
+def listening(scene: Scene) -> Iterator[Surroundings]:
+    """The scene's surroundings with a progress display on stderr that listens to them."""
+    shared = scene.shared
+    kind: ProgressKind = "none" if shared.quiet else shared.progress or "auto"
+    colour = wants_colour(sys.stderr, os.environ, no_color=shared.no_color)
+    as_json = shared.log_format == "json"
+    with progress_sink(kind, sys.stderr, os.environ, colour=colour, as_json=as_json) as sink:
+        yield replace(scene.around, emit=sink)

@@ -1,0 +1,39 @@
+"""`ollamaops drift`: is everything as declared?"""
+
+from __future__ import annotations
+
+import click
+
+from ollamaops.cli.options import Shared, command_with_shared
+
+
+@command_with_shared(
+    name="drift",
+    epilog="\b\nExamples:\n  ollamaops drift\n  ollamaops drift -o json   # from cron: exit 2 when something differs",
+)
+@click.option(
+    "--prune",
+    is_flag=False,
+    flag_value="",
+    metavar="SCOPE",
+    help="Undeclared models are drift: --prune=owned, --prune=GLOB,…",
+)
+@click.option("--no-prune", is_flag=True, help="Undeclared models are no drift, whatever the policy says.")
+@click.option(
+    "--verify-weights", is_flag=True, help="Weights that could only be compared by header are drift."
+)
+def command(shared: Shared, prune: str | None, no_prune: bool, verify_weights: bool) -> int:
+    """Tell whether the servers are as declared. Writes to no server.
+
+    Exit 0 when they are, 2 when something differs, 3 when a host could not be reached.
+    """
+    from ollamaops.cli.context import open_scene
+    from ollamaops.cli.exits import code_of_plan
+    from ollamaops.cli.showing import show_plan
+    from ollamaops.reconcile import plan_hosts
+
+    scope = "none" if no_prune else prune
+    with open_scene(shared, prune=scope, verify_weights=verify_weights, costs=False, guarded=False) as scene:
+        plan = plan_hosts(scene.cases, scene.around)
+    show_plan(shared, plan)
+    return code_of_plan(plan, detailed=True)

@@ -1,0 +1,62 @@
+"""What the process's exit code says; see the table in the README.
+
+The fact a reader would miss: 2 means "changes pending", so usage errors, for which click would take 2, are 64.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ollamaops.plan.actions import Plan
+    from ollamaops.plan.results import RunReport
+
+DONE: Final = 0
+ERROR: Final = 1
+CHANGES: Final = 2
+PARTIAL: Final = 3
+REFUSED: Final = 4
+USAGE: Final = 64
+INVALID: Final = 65
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+
+MEANINGS: Final = {
+    DONE: "done, or in sync",
+    ERROR: "error: nothing could be computed or applied",
+    CHANGES: "changes pending: drift always, plan and diff with --detailed-exitcode",
+    PARTIAL: "partial: some hosts unreached or some actions failed",
+    REFUSED: "refused by a safety rule; nothing was changed",
+    USAGE: "the command line is wrong",
+    INVALID: "the manifest is not valid",
+    INTERRUPTED: "interrupted (143: terminated); consistent, run again",
+}
+_PRECEDENCE: Final = (INVALID, REFUSED, ERROR, PARTIAL, CHANGES, DONE)
+
+
+def worst(*codes: int) -> int:
+    """The code that counts when several hold: 65 > 4 > 1 > 3 > 2 > 0."""
+    return next(code for code in _PRECEDENCE if code in codes)
+
+
+def code_of_plan(plan: Plan, *, detailed: bool) -> int:
+    """For plan, diff, drift and status; `detailed` lets pending changes count."""
+    return worst(
+        DONE,
+        CHANGES if detailed and plan.actions else DONE,
+        PARTIAL if plan.unreached or plan.unresolved else DONE,
+        REFUSED if plan.refusals else DONE,
+    )
+
+
+def code_of_run(report: RunReport) -> int:
+    """For apply."""
+    from ollamaops.events import Succeeded
+
+    if report.interrupted:
+        return INTERRUPTED
+    all_worked = all(isinstance(result.outcome, Succeeded) for result in report.results)
+    all_there = (
+        all(host.verified and not host.unreached for host in report.hosts) and not report.plan.unreached
+    )
+    return DONE if all_worked and all_there else PARTIAL

@@ -1,0 +1,55 @@
+"""`ollamaops init`: a first manifest to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.errors import UsageError
+
+MANIFEST = """\
+# yaml-language-server: $schema=./ollamaops.schema.json
+# What your Ollama servers should have. See `ollamaops plan`, then `ollamaops apply`.
+version: 1
+
+# hosts:                      # none given: OLLAMA_HOST, else http://127.0.0.1:11434
+#   gpu-1: {url: "http://gpu-1.lan:11434", labels: {vram: 24GiB}}
+
+models:
+  - llama3.2:3b               # pulled when it is missing
+
+  - name: assistant           # derived from it, with your own words
+    from: llama3.2:3b
+    system: You are a helpful assistant. Answer in one paragraph.
+    parameters: {temperature: 0.3, num_ctx: 8192}
+"""
+
+
+@command_with_shared(
+    name="init",
+    epilog="\b\nExamples:\n  ollamaops init\n  ollamaops init models/\n  ollamaops plan --sandbox",
+)
+@click.argument("folder", default=".", metavar="[FOLDER]")
+def command(shared: Shared, folder: str) -> int:
+    """Write a first manifest, ollamaops.yaml, and its schema into FOLDER. Never overwrites a manifest."""
+    import json
+
+    from ollamaops.cli.printing import write
+    from ollamaops.manifest.schema import manifest_schema
+
+    target = Path(folder) / "ollamaops.yaml"
+    if target.exists():
+        raise UsageError(f"{target} is already there", hint="edit it, or choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(MANIFEST, encoding="utf-8")
+        schema = json.dumps(manifest_schema(), indent=2, ensure_ascii=False)
+        (target.parent / "ollamaops.schema.json").write_text(schema + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from error
+    if not shared.quiet:
+        write(f"wrote {target} and ollamaops.schema.json beside it\nnext: ollamaops plan --sandbox")
+    return exits.DONE

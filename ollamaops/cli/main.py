@@ -1,0 +1,170 @@
+"""The `ollamaops` program: finds the command, runs it, turns what happened into an exit code.
+
+Imports nothing but click until a command is chosen: `ollamaops --version` has to be instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, shared_options, take_shared
+from ollamaops.errors import ManifestError, OllamaopsError
+
+# command → its one line of help; the module of the same name in this package holds it as `command`
+COMMANDS = {
+    "init": "Write a first manifest.",
+    "validate": "Check manifests and Modelfiles; touches no server.",
+    "plan": "Show what apply would do, and why.",
+    "apply": "Make the servers as declared.",
+    "drift": "Tell whether the servers are as declared (exit 2 if not).",
+    "status": "Show every model on every host.",
+    "diff": "Show field by field how a model differs.",
+    "import": "Write a manifest from a live server.",
+    "schema": "Print the JSON Schema of the manifest.",
+    "sandbox": "Run a pretend Ollama server.",
+    "version": "Show versions of ollamaops and the servers.",
+    "completion": "Print a shell completion script.",
+}
+EPILOG = """
+\b
+Examples:
+  ollamaops init                      write ./ollamaops.yaml
+  ollamaops plan --sandbox            try it without a server
+  ollamaops apply -y                  make the servers match
+  ollamaops drift -o json             from cron: exit 2 when something differs
+"""
+
+
+class LazyCommands(click.Group):
+    """Knows the names of all commands, imports the one that is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ollamaops.cli.{cmd_name.replace('import', 'import_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(_unknown(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, COMMANDS, n=1)
+    return f"no command '{name}'" + (f": did you mean '{close[0]}'?" if close else "")
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"ollamaops {version('ollamaops')}")
+        context.exit(exits.DONE)
+
+
+@click.group(
+    cls=LazyCommands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+@shared_options
+@click.pass_context
+def cli(context: click.Context, /, **given: Any) -> None:
+    """The desired-state engine for Ollama: declare models in git, apply them to your servers, detect drift."""
+    context.obj, _ = take_shared(given)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and leave the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program; returns its exit code. Prints every error for people, never a traceback for their mistakes."""
+    try:
+        code: object = cli.main(
+            args=_with_sandbox_value(arguments), prog_name="ollamaops", standalone_mode=False
+        )
+        return code if type(code) is int else exits.DONE
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        _print_usage_error(error)
+        return exits.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; run again to continue", err=True)
+        return exits.INTERRUPTED
+    except OllamaopsError as error:
+        _print_error(error, no_color="--no-color" in arguments)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return exits.ERROR
+
+
+def _with_sandbox_value(arguments: Sequence[str]) -> list[str]:
+    """`--sandbox` alone means its default folder; click would take the next word for its value."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    return [
+        f"--sandbox={DEFAULT_SANDBOX}" if word == "--sandbox" and i < end else word
+        for i, word in enumerate(words)
+    ]
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
+    click.echo(f"error: {error.format_message()}", err=True)
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        click.echo(f"hint: {context.command_path} --help", err=True)
+
+
+def _print_error(error: OllamaopsError, *, no_color: bool) -> None:
+    import os
+
+    from ollamaops.report.problem_text import render_error, render_problems
+    from ollamaops.report.words import wants_colour
+
+    colour = wants_colour(sys.stderr, os.environ, no_color=no_color)
+    text = (
+        render_problems(error.problems, colour=colour)
+        if isinstance(error, ManifestError)
+        else render_error(error, colour=colour)
+    )
+    click.echo(text.rstrip("\n"), err=True)
+
+
+__all__ = ["COMMANDS", "Shared", "cli", "main", "run"]
+
+if __name__ == "__main__":
+    main()

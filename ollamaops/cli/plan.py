@@ -1,0 +1,53 @@
+"""`ollamaops plan`: what apply would do, and why."""
+
+from __future__ import annotations
+
+import click
+
+from ollamaops.cli.options import Shared, command_with_shared
+
+
+@command_with_shared(
+    name="plan",
+    epilog="\b\nExamples:\n  ollamaops plan\n  ollamaops plan --out plan.json && ollamaops apply plan.json\n"
+    "  ollamaops plan -l site=paris --target qwen3:32b --detailed-exitcode",
+)
+@click.option("--out", metavar="FILE", help="Save the plan; `ollamaops apply FILE` does exactly that.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when something would change.")
+@click.option(
+    "--prune",
+    is_flag=False,
+    flag_value="",
+    metavar="SCOPE",
+    help="Delete what is undeclared: --prune=owned, --prune=GLOB,…",
+)
+@click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
+@click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
+@click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
+def command(
+    shared: Shared,
+    out: str | None,
+    detailed_exitcode: bool,
+    prune: str | None,
+    no_prune: bool,
+    force: tuple[str, ...],
+    verify_weights: bool,
+) -> int:
+    """Show what apply would do, and why. Writes to no server.
+
+    Each line says what, where, why and what it costs. Exit 0, 2 with --detailed-exitcode when something would
+    change, 3 when a host could not be reached, 4 when a safety rule refuses.
+    """
+    from ollamaops.cli.context import open_scene
+    from ollamaops.cli.exits import code_of_plan
+    from ollamaops.cli.saving import save_plan
+    from ollamaops.cli.showing import show_plan
+    from ollamaops.reconcile import plan_hosts
+
+    scope = "none" if no_prune else prune
+    with open_scene(shared, force=force, verify_weights=verify_weights, prune=scope) as scene:
+        plan = plan_hosts(scene.cases, scene.around)
+        if out:
+            save_plan(plan, scene, out)
+    show_plan(shared, plan, warnings=scene.manifest.warnings)
+    return code_of_plan(plan, detailed=detailed_exitcode)

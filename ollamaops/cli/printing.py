@@ -1,0 +1,38 @@
+"""stdout is data: one place that writes a command's result in the asked format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+
+from ollamaops.cli.options import Shared
+from ollamaops.errors import UsageError
+from ollamaops.report.words import fit_encoding, wants_colour
+
+Writer = Callable[[], object]
+
+
+def colour_and_width(shared: Shared) -> tuple[bool, int | None]:
+    """Whether to colour stdout, and how wide a terminal it is (None: not a terminal, never wrap)."""
+    colour = wants_colour(sys.stdout, os.environ, no_color=shared.no_color)
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
+    return colour, width
+
+
+def emit(shared: Shared, writers: Mapping[str, Writer]) -> None:
+    """Write the result with the writer of -o; UsageError if the command has no such format."""
+    wanted = shared.output or "text"
+    if wanted not in writers:
+        raise UsageError(f"-o {wanted} is not possible here", hint=f"use -o {' or '.join(writers)}")
+    result = writers[wanted]()
+    write(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def write(text: str) -> None:
+    """Text to stdout, ending in one newline; nothing for an empty text."""
+    if text:
+        sys.stdout.write(fit_encoding(text.rstrip("\n") + "\n", sys.stdout.encoding or "utf-8"))
+        sys.stdout.flush()

@@ -1,0 +1,57 @@
+"""Plans and runs on stdout, in the asked format; shared by several commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ollamaops.cli.options import Shared
+from ollamaops.cli.printing import colour_and_width, emit
+from ollamaops.errors import Problem
+from ollamaops.plan.actions import Plan
+from ollamaops.plan.results import RunReport
+
+
+def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -> None:
+    """A plan on stdout, the manifest's warnings on stderr."""
+    from ollamaops.report.as_json import plan_report_to_json
+    from ollamaops.report.markup import render_plan_html, render_plan_markdown
+    from ollamaops.report.plan_text import render_plan
+
+    warn(shared, warnings)
+    colour, width = colour_and_width(shared)
+    emit(
+        shared,
+        {
+            "text": lambda: render_plan(plan, colour=colour, width=width, verbose=shared.verbose > 0),
+            "json": lambda: plan_report_to_json(plan),
+            "markdown": lambda: render_plan_markdown(plan),
+            "html": lambda: render_plan_html(plan),
+        },
+    )
+
+
+def show_run(shared: Shared, report: RunReport) -> None:
+    """A run's report on stdout."""
+    from ollamaops.report.as_json import run_to_json
+    from ollamaops.report.markup import render_run_html, render_run_markdown
+    from ollamaops.report.run_text import render_run
+
+    colour, width = colour_and_width(shared)
+    emit(
+        shared,
+        {
+            "text": lambda: render_run(report, colour=colour, width=width, verbose=shared.verbose > 0),
+            "json": lambda: run_to_json(report),
+            "markdown": lambda: render_run_markdown(report),
+            "html": lambda: render_run_html(report),
+        },
+    )
+
+
+def warn(shared: Shared, warnings: Sequence[Problem]) -> None:
+    """Warnings about the user's files, on stderr."""
+    if warnings and not shared.quiet:
+        from ollamaops.report.problem_text import render_problems
+
+        sys.stderr.write(render_problems(warnings, level="warning"))

@@ -1,0 +1,42 @@
+"""`ollamaops validate`: every problem of every file, without touching a server."""
+
+from __future__ import annotations
+
+import sys
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.errors import ManifestError
+
+
+@command_with_shared(
+    name="validate",
+    epilog="\b\nExamples:\n  ollamaops validate\n  ollamaops validate -f models/ -e staging -o json",
+)
+def command(shared: Shared) -> int:
+    """Check manifests and Modelfiles; touches no server.
+
+    Prints every problem with file, line and column. Exit 0 when there is none, 65 otherwise.
+    """
+    from ollamaops.cli.context import load
+    from ollamaops.cli.printing import emit, write
+    from ollamaops.report.problem_text import problems_to_json, render_problems
+
+    try:
+        manifest = load(shared)
+    except ManifestError:
+        if shared.output != "json":
+            raise
+        problems = problems_to_json(error.problems)
+        emit(shared, {"json": lambda: {"valid": False, "problems": problems}})
+        return exits.INVALID
+    if shared.output == "json":
+        warnings = problems_to_json(manifest.warnings)
+        emit(shared, {"json": lambda: {"valid": True, "warnings": warnings}})
+        return exits.DONE
+    if manifest.warnings:
+        sys.stderr.write(render_problems(manifest.warnings, level="warning"))
+    if not shared.quiet:
+        models, hosts = len(manifest.models) + len(manifest.absent), len(manifest.hosts)
+        write(f"valid: {models} models for {hosts} hosts in {', '.join(manifest.files)}")
+    return exits.DONE

@@ -1,0 +1,48 @@
+"""`ollamaops version`: which program, which servers."""
+
+from __future__ import annotations
+
+import click
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import Shared, command_with_shared
+
+
+@command_with_shared(
+    name="version", epilog="\b\nExamples:\n  ollamaops version\n  ollamaops version --servers -o json"
+)
+@click.option("--servers", is_flag=True, help="Also ask the hosts of the manifest.")
+def command(shared: Shared, servers: bool) -> int:
+    """Show the version of ollamaops, and with --servers that of every host."""
+    import platform
+    from importlib.metadata import version
+
+    from ollamaops.cli.printing import emit
+
+    own = {"ollamaops": version("ollamaops"), "python": platform.python_version()}
+    found = _ask_hosts(shared) if servers else {}
+    lines = [
+        f"ollamaops {own['ollamaops']} (Python {own['python']})",
+        *(f"{n}: {v}" for n, v in found.items()),
+    ]
+    emit(
+        shared,
+        {"text": lambda: "\n".join(lines), "json": lambda: {**own, **({"hosts": found} if servers else {})}},
+    )
+    return exits.PARTIAL if any(text.startswith("not reached") for text in found.values()) else exits.DONE
+
+
+def _ask_hosts(shared: Shared) -> dict[str, str]:
+    from ollamaops.apply.connect import connect
+    from ollamaops.cli.context import open_scene
+    from ollamaops.errors import RemoteError
+
+    found: dict[str, str] = {}
+    with open_scene(shared) as scene:
+        for case in scene.cases:
+            try:
+                with connect(case.spec) as client:
+                    found[case.spec.name] = f"Ollama {client.version()}"
+            except RemoteError as error:
+                found[case.spec.name] = f"not reached: {error}"
+    return found

@@ -1,0 +1,63 @@
+"""No path named in a manifest leaves the manifest's folder, unless the user says so.
+
+Decides whether a path may be used; leaves to others whether anything is there. The one fact a reader would
+miss: what comes back is the path as it was written, not the file a symbolic link leads to, because the name's
+ending (`.gguf`) still matters.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ollamaops.errors import InvalidValue
+
+
+def confine(root: Path, relative: str, *, allow_outside: bool = False) -> Path:
+    """The absolute path of `relative`, read from the folder `root`.
+
+    InvalidValue for an empty or impossible path, and, unless `allow_outside`, for one that is absolute,
+    begins with `~`, or leads out of `root` by `..` or by a symbolic link.
+    """
+    _require_possible(relative)
+    folder = Path(os.path.abspath(root))  # noqa: PTH100 - Path.resolve would follow links
+    if allow_outside:
+        return folder / _expand_home(relative)
+    if relative.startswith("~"):
+        raise _outside(relative, "it begins with '~', a home folder", folder)
+    if Path(relative).is_absolute():
+        raise _outside(relative, "it is absolute", folder)
+    path = folder / relative
+    if not Path(os.path.normpath(path)).is_relative_to(folder):
+        raise _outside(relative, "its '..' lead out of it", folder)
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(os.path.realpath(folder)):
+        raise _outside(relative, f"a symbolic link leads to {target}", folder)
+    return path
+
+
+def _require_possible(relative: str) -> None:
+    if not relative.strip():
+        raise InvalidValue("a path is empty", hint="name a file or folder")
+    try:
+        possible = b"\0" not in os.fsencode(relative)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise InvalidValue(f"{relative!r} is not a path: it holds characters that no file name can have")
+
+
+def _expand_home(relative: str) -> Path:
+    try:
+        return Path(relative).expanduser()
+    except RuntimeError as error:
+        raise InvalidValue(
+            f"{relative!r} cannot be read: no such user", hint="write the path without '~'"
+        ) from error
+
+
+def _outside(relative: str, why: str, folder: Path) -> InvalidValue:
+    return InvalidValue(
+        f"{relative!r} is outside the manifest's folder: {why}",
+        hint=f"keep it below {folder}, or allow it with --allow-outside",
+    )

@@ -1,0 +1,74 @@
+"""What kind of file is this? Answered from its first few hundred bytes.
+
+Decides the kind, and the content type that Go's `http.DetectContentType` would give, because Ollama's command
+line chooses the files of a folder by it; leaves the choosing to others. Only the types that can turn up in a
+folder of weights are told apart. The one fact a reader would miss: an empty file counts as text.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from ollamaops.files.lfs import LFS_PREFIX
+from ollamaops.files.opening import open_weights
+
+Kind = Literal["gguf", "safetensors", "lfs-pointer", "zip", "text", "binary"]
+
+SNIFFED_BYTES = 512
+_MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts
+_GGUF_MAGICS = (b"GGUF", b"FUGG")
+_ZIP_MAGIC = b"PK\x03\x04"
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_BYTE_ORDER_MARKS = (b"\xfe\xff", b"\xff\xfe", b"\xef\xbb\xbf")
+_NOT_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+_HTML = re.compile(
+    rb"<(?:!DOCTYPE HTML|HTML|HEAD|SCRIPT|IFRAME|H1|DIV|FONT|TABLE|A|STYLE|TITLE|B|BODY|BR|P|!--)[ >]",
+    re.IGNORECASE,
+)
+
+
+def sniff(path: Path) -> Kind:
+    """The kind of the file at `path`. WeightsError if it is missing, unreadable or not a regular file."""
+    with open_weights(path) as file:
+        head = file.read(SNIFFED_BYTES)
+    if head.startswith(_GGUF_MAGICS):
+        return "gguf"
+    if _is_safetensors(head):
+        return "safetensors"
+    if head.startswith(LFS_PREFIX):
+        return "lfs-pointer"
+    content_type = content_type_of(head)
+    if content_type == "application/zip":
+        return "zip"
+    return "text" if content_type.startswith("text/") else "binary"
+
+
+def content_type(path: Path) -> str:
+    """The content type of a file as Ollama's command line sees it. WeightsError as for `sniff`."""
+    with open_weights(path) as file:
+        return content_type_of(file.read(SNIFFED_BYTES))
+
+
+def content_type_of(head: bytes) -> str:
+    """The content type, without parameters, of a file that begins with `head` (at most 512 bytes):
+    text/plain, text/html, text/xml, application/zip, application/x-gzip or application/octet-stream."""
+    if head.startswith(_ZIP_MAGIC):
+        return "application/zip"
+    if head.startswith(_GZIP_MAGIC):
+        return "application/x-gzip"
+    if head.startswith(_BYTE_ORDER_MARKS):
+        return "text/plain"
+    body = head.lstrip(b"\t\n\x0c\r ")
+    if _HTML.match(body):
+        return "text/html"
+    if body.startswith(b"<?xml"):
+        return "text/xml"
+    return "application/octet-stream" if _NOT_TEXT.search(body) else "text/plain"
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Safetensors begin with the length of a JSON object, as eight bytes, and that object."""
+    length = int.from_bytes(head[:8], "little")
+    return 2 <= length <= _MAX_SAFETENSORS_HEADER_BYTES and head[8:9] == b"{"

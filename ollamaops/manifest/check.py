@@ -1,0 +1,424 @@
+"""The rules between keys and between entries: what schema.json cannot say.
+
+`check_entry` judges one model's entry, `check_models` all of them host by host, `check_hosts` the inventory. Leaves
+the shape of values to the schema and reading them to build.py. Easily missed: two entries of one name are fine as
+long as no host gets both, so that everything between entries is judged per set of models that meet on a host.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from ollamaops.errors import InvalidName
+from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
+from ollamaops.manifest.findings import Findings, did_you_mean
+from ollamaops.manifest.hosts import labels_of, matches
+from ollamaops.manifest.recipe import GONE_PARAMETERS, PARAMETER_TYPES, Recipe, check_parameter
+from ollamaops.manifest.types import AbsentSpec, Build, Copy, HostSpec, ModelSpec
+from ollamaops.names import ModelName
+from ollamaops.units import parse_duration
+
+MANIFEST_VERSION = 1
+SourceKind = Literal["absent", "pull", "from", "files", "modelfile", "copy"]
+
+SOURCES: tuple[SourceKind, ...] = ("pull", "from", "files", "modelfile", "copy")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_EVERY_MODEL = _words(
+    "name ensure where update insecure resident protect ignore expect staged keep_previous push moved_from retries"
+)
+_MADE = _words(
+    "system template parameters allow_unknown_parameters messages license renderer parser requires adapters "
+    "drafts draft_quantize quantize sha256"
+)
+_KEYS: Mapping[SourceKind, frozenset[str]] = {
+    "absent": frozenset({"name", "ensure", "where"}),
+    "pull": _EVERY_MODEL | {"pull", "digest"},
+    "from": _EVERY_MODEL | _MADE | {"from"},
+    "files": _EVERY_MODEL | _MADE | {"files"},
+    "modelfile": _EVERY_MODEL | _MADE | {"modelfile"},
+    "copy": _EVERY_MODEL | {"copy"},
+}
+_WHAT = {
+    "absent": "the model is to be absent",
+    "pull": "the model is pulled, not made",
+    "copy": "the model is a copy of another",
+}
+
+# llama.cpp's list, which servers up to 0.6.8 take; later ones take F32 F16 BF16 Q4_K_S Q4_K_M Q8_0 (Q4_K is Q4_K_M)
+QUANTIZATIONS = _words(
+    "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q3_K_S Q3_K_M Q3_K_L Q4_K Q4_K_S Q4_K_M Q5_K Q5_K_S Q5_K_M "
+    "Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS"
+)
+_SECRET_HEADER = re.compile(r"authorization|cookie|token|secret|passw|credential|key", re.IGNORECASE)
+_SEMVER = re.compile(r"v?[0-9]+(?:\.[0-9]+){0,2}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?", re.ASCII)
+
+
+def source_kind(entry: Table) -> SourceKind:
+    """Where the model of an entry comes from; the first that is given if there are several."""
+    ensure = entry.get("ensure")
+    if isinstance(ensure, Scalar) and ensure.value == "absent":
+        return "absent"
+    return next((kind for kind in SOURCES if kind in entry.nodes), "pull")
+
+
+def keep_useful(defaults: Table, entry: Table) -> Table:
+    """The defaults that the entry's source has a use for; what a Modelfile might set is left to it."""
+    kind = source_kind(entry)
+    useful = _EVERY_MODEL | {"quantize"} if kind == "modelfile" else _KEYS[kind]
+    return Table(
+        defaults.place, {key: node for key, node in defaults.nodes.items() if key in useful}, defaults.keys
+    )
+
+
+def check_version(root: Table, findings: Findings) -> bool:
+    """Whether this version of ollamaops can read the file; a newer one is a problem with the hint to upgrade."""
+    node = root.get("version")
+    if not isinstance(node, Scalar) or isinstance(node.value, bool) or not isinstance(node.value, int):
+        return True
+    if node.value <= MANIFEST_VERSION:
+        return True
+    message = (
+        f"version {node.value} of the manifest is newer than {MANIFEST_VERSION}, which this ollamaops reads"
+    )
+    findings.add(node, message, "upgrade ollamaops: pip install --upgrade ollamaops")
+    return False
+
+
+def check_host(table: Table, findings: Findings) -> None:
+    """The rules about one host that the schema cannot say."""
+    headers = table.get("headers")
+    for name, node in headers.nodes.items() if isinstance(headers, Table) else ():
+        if isinstance(node, Scalar) and _SECRET_HEADER.search(name):
+            hint = "write {env: NAME}, {file: PATH} or {command: [..]}"
+            findings.add(node, f"{name}: a literal secret is refused", hint)
+    proxy = table.get("proxy")
+    if isinstance(proxy, Scalar) and not re.fullmatch(r"(?:https?|socks[45][ah]?)://[^\s/@]+/?", proxy.text):
+        findings.add(
+            proxy, "proxy: not a URL without user and password", "write it like http://proxy.lan:3128"
+        )
+
+
+def check_hosts(hosts: Sequence[HostSpec], findings: Findings) -> None:
+    """No two hosts may be one server: their runs would not know of each other."""
+    first: dict[str, HostSpec] = {}
+    for host in hosts:
+        other = first.setdefault(host.url, host)
+        if host.url and other is not host:
+            message = f"host '{host.name}' has the same url as '{other.name}' at {other.place}"
+            findings.add(host.place, message, "one server is one host: give it both labels")
+
+
+def check_entry(entry: Table, recipe: Recipe | None, findings: Findings) -> None:
+    """The rules about one model's entry; `recipe` is what its Modelfile says."""
+    kind = source_kind(entry)
+    _check_source(entry, kind, findings)
+    _check_names(entry, kind, findings)
+    if kind in ("from", "modelfile"):
+        _check_cleared(entry, findings)
+    if recipe is not None:
+        _check_repeated(entry, recipe, findings)
+    _check_parameters(entry, findings)
+    for key in ("quantize", "draft_quantize"):
+        _check_quantize(entry.get(key), findings)
+    _check_requires(entry.get("requires"), findings)
+    _check_expectations(entry.get("expect"), findings)
+
+
+def _check_source(entry: Table, kind: SourceKind, findings: Findings) -> None:
+    given = [key for key in SOURCES if key in entry.nodes]
+    if kind != "absent" and len(given) > 1:
+        places = " and ".join(f"'{key}' at {entry.keys[key]}" for key in given)
+        findings.add(entry.keys[given[1]], f"a model has one source: {places}", "keep one of them")
+        return
+    for key in entry.nodes:
+        if key not in _KEYS[kind]:
+            findings.add(
+                entry.keys[key], f"'{key}' has no use here: {_no_use(key, kind)}", _no_use_hint(key, kind)
+            )
+
+
+def _no_use(key: str, kind: SourceKind) -> str:
+    if key == "digest":
+        return "it pins what is pulled, and this model is made on the server"
+    return _WHAT[kind]
+
+
+def _no_use_hint(key: str, kind: SourceKind) -> str | None:
+    if key == "digest":
+        return "pin the entry of the base, or give sha256: for local files"
+    if kind == "absent":
+        return "leave it out, or leave out ensure: absent"
+    return "make it: name its base with from:" if key in _MADE else None
+
+
+def _name_at(node: Node | None) -> ModelName | None:
+    """The name in a node, None if there is none that can be read (build.py says so)."""
+    try:
+        return ModelName.parse(node.text) if isinstance(node, Scalar) else None
+    except InvalidName:
+        return None
+
+
+def _check_names(entry: Table, kind: SourceKind, findings: Findings) -> None:
+    node, name = entry.nodes["name"], _name_at(entry.nodes["name"])
+    pulled = _name_at(entry.get("pull"))
+    is_made = kind in ("from", "files", "modelfile", "copy") or (pulled is not None and pulled != name)
+    if name is not None and is_made:
+        _refuse_suffix(node, name, findings)
+    elif name is not None:
+        _refuse_local(node, name, findings)
+    for key in ("pull", "from", "copy", "moved_from"):
+        if (other := _name_at(entry.get(key))) is not None:
+            _refuse_local(entry.nodes[key], other, findings)
+            if key == "moved_from" and other == name:
+                findings.add(entry.nodes[key], "moved_from: the old name is the new one", "leave it out")
+    _check_push(entry.get("push"), findings)
+
+
+def _refuse_suffix(node: Node, name: ModelName, findings: Findings) -> None:
+    if name.source_suffix != "none":
+        message = f"no model can be made as '{_shown(node)}': servers since 0.18.0 read that ending as a place to run"
+        hint = "choose a tag other than local, cloud and …-cloud"
+        findings.add(node, message, hint)
+
+
+def _shown(node: Node) -> str:
+    return node.shown if isinstance(node, Scalar) else ""
+
+
+def _refuse_local(node: Node, name: ModelName, findings: Findings) -> None:
+    if name.source_suffix == "local":
+        message = f"'{_shown(node)}' is not a tag: servers since 0.18.0 read ':local' as a place to run"
+        hint = (
+            f"write {name.base}"
+            if isinstance(node, Scalar) and node.secret_as is None
+            else "write another tag"
+        )
+        findings.add(node, message, hint)
+
+
+def _check_push(node: Node | None, findings: Findings) -> None:
+    target = node.get("name") if isinstance(node, Table) else node
+    name = _name_at(target)
+    if target is None or name is None:
+        return
+    _refuse_suffix(target, name, findings)
+    if name.is_default_registry and name.namespace.lower() == "library":
+        findings.add(
+            target, "a push needs a namespace of your own", f"write it like me/{name.model}:{name.tag}"
+        )
+
+
+def _check_cleared(entry: Table, findings: Findings) -> None:
+    for key in ("system", "template", "messages"):
+        node = entry.get(key)
+        if (isinstance(node, Scalar) and not node.text) or (isinstance(node, Items) and not node.nodes):
+            message = (
+                f"an inherited {key} cannot be cleared: servers since 0.5.5 take an empty one for none given"
+            )
+            hint = "leave it out to inherit it, write another one, or build from weights with files:"
+            findings.add(node, message, hint)
+
+
+def _check_repeated(entry: Table, recipe: Recipe, findings: Findings) -> None:
+    """What the Modelfile sets may not be set beside it: nobody could say which one holds."""
+    parameters = entry.get("parameters")
+    set_there: Mapping[str, object] = {
+        "system": recipe.system,
+        "template": recipe.template,
+        "messages": recipe.messages,
+        "license": recipe.licenses,
+        "adapters": recipe.adapters,
+        "drafts": recipe.drafts,
+        "renderer": recipe.renderer,
+        "parser": recipe.parser,
+        "requires": recipe.requires,
+    }
+    twice = [(key, entry.keys[key]) for key, value in set_there.items() if value and key in entry.nodes]
+    if isinstance(parameters, Table):
+        twice += [
+            (f"parameters.{key}", parameters.keys[key])
+            for key in parameters.nodes
+            if key in recipe.parameters
+        ]
+    for key, place in twice:
+        findings.add(place, f"'{key}' is set by the modelfile already", "keep one of the two")
+
+
+def _check_parameters(entry: Table, findings: Findings) -> None:
+    parameters, lifted = entry.get("parameters"), entry.get("allow_unknown_parameters")
+    allow_unknown = isinstance(lifted, Scalar) and lifted.value is True
+    for name, node in parameters.nodes.items() if isinstance(parameters, Table) else ():
+        is_known = name in PARAMETER_TYPES
+        flaw = check_parameter(name, to_plain(node))
+        if flaw is None or (not is_known and allow_unknown):
+            continue
+        if isinstance(node, Scalar) and node.secret_as is not None and is_known:
+            flaw = f"what {node.shown} stands for does not fit parameter '{name}'"
+        place = (
+            node.place if is_known else parameters.keys[name] if isinstance(parameters, Table) else node.place
+        )
+        meant = "" if is_known or name in GONE_PARAMETERS else did_you_mean(name, PARAMETER_TYPES)
+        findings.add(place, flaw + meant, None if is_known else "allow_unknown_parameters: true lets it pass")
+
+
+def _check_quantize(node: Node | None, findings: Findings) -> None:
+    if isinstance(node, Scalar) and node.text.upper() not in QUANTIZATIONS:
+        meant = did_you_mean(node.text, QUANTIZATIONS)
+        hint = "servers since 0.7.0 take F32, F16, BF16, Q4_K_S, Q4_K_M and Q8_0"
+        findings.add(node, f"unknown quantization '{node.shown}'{meant}", hint)
+
+
+def _check_requires(node: Node | None, findings: Findings) -> None:
+    if isinstance(node, Scalar) and not _SEMVER.fullmatch(node.text):
+        findings.add(node, f"requires: '{node.shown}' is not a version", "write it like 0.14.0")
+
+
+def _check_expectations(node: Node | None, findings: Findings) -> None:
+    for table in node.nodes if isinstance(node, Items) else [node]:
+        if isinstance(table, Table):
+            _check_expectation(table, findings)
+
+
+def _check_expectation(table: Table, findings: Findings) -> None:
+    pattern, load = table.get("matches"), table.get("max_load")
+    if isinstance(pattern, Scalar):
+        try:
+            re.compile(pattern.text)
+        except (re.error, OverflowError, RecursionError):
+            findings.add(
+                pattern, "matches: not a regular expression of Python", "try it with python -c 'import re; …'"
+            )
+    if isinstance(load, Scalar):
+        findings.read(load, parse_duration)
+    if "prompt" in table.nodes and "messages" in table.nodes:
+        findings.add(
+            table.keys["messages"], "messages beside a prompt: one of the two is asked", "keep one of them"
+        )
+    if "prompt" in table.nodes or "messages" in table.nodes:
+        return
+    for key in ("matches", "contains", "json", "json_schema", "tools", "min_tokens_per_s", "length"):
+        if key in table.nodes:
+            findings.add(
+                table.keys[key], f"'{key}' needs a prompt or messages: there is no answer without", None
+            )
+
+
+def _is_regular(pattern: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError):
+            return False
+    return True
+
+
+def check_models(
+    models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], hosts: Sequence[HostSpec], findings: Findings
+) -> None:
+    """The rules between entries, for each set of them that meets on a host. Said once, for the first such host."""
+    seen: set[tuple[str, ...]] = set()
+    for here, gone, host in _meetings(models, absent, hosts):
+        found = Findings()
+        _check_duplicates(here, host, found)
+        _check_circles(here, found)
+        _check_needs(here, gone, found)
+        for problem in found.problems:
+            if (key := (problem.place, problem.message.replace(host.name, "*"))) not in seen:
+                seen.add(key)
+                findings.extend([problem])
+
+
+def _meetings(
+    models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], hosts: Sequence[HostSpec]
+) -> Iterable[tuple[list[ModelSpec], list[AbsentSpec], HostSpec]]:
+    """Each different set of entries that some host gets, with the first host that gets it."""
+    sets: dict[tuple[int, ...], tuple[list[ModelSpec], list[AbsentSpec], HostSpec]] = {}
+    for host in hosts:
+        labels = labels_of(host)
+        here = [model for model in models if matches(model.where, labels)]
+        gone = [entry for entry in absent if matches(entry.where, labels)]
+        sets.setdefault(tuple(map(id, (*here, *gone))), (here, gone, host))
+    return sets.values()
+
+
+def _check_duplicates(models: Sequence[ModelSpec], host: HostSpec, findings: Findings) -> None:
+    first: dict[str, ModelSpec] = {}
+    for model in models:
+        other = first.setdefault(model.name.key, model)
+        if other is not model:
+            message = (
+                f"'{model.name}' is declared twice for host {host.name}: the first one is at {other.place}"
+            )
+            findings.add(
+                model.place, message, "keep one of them, or give each a where: so that no host gets both"
+            )
+
+
+def _needed(model: ModelSpec) -> ModelName | None:
+    """The model that must be there before this one can be made."""
+    match model.source:
+        case Build(base=base):
+            return base
+        case Copy(source=source):
+            return source
+        case _:
+            return None
+
+
+def _check_circles(models: Sequence[ModelSpec], findings: Findings) -> None:
+    by_name = {model.name.key: model for model in models}
+    done: set[str] = set()
+    for model in models:
+        path: list[str] = []
+        key = model.name.key
+        while key in by_name and key not in done and key not in path:
+            path.append(key)
+            needed = _needed(by_name[key])
+            key = needed.key if needed else ""
+        if key in path:
+            circle = [by_name[step] for step in path[path.index(key) :]]
+            names = " → ".join(str(one.name) for one in [*circle, circle[0]])
+            findings.add(circle[0].place, f"models are made from each other in a circle: {names}")
+        done.update(path)
+
+
+def _check_needs(models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], findings: Findings) -> None:
+    """Nothing that is declared, or that a declared model is made from, may be removed or renamed away."""
+    declared = {model.name.key: model for model in models}
+    needed = {name.key: (name, model) for model in models if (name := _needed(model)) is not None}
+    for entry in absent:
+        for model in models:
+            if entry.pattern.matches(model.name):
+                message = (
+                    f"'{entry.pattern}' is to be absent, but '{model.name}' is declared at {model.place}"
+                )
+                findings.add(entry.place, message, "keep one of the two")
+        for name, model in needed.values():
+            if name.key not in declared and entry.pattern.matches(name):
+                message = (
+                    f"'{entry.pattern}' is to be absent, but '{model.name}' at {model.place} is made from it"
+                )
+                findings.add(entry.place, message, "for a new name alone write moved_from:")
+    for model in models:
+        if model.moved_from is None:
+            continue
+        old = model.moved_from
+        if (other := declared.get(old.key)) is not None and other is not model:
+            message = f"'{model.name}' was '{old}', which is declared itself at {other.place}"
+            findings.add(
+                model.place, message, "an old name cannot stay: leave out moved_from:, or that entry"
+            )
+        elif old.key in needed:
+            user = needed[old.key][1]
+            message = f"'{model.name}' was '{old}', but '{user.name}' at {user.place} is made from that"
+            findings.add(model.place, message, "name the new one there")

@@ -1,0 +1,108 @@
+"""`${vars.NAME}`, `${env:NAME}`, `${env:NAME:-default}`: filled into the texts of a tree. Nothing else is evaluated.
+
+Decides what a reference stands for; the environment is passed in. `$${` stands for a plain `${`. Easily missed: a
+value that is nothing but one unquoted reference takes the type of what it refers to (`num_ctx: ${vars.ctx}` is a
+number), and a value that holds something of the environment is marked, so that no message shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ollamaops.manifest.document import Items, Node, Scalar, Table, resolve_plain
+from ollamaops.manifest.findings import Findings, did_you_mean
+from ollamaops.manifest.types import Place
+
+_REFERENCE = re.compile(
+    r"(?P<escape>\$\$\{)"
+    r"|\$\{vars\.(?P<var>[A-Za-z_][A-Za-z0-9_-]*)\}"
+    r"|\$\{env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}"
+    r"|\$\{(?P<bad>vars\b|env[:.])"
+)
+
+
+class Variables:
+    """Fills references in. `unresolved` are the places of values that stayed as they were written."""
+
+    def __init__(self, table: Table, environ: Mapping[str, str], findings: Findings) -> None:
+        self._table = table
+        self._environ = environ
+        self._findings = findings
+        self._known: dict[str, Scalar | None] = {}
+        self._open: list[str] = []
+        self.unresolved: set[Place] = set()
+
+    def fill(self, node: Node) -> Node:
+        """The node with every reference in its texts replaced; an unknown one is a problem."""
+        match node:
+            case Scalar():
+                return self._fill_text(node) if "${" in node.text else node
+            case Items():
+                return replace(node, nodes=tuple(self.fill(item) for item in node.nodes))
+            case Table():
+                return replace(node, nodes={key: self.fill(value) for key, value in node.nodes.items()})
+
+    def _fill_text(self, node: Scalar) -> Scalar:
+        matches = list(_REFERENCE.finditer(node.text))
+        values = [self._value(match, node) for match in matches]
+        if any(value is None for value in values):
+            self.unresolved.add(node.place)
+            return node
+        found = [value for value in values if value is not None]
+        secret_as = node.text if any(value.secret_as is not None for value in found) else None
+        if node.plain and len(found) == 1 and matches[0][0] == node.text and not matches[0]["escape"]:
+            return replace(found[0], place=node.place, secret_as=secret_as)
+        texts = iter(found)
+        text = _REFERENCE.sub(lambda _: next(texts).text, node.text)
+        return Scalar(node.place, text, text, secret_as=secret_as)
+
+    def _value(self, match: re.Match[str], node: Scalar) -> Scalar | None:
+        if match["escape"]:
+            return Scalar(node.place, "${", "${")
+        if match["var"]:
+            return self._variable(match["var"], node)
+        if match["env"]:
+            return self._from_environment(match["env"], match["default"], node)
+        hint = "write ${vars.NAME}, ${env:NAME} or ${env:NAME:-default}; $${ is a plain ${"
+        self._findings.add(node, "a reference that begins with ${" + match["bad"] + " cannot be read", hint)
+        return None
+
+    def _variable(self, name: str, node: Scalar) -> Scalar | None:
+        if name in self._open:
+            circle = " → ".join([*self._open[self._open.index(name) :], name])
+            self._findings.add(node, f"variables refer to each other in a circle: {circle}")
+            return None
+        if name not in self._known:
+            self._open.append(name)
+            self._known[name] = self._read_variable(name, node)
+            self._open.pop()
+        return self._known[name]
+
+    def _read_variable(self, name: str, node: Scalar) -> Scalar | None:
+        value = self._table.get(name)
+        if value is None:
+            known = ", ".join(self._table.nodes)
+            hint = f"variables here: {known}" if known else "define it: vars: {" + name + ": …}"
+            self._findings.add(
+                node, f"unknown variable '{name}'{did_you_mean(name, self._table.nodes)}", hint
+            )
+            return None
+        filled = self.fill(value)
+        if not isinstance(filled, Scalar) or filled.value is None or value.place in self.unresolved:
+            return None  # what is wrong with it is said at its own place
+        return filled
+
+    def _from_environment(self, name: str, default: str | None, node: Scalar) -> Scalar | None:
+        text = self._environ.get(name)
+        if default is not None:
+            text = text or default
+        if text is None:
+            hint = "set it, or give a default: ${env:" + name + ":-…}"
+            self._findings.add(node, f"the environment variable {name} is not set", hint)
+            return None
+        if "\0" in text:
+            self._findings.add(node, f"the environment variable {name} holds a NUL character")
+            return None
+        return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=node.text)

@@ -1,0 +1,485 @@
+"""An Ollama server: one method per endpoint, the same for every version from 0.3 to 0.33.
+
+Decides how each endpoint is asked so that an old server does no harm and when an answer means "done". No policy, no
+retries, no loops over hosts; those are in apply/. Easily missed: `create` from a base looks at tags first, because
+servers look a base up by exact case and, up to 0.12.5, wrote an empty model over the old one when it was missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from ollamaops.errors import (
+    AnswerError,
+    CutStream,
+    InvalidName,
+    InvalidRequest,
+    NotFound,
+    RemoteError,
+    TimeoutExceeded,
+)
+from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.cancel import CancelToken
+from ollamaops.ollama.faults import build_line_error
+from ollamaops.ollama.fields import Fields
+from ollamaops.ollama.inference import (
+    ChatAnswer,
+    ChatRequest,
+    EmbedAnswer,
+    EmbedRequest,
+    GenerateAnswer,
+    GenerateRequest,
+    render_keep_alive,
+)
+from ollamaops.ollama.session import Credentials, TimeLimits, TlsFiles
+from ollamaops.ollama.transport import Answer, JsonObject, Transport
+from ollamaops.ollama.version import Features, ServerVersion, features_of, first_version_with
+from ollamaops.ollama.watching import Watch
+from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel
+from ollamaops.units import format_duration, format_size
+
+ProgressSink = Callable[[Progress], None]
+Chunk = TypeVar("Chunk", GenerateAnswer, ChatAnswer)
+
+_DRAIN_S = 5.0
+_OLDEST = (0, 3, 0)
+
+
+class OllamaClient:
+    """One host's API. Errors are RemoteError (and Cancelled); every message names the host. Thread-safe."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._features: Features | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        host_name: str = "",
+        headers: Mapping[str, str] | None = None,
+        auth: Credentials | None = None,
+        tls: TlsFiles | None = None,
+        proxy: str | None = None,
+        limits: TimeLimits | None = None,
+    ) -> OllamaClient:
+        """A client for the server at `url`, without asking it anything yet. `host_name` is for messages."""
+        name = host_name or urlsplit(url).netloc.rpartition("@")[2]
+        return cls(Transport(name, url, headers=headers, auth=auth, tls=tls, proxy=proxy, limits=limits))
+
+    def __enter__(self) -> OllamaClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self.transport.close()
+
+    @property
+    def host(self) -> str:
+        """The host's name in the manifest."""
+        return self.transport.host_name
+
+    # what the server is
+
+    def version(self, *, cancel: CancelToken | None = None) -> ServerVersion:
+        """What the server says it is; one request each time."""
+        what = "ask for the version"
+        answer = self.transport.request("GET", "/api/version", what=what, cancel=cancel)
+        fields = self._fields(answer.json, what)
+        if not fields.has("version"):
+            raise fields.wrong("version", "a string")
+        return ServerVersion.parse(fields.text("version"))
+
+    def features(self, *, cancel: CancelToken | None = None) -> Features:
+        """What the server can do; asked once, then remembered."""
+        if self._features is None:
+            version = self.version(cancel=cancel)
+            features = features_of(version)
+            if not version.is_known and self._takes_modelfiles(cancel):
+                features = replace(features_of(replace(version, number=_OLDEST)), version=version)
+            self._features = features
+        return self._features
+
+    def _takes_modelfiles(self, cancel: CancelToken | None) -> bool:
+        """Ask a server that does not know its version for a model of nothing: which one it misses tells its age."""
+        try:
+            self._post("/api/create", {"model": "x", "stream": False}, "probe the version", cancel=cancel)
+        except AnswerError as error:
+            return "odelfile" in error.text
+        return False
+
+    # what is there
+
+    def tags(self, *, cancel: CancelToken | None = None) -> tuple[TaggedModel, ...]:
+        """Every model of the host, in the server's order."""
+        what = "list models"
+        answer = self.transport.request("GET", "/api/tags", what=what, cancel=cancel)
+        return self._fields(answer.json, what).objects("models", TaggedModel.read)
+
+    def ps(self, *, cancel: CancelToken | None = None) -> tuple[LoadedModel, ...]:
+        """Every model that is loaded now."""
+        what = "list loaded models"
+        answer = self.transport.request("GET", "/api/ps", what=what, cancel=cancel)
+        return self._fields(answer.json, what).objects("models", LoadedModel.read)
+
+    def show(
+        self, model: ModelName, *, verbose: bool = False, cancel: CancelToken | None = None
+    ) -> ShownModel:
+        """What the model is made of. `verbose` fills tensors and long arrays. NotFound if it is not there."""
+        what = f"show {model}"
+        self._check_addressable(model, what, cancel)
+        body: dict[str, object] = {"model": model.display}
+        answer = self._post("/api/show", body | ({"verbose": True} if verbose else {}), what, cancel=cancel)
+        return ShownModel.read(self._fields(answer.json, what))
+
+    def has_blob(self, digest: Digest, *, cancel: CancelToken | None = None) -> bool:
+        """Whether the server has a file of that digest; its content is not looked at."""
+        try:
+            self.transport.request(
+                "HEAD", f"/api/blobs/{digest}", what=f"look for blob {digest.short}", cancel=cancel
+            )
+        except NotFound:
+            return False
+        return True
+
+    # changing it
+
+    def create(
+        self,
+        request: CreateRequest,
+        *,
+        on_progress: ProgressSink | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """Make or replace a model, on servers from 0.5.5 on.
+
+        InvalidRequest for what this version would not do or silently pass over; NotFound for a missing base where
+        asking would do harm. The blobs of `files` must be there.
+        """
+        what = f"create {request.model}"
+        features = self.features(cancel=cancel)
+        self._check_create(request, features, what)
+        body = dict(request.to_json())
+        if request.from_ is None or features.stream_ends_at_error:
+            base = self._find_spelling(request.from_, cancel) if request.from_ else None
+            self._follow("/api/create", _with_base(body, base), what, on_progress, cancel, inner_pulls=True)
+            return
+        base = self._find_spelling(request.from_, cancel)
+        if base is None:
+            raise NotFound(
+                f"{self.host}: {what}: the base '{request.from_}' is not there",
+                host=self.host,
+                hint="pull it first",
+            )
+        self._run_silently("/api/create", _with_base(body, base), what, on_progress, cancel)
+
+    def create_from_modelfile(
+        self,
+        model: ModelName,
+        modelfile: str,
+        *,
+        quantize: str | None = None,
+        on_progress: ProgressSink | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """Make or replace a model from the text of a Modelfile, on servers up to 0.5.4.
+
+        FROM and ADAPTER name models that are there, or uploaded files as `@sha256:…`.
+        """
+        what = f"create {model}"
+        if not self.features(cancel=cancel).models_from_modelfile:
+            raise self._refuse(what, "servers from 0.5.5 on take no Modelfile", "send a structured request")
+        body: dict[str, object] = {"model": model.display, "modelfile": modelfile}
+        body |= {"quantize": quantize} if quantize else {}
+        self._follow("/api/create", body, what, on_progress, cancel, inner_pulls=True)
+
+    def copy(self, source: ModelName, destination: ModelName, *, cancel: CancelToken | None = None) -> None:
+        """Make `destination` the same model as `source`, replacing what was there. NotFound without a source."""
+        body = {"source": source.display, "destination": destination.display}
+        self._post(
+            "/api/copy", body, f"copy {source} to {destination}", self.transport.limits.stall_s, cancel
+        )
+
+    def delete(self, model: ModelName, *, cancel: CancelToken | None = None) -> bool:
+        """Remove the model. False if it was not there."""
+        what = f"delete {model}"
+        self._check_addressable(model, what, cancel)
+        try:
+            self.transport.request(
+                "DELETE",
+                "/api/delete",
+                body={"model": model.display},
+                what=what,
+                idle_s=self.transport.limits.stall_s,
+                cancel=cancel,
+            )
+        except NotFound:
+            return False
+        return True
+
+    def pull(
+        self,
+        model: ModelName,
+        *,
+        insecure: bool = False,
+        on_progress: ProgressSink | None = None,
+        cancel: CancelToken | None = None,
+        stall_s: float | None = None,
+    ) -> None:
+        """Download the model from its registry. `insecure` means plain http.
+
+        TimeoutExceeded when no byte arrives for `stall_s` (default: the host's); pulling again resumes.
+        """
+        what = f"pull {model}"
+        self._check_addressable(model, what, cancel)
+        body = {"model": model.display} | ({"insecure": True} if insecure else {})
+        self._follow("/api/pull", body, what, on_progress, cancel, stall_s=stall_s)
+
+    def push(
+        self,
+        model: ModelName,
+        *,
+        insecure: bool = False,
+        on_progress: ProgressSink | None = None,
+        cancel: CancelToken | None = None,
+        stall_s: float | None = None,
+    ) -> None:
+        """Upload the model to the registry that its name points to, with the key of the server."""
+        body = {"model": model.display} | ({"insecure": True} if insecure else {})
+        self._follow("/api/push", body, f"push {model}", on_progress, cancel, stall_s=stall_s)
+
+    # using it
+
+    def load(
+        self, model: ModelName, *, keep_alive_s: float | None = None, cancel: CancelToken | None = None
+    ) -> None:
+        """Load the model and wait until it is. `keep_alive_s`: negative forever, None as the server likes."""
+        keep = {} if keep_alive_s is None else {"keep_alive": render_keep_alive(keep_alive_s)}
+        self._set_residency(model, keep, f"load {model}", cancel)
+
+    def unload(self, model: ModelName, *, cancel: CancelToken | None = None) -> None:
+        """Drop the model from memory; `ps` may list it a moment longer. Up to 0.3.10 it is loaded first."""
+        self._set_residency(model, {"keep_alive": 0}, f"unload {model}", cancel)
+
+    def generate(
+        self, request: GenerateRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
+    ) -> GenerateAnswer:
+        """The whole completion. `idle_s` bounds the wait for it, loading included."""
+        what = f"generate with {request.model}"
+        self._check_addressable(request.model, what, cancel)
+        answer = self._post("/api/generate", _unstreamed(request.to_json()), what, self._wait(idle_s), cancel)
+        return GenerateAnswer.read(self._answered(answer, what))
+
+    def generate_stream(
+        self, request: GenerateRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
+    ) -> Iterator[GenerateAnswer]:
+        """The completion piece by piece; the last piece has `done` and the timings."""
+        what = f"generate with {request.model}"
+        self._check_addressable(request.model, what, cancel)
+        return self._chunks("/api/generate", request.to_json(), what, GenerateAnswer.read, idle_s, cancel)
+
+    def chat(
+        self, request: ChatRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
+    ) -> ChatAnswer:
+        """The whole answer of the assistant."""
+        what = f"chat with {request.model}"
+        self._check_addressable(request.model, what, cancel)
+        answer = self._post("/api/chat", _unstreamed(request.to_json()), what, self._wait(idle_s), cancel)
+        return ChatAnswer.read(self._answered(answer, what))
+
+    def chat_stream(
+        self, request: ChatRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
+    ) -> Iterator[ChatAnswer]:
+        """The answer of the assistant piece by piece; the last piece has `done` and the timings."""
+        what = f"chat with {request.model}"
+        self._check_addressable(request.model, what, cancel)
+        return self._chunks("/api/chat", request.to_json(), what, ChatAnswer.read, idle_s, cancel)
+
+    def embed(
+        self, request: EmbedRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
+    ) -> EmbedAnswer:
+        """One vector per input."""
+        what = f"embed with {request.model}"
+        self._check_addressable(request.model, what, cancel)
+        answer = self._post("/api/embed", request.to_json(), what, self._wait(idle_s), cancel)
+        return EmbedAnswer.read(self._answered(answer, what))
+
+    # how
+
+    def _fields(self, value: object, what: str) -> Fields:
+        return Fields(value, f"{self.host}: {what}: the answer", self.host)
+
+    def _answered(self, answer: Answer, what: str) -> Fields:
+        """The object in a 200 answer, unless it is an error after all."""
+        fields = self._fields(answer.json, what)
+        if fields.has("error"):
+            raise build_line_error(self.host, what, fields.values)
+        return fields
+
+    def _wait(self, idle_s: float | None) -> float:
+        return self.transport.limits.stall_s if idle_s is None else idle_s
+
+    def _post(
+        self,
+        path: str,
+        body: JsonObject,
+        what: str,
+        idle_s: float | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Answer:
+        return self.transport.request("POST", path, body=body, what=what, idle_s=idle_s, cancel=cancel)
+
+    def _refuse(self, what: str, why: str, hint: str) -> InvalidRequest:
+        return InvalidRequest(f"{self.host}: {what}: {why}", host=self.host, hint=hint)
+
+    def _check_addressable(self, model: ModelName, what: str, cancel: CancelToken | None) -> None:
+        """Refuse `x:local` where the server would act on `x:latest` instead (0.18.0 and newer)."""
+        if model.source_suffix == "local" and self.features(cancel=cancel).suffix_routing:
+            raise self._refuse(
+                what,
+                f"servers from 0.18.0 on take '{model}' for '{model.pull_name}'",
+                "copy it to a name that does not end in :local and use that one",
+            )
+
+    def _check_create(self, request: CreateRequest, features: Features, what: str) -> None:
+        if not features.structured_create:
+            raise self._refuse(
+                what,
+                f"ollama {features.version} takes a Modelfile only",
+                f"a structured request needs {first_version_with('structured_create')} or newer",
+            )
+        if (request.from_ is None) == (not request.files):
+            raise self._refuse(what, "needs a base or files, and not both", "give exactly one of them")
+        for name, flag in request.unknown_fields(features):
+            raise self._refuse(
+                what,
+                f"ollama {features.version} would pass over '{name}'",
+                f"it needs {first_version_with(flag)} or newer",
+            )
+        if request.from_ is not None and features.suffix_routing:
+            self._check_addressable(request.from_, what, None)
+
+    def _find_spelling(self, model: ModelName, cancel: CancelToken | None) -> str | None:
+        """The name under which the server stores this model, None if it does not."""
+        for tagged in self.tags(cancel=cancel):
+            with contextlib.suppress(InvalidName):
+                if ModelName.parse(tagged.name) == model:
+                    return tagged.name
+        return None
+
+    def _set_residency(
+        self, model: ModelName, keep: Mapping[str, object], what: str, cancel: CancelToken | None
+    ) -> None:
+        self._check_addressable(model, what, cancel)
+        quiet_s = self.transport.limits.quiet_s
+        body: dict[str, object] = {"model": model.display, **keep}
+        try:
+            self._answered(self._post("/api/generate", body, what, quiet_s, cancel), what)
+        except InvalidRequest as error:
+            if "does not support" not in error.text:
+                raise
+            by_embed = self.features(cancel=cancel).embed_empty_loads
+            path, body["prompt"] = ("/api/embed" if by_embed else "/api/embeddings"), ""
+            self._answered(self._post(path, body, what, quiet_s, cancel), what)
+
+    def _chunks(
+        self,
+        path: str,
+        body: JsonObject,
+        what: str,
+        read: Callable[[Fields], Chunk],
+        idle_s: float | None,
+        cancel: CancelToken | None,
+    ) -> Iterator[Chunk]:
+        done = False
+        with self.transport.stream(
+            "POST", path, body={**body, "stream": True}, what=what, idle_s=self._wait(idle_s), cancel=cancel
+        ) as stream:
+            for line in stream:
+                if line.get("error") is not None:
+                    raise build_line_error(self.host, what, line)
+                chunk = read(self._fields(line, what))
+                done = chunk.done
+                yield chunk
+        if not done:
+            raise CutStream(f"{self.host}: {what}: the answer ends before its last piece", host=self.host)
+
+    def _run_silently(
+        self,
+        path: str,
+        body: JsonObject,
+        what: str,
+        on_progress: ProgressSink | None,
+        cancel: CancelToken | None,
+    ) -> None:
+        """Without a stream: one answer at the end, and no harm done by an error on the way."""
+        answer = self._post(path, _unstreamed(body), what, self.transport.limits.quiet_s, cancel)
+        progress = Progress.read(self._answered(answer, what))
+        if progress.status != "success":
+            raise CutStream(f"{self.host}: {what}: ended with '{progress.status}'", host=self.host)
+        if on_progress is not None:
+            on_progress(progress)
+
+    def _follow(
+        self,
+        path: str,
+        body: JsonObject,
+        what: str,
+        on_progress: ProgressSink | None,
+        cancel: CancelToken | None,
+        *,
+        stall_s: float | None = None,
+        inner_pulls: bool = False,
+    ) -> None:
+        """With a stream: read it to its end, and believe only a `success` that is the last word."""
+        limits = self.transport.limits
+        stall_s = limits.stall_s if stall_s is None else stall_s
+        watch = Watch(limits.quiet_s if inner_pulls else stall_s, limits.quiet_s, self.transport.clock)
+        with self.transport.stream(
+            "POST", path, body={**body, "stream": True}, what=what, idle_s=watch.patience_s, cancel=cancel
+        ) as stream:
+            lines = iter(stream)
+            for line in lines:
+                if line.get("error") is not None:
+                    with contextlib.suppress(RemoteError):  # a server up to 0.12.5 goes on; let it finish
+                        stream.allow_silence(_DRAIN_S)
+                        for _ in lines:
+                            pass
+                    raise build_line_error(self.host, what, line)
+                watch.see(Progress.read(self._fields(line, what)))
+                if on_progress is not None and watch.latest is not None:
+                    on_progress(watch.latest)
+                if watch.patience_s <= 0:
+                    raise self._stalled(what, stall_s, watch.latest)
+                stream.allow_silence(watch.patience_s)
+        if not watch.is_done(inner_pulls):
+            last = watch.latest.status if watch.latest else "nothing"
+            raise CutStream(
+                f"{self.host}: {what}: the answer ends after '{last}', without success", host=self.host
+            )
+
+    def _stalled(self, what: str, stall_s: float, latest: Progress | None) -> TimeoutExceeded:
+        seen = ""
+        if latest is not None and latest.total_bytes:
+            seen = f" at {format_size(latest.completed_bytes)} of {format_size(latest.total_bytes)}"
+        return TimeoutExceeded(
+            f"{self.host}: {what}: stalled: no new byte for {format_duration(stall_s)}{seen}",
+            host=self.host,
+            hint="the server waits for its registry; the next attempt resumes where it stopped",
+        )
+
+
+def _unstreamed(body: JsonObject) -> dict[str, object]:
+    return {**body, "stream": False}
+
+
+def _with_base(body: JsonObject, base: str | None) -> dict[str, object]:
+    return {**body, "from": base} if base is not None else dict(body)

@@ -1,0 +1,247 @@
+"""Which error an unhappy answer is: from HTTP status and text to a class of the error tree, with a way out.
+
+Pure. Decides what is lasting and what may pass. Leaves retrying to apply/. Easily missed: the status alone says
+little. A model that a registry does not have is a 500 or a line under HTTP 200, never a 404, and texts differ by
+version, so rules look for the words that all of Ollama 0.3 to 0.33 share.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from ollamaops.errors import (
+    AccessDenied,
+    AnswerError,
+    DigestMismatch,
+    DiskFull,
+    InvalidRequest,
+    NotFound,
+    ProtocolError,
+    RegistryRefused,
+    RemoteError,
+    ServerFault,
+    TooManyRequests,
+    cut_text,
+)
+
+_REDIRECT_HINT = (
+    "this registry serves blobs itself, but Ollama only follows a redirect to another host name: "
+    "let the registry redirect to its storage (docker-registry: storage redirect), or put such a proxy before it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Text that matches `pattern` is this error, whatever the status."""
+
+    pattern: re.Pattern[str]
+    error: type[AnswerError]
+    hint: str | None = None
+
+
+def _rule(pattern: str, error: type[AnswerError], hint: str | None = None) -> Rule:
+    return Rule(re.compile(pattern, re.IGNORECASE), error, hint)
+
+
+# the first rule that matches wins
+_RULES: Final = (
+    _rule(
+        r"no space left on device|not enough space on the disk|disk quota exceeded",
+        DiskFull,
+        "free space on the host: delete models, or restart the server so that it removes unused blobs",
+    ),
+    _rule(
+        r"digest mismatch, file must be downloaded again",
+        DigestMismatch,
+        "the server has removed the broken file: pull again to download it anew",
+    ),
+    _rule(r"digest mismatch", DigestMismatch, "the file changed since its digest was computed: run again"),
+    _rule(
+        r"pull model manifest: file does not exist",
+        RegistryRefused,
+        "the registry has no such model or tag: check the spelling",
+    ),
+    _rule(r"pull model manifest: 412", RegistryRefused, "the model needs a newer Ollama: upgrade this host"),
+    _rule(r"no location header in response|unexpected status code 200", RegistryRefused, _REDIRECT_HINT),
+    _rule(
+        r"\brealm host\b",
+        RegistryRefused,
+        "the registry sends the server to another host for its token, which Ollama refuses since 0.14.3",
+    ),
+    _rule(
+        r"server gave HTTP response to HTTPS client|insecure protocol http",
+        RegistryRefused,
+        "the registry speaks plain http: set insecure: true",
+    ),
+    _rule(
+        r"x509:|tls: failed to verify",
+        RegistryRefused,
+        "the server does not trust the registry's certificate: add its authority to the trust store of the host",
+    ),
+    _rule(
+        r"\bunauthorized\b|insufficient_scope|access denied|pull model manifest: (?:401|403)\b",
+        RegistryRefused,
+        "the registry does not know the server's key, or the name is not its own: "
+        "register ~/.ollama/id_ed25519.pub of the user that runs the server",
+    ),
+    _rule(r"pull model manifest: (?:429|5\d\d)\b", ServerFault),
+    _rule(r"pull model manifest: [34]\d\d\b", RegistryRefused),
+    _rule(r"requires MLX support", RegistryRefused, "this model runs on hosts with MLX only"),
+    _rule(
+        r"[\\/]blobs[\\/]sha256-[0-9a-f]{64}: (?:no such file|the system cannot find)",
+        NotFound,
+        "the blob has gone from the server since it was seen there: upload it again",
+    ),
+    _rule(r"[\\/]manifests[\\/].*: (?:no such file|the system cannot find)", NotFound),
+    _rule(
+        r"(?:path|modelfile) or modelfile (?:is|are) required",
+        InvalidRequest,
+        "this server is older than 0.5.5 and only takes a Modelfile",
+    ),
+    _rule(
+        r"neither 'from' or 'files' was specified",
+        InvalidRequest,
+        "this server is 0.5.5 or newer and takes no Modelfile",
+    ),
+    _rule(
+        r"failed to validate GGUF",
+        InvalidRequest,
+        "the server's llama.cpp cannot read these weights: convert them anew, or use another version of Ollama",
+    ),
+    _rule(
+        r"unsupported architecture|unknown type|not in GGUF format|unsupported content type|invalid file magic"
+        r"|quantization is only supported|unsupported quantization|unknown filetype|unknown parameter"
+        r"|invalid (?:int|float|bool) value|invalid model (?:name|path|reference)|unqualified name"
+        r"|only one adapter|template error|command must be one of|message role must be|no FROM line"
+        r"|file path must be relative|invalid digest format|must be of type|does not support"
+        r"|not supported by your version|split GGUF|requires a DRAFT model|is a directory"
+        r"|unknown model architecture|info field",
+        InvalidRequest,
+    ),
+)
+
+_STATUS_ERRORS: Final[dict[int, type[AnswerError]]] = {
+    401: AccessDenied,
+    403: AccessDenied,
+    404: NotFound,
+    408: ServerFault,
+    425: ServerFault,
+    429: TooManyRequests,
+    499: ServerFault,
+}
+_STATUS_HINTS: Final[dict[int, str]] = {
+    401: "the server or a proxy before it wants to know who asks: set auth for this host",
+    403: "the server or a proxy before it does not allow this",
+    405: "a proxy before the server may not let this method through",
+    413: "a proxy before the server limits the size of uploads (nginx: client_max_body_size 0)",
+}
+_HOST_CHECK_HINT: Final = (
+    "a server that listens on loopback only answers to its own names: use its address or localhost in url, "
+    "or let the proxy before it send 'Host: localhost'"
+)
+
+
+def parse_retry_after(text: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that Retry-After asks to wait (RFC 9110 §10.2.3: seconds or a date); None if unreadable."""
+    if not text:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def text_of_error(body: str) -> str:
+    """What the body of an error answer says: its JSON `error`, the title of a web page, or the text itself."""
+    if is_web_page(body):
+        title = re.search(r"<title[^>]*>(.*?)</title", body, re.IGNORECASE | re.DOTALL)
+        return f"{title[1].strip() if title else 'untitled'} (a web page, not from Ollama)"
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return body.strip()
+    return text_of_value(value) or body.strip()
+
+
+def text_of_value(value: object) -> str:
+    """The text in `{"error": "text"}`, in `{"error": {"message": "text"}}`, or nothing."""
+    while isinstance(value, Mapping):
+        value = value.get("error", value.get("message"))
+    return value.strip() if isinstance(value, str) else ""
+
+
+def is_web_page(body: str) -> bool:
+    """Whether this is HTML, as proxies answer."""
+    return body.lstrip()[:200].lower().startswith(("<!doctype", "<html", "<head", "<title", "<center", "<h1"))
+
+
+def build_answer_error(
+    host: str, what: str, status: int, body: str, headers: Mapping[str, str], method: str = "GET"
+) -> RemoteError:
+    """The error for an HTTP answer outside 2xx. `what` is what was asked for, in the user's words."""
+    text = text_of_error(body)
+    if 300 <= status < 400:
+        return _build_redirect_error(host, what, status, headers.get("Location", ""))
+    content_type = headers.get("Content-Type", "")
+    if status == 404 and (content_type.startswith("text/") or is_web_page(body)):
+        return ProtocolError(
+            _message(host, what, f"HTTP 404: {text or 'no page at this address'}"),
+            host=host,
+            hint="there is no Ollama API at this address: check url, its port and its path",
+        )
+    error, hint = _classify(status, text)
+    if status == 403 and not body and method != "HEAD":
+        hint = _HOST_CHECK_HINT
+    return error(
+        _message(host, what, text or f"HTTP {status}"),
+        host=host,
+        status=status,
+        text=cut_text(text),
+        retry_after_s=parse_retry_after(headers.get("Retry-After")),
+        hint=hint,
+    )
+
+
+def build_line_error(host: str, what: str, line: Mapping[str, object]) -> AnswerError:
+    """The error for an `{"error": …}` line in a stream; servers up to 0.12.5 may add the `status` they meant."""
+    text = text_of_value(line) or "an error without text"
+    status = line.get("status", line.get("StatusCode"))
+    intended = status if isinstance(status, int) and status >= 400 else 0
+    error, hint = _classify(intended, text)
+    return error(
+        _message(host, what, text), host=host, status=intended or 200, text=cut_text(text), hint=hint
+    )
+
+
+def _classify(status: int, text: str) -> tuple[type[AnswerError], str | None]:
+    """By text first: a server's words are more precise than its status. But who may ask is a matter of status."""
+    if status not in (401, 403, 429):
+        for rule in _RULES:
+            if rule.pattern.search(text):
+                return rule.error, rule.hint
+    if status in _STATUS_ERRORS or not 400 <= status < 500:
+        return _STATUS_ERRORS.get(status, ServerFault), _STATUS_HINTS.get(status)
+    return InvalidRequest, _STATUS_HINTS.get(status)
+
+
+def _build_redirect_error(host: str, what: str, status: int, location: str) -> ProtocolError:
+    target = re.sub(r"//[^/@]*@", "//", location.partition("?")[0].partition("#")[0])
+    return ProtocolError(
+        _message(host, what, f"HTTP {status}: redirected to '{cut_text(target)}'"),
+        host=host,
+        hint="redirects are not followed, so that no secret goes astray: write the final address as url",
+    )
+
+
+def _message(host: str, what: str, why: str) -> str:
+    return ": ".join(part for part in (host, what, cut_text(why)) if part)

@@ -1,0 +1,265 @@
+"""Generate, chat and embed over the wire, as frozen values.
+
+Read and written like the rest of wire.py: new fields are passed over, used ones are strict. Durations are seconds
+(Ollama writes nanoseconds). Easily missed: an answer and one chunk of a streamed answer have the same shape.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollamaops.names import ModelName
+from ollamaops.ollama.fields import Fields
+
+ParameterValue = int | float | bool | str | tuple[str, ...] | None
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function that the model wants called."""
+
+    name: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    id: str = ""
+
+    @classmethod
+    def read(cls, fields: Fields) -> ToolCall:
+        function = fields.inner("function")
+        return cls(name=function.text("name"), arguments=function.mapping("arguments"), id=fields.text("id"))
+
+    def to_json(self) -> Json:
+        call: dict[str, object] = {"function": {"name": self.name, "arguments": dict(self.arguments)}}
+        return call | ({"id": self.id} if self.id else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat. `images` are raw bytes."""
+
+    role: str
+    content: str = ""
+    images: tuple[bytes, ...] = field(default=(), kw_only=True)
+    thinking: str = field(default="", kw_only=True)
+    tool_calls: tuple[ToolCall, ...] = field(default=(), kw_only=True)
+    tool_name: str = field(default="", kw_only=True)
+
+    @classmethod
+    def read(cls, fields: Fields) -> Message:
+        return cls(
+            fields.text("role"),
+            fields.text("content"),
+            thinking=fields.text("thinking"),
+            tool_calls=fields.objects("tool_calls", ToolCall.read),
+            tool_name=fields.text("tool_name"),
+        )
+
+    def to_json(self) -> Json:
+        optional = {
+            "images": [base64.b64encode(image).decode() for image in self.images],
+            "thinking": self.thinking,
+            "tool_calls": [call.to_json() for call in self.tool_calls],
+            "tool_name": self.tool_name,
+        }
+        return {"role": self.role, "content": self.content} | keep_given(optional)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """How long an answer took, in seconds, and how many tokens it was. Zeros on every chunk but the last."""
+
+    total_s: float = 0.0
+    load_s: float = 0.0
+    prompt_tokens: int = 0
+    prompt_s: float = 0.0
+    tokens: int = 0
+    generate_s: float = 0.0
+
+    @classmethod
+    def read(cls, fields: Fields) -> Timings:
+        return cls(
+            total_s=fields.seconds("total_duration"),
+            load_s=fields.seconds("load_duration"),
+            prompt_tokens=fields.count("prompt_eval_count"),
+            prompt_s=fields.seconds("prompt_eval_duration"),
+            tokens=fields.count("eval_count"),
+            generate_s=fields.seconds("eval_duration"),
+        )
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens per second, 0 when nothing was generated."""
+        return self.tokens / self.generate_s if self.generate_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """`/api/generate`. `format` is `json` or a JSON schema; `keep_alive_s` negative means forever."""
+
+    model: ModelName
+    prompt: str = ""
+    suffix: str = ""
+    system: str = ""
+    template: str = ""
+    images: tuple[bytes, ...] = ()
+    format: str | Mapping[str, object] | None = None
+    options: Mapping[str, ParameterValue] = field(default_factory=dict)
+    context: tuple[int, ...] = ()
+    raw: bool = False
+    think: bool | str | None = None
+    keep_alive_s: float | None = None
+
+    def to_json(self) -> Json:
+        """The body, without `stream`."""
+        optional = {
+            "prompt": self.prompt,
+            "suffix": self.suffix,
+            "system": self.system,
+            "template": self.template,
+            "images": [base64.b64encode(image).decode() for image in self.images],
+            "context": list(self.context),
+            "raw": self.raw or None,
+        }
+        asked = _asked(self.format, self.options, self.think, self.keep_alive_s)
+        return {"model": self.model.display} | keep_given(optional) | asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """`/api/chat`. `tools` are JSON descriptions of functions, as Ollama's API guide has them."""
+
+    model: ModelName
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, object], ...] = ()
+    format: str | Mapping[str, object] | None = None
+    options: Mapping[str, ParameterValue] = field(default_factory=dict)
+    think: bool | str | None = None
+    keep_alive_s: float | None = None
+
+    def to_json(self) -> Json:
+        """The body, without `stream`."""
+        body: dict[str, object] = {
+            "model": self.model.display,
+            "messages": [message.to_json() for message in self.messages],
+        }
+        asked = _asked(self.format, self.options, self.think, self.keep_alive_s)
+        return body | keep_given({"tools": [dict(tool) for tool in self.tools]}) | asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """`/api/embed`. `truncate` None leaves it to the server, which cuts; `dimensions` needs 0.11.11."""
+
+    model: ModelName
+    inputs: tuple[str, ...] = ()
+    truncate: bool | None = None
+    dimensions: int | None = None
+    options: Mapping[str, ParameterValue] = field(default_factory=dict)
+    keep_alive_s: float | None = None
+
+    def to_json(self) -> Json:
+        body: dict[str, object] = {"model": self.model.display, "input": list(self.inputs)}
+        optional = {"truncate": self.truncate, "dimensions": self.dimensions}
+        return body | keep_given(optional) | _asked(None, self.options, None, self.keep_alive_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateAnswer:
+    """The answer of generate, or one chunk of it. `done_reason`: stop, length, load, unload."""
+
+    model: str = ""
+    response: str = ""
+    thinking: str = ""
+    done: bool = False
+    done_reason: str = ""
+    context: tuple[int, ...] = ()
+    timings: Timings = Timings()
+
+    @classmethod
+    def read(cls, fields: Fields) -> GenerateAnswer:
+        return cls(
+            model=fields.text("model"),
+            response=fields.text("response"),
+            thinking=fields.text("thinking"),
+            done=fields.flag("done"),
+            done_reason=fields.text("done_reason"),
+            context=tuple(number for number in fields.items("context") if isinstance(number, int)),
+            timings=Timings.read(fields),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatAnswer:
+    """The answer of chat, or one chunk of it."""
+
+    model: str = ""
+    message: Message = Message("assistant")
+    done: bool = False
+    done_reason: str = ""
+    timings: Timings = Timings()
+
+    @classmethod
+    def read(cls, fields: Fields) -> ChatAnswer:
+        return cls(
+            model=fields.text("model"),
+            message=Message.read(fields.inner("message")),
+            done=fields.flag("done"),
+            done_reason=fields.text("done_reason"),
+            timings=Timings.read(fields),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedAnswer:
+    """The answer of embed: one vector per input."""
+
+    model: str = ""
+    embeddings: tuple[tuple[float, ...], ...] = ()
+    timings: Timings = Timings()
+
+    @classmethod
+    def read(cls, fields: Fields) -> EmbedAnswer:
+        vectors = tuple(_vector(fields, row) for row in fields.items("embeddings"))
+        return cls(model=fields.text("model"), embeddings=vectors, timings=Timings.read(fields))
+
+
+def render_keep_alive(seconds: float) -> int | str:
+    """`keep_alive` as every version takes it: -1 forever, whole seconds as a number, parts as `1500ms`."""
+    if seconds < 0 or seconds == float("inf"):
+        return -1
+    if float(seconds).is_integer():
+        return int(seconds)
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
+def _asked(
+    format_: str | Mapping[str, object] | None,
+    options: Mapping[str, ParameterValue],
+    think: bool | str | None,
+    keep_alive_s: float | None,
+) -> dict[str, object]:
+    """What generate, chat and embed have in common; False and 0 count as given."""
+    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    asked: dict[str, object] = {"options": listed} if listed else {}
+    if format_ is not None:
+        asked["format"] = format_ if isinstance(format_, str) else dict(format_)
+    if think is not None:
+        asked["think"] = think
+    if keep_alive_s is not None:
+        asked["keep_alive"] = render_keep_alive(keep_alive_s)
+    return asked
+
+
+def keep_given(optional: Mapping[str, object]) -> dict[str, object]:
+    """Without what is None, an empty text, list or object."""
+    return {
+        name: value for name, value in optional.items() if value is not None and value not in ("", [], {})
+    }
+
+
+def _vector(fields: Fields, row: object) -> tuple[float, ...]:
+    if not isinstance(row, list) or not all(isinstance(x, int | float) for x in row):
+        raise fields.wrong("embeddings", "a list of lists of numbers")
+    return tuple(float(x) for x in row)

@@ -1,0 +1,157 @@
+"""How one host is connected to: address, credentials, headers, certificates, proxies, limits of time.
+
+Decides what a session is made of, asks nothing. Easily missed: a secret is in clear here, so it is in no `repr` and
+no message, and a header that HTTP cannot carry is refused before requests would quote it.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.metadata
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import requests
+from requests.utils import get_environ_proxies
+
+from ollamaops.errors import InvalidValue, TlsError
+from ollamaops.ollama.sockets import WatchedAdapter
+
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimits:
+    """Seconds. `connect_s`: until connected; `idle_s`: silence in a quick answer.
+
+    `stall_s`: a transfer without new bytes, and answers that may wait for a disk; `quiet_s`: silence of a server
+    that hashes, converts or loads a model, which says nothing for minutes.
+    """
+
+    connect_s: float = 30.0
+    idle_s: float = 30.0
+    stall_s: float = 300.0
+    quiet_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What a host asks for. Secrets are here in clear, and never in `repr`."""
+
+    bearer: str | None = None
+    basic: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Credentials({'bearer' if self.bearer else 'basic' if self.basic else 'none'})"
+
+    @property
+    def header(self) -> str | None:
+        """The value of Authorization (RFC 6750, RFC 7617 with UTF-8), None without credentials."""
+        if self.bearer is not None:
+            return f"Bearer {self.bearer}"
+        if self.basic is not None:
+            return "Basic " + base64.b64encode(":".join(self.basic).encode()).decode()
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files: `ca` trusted authorities instead of the usual ones, `cert` and `key` what we show the host."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    verify: bool = True
+
+
+def split_credentials(host_name: str, url: str) -> tuple[str, Credentials | None]:
+    """The URL without a trailing slash and without user and password, which become basic auth."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidValue(
+            f"{host_name}: the address of the host cannot be used", hint="write url as http://host:port"
+        )
+    user_info, _, address = parts.netloc.rpartition("@")
+    clean = urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
+    if not user_info:
+        return clean, None
+    user, _, password = user_info.partition(":")
+    return clean, Credentials(basic=(unquote(user), unquote(password)))
+
+
+def build_headers(host_name: str, headers: Mapping[str, str], auth: Credentials | None) -> dict[str, str]:
+    """What goes with every request. InvalidValue, without the value, for what HTTP cannot carry."""
+    built = {
+        "User-Agent": _user_agent(),
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        **headers,
+    }
+    if auth is not None and auth.header is not None:
+        built = {name: value for name, value in built.items() if name.lower() != "authorization"}
+        built["Authorization"] = auth.header
+    for name, value in built.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value) or value != value.strip():
+            raise InvalidValue(
+                f"{host_name}: the header '{name}' has characters that HTTP cannot carry",
+                hint="a secret must be one line of plain characters without blanks around it",
+            )
+    return built
+
+
+@functools.cache
+def _user_agent() -> str:
+    """`ollamaops/0.1.0`; without a number when run from a folder that is not installed."""
+    try:
+        return f"ollamaops/{importlib.metadata.version('ollamaops')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "ollamaops"
+
+
+def build_session(host_name: str, tls: TlsFiles) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = WatchedAdapter(pool_connections=2, pool_maxsize=32)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    for path in filter(None, (tls.ca, tls.cert, tls.key)):
+        if not Path(path).exists():
+            raise TlsError(f"{host_name}: tls: no file '{path}'", host=host_name)
+    if tls.cert is not None:
+        session.cert = (tls.cert, tls.key) if tls.key is not None else tls.cert
+    session.verify = tls.verify and (tls.ca or _authorities_of_environment() or True)
+    return session
+
+
+def _authorities_of_environment() -> str | None:
+    """The bundle that the environment names, as requests and OpenSSL users expect; None: requests' own."""
+    named = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))
+    return next((path for path in named if path and Path(path).exists()), None)
+
+
+def choose_proxies(url: str, proxy: str | None) -> dict[str, str]:
+    """An explicit proxy always; those of the environment unless NO_PROXY or loopback says otherwise."""
+    if proxy is not None:
+        return {"http": proxy, "https": proxy} if proxy else {}
+    return {} if _is_loopback(urlsplit(url).hostname or "") else get_environ_proxies(url)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")

@@ -1,0 +1,287 @@
+"""What can be done to a host, as data: a closed union of frozen values, and the plan that holds them.
+
+Nothing here computes or does anything; planner.py makes these values, report/ says them, apply/handlers.py carries
+them out. An action's `id` is made from what it does, so the same need has the same id in every run. `because` says
+why as differences; like everything said for people it stays out of the fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+from ollamaops.names import Digest, ModelName
+
+Kind = Literal[
+    "missing",  # declared, not there
+    "unwanted",  # declared absent, there
+    "undeclared",  # not declared, there, and in the scope of prune
+    "content",  # the pulled content is not what the registry, the lock or the pin says
+    "weights",  # the model layer is not the base's, or not the file's
+    "field",  # one declared field differs; `path` says which
+    "base",  # the model it is made from changes in this plan
+    "alias",  # a copy does not point where it should
+    "moved",  # it is there under the name it had before
+    "unpushed",  # the registry is not known to have this content
+    "unknown",  # cannot be told from here; asking the server to pull settles it
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One way in which a host is not as declared.
+
+    `desired` and `observed` are whole values as text (a system prompt may have many lines); report/ shortens.
+    For kind "field", `path` is `system`, `template`, `parameters.num_ctx`, `messages`, `licenses`, `renderer` …
+    """
+
+    host: str
+    model: ModelName
+    kind: Kind
+    path: str = ""
+    desired: str = ""
+    observed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A fact the action relies on: `model` had this tags digest when the plan was made (None: was not there)."""
+
+    model: ModelName
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes to move, as far as they are known (None: not known from here), and bytes the host has already."""
+
+    download_bytes: int | None = 0
+    upload_bytes: int = 0
+    present_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file that the server knows by digest: `name` is what the create request calls it."""
+
+    name: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a create asks for, with every file replaced by its digest. Pure JSON values underneath."""
+
+    base: ModelName | None = None
+    files: tuple[Blob, ...] = ()
+    adapters: tuple[Blob, ...] = ()
+    drafts: tuple[Blob, ...] = ()
+    template: str | None = None
+    system: str | None = None
+    parameters: Mapping[str, int | float | bool | str | tuple[str, ...] | None] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    licenses: tuple[str, ...] = ()
+    quantize: str | None = None
+    draft_quantize: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullModel:
+    """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `pin`
+    the tags digests one of which the result must have (none: anything)."""
+
+    host: str
+    model: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    cost: Cost = Cost(download_bytes=None)
+    insecure: bool = False
+    registry_digest: str = ""
+    pin: tuple[str, ...] = ()
+    fingerprint: str = ""
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadBlob:
+    """Send the local file at `path` to the host, unless it has that digest already. `model` is who needs it."""
+
+    host: str
+    model: ModelName
+    digest: Digest
+    path: str
+    size_bytes: int
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    cost: Cost = Cost()
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateModel:
+    """Build `model` on the host from `recipe`, replacing what has that name."""
+
+    host: str
+    model: ModelName
+    recipe: Recipe
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    cost: Cost = Cost()
+    fingerprint: str = ""
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyModel:
+    """Make `model` the same as `source`."""
+
+    host: str
+    model: ModelName
+    source: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    cost: Cost = Cost()
+    fingerprint: str = ""
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteModel:
+    """Remove `model` from the host."""
+
+    host: str
+    model: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    cost: Cost = Cost()
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushModel:
+    """Have the host push `model`, whose name says which registry; `source` is the declared model behind it."""
+
+    host: str
+    model: ModelName
+    source: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    cost: Cost = Cost()
+    insecure: bool = False
+    retries: int = 5
+
+
+Action = PullModel | UploadBlob | CreateModel | CopyModel | DeleteModel | PushModel
+
+
+def verb_of(action: Action) -> str:
+    """`pull`, `upload`, `create`, `copy`, `delete` or `push`."""
+    match action:
+        case PullModel():
+            return "pull"
+        case UploadBlob():
+            return "upload"
+        case CreateModel():
+            return "create"
+        case CopyModel():
+            return "copy"
+        case DeleteModel():
+            return "delete"
+        case PushModel():
+            return "push"
+        case _:
+            assert_never(action)
+
+
+def subject_of(action: Action) -> str:
+    """What the action is about: a model's display name, or the short digest of a blob."""
+    return f"sha256:{action.digest.short}" if isinstance(action, UploadBlob) else action.model.display
+
+
+def id_of(action: Action) -> str:
+    """Deterministic: `gpu-1/create/support-bot:v3`; the same need has the same id in every run."""
+    return f"{action.host}/{verb_of(action)}/{subject_of(action)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A safety rule that said no, with its numbers and the way out. `rule` is what `--force` would name."""
+
+    rule: str
+    host: str
+    message: str
+    hint: str
+    model: ModelName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something the reader of a plan should know that is neither an action nor a refusal.
+
+    `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync.
+    """
+
+    host: str
+    message: str
+    model: ModelName | None = None
+    hint: str | None = None
+    unresolved: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPlan:
+    """What one host needs. `unmanaged` are models that nobody declared and nothing will touch."""
+
+    host: str
+    actions: tuple[Action, ...] = ()
+    unchanged: tuple[ModelName, ...] = ()
+    unmanaged: tuple[ModelName, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
+    server_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreachedHost:
+    """A host whose state is unknown, so nothing is planned for it."""
+
+    host: str
+    error: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that would be done, host by host, in the manifest's order of hosts.
+
+    `made_from` holds what a saved plan is checked against: the manifest's fingerprint and the environment.
+    """
+
+    hosts: tuple[HostPlan, ...]
+    unreached: tuple[UnreachedHost, ...] = ()
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """All actions of all hosts, in order."""
+        return tuple(action for host in self.hosts for action in host.actions)
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """All refusals of all hosts, in order."""
+        return tuple(refusal for host in self.hosts for refusal in host.refusals)
+
+    @property
+    def unresolved(self) -> tuple[Note, ...]:
+        """What could not be found out on hosts that did answer."""
+        return tuple(note for host in self.hosts for note in host.notes if note.unresolved)

@@ -1,0 +1,247 @@
+"""What one host should have, with every local file replaced by its digest and every model in order.
+
+Turns the manifest's ModelSpecs into DesiredModels; does not look at the host. The fact a reader would miss: the
+fingerprint has two halves, `declaration:weights`, so that a change of words is told from a change of weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
+from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.plan.graph import in_order, with_needs
+from ollamaops.plan.observed import FileInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalBlob:
+    """A local file that a recipe needs on the host."""
+
+    digest: Digest
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredModel:
+    """One model a host should have. `implicit` marks a base that nobody declared: pulled when needed, not owned."""
+
+    spec: ModelSpec
+    fingerprint: str
+    recipe: Recipe | None = None
+    blobs: tuple[LocalBlob, ...] = ()
+    weights: tuple[FileInfo, ...] = ()
+    implicit: bool = False
+
+    @property
+    def name(self) -> ModelName:
+        """The model's name."""
+        return self.spec.name
+
+    @property
+    def made_from(self) -> ModelName | None:
+        """The model on the same host that this one is built from or a copy of."""
+        return source_of(self.spec)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredHost:
+    """Everything one host should and should not have; models in the order in which they can be made.
+
+    `pushes` tells whether this host is the one that pushes (the first one that has the model).
+    """
+
+    host: str
+    models: tuple[DesiredModel, ...] = ()
+    absent: tuple[AbsentSpec, ...] = ()
+    policy: Policy = Policy()
+    pushes: frozenset[ModelName] = frozenset()
+    complete: bool = True
+
+    @property
+    def claimed(self) -> frozenset[ModelName]:
+        """Every name that the declaration speaks for, so that none of them is ever "undeclared"."""
+        names: set[ModelName] = set()
+        for model in self.models:
+            spec = model.spec
+            names.add(spec.name)
+            names.update(name for name in (spec.push, spec.moved_from, model.made_from) if name)
+            if isinstance(spec.source, Pull):
+                names.add(spec.source.ref)
+        return frozenset(names)
+
+
+def source_of(spec: ModelSpec) -> ModelName | None:
+    """The model that `spec` is built from or copied from, None for a pull and for plain weights."""
+    match spec.source:
+        case Build(base=base):
+            return base
+        case Copy(source=source):
+            return source
+        case _:
+            return None
+
+
+def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
+    """Every local weights file of `specs`, each path once."""
+    found: dict[Path, WeightsFile] = {}
+    for spec in specs:
+        if isinstance(spec.source, Build):
+            for file in (*spec.source.files, *spec.source.adapters, *spec.source.drafts):
+                found.setdefault(file.path, file)
+    return tuple(found.values())
+
+
+def build_desired(
+    host: str,
+    specs: Sequence[ModelSpec],
+    *,
+    absent: Sequence[AbsentSpec] = (),
+    policy: Policy = Policy(),
+    files: Mapping[Path, FileInfo] | None = None,
+    targets: Sequence[NamePattern] = (),
+    pushes: Iterable[ModelName] = (),
+) -> DesiredHost:
+    """The DesiredHost for `specs`. `files` must know every path of `local_files(specs)`.
+
+    With `targets` only matching models stay, and what they are made from; the result is then not `complete`, so
+    that nothing is taken for undeclared.
+    """
+    facts = files or {}
+    declared = {spec.name: build_model(spec, facts) for spec in specs}
+    everything = {**{base.name: base for base in _implicit_bases(specs, declared)}, **declared}
+
+    def needs(name: ModelName) -> tuple[ModelName, ...]:
+        source = everything[name].made_from
+        return (source,) if source and source in everything else ()
+
+    order = in_order(list(everything), needs)
+    if targets:
+        chosen = [name for name in order if _is_target(name, targets) and not everything[name].implicit]
+        kept = with_needs(chosen, needs)
+        order = tuple(name for name in order if name in kept)
+        absent = [entry for entry in absent if _is_absent_target(entry, targets)]
+    return DesiredHost(
+        host=host,
+        models=tuple(everything[name] for name in order),
+        absent=tuple(absent),
+        policy=policy,
+        pushes=frozenset(pushes),
+        complete=not targets,
+    )
+
+
+def build_model(spec: ModelSpec, files: Mapping[Path, FileInfo]) -> DesiredModel:
+    """One ModelSpec with its files' digests filled in."""
+    match spec.source:
+        case Pull(ref=ref):
+            words: object = ["pull", ref.key, str(spec.digest or "")]
+            return DesiredModel(spec=spec, fingerprint=_fingerprint(words, []))
+        case Copy(source=source):
+            return DesiredModel(spec=spec, fingerprint=_fingerprint(["copy", source.key], []))
+        case Build():
+            return _build_model(spec, spec.source, files)
+
+
+def _build_model(spec: ModelSpec, build: Build, files: Mapping[Path, FileInfo]) -> DesiredModel:
+    def blobs(wanted: tuple[WeightsFile, ...]) -> tuple[Blob, ...]:
+        return tuple(Blob(file.name, files[file.path].digest) for file in wanted)
+
+    recipe = Recipe(
+        base=build.base,
+        files=blobs(build.files),
+        adapters=blobs(build.adapters),
+        drafts=blobs(build.drafts),
+        template=build.template,
+        system=build.system,
+        parameters=dict(build.parameters),
+        messages=tuple((message.role, message.content) for message in build.messages),
+        licenses=build.licenses,
+        quantize=build.quantize,
+        draft_quantize=build.draft_quantize,
+        renderer=build.renderer,
+        parser=build.parser,
+        requires=build.requires,
+    )
+    local = (*build.files, *build.adapters, *build.drafts)
+    return DesiredModel(
+        spec=spec,
+        fingerprint=_fingerprint(_words_of(recipe), _weights_of(recipe)),
+        recipe=recipe,
+        blobs=tuple(
+            LocalBlob(
+                digest=files[file.path].digest,
+                path=str(file.path),
+                size_bytes=files[file.path].size_bytes,
+            )
+            for file in local
+        ),
+        weights=tuple(files[file.path] for file in build.files),
+    )
+
+
+def _implicit_bases(
+    specs: Sequence[ModelSpec], declared: Mapping[ModelName, DesiredModel]
+) -> list[DesiredModel]:
+    """Bases that no entry declares: pulled when something needs them."""
+    bases: dict[ModelName, DesiredModel] = {}
+    for spec in specs:
+        source = source_of(spec)
+        if source and source not in declared:
+            base = ModelSpec(name=source, source=Pull(ref=source), place=spec.place, retries=spec.retries)
+            bases[source] = replace(build_model(base, {}), implicit=True)
+    return list(bases.values())
+
+
+def _words_of(recipe: Recipe) -> object:
+    return {
+        "base": recipe.base.key if recipe.base else None,
+        "template": recipe.template,
+        "system": recipe.system,
+        "parameters": {name: _plain(value) for name, value in sorted(recipe.parameters.items())},
+        "messages": recipe.messages,
+        "licenses": recipe.licenses,
+        "renderer": recipe.renderer,
+        "parser": recipe.parser,
+        "requires": recipe.requires,
+    }
+
+
+def _weights_of(recipe: Recipe) -> list[object]:
+    digests = [[str(blob.digest) for blob in part] for part in (recipe.files, recipe.adapters, recipe.drafts)]
+    return [*digests, recipe.quantize, recipe.draft_quantize]
+
+
+def _plain(value: object) -> object:
+    """Numbers of equal value are one number: 1 and 1.0 declare the same."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _fingerprint(words: object, weights: list[object]) -> str:
+    return f"{_hash(words)}:{_hash(weights)}"
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def same_weights(fingerprint: str, other: str) -> bool:
+    """Whether two fingerprints declare the same weights, whatever else differs."""
+    return fingerprint.partition(":")[2] == other.partition(":")[2]
+
+
+def _is_target(name: ModelName, targets: Sequence[NamePattern]) -> bool:
+    return any(target.matches(name) for target in targets)
+
+
+def _is_absent_target(entry: AbsentSpec, targets: Sequence[NamePattern]) -> bool:
+    pattern = entry.pattern
+    if pattern.is_literal:
+        return _is_target(ModelName.parse(pattern.text), targets)
+    return any(target.text == pattern.text for target in targets)

@@ -1,0 +1,141 @@
+"""What a host looks like right now, as values; and what we remember of it.
+
+apply/observe.py fills these from the client, the ledger and the registry; diff.py and planner.py only read them.
+The fact a reader would miss: `shown` holds only the models somebody had to look into, because a steady host is
+judged by its tags alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.version import Features
+from ollamaops.state.facts import How
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedModel:
+    """One line of `/api/tags`. `digest` is bare hex, as the server writes it."""
+
+    name: ModelName
+    digest: str
+    size_bytes: int = 0
+    modified_at: str = ""
+    parent: str = ""
+    is_cloud: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What `/api/show` says is in a model, and what could be read out of its `modelfile` text.
+
+    `blobs` and `adapters` are the digests its FROM and ADAPTER lines end in, model layer first; `parameters`
+    values are as the server prints them (numbers are floats). `templates` are all texts the template may be:
+    servers ≥ 0.30 show a Jinja template in one place and print the other lossily.
+    """
+
+    digest: str
+    blobs: tuple[Digest, ...] = ()
+    adapters: tuple[Digest, ...] = ()
+    template: str = ""
+    templates: frozenset[str] = frozenset()
+    system: str = ""
+    parameters: Mapping[str, int | float | bool | str | tuple[str, ...] | None] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    license_text: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    architecture: str = ""
+    parameter_count: int = 0
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreached:
+    """The host did not answer. An observation, never an empty list of models."""
+
+    host: str
+    error: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
+
+    `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
+    that could not be reached.
+    """
+
+    digests: frozenset[str] = frozenset()
+    registry_digest: str = ""
+    layers: tuple[tuple[Digest, int], ...] = ()
+    error: str = ""
+    hint: str | None = None
+    answered: bool = True
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the sizes of all layers and the config."""
+        return sum(size for _, size in self.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A local weights file: its digest and size, and what its header says (empty when it is not a GGUF).
+
+    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import.
+    """
+
+    digest: Digest
+    size_bytes: int
+    architecture: str = ""
+    parameter_count: int = 0
+    quantization: str = ""
+    is_projector: bool = False
+    has_chat_template: bool = False
+    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the ledger knows of one model on one host: what we applied, and which digest came out."""
+
+    fingerprint: str
+    digest: str
+    how: How
+    base_digest: str | None = None
+    blobs: tuple[str, ...] = ()
+    verified: bool = True
+
+    @property
+    def is_ours(self) -> bool:
+        """True when we pulled, created or copied it; an adopted model is somebody else's."""
+        return self.how != "adopted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedHost:
+    """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName)."""
+
+    host: str
+    features: Features
+    models: Mapping[ModelName, ObservedModel]
+    shown: Mapping[ModelName, Contents] = field(default_factory=dict)
+    memory: Mapping[ModelName, Memory] = field(default_factory=dict)
+    pushed: Mapping[tuple[ModelName, ModelName], str] = field(default_factory=dict)
+    upstream: Mapping[ModelName, Upstream] = field(default_factory=dict)
+    present_blobs: frozenset[Digest] = frozenset()
+
+    @property
+    def version(self) -> str:
+        """The server's version, as it says it."""
+        return str(self.features.version)
+
+
+ObservedState = ObservedHost | Unreached

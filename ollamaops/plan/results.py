@@ -1,0 +1,68 @@
+"""How a run ended, as values: every action with its outcome, and what a fresh look found afterwards.
+
+reconcile.py fills these, report/ says them, cli/exits.py turns them into a process's exit code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
+from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionResult:
+    """One action and how it ended. Every action of a plan gets exactly one of these."""
+
+    action: Action
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """One host's cycle. `plan` is the first round's; `remaining` is what a last fresh look still found.
+
+    `unreached` is set when the host did not answer, before or after; `rounds` counts apply-and-look-again.
+    """
+
+    host: str
+    plan: HostPlan
+    results: tuple[ActionResult, ...] = ()
+    remaining: tuple[Difference, ...] = ()
+    notes: tuple[Note, ...] = ()
+    unreached: UnreachedHost | None = None
+    rounds: int = 0
+    verified: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """A whole apply: the plan that was agreed to, and what became of it on each host."""
+
+    run_id: str
+    plan: Plan
+    hosts: tuple[HostReport, ...]
+    interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def results(self) -> tuple[ActionResult, ...]:
+        """All results of all hosts, in order."""
+        return tuple(result for host in self.hosts for result in host.results)
+
+
+def count_outcomes(results: tuple[ActionResult, ...]) -> dict[str, int]:
+    """How many `succeeded`, `failed`, `skipped`, `refused`, `interrupted`; all five keys are always there."""
+    names = {
+        Succeeded: "succeeded",
+        Failed: "failed",
+        Skipped: "skipped",
+        Refused: "refused",
+        Interrupted: "interrupted",
+    }
+    counts = dict.fromkeys(names.values(), 0)
+    for result in results:
+        counts[names[type(result.outcome)]] += 1
+    return counts

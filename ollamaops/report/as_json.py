@@ -1,0 +1,95 @@
+"""Plans, runs and events as JSON for programs. Needs neither rich nor anything else but values.
+
+Decides the documents of `-o json` and of the log; the format of a plan is plan/codec.py's. The fact a reader would
+miss: everything is written in ASCII, so that no text of a server can act on the terminal it is printed to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ollamaops.events import ActionEnded, Event, Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
+from ollamaops.plan.actions import Plan, id_of, verb_of
+from ollamaops.plan.codec import Json, fingerprint, plan_to_json, value_to_json
+from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
+from ollamaops.report.plan_text import count_plan
+from ollamaops.report.run_text import is_as_declared
+
+_OUTCOMES: dict[type[Outcome], str] = {
+    Succeeded: "succeeded",
+    Failed: "failed",
+    Skipped: "skipped",
+    Refused: "refused",
+    Interrupted: "interrupted",
+}
+_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def render_json(document: Json) -> str:
+    """The document as indented ASCII text with a newline at the end."""
+    return json.dumps(document, indent=2) + "\n"
+
+
+def plan_report_to_json(plan: Plan) -> dict[str, Json]:
+    """The saved-plan document with a `summary` of its numbers; it can be saved and applied as it is."""
+    return {**plan_to_json(plan), "summary": value_to_json(count_plan(plan))}
+
+
+def run_to_json(report: RunReport) -> dict[str, Json]:
+    """`run_id`, `plan` (its fingerprint), `summary` (counts of outcomes), and what became of each host."""
+    return {
+        "format": "ollamaops-run",
+        "version": 1,
+        "run_id": report.run_id,
+        "plan": fingerprint(report.plan),
+        "interrupted": report.interrupted,
+        "seconds": report.seconds,
+        "summary": value_to_json(count_outcomes(report.results)),
+        "refusals": value_to_json(report.plan.refusals),
+        "hosts": [_host_to_json(host) for host in report.hosts],
+    }
+
+
+def _host_to_json(report: HostReport) -> Json:
+    return {
+        "host": report.host,
+        "as_declared": is_as_declared(report),
+        "verified": report.verified,
+        "rounds": report.rounds,
+        "seconds": report.seconds,
+        "unreached": value_to_json(report.unreached),
+        "results": [_result_to_json(result) for result in report.results],
+        "remaining": value_to_json(report.remaining),
+        "notes": value_to_json(report.notes),
+    }
+
+
+def _result_to_json(result: ActionResult) -> Json:
+    action = result.action
+    return {
+        "action": verb_of(action),
+        "id": id_of(action),
+        "model": value_to_json(action.model),
+        "outcome": outcome_to_json(result.outcome),
+    }
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Json]:
+    """`result` (`succeeded`, `failed` …) and the fields of the outcome."""
+    return {"result": _OUTCOMES[type(outcome)], **fields_to_json(outcome)}
+
+
+def event_to_json(event: Event) -> dict[str, Json]:
+    """`event` (`action_started`, `progressed` …), its stamp and its fields."""
+    name = _CAPITAL.sub("_", type(event).__name__).lower()
+    body = {"event": name, **fields_to_json(event)}
+    return body | {"outcome": outcome_to_json(event.outcome)} if isinstance(event, ActionEnded) else body
+
+
+def fields_to_json(value: object) -> dict[str, Json]:
+    """The fields of a dataclass; TypeError for anything that is not one."""
+    body = value_to_json(value)
+    if not isinstance(body, dict):
+        raise TypeError(f"{type(value).__name__} has no fields")
+    return body

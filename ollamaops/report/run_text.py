@@ -1,0 +1,159 @@
+"""How a run ended, as lines and as text for people.
+
+Decides what is said of each outcome, of what still differs, and in the last line; leaves the exit code to cli/. The
+fact a reader would miss: what succeeded is left out unless asked for, because progress has shown it already.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
+from ollamaops.plan.actions import UploadBlob, subject_of, verb_of
+from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
+from ollamaops.report.differences import say_difference
+from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
+from ollamaops.report.plan_lines import mark_of, note_line, refusal_line, unreached_lines
+from ollamaops.report.plan_text import count_plan, say_counts
+from ollamaops.report.words import Paint, plural, without_host
+from ollamaops.units import format_duration
+
+PAST: Mapping[str, str] = {
+    "pull": "pulled",
+    "upload": "uploaded",
+    "create": "created",
+    "copy": "copied",
+    "delete": "deleted",
+    "push": "pushed",
+}
+
+
+def render_run(
+    report: RunReport, *, colour: bool = False, width: int | None = None, verbose: bool = False
+) -> str:
+    """The run as text: what did not work, what still differs, and the counts; `verbose` adds what worked."""
+    paint = Paint(colour)
+    lines = render_lines(run_lines(report, verbose=verbose), paint, width)
+    return join_lines([*lines, paint("bold", say_run(report))])
+
+
+def run_lines(report: RunReport, *, verbose: bool = False) -> list[Line]:
+    """Every line of the run but the last."""
+    succeeded = _succeeded_lines(report.results) if verbose else ()
+    failed = [line for host in report.hosts for line in _failed_lines(host.results)]
+    remaining = [line for host in report.hosts for line in _remaining_lines(host)]
+    notes = [note_line(note) for host in report.hosts for note in host.notes]
+    refusals = [refusal_line(refusal) for refusal in report.plan.refusals]
+    unreached = unreached_lines(host.unreached for host in report.hosts if host.unreached)
+    return [*succeeded, *group_lines([*failed, *remaining, *notes, *refusals]), *unreached]
+
+
+def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
+    """What worked; what worked on one host only says how long it took."""
+    seconds: dict[Line, float] = {}
+    for result in results:
+        if isinstance(result.outcome, Succeeded) and not isinstance(result.action, UploadBlob):
+            text = PAST[verb_of(result.action)] + ("" if result.outcome.changed else ", nothing had to move")
+            seconds[_result_line(result, text)] = result.outcome.seconds
+    for line in group_lines(seconds):
+        time = f" in {format_duration(seconds[line])}" if line in seconds else ""
+        yield replace(line, text=line.text + time)
+
+
+def _failed_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
+    for result in results:
+        outcome, verb = result.outcome, verb_of(result.action)
+        match outcome:
+            case Succeeded():
+                continue
+            case Failed():
+                time = f" after {format_duration(outcome.seconds)}" if outcome.seconds else ""
+                error = without_host(result.action.host, outcome.error)
+                yield _result_line(result, f"{verb} failed{time}: {error}", "failed", outcome.hint)
+            case Skipped():
+                yield _result_line(result, f"{verb} skipped: {outcome.because}", "skipped")
+            case Refused():
+                yield _result_line(result, f"{verb} refused: {outcome.because}", "trouble", outcome.hint)
+            case Interrupted():
+                how = "stopped half-way" if outcome.started else "not started"
+                yield _result_line(result, f"{verb} {how}", "skipped")
+            case _:
+                assert_never(outcome)
+
+
+def _result_line(result: ActionResult, text: str, mark: Mark | None = None, hint: str | None = None) -> Line:
+    action = result.action
+    return Line(
+        mark=mark or mark_of(action),
+        subject=subject_of(action),
+        hosts=(action.host,),
+        text=text,
+        hint=hint,
+    )
+
+
+def _remaining_lines(report: HostReport) -> Iterator[Line]:
+    """What a last look found, unless an outcome has said it already."""
+    told = {result.action.model for result in report.results if not isinstance(result.outcome, Succeeded)}
+    for difference in report.remaining:
+        if difference.model not in told:
+            yield Line(
+                mark="trouble",
+                subject=str(difference.model),
+                hosts=(report.host,),
+                text=f"still differs after {plural(report.rounds, 'round')}: {say_difference(difference)}",
+            )
+
+
+def is_as_declared(report: HostReport) -> bool:
+    """Whether the host is known to be as declared: all done, looked at again, and nothing left to tell."""
+    if report.unreached or report.remaining or any(note.unresolved for note in report.notes):
+        return False
+    if any(not isinstance(result.outcome, Succeeded) for result in report.results):
+        return False
+    return report.verified or not report.results
+
+
+def say_run(report: RunReport) -> str:
+    """The last line: `done in 1m30s: 3 pulled, 1 created; 2 hosts as declared`."""
+    if report.plan.refusals and not report.results:
+        return f"refused by {plural(len(report.plan.refusals), 'rule')}: nothing was changed"
+    is_declared = [is_as_declared(host) for host in report.hosts]
+    if not report.results and all(is_declared) and not report.interrupted:
+        return say_counts(count_plan(report.plan))
+    done = ", ".join(_say_outcomes(report.results)) or "nothing was changed"
+    return f"{_say_end(report, is_declared)} {format_duration(report.seconds)}: {done}; {_say_hosts(report)}"
+
+
+def _say_end(report: RunReport, is_declared: Sequence[bool]) -> str:
+    if report.interrupted:
+        return "interrupted, run it again to go on; after"
+    if all(is_declared):
+        return "done in"
+    return "partly done in" if count_outcomes(report.results)["succeeded"] else "failed after"
+
+
+def _say_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
+    """`3 pulled`, `1 created`, `1 failed` …; what did not happen is left out."""
+    done = Counter(verb_of(result.action) for result in results if _has_changed(result))
+    yield from (f"{done[verb]} {word}" for verb, word in PAST.items() if done[verb])
+    counts = count_outcomes(tuple(results))
+    yield from (
+        f"{counts[name]} {name}" for name in ("failed", "skipped", "refused", "interrupted") if counts[name]
+    )
+
+
+def _has_changed(result: ActionResult) -> bool:
+    return isinstance(result.outcome, Succeeded) and result.outcome.changed
+
+
+def _say_hosts(report: RunReport) -> str:
+    unreached = sum(1 for host in report.hosts if host.unreached)
+    declared = sum(map(is_as_declared, report.hosts))
+    others = len(report.hosts) - unreached - declared
+    parts = [f"{plural(declared, 'host')} as declared"]
+    parts += [f"{others} not"] if others else []
+    return ", ".join([*parts, f"{unreached} not reached"] if unreached else parts)

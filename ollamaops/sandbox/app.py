@@ -1,0 +1,168 @@
+"""The routes of the pretend server: read the request, ask, answer. Everything decided is decided elsewhere.
+
+The fact one would miss: a blob that is already there is answered before its body is read, and the connection is
+then closed, as Go does it, so that a client which is still sending sees a broken pipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ollamaops.sandbox.inference_requests import Refusal
+from ollamaops.sandbox.inference_routes import infer
+from ollamaops.sandbox.service import Service
+from ollamaops.sandbox.store import InvalidDigest
+from ollamaops.sandbox.streams import JSON, answer, refuse, send_work
+from ollamaops.sandbox.upload import receive_blob
+from ollamaops.sandbox.work import bad_request
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+_UNREAD_LIMIT = 256 << 10
+"""Go reads that much of a body that its handler did not want, then closes the connection."""
+
+
+async def _root(_: Service, __: Request) -> Response:
+    return Response("Ollama is running", headers={"content-type": "text/plain; charset=utf-8"})
+
+
+async def _version(service: Service, _: Request) -> Response:
+    return answer({"version": service.version})
+
+
+async def _cloud_status(_: Service, __: Request) -> Response:
+    return answer({"cloud": {"disabled": True, "source": "env"}})
+
+
+async def _tags(service: Service, _: Request) -> Response:
+    return answer({"models": await run_in_threadpool(service.tags)})
+
+
+async def _ps(service: Service, _: Request) -> Response:
+    return answer({"models": service.loaded()})
+
+
+async def _show(service: Service, request: Request) -> Response:
+    return answer(await run_in_threadpool(service.show, await request.body()))
+
+
+async def _create(service: Service, request: Request) -> Response:
+    stream, work = await run_in_threadpool(service.create, await request.body())
+    return await send_work(work, service.behaviour, stream=stream)
+
+
+async def _pull(service: Service, request: Request) -> Response:
+    stream, work = await run_in_threadpool(service.pull, await request.body())
+    return await send_work(work, service.behaviour, stream=stream)
+
+
+async def _push(service: Service, request: Request) -> Response:
+    stream, work = await run_in_threadpool(service.push, await request.body())
+    return await send_work(work, service.behaviour, stream=stream)
+
+
+async def _copy(service: Service, request: Request) -> Response:
+    await run_in_threadpool(service.copy, await request.body())
+    return Response()
+
+
+async def _delete(service: Service, request: Request) -> Response:
+    await run_in_threadpool(service.delete, await request.body())
+    return Response()
+
+
+async def _head_blob(service: Service, request: Request) -> Response:
+    if _has_blob(service, request):
+        return Response()
+    return Response(status_code=404, headers={"content-type": JSON})
+
+
+async def _post_blob(service: Service, request: Request) -> Response:
+    if _has_blob(service, request):
+        is_long = int(request.headers.get("content-length", _UNREAD_LIMIT + 1)) > _UNREAD_LIMIT
+        return Response(headers={"connection": "close"} if is_long else None)
+    await receive_blob(service.store, request, request.path_params["digest"])
+    return Response(status_code=201)
+
+
+def _has_blob(service: Service, request: Request) -> bool:
+    try:
+        return service.store.has_blob(request.path_params["digest"])
+    except InvalidDigest as error:
+        raise bad_request(str(error)) from error
+
+
+async def _generate(service: Service, request: Request) -> Response:
+    return await infer(service, "generate", await request.body())
+
+
+async def _chat(service: Service, request: Request) -> Response:
+    return await infer(service, "chat", await request.body())
+
+
+async def _embed(service: Service, request: Request) -> Response:
+    return await infer(service, "embed", await request.body())
+
+
+async def _embeddings(service: Service, request: Request) -> Response:
+    return await infer(service, "embeddings", await request.body())
+
+
+_ROUTES: dict[str, dict[str, Handler]] = {
+    "/": {"GET": _root, "HEAD": _root},
+    "/api/version": {"GET": _version, "HEAD": _version},
+    "/api/tags": {"GET": _tags, "HEAD": _tags},
+    "/api/ps": {"GET": _ps},
+    "/api/show": {"POST": _show},
+    "/api/create": {"POST": _create},
+    "/api/pull": {"POST": _pull},
+    "/api/push": {"POST": _push},
+    "/api/copy": {"POST": _copy},
+    "/api/delete": {"DELETE": _delete},
+    "/api/generate": {"POST": _generate},
+    "/api/chat": {"POST": _chat},
+    "/api/embed": {"POST": _embed},
+    "/api/embeddings": {"POST": _embeddings},
+}
+_BLOB_ROUTE: dict[str, Handler] = {"HEAD": _head_blob, "POST": _post_blob}
+_BLOB_PATH = re.compile(r"/api/blobs/([^/]+)")
+
+
+class App:
+    """The ASGI app that answers for `service`. A middleware reaches the store through `app.service.store`."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._routes = dict(_ROUTES)
+        if service.behaviour.cloud_status_endpoint:
+            self._routes["/api/status"] = {"GET": _cloud_status}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        routes = self._routes_at(request)
+        if request.method not in routes:
+            return _no_route(self.service.behaviour.wrong_method_status if routes else 404)
+        try:
+            return await routes[request.method](self.service, request)
+        except Refusal as refusal:
+            return refuse(refusal)
+
+    def _routes_at(self, request: Request) -> dict[str, Handler]:
+        blob = _BLOB_PATH.fullmatch(request.url.path)
+        if blob is None:
+            return self._routes.get(request.url.path, {})
+        request.scope["path_params"] = {"digest": blob[1]}
+        return _BLOB_ROUTE
+
+
+def _no_route(status: int) -> Response:
+    text = {404: "404 page not found", 405: "405 method not allowed"}[status]
+    return Response(text, status, headers={"content-type": "text/plain"})

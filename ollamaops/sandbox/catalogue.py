@@ -1,0 +1,181 @@
+"""The models that the pretend server can pull without a network: small stand-ins under well-known names.
+
+Decides which names there are and what each is made of. None of them is the real thing: weights are made up here, tiny
+and deterministic; licence, general.name and description say so. What a manifest depends on (family, sizes for
+people, capabilities, parameters, shared layers and tags) is like the real models', so that plans look alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+from ollamaops.sandbox import layers as kinds
+from ollamaops.sandbox.gguf_file import (
+    ARRAY,
+    FLOAT32,
+    STRING,
+    UINT32,
+    Field,
+    Tensor,
+    header_bytes,
+    padding_after,
+)
+from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
+from ollamaops.sandbox.golang import json_line, sorted_map
+from ollamaops.sandbox.layers import CONFIG_TYPE, MANIFEST_TYPE
+
+_LICENSE = """Pretend model "{name}" of the ollamaops sandbox, for tests and demonstrations.
+
+These weights are random numbers. They are not {name}, were not made by its authors and can do nothing that it can.
+You may use, copy and change this stand-in for any purpose.
+"""
+_CHAT = (
+    "{{- if .System }}<|system|>{{ .System }}<|end|>{{ end }}\n"
+    "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>"
+)
+_TOOLS = "{{- if .Tools }}<|tools|>{{ range .Tools }}{{ json . }}{{ end }}<|end|>{{ end }}" + _CHAT
+_THINKING = (
+    "{{- if .Tools }}<|tools|>{{ range .Tools }}{{ json . }}{{ end }}<|end|>{{ end }}\n"
+    "{{- range .Messages }}<|{{ .Role }}|>{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}"
+    "<|end|>{{ end }}<|assistant|>"
+)
+_INSERT = "{{- if .Suffix }}<|prefix|>{{ .Prompt }}<|suffix|>{{ .Suffix }}<|middle|>{{ else }}" + _TOOLS + "{{ end }}"
+_STOP = ["<|end|>"]
+_INT32 = 5
+
+
+@dataclass(frozen=True)
+class Pretend:
+    """One stand-in: `name` as pulled, further `tags` that are the same, and what the real one looks like."""
+
+    name: str
+    family: str
+    size: str
+    context_length: int
+    tags: tuple[str, ...] = ()
+    quantization: str = "Q4_K_M"
+    template: str = _TOOLS
+    system: str = ""
+    parameters: Mapping[str, object] = field(default_factory=lambda: {"stop": _STOP})
+    embedding_length: int = 64
+    is_embedding: bool = False
+    sees: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def all_tags(self) -> tuple[str, ...]:
+        return (self.name.partition(":")[2], *self.tags)
+
+
+def _chat(
+    name: str, family: str, size: str, context_length: int, *tags: str, **further: object
+) -> Pretend:
+    return Pretend(name, family, size, context_length, tags, **further)  # type: ignore[arg-type]  # keywords of Pretend
+
+
+def _embedding(name: str, family: str, size: str, context_length: int, length: int, *tags: str) -> Pretend:
+    parameters = {"num_ctx": context_length}
+    return Pretend(
+        *(name, family, size, context_length, tags),
+        quantization="F16",
+        template="",
+        parameters=parameters,
+        embedding_length=length,
+        is_embedding=True,
+    )
+
+
+_QWEN3 = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "stop": _STOP}
+_GEMMA = {"temperature": 1, "top_k": 64, "top_p": 0.95, "stop": _STOP}
+PRETENDS: tuple[Pretend, ...] = (
+    _chat("llama3.2:1b", "llama", "1.2B", 131072, "1b-instruct-q8_0", quantization="Q8_0"),
+    _chat("llama3.2:3b", "llama", "3.2B", 131072, "latest", "3b-instruct-q4_K_M"),
+    _chat("llama3.1:8b", "llama", "8.0B", 131072, "latest", "8b-instruct-q4_K_M"),
+    _chat("llama3:8b", "llama", "8.0B", 8192, "latest", quantization="Q4_0", template=_CHAT),
+    _chat("llama3.3:70b", "llama", "70.6B", 131072, "latest", "70b-instruct-q4_K_M"),
+    _chat("qwen3:0.6b", "qwen3", "751.63M", 40960, "0.6b-q4_K_M", template=_THINKING, parameters=_QWEN3),
+    _chat("qwen3:1.7b", "qwen3", "2.0B", 40960, "1.7b-q4_K_M", template=_THINKING, parameters=_QWEN3),
+    _chat("qwen3:4b", "qwen3", "4.0B", 262144, "4b-q4_K_M", template=_THINKING, parameters=_QWEN3),
+    _chat("qwen3:8b", "qwen3", "8.2B", 40960, "latest", "8b-q4_K_M", template=_THINKING, parameters=_QWEN3),
+    _chat("qwen3:14b", "qwen3", "14.8B", 40960, "14b-q4_K_M", template=_THINKING, parameters=_QWEN3),
+    _chat("qwen3:32b", "qwen3", "32.8B", 40960, "32b-q4_K_M", template=_THINKING, parameters=_QWEN3),
+    _chat("qwen2.5:0.5b", "qwen2", "494.03M", 32768, system="You are a helpful assistant."),
+    _chat("qwen2.5:7b", "qwen2", "7.6B", 32768, "latest", system="You are a helpful assistant."),
+    _chat("qwen2.5-coder:1.5b", "qwen2", "1.5B", 32768, template=_INSERT),
+    _chat("qwen2.5-coder:7b", "qwen2", "7.6B", 32768, "latest", template=_INSERT),
+    _chat("mistral:7b", "llama", "7.2B", 32768, "latest", "7b-instruct-v0.3-q4_K_M"),
+    _chat("mistral-nemo:12b", "llama", "12.2B", 131072, "latest", quantization="Q4_0"),
+    _chat("gemma3:270m", "gemma3", "268.10M", 32768, template=_CHAT, parameters=_GEMMA, quantization="Q8_0"),
+    _chat("gemma3:1b", "gemma3", "999.89M", 32768, template=_CHAT, parameters=_GEMMA),
+    _chat("gemma3:4b", "gemma3", "4.3B", 131072, "latest", template=_CHAT, parameters=_GEMMA, sees=True),
+    _chat("gemma3:12b", "gemma3", "12.2B", 131072, template=_CHAT, parameters=_GEMMA, sees=True),
+    _chat("phi4-mini:3.8b", "phi3", "3.8B", 131072, "latest"),
+    _chat("phi4:14b", "phi3", "14.7B", 16384, "latest", template=_CHAT),
+    _chat("deepseek-r1:1.5b", "qwen2", "1.8B", 131072, template=_THINKING, parameters={"temperature": 0.6}),
+    _chat("deepseek-r1:8b", "qwen3", "8.2B", 131072, "latest", template=_THINKING, parameters={"temperature": 0.6}),
+    _chat("gpt-oss:20b", "gptoss", "20.9B", 131072, "latest", template=_THINKING, quantization="Q8_0"),
+    _chat("tinyllama:1.1b", "llama", "1B", 2048, "latest", quantization="Q4_0", template=_CHAT),
+    _chat("smollm2:135m", "llama", "134.52M", 8192, quantization="F16"),
+    _chat("smollm2:1.7b", "llama", "1.7B", 8192, "latest", quantization="Q8_0"),
+    _chat("llava:7b", "llama", "7B", 32768, "latest", template=_CHAT, quantization="Q4_0", sees=True),
+    _embedding("nomic-embed-text:v1.5", "nomic-bert", "137M", 2048, 768, "latest"),
+    _embedding("all-minilm:22m", "bert", "23M", 512, 384, "latest"),
+    _embedding("all-minilm:33m", "bert", "33M", 512, 384),
+    _embedding("mxbai-embed-large:335m", "bert", "334M", 512, 1024, "latest"),
+    _embedding("bge-m3:567m", "bert", "566.70M", 8192, 1024, "latest"),
+)
+
+
+class Catalogue:
+    """The stand-ins as a registry: manifests by name and tag, blobs by digest. Made when first asked for."""
+
+    def __init__(self, pretends: tuple[Pretend, ...] = PRETENDS) -> None:
+        self._pretends = pretends
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], Pretend]:
+        return {(pretend.model, tag): pretend for pretend in self._pretends for tag in pretend.all_tags}
+
+    def names(self) -> list[str]:
+        """Every `model:tag` that can be pulled, sorted."""
+        return sorted(f"{model}:{tag}" for model, tag in self._by_name)
+
+    def manifest(self, repository: str, tag: str) -> bytes | None:
+        """The registry manifest of `library/model` at `tag`, as the registry writes it; None if there is none."""
+        namespace, _, model = repository.partition("/")
+        pretend = self._by_name.get((model, tag)) if namespace == "library" else None
+        return _made(pretend).manifest if pretend else None
+
+    def blob(self, digest: str) -> bytes:
+        """A blob that one of the manifests given out refers to. KeyError."""
+        return _BLOBS[digest]
+
+
+@dataclass(frozen=True)
+class _Made:
+    manifest: bytes
+
+
+_BLOBS: dict[str, bytes] = {}
+
+
+def _keep(data: bytes) -> str:
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    _BLOBS[digest] = data
+    return digest
+
+
+@lru_cache(maxsize=None)
+def _make(number: int, pretends: tuple[Pretend, ...]) -> _Made:
+    raise NotImplementedError
+
+
+def _made(pretend: Pretend) -> _Made:
+    raise NotImplementedError

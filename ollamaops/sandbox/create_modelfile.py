@@ -1,0 +1,215 @@
+"""POST /api/create of servers up to 0.5.4: the request holds a Modelfile, carried out command by command.
+
+Decides what each command does there, which differs from the later, structured form: a later template or system
+replaces, an empty system is stored and clears the inherited one, parameters are checked, messages are appended to
+the inherited ones, and nothing is written when a step fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ollamaops.errors import ModelfileError
+from ollamaops.manifest.modelfile import Command, parse_modelfile
+from ollamaops.sandbox import layers as kinds
+from ollamaops.sandbox.content_type import sniff
+from ollamaops.sandbox.create import Creator, as_go
+from ollamaops.sandbox.gguf_file import Header, is_gguf
+from ollamaops.sandbox.golang import json_line, shortest_float32, sorted_map
+from ollamaops.sandbox.imports import Part, convert_files, finish_weights, gguf_part, open_gguf, template_parts
+from ollamaops.sandbox.layers import Config, Layer, new_layer
+from ollamaops.sandbox.model_name import Name, parse_name
+from ollamaops.sandbox.requests import CreateRequest
+from ollamaops.sandbox.store import InvalidDigest
+from ollamaops.sandbox.work import SUCCESS, Line, Work, bad_request, failure, line, os_failure
+
+_NO_COMMAND = 'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
+_INTEGERS = frozenset(
+    "num_keep seed num_predict top_k repeat_last_n mirostat num_ctx num_batch num_gpu main_gpu num_thread".split()
+)
+_FLOATS = frozenset(
+    "top_p min_p tfs_z typical_p temperature repeat_penalty presence_penalty frequency_penalty mirostat_tau "
+    "mirostat_eta".split()
+)
+_FLAGS = frozenset("penalize_newline low_vram f16_kv logits_all vocab_only use_mmap use_mlock".split())
+_TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
+_NEWER = {"renderer", "parser", "requires", "draft"}
+
+
+@dataclass
+class _Draft:
+    """A model in the making."""
+
+    layers: list[Layer] = field(default_factory=list)
+    headers: list[Header] = field(default_factory=list)
+    messages: list[dict[str, object]] = field(default_factory=list)
+    parameters: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class ModelfileCreator:
+    """Makes models from Modelfiles. Remembers what zip files became, as the server's process does."""
+
+    creator: Creator
+    _converted: dict[str, str] = field(default_factory=dict)
+
+    def checked(self, request: CreateRequest) -> tuple[Name, tuple[Command, ...]]:
+        """The target and the commands. Refusal for what is refused before the work begins."""
+        name = parse_name(request.model)
+        if not name.is_valid:
+            raise bad_request("invalid model name")
+        if self.creator.library.collides(name):
+            raise bad_request("a model with that name already exists")
+        if not request.modelfile:
+            raise bad_request("path or modelfile are required")
+        return name, _parse(request.modelfile)
+
+    def create(self, request: CreateRequest, name: Name, commands: tuple[Command, ...]) -> Work:
+        """The lines of making `name`."""
+        draft = _Draft()
+        try:
+            for command in commands:
+                yield from self._carry_out(command, draft, request.quantize)
+            layers = self._finished(draft)
+            config = self.creator.described(Config(), draft.headers)
+            old = self.creator.old_manifest(name)
+            yield from self.creator.write(name, config, layers, config_line=True)
+        except OSError as error:
+            raise os_failure(error, "write") from error
+        self.creator.remove_layers(old)
+        yield line(SUCCESS)
+
+    def _carry_out(self, command: Command, draft: _Draft, quantize: str) -> Work:
+        store = self.creator.store
+        match command.name:
+            case "model" | "adapter":
+                for part in (yield from self._parts(command.args)):
+                    finished = yield from finish_weights(store, self.creator.behaviour, part, quantize)
+                    draft.layers.append(finished.layer)
+                    if finished.header:
+                        draft.headers.append(finished.header)
+            case "template":
+                layer = self.creator.template_layer(command.args)
+                draft.layers = [*kinds.without(store, draft.layers, kinds.TEMPLATE), layer]
+            case "system":
+                kept = kinds.without(store, draft.layers, kinds.SYSTEM)
+                draft.layers = [*kept, new_layer(store, command.args.encode(), kinds.SYSTEM)]
+            case "license":
+                draft.layers.append(new_layer(store, command.args.encode(), kinds.LICENSE))
+            case "message":
+                role, _, content = command.args.partition(": ")
+                draft.messages.append({"role": role, "content": content})
+            case parameter:
+                _set_parameter(draft.parameters, parameter, command.args)
+
+    def _parts(self, args: str) -> Generator[Line, None, list[Part]]:
+        name = parse_name(args)
+        if name.is_valid:
+            return (yield from self.creator.parts_of(name))
+        if not args.startswith("@"):
+            raise failure(f"invalid model reference: {args}")
+        digest = args[1:]
+        if digest in self._converted and self.creator.store.has_blob(self._converted[digest]):
+            digest = self._converted[digest]
+            yield line(f"using cached layer {digest}")
+        return (yield from self._file_parts(digest))
+
+    def _file_parts(self, digest: str) -> Generator[Line, None, list[Part]]:
+        store, behaviour = self.creator.store, self.creator.behaviour
+        start = self._start_of(digest)
+        if sniff(start) == "application/zip":
+            return (yield from self._zip_parts(digest))
+        if not is_gguf(start):
+            raise failure(f"unsupported content type: {sniff(start)}")
+        header = open_gguf(store, digest)
+        part = gguf_part(store, behaviour, digest, "", header)
+        return [part, *template_parts(store, header, old=behaviour.old_chatml)]
+
+    def _start_of(self, digest: str) -> bytes:
+        try:
+            with self.creator.store.blob_path(digest).open("rb") as stream:
+                return stream.read(512)
+        except IsADirectoryError as error:
+            raise os_failure(error, "read") from error
+        except OSError as error:
+            raise os_failure(error) from error
+        except InvalidDigest as error:
+            raise failure(str(error)) from error
+
+    def _zip_parts(self, digest: str) -> Generator[Line, None, list[Part]]:
+        store, behaviour = self.creator.store, self.creator.behaviour
+        yield line("converting model")
+        with TemporaryDirectory(dir=store.root) as folder:
+            try:
+                files = _unpack(store.blob_path(digest), Path(folder))
+            except (zipfile.BadZipFile, ValueError) as error:
+                raise failure(f"zip: {error}") from error
+            part = convert_files(store, behaviour, files)
+        self._converted[digest] = part.layer.digest
+        return [part, *(template_parts(store, part.header, old=behaviour.old_chatml) if part.header else ())]
+
+    def _finished(self, draft: _Draft) -> list[Layer]:
+        store = self.creator.store
+        parameters = draft.parameters
+        for layer in draft.layers:
+            if layer.media_type == kinds.PARAMS:
+                parameters = {**as_go(json.loads(store.read_blob(layer.digest))), **parameters}
+        layers = [layer for layer in draft.layers if layer.media_type != kinds.PARAMS]
+        if draft.messages:
+            layers.append(new_layer(store, json_line(draft.messages), kinds.MESSAGES))
+        if parameters:
+            layers.append(new_layer(store, json_line(sorted_map(parameters)), kinds.PARAMS))
+        return layers
+
+
+def _parse(text: str) -> tuple[Command, ...]:
+    try:
+        commands = parse_modelfile(text).commands
+    except ModelfileError as error:
+        message = re.sub(r"^\(line \d+\): ", "", error.message)
+        raise bad_request(_NO_COMMAND if message.startswith("command must be") else message) from error
+    if any(command.name in _NEWER for command in commands):
+        raise bad_request(_NO_COMMAND)
+    return commands
+
+
+def _unpack(archive: Path, folder: Path) -> dict[str, Path]:
+    """The files of a zip by their names in it. ValueError for a name that leads out of the folder."""
+    with zipfile.ZipFile(archive) as opened:
+        for name in opened.namelist():
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError("insecure file path")
+        opened.extractall(folder)
+        return {name: folder / name for name in opened.namelist() if not name.endswith("/")}
+
+
+def _set_parameter(parameters: dict[str, object], name: str, text: str) -> None:
+    """Take over one PARAMETER, checked and typed. Refusal."""
+    if name == "stop":
+        before = parameters.get("stop")
+        parameters["stop"] = [*(before if isinstance(before, list) else ()), text]
+    elif name in _INTEGERS:
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise failure(f"invalid int value [{text}]")
+        parameters[name] = int(text)
+    elif name in _FLOATS:
+        parameters[name] = _float(text)
+    elif name in _FLAGS:
+        if text not in _TRUE | _FALSE:
+            raise failure(f"invalid bool value [{text}]")
+        parameters[name] = text in _TRUE
+    else:
+        raise failure(f"unknown parameter '{name}'")
+
+
+def _float(text: str) -> float:
+    try:
+        return shortest_float32(float(text))
+    except (ValueError, OverflowError) as error:
+        raise failure(f"invalid float value [{text}]") from error

@@ -1,0 +1,449 @@
+"""Doing the faults that a script decides: an ASGI application around the sandbox's own.
+
+Decides nothing about when (faults.py does); here a fault becomes a status, a reset, a bent answer (fault_answers.py)
+or a change in the store. The application inside is served as if nothing were, so that what it does and what the
+client learns of it can differ: that is the point of most faults. Needs uvicorn with `http=FaultProtocol` and, before
+it serves, `attach`.
+
+The fact one would miss: a change that "somebody else" makes is finished before the last byte of the answer leaves, so
+a client that waits for its answer always meets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from http.client import responses
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ollamaops.sandbox.fault_answers import (
+    Act,
+    ActBeforeEnd,
+    CutAfterLines,
+    CutEnd,
+    ResetDuring,
+    Shaper,
+    Stalling,
+    Swallow,
+    Throttle,
+    Truncate,
+)
+from ollamaops.sandbox.fault_transport import Door, reset_connection, transport_of
+from ollamaops.sandbox.faults import (
+    Call,
+    ChangeModel,
+    Cut,
+    Deed,
+    DiskFull,
+    ErrorThenSuccess,
+    FaultScript,
+    Refuse,
+    Reset,
+    Restart,
+    Stall,
+    Status,
+    TruncateJson,
+    VanishBlob,
+)
+
+from ollamaops.sandbox.runner import Runners
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from ollamaops.sandbox.app import App
+
+Sleep = Callable[[float], Awaitable[None]]
+_TICK_S = 0.05
+_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
+_NAME_KEYS = ("model", "name", "source", "destination")
+_WITHOUT_BODY = (204, 304)
+
+
+class FaultStore(Protocol):
+    """What faults do to the sandbox's store."""
+
+    disk_full: bool
+
+    def remove_blob(self, digest: str) -> bool: ...
+
+    def prune(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """One call and its ways in and out. `body` is empty for uploads, which are not read ahead."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    call: Call
+    body: bytes = b""
+
+    @property
+    def digests(self) -> list[str]:
+        """The blobs that the call names, in its path or in its body."""
+        named = _DIGEST.findall(self.body.decode("utf-8", "replace"))
+        return [self.call.digest, *named] if self.call.digest else named
+
+
+def with_faults(script: FaultScript) -> Callable[[App], FaultInjector]:
+    """What `Sandbox(faults=…)` takes: puts the script around a sandbox's application, its store and its runners."""
+
+    def wrap(app: App) -> FaultInjector:
+        service = app.service
+
+        def forget() -> None:
+            service.runners = Runners()
+
+        return FaultInjector(app, script, service.store, forget=forget)
+
+    return wrap
+
+
+class FaultInjector:
+    """The sandbox's application with a script of faults around it.
+
+    `forget` drops the loaded models (for `restart`); `sleep` waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        script: FaultScript,
+        store: FaultStore,
+        *,
+        forget: Callable[[], None] = lambda: None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._app = app
+        self._script = script
+        self._store = store
+        self._forget = forget
+        self._sleep = sleep
+        self._door: Door | None = None
+        self._writes_failing = 0
+        self._errands: set[asyncio.Task[None]] = set()
+
+    def attach(self, server: uvicorn.Server) -> None:
+        """Say which server this application runs in: for refused connections and for the end of stalls."""
+        self._door = Door(server)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = await _opened(scope, receive, send)
+        fault = self._script.decide(exchange.call)
+        if fault is None:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+            return
+        if fault.bandwidth_bytes_per_s:
+            exchange = self._throttled(exchange, fault.bandwidth_bytes_per_s)
+        if fault.latency_s and not await self._stand_still(exchange, fault.latency_s):
+            return
+        if fault.deed is None:
+            await self._serve(exchange, Shaper(exchange.send))
+        else:
+            await self._do(fault.deed, exchange)
+
+    async def _do(self, deed: Deed, exchange: _Exchange) -> None:
+        match deed:
+            case Status():
+                await _respond(exchange.send, deed.status, *_status_answer(deed))
+            case Refuse():
+                await self._refuse(deed, exchange)
+            case Reset():
+                await self._reset(deed, exchange)
+            case Cut():
+                await self._cut(deed, exchange)
+            case Stall():
+                await self._stall(deed, exchange)
+            case TruncateJson():
+                await self._serve(exchange, Truncate(exchange.send))
+            case ErrorThenSuccess():
+                await _error_then_success(deed, exchange)
+            case DiskFull():
+                await self._fill_disk(exchange)
+            case VanishBlob():
+                await self._vanish(exchange)
+            case ChangeModel():
+                await self._serve_and(exchange, lambda: self._change(deed, exchange.scope))
+            case Restart():
+                await self._restart(deed, exchange)
+            case _:
+                assert_never(deed)
+
+    # -- answers that are bent
+
+    async def _serve(self, exchange: _Exchange, shaper: Shaper) -> None:
+        await self._app(exchange.scope, exchange.receive, shaper.send)
+
+    async def _serve_and(self, exchange: _Exchange, act: Act) -> None:
+        """Serve the call and act before its answer ends."""
+        await self._serve(exchange, ActBeforeEnd(exchange.send, act))
+
+    async def _stall(self, deed: Stall, exchange: _Exchange) -> None:
+        async def stand_still(repeat: Act) -> bool:
+            return await self._stand_still(exchange, deed.for_s, repeat)
+
+        stalling = Stalling(
+            exchange.send, stand_still, after=deed.after_lines, with_progress=deed.with_progress
+        )
+        await self._serve(exchange, stalling)
+
+    async def _cut(self, deed: Cut, exchange: _Exchange) -> None:
+        if isinstance(deed.where, int):
+            await self._cut_after(deed.where, exchange)
+        else:
+            await self._serve(exchange, CutEnd(exchange.send, deed.where))
+
+    async def _cut_after(self, lines: int, exchange: _Exchange) -> None:
+        """Serve until so many lines are out, then give the call up as if the client had gone."""
+        served: asyncio.Task[None]
+        shaper = CutAfterLines(exchange.send, lines, lambda: served.cancel())
+        served = asyncio.ensure_future(self._serve(exchange, shaper))
+        try:
+            await asyncio.wait({served})
+        finally:
+            served.cancel()
+        if not served.cancelled():
+            served.result()
+
+    async def _stand_still(self, exchange: _Exchange, for_s: float | None, repeat: Act | None = None) -> bool:
+        """Wait, at most until the client or the server goes; whether both are still there."""
+        transport = transport_of(exchange.scope)
+        waited = 0.0
+        while for_s is None or waited < for_s:
+            if repeat is not None:
+                await repeat()
+            step = _TICK_S if for_s is None else min(_TICK_S, for_s - waited)
+            await self._sleep(step)
+            waited += step
+            if self._door is not None and self._door.is_stopping:
+                await self._cut_off(exchange)
+            if transport.is_closing():
+                return False
+        return True
+
+    def _throttled(self, exchange: _Exchange, bytes_per_s: int) -> _Exchange:
+        async def receive() -> Message:
+            message = await exchange.receive()
+            await self._sleep(len(message.get("body", b"")) / max(bytes_per_s, 1))
+            return message
+
+        throttle = Throttle(exchange.send, bytes_per_s, self._sleep)
+        return replace(exchange, receive=receive, send=throttle.send)
+
+    # -- connections
+
+    async def _reset(self, deed: Reset, exchange: _Exchange) -> None:
+        if deed.when == "during":
+            await self._serve(exchange, ResetDuring(exchange.send, lambda: self._cut_off(exchange)))
+            return
+        if deed.when == "after":
+            await self._serve(exchange, Swallow(exchange.send))
+        await self._cut_off(exchange)
+
+    async def _cut_off(self, exchange: _Exchange) -> None:
+        """Reset the connection, and see it gone, so that uvicorn misses no answer."""
+        reset_connection(transport_of(exchange.scope))
+        while (await exchange.receive())["type"] != "http.disconnect":
+            pass
+
+    async def _refuse(self, deed: Refuse, exchange: _Exchange) -> None:
+        if self._door is None:
+            raise RuntimeError("refusing connections needs FaultInjector.attach(server)")
+        errand = asyncio.ensure_future(self._door.refuse(deed.for_s, self._sleep))
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
+        await self._cut_off(exchange)
+
+    # -- what happens to the store
+
+    async def _fill_disk(self, exchange: _Exchange) -> None:
+        self._writes_failing += 1
+        self._store.disk_full = True
+        try:
+            await self._serve(exchange, Shaper(exchange.send))
+        finally:
+            self._writes_failing -= 1
+            self._store.disk_full = self._writes_failing > 0
+
+    async def _vanish(self, exchange: _Exchange) -> None:
+        async def vanish() -> None:
+            for digest in exchange.digests:
+                self._store.remove_blob(digest)
+
+        if exchange.call.endpoint == "blobs":
+            await self._serve_and(exchange, vanish)
+        else:
+            await vanish()
+            await self._serve(exchange, Shaper(exchange.send))
+
+    async def _restart(self, deed: Restart, exchange: _Exchange) -> None:
+        async def restart() -> None:
+            self._forget()
+            if deed.prune:
+                self._store.prune()
+
+        transport = transport_of(exchange.scope)
+        if deed.when == "before":
+            await restart()
+        else:
+            await self._serve_and(exchange, restart)
+        if self._door is not None:
+            self._door.drop_connections(but=transport)
+        if deed.when == "before":
+            await self._cut_off(exchange)
+        else:
+            transport.close()
+
+    async def _change(self, deed: ChangeModel, scope: Scope) -> None:
+        """Change the model through the application itself, as another client would; RuntimeError if it refuses."""
+        method, path, body = _change_request(deed)
+        status, answer = await _ask(self._app, scope, method, path, body)
+        if status != HTTPStatus.OK or b'"error"' in answer:
+            raise RuntimeError(
+                f"fault script: {deed.model} could not be changed: {answer.decode('utf-8', 'replace')}"
+            )
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+async def _opened(scope: Scope, receive: Receive, send: Send) -> _Exchange:
+    """The call in a scope. A JSON body is read now, and given to the application when it asks."""
+    endpoint, digest = _place_of(str(scope["path"]))
+    method = str(scope["method"])
+    if endpoint == "blobs" or method in ("GET", "HEAD"):
+        return _Exchange(scope, receive, send, Call(endpoint=endpoint, method=method, digest=digest))
+    messages: list[Message] = []
+    while not messages or messages[-1].get("more_body", False):
+        messages.append(await receive())
+    body = b"".join(message.get("body", b"") for message in messages)
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    call = Call(endpoint=endpoint, method=method, models=_models_in(body))
+    return _Exchange(scope, again, send, call, body)
+
+
+def _place_of(path: str) -> tuple[str, str]:
+    """The endpoint's word and the digest in a path."""
+    parts = path.strip("/").split("/")
+    if parts[:2] == ["api", "blobs"]:
+        return "blobs", "/".join(parts[2:])
+    return (parts[-1] or "root"), ""
+
+
+def _models_in(body: bytes) -> tuple[str, ...]:
+    values = {key.lower(): value for key, value in _document(body).items()}
+    return tuple(str(values[key]) for key in _NAME_KEYS if values.get(key))
+
+
+def _document(body: bytes) -> Mapping[str, object]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _change_request(deed: ChangeModel) -> tuple[str, str, dict[str, object]]:
+    """Method, path and body. A create has both forms, since servers before 0.5.5 read the Modelfile only."""
+    if deed.delete:
+        return "DELETE", "/api/delete", {"model": deed.model, "name": deed.model}
+    if deed.copy_from is not None:
+        return "POST", "/api/copy", {"source": deed.copy_from, "destination": deed.model}
+    texts = {"system": deed.system, "template": deed.template}
+    given = {key: text for key, text in texts.items() if text is not None}
+    lines = [f"FROM {deed.model}", *(f'{key.upper()} """{text}"""' for key, text in given.items())]
+    lines += [f"PARAMETER {key} {value}" for key, value in deed.parameters.items()]
+    body = {"model": deed.model, "from": deed.model, **given, "parameters": dict(deed.parameters)}
+    return "POST", "/api/create", {**body, "name": deed.model, "modelfile": "\n".join(lines), "stream": False}
+
+
+async def _ask(
+    app: ASGIApp, like: Scope, method: str, path: str, document: Mapping[str, object]
+) -> tuple[int, bytes]:
+    """Status and body of a call made within the process, from the same address to the same server."""
+    body = json.dumps(document).encode()
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    answered = asyncio.Event()
+    status, answer = 0, b""
+
+    async def receive() -> Message:
+        if not waiting:
+            await answered.wait()
+        return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal status, answer
+        if message["type"] == "http.response.start":
+            status = int(message["status"])
+            return
+        answer += message.get("body", b"")
+        if not message.get("more_body", False):
+            answered.set()
+
+    headers = [pair for pair in like["headers"] if pair[0] == b"host"]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {
+        **like,
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": headers,
+    }
+    await app(scope, receive, send)
+    return status, answer
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+async def _respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    framed = {} if status in _WITHOUT_BODY else {"content-length": str(len(body))}
+    raw = [(key.encode(), value.encode("latin-1", "replace")) for key, value in {**headers, **framed}.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send(
+        {"type": "http.response.body", "body": b"" if status in _WITHOUT_BODY else body, "more_body": False}
+    )
+
+
+def _status_answer(deed: Status) -> tuple[dict[str, str], bytes]:
+    """Headers and body: Ollama's error document, a proxy's page, or the text given."""
+    reason = responses.get(deed.status, "Status")
+    headers = {} if deed.retry_after is None else {"retry-after": deed.retry_after}
+    if deed.html:
+        head, body = (
+            f"<head><title>{deed.status} {reason}</title></head>",
+            f"<body>\n{deed.body or reason}\n</body>",
+        )
+        return {"content-type": "text/html", **headers}, f"<html>\n{head}\n{body}\n</html>\n".encode()
+    if deed.body is not None:
+        kind = "application/json; charset=utf-8" if deed.body[:1] == "{" else "text/plain; charset=utf-8"
+        return {"content-type": kind, **headers}, deed.body.encode()
+    return {"content-type": "application/json; charset=utf-8", **headers}, _line({"error": reason.lower()})
+
+
+async def _error_then_success(deed: ErrorThenSuccess, exchange: _Exchange) -> None:
+    if _document(exchange.body).get("stream") is False:
+        kind = "application/json; charset=utf-8"
+        await _respond(exchange.send, 500, {"content-type": kind}, _line({"error": deed.error}))
+        return
+    lines = _line({"error": deed.error}) + _line({"status": "success"})
+    await _respond(exchange.send, 200, {"content-type": "application/x-ndjson"}, lines)
+
+
+def _line(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,422 @@
+"""Faults by script: which calls of a sandbox go wrong, and how. `ollamaops sandbox serve --faults FILE`.
+
+Decides which fault a call gets; doing it is fault_injection.py's. A script is YAML (schema: faults.schema.json)::
+
+    faults:
+      - on: {endpoint: pull, model: "llama3*"}   # endpoint, method, model (with * and ?), digest; nothing: every call
+        call: 2                                  # the 2nd such call; or [2..4], [1, 3], 5..
+        do: {status: 503, retry_after: 2}
+      - on: {endpoint: tags}
+        share: 0.3                               # three of ten such calls, drawn with the seed
+        seed: 7
+        times: 5                                 # but no more than five
+        do: {reset: during}
+
+The list may also stand alone. `do` has one of these, or `latency: 200ms` and `bandwidth: 1MB/s`, or them besides:
+
+====================================  ================================================================================
+``status: 503``                       this status; with ``retry_after: 2``, ``body: text``, ``html: true`` (a proxy's)
+``refuse: true`` or ``refuse: 5s``    all connections are dropped and new ones refused, for one second or as said
+``reset: before | during | after``    TCP reset before the call is served, in its answer, or when it was carried out
+``cut: looks-complete``               the answer ends cleanly without its last line, though all was done
+``cut: mid-line``                     … in the middle of its last line
+``cut: 3``                            … after three lines, and the call is given up
+``stall: {for: 30s}``                 nothing more comes for a while; without ``for`` until the client or server goes;
+                                      ``with_progress: true`` repeats a line instead; ``after: 4`` lines
+``error_then_success: text``          an error line, then `success`; nothing is done
+``truncate_json: true``               the call is carried out, its answer ends cleanly halfway
+``disk_full: true``                   whatever the call writes fails
+``vanish_blob: true``                 the blob is gone after this HEAD or POST; on create: before it
+``change_model: {model: m, …}``       somebody else changes a model before this answer ends: ``system: text``,
+                                      ``template: text``, ``parameters: {…}``, ``delete: true``, ``copy_from: other``
+``restart: {prune: true}``            the server restarts after this answer (``when: before``: instead of it), forgets
+                                      loaded models, drops connections, and with ``prune`` unused blobs, however fresh
+====================================  ================================================================================
+
+The fact one would miss: every rule counts every call that its `on` matches, also those that an earlier rule's fault
+took, so that `call: 2` means the same whatever else the script says. A call gets the fault of the first rule that
+fires. Scripts are deterministic: no clock and no chance but the seed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from ollamaops.errors import InvalidValue, ManifestError, Problem
+from ollamaops.manifest.document import Items, Node, Table, parse_document, to_plain
+from ollamaops.sandbox.choice import Choice
+from ollamaops.units import parse_duration, parse_size
+
+REFUSE_S = 1.0
+_BESIDES = ("latency", "bandwidth", "retry_after", "body", "html")
+_OF_STATUS = ("retry_after", "body", "html")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a rule can tell of one HTTP call. `endpoint` is the word after `/api/`, `root` for `/`."""
+
+    endpoint: str
+    method: str = "POST"
+    models: tuple[str, ...] = ()
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Answer with `status` and do nothing. `body` None means Ollama's own error document."""
+
+    status: int
+    retry_after: str | None = None
+    body: str | None = None
+    html: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Be away for a while."""
+
+    for_s: float = REFUSE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """TCP reset."""
+
+    when: Literal["before", "during", "after"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End the answer cleanly but too early; a number is how many lines pass."""
+
+    where: Literal["looks-complete", "mid-line"] | int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stall:
+    """Stop in the middle. None for `for_s`: until the client goes; for `after_lines`: see the schema."""
+
+    with_progress: bool = False
+    for_s: float | None = None
+    after_lines: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorThenSuccess:
+    """An error line that `success` follows."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateJson:
+    """Half an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """No space left on device."""
+
+
+@dataclass(frozen=True, slots=True)
+class VanishBlob:
+    """The blobs that the call names disappear."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeModel:
+    """Somebody else changes a model: deletes it, copies another over it, or creates it anew from itself."""
+
+    model: str
+    delete: bool = False
+    copy_from: str | None = None
+    system: str | None = None
+    template: str | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """The server restarts."""
+
+    prune: bool = False
+    when: Literal["before", "after"] = "after"
+
+
+Deed = (
+    Status
+    | Refuse
+    | Reset
+    | Cut
+    | Stall
+    | ErrorThenSuccess
+    | TruncateJson
+    | DiskFull
+    | VanishBlob
+    | ChangeModel
+    | Restart
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens to one call. Without a deed it is served, only late or slowly."""
+
+    deed: Deed | None = None
+    latency_s: float = 0.0
+    bandwidth_bytes_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matcher:
+    """Which calls a rule counts; an empty field matches all."""
+
+    endpoint: str = "any"
+    method: str = ""
+    model: str = ""
+    digest: str = ""
+
+    def matches(self, call: Call) -> bool:
+        return (
+            self.endpoint in ("any", call.endpoint)
+            and self.method in ("", call.method)
+            and (not self.model or any(_same_model(self.model, name) for name in call.models))
+            and _bare_digest(call.digest).startswith(_bare_digest(self.digest))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A line of the script. `calls` are ranges of matching calls, first and last (None: no end)."""
+
+    on: Matcher
+    fault: Fault
+    calls: tuple[tuple[int, int | None], ...] = ()
+    share: float = 1.0
+    seed: int = 0
+    times: int | None = None
+
+    def wants(self, number: int, place: int) -> bool:
+        """Whether this rule, the `place`-th of its script, fires at its `number`-th matching call (from 1)."""
+        if self.calls and not any(first <= number <= (last or number) for first, last in self.calls):
+            return False
+        return self.share >= 1 or Choice("fault").branch(self.seed, place, number).share() < self.share
+
+
+@dataclass
+class FaultScript:
+    """Rules, and how many calls each has seen and hit so far: the only state that faults have."""
+
+    rules: Sequence[Rule]
+    seen: list[int] = field(default_factory=list)
+    hits: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.seen = self.seen or [0] * len(self.rules)
+        self.hits = self.hits or [0] * len(self.rules)
+
+    def decide(self, call: Call) -> Fault | None:
+        """Count the call, and say what happens to it; None: nothing out of the ordinary."""
+        winner: Rule | None = None
+        for place, rule in enumerate(self.rules):
+            if not rule.on.matches(call):
+                continue
+            self.seen[place] += 1
+            left = rule.times is None or self.hits[place] < rule.times
+            if winner is None and left and rule.wants(self.seen[place], place):
+                self.hits[place] += 1
+                winner = rule
+        return winner.fault if winner else None
+
+
+def load_faults(path: Path) -> FaultScript:
+    """The script in a file; ManifestError with every problem and its place, OSError when it cannot be read."""
+    return parse_faults(path.read_bytes(), str(path))
+
+
+def parse_faults(text: str | bytes, path: str = "faults.yaml") -> FaultScript:
+    """The script in a text; ManifestError with every problem and its place."""
+    document = parse_document(text.encode() if isinstance(text, str) else text, path)
+    root, problems = document.root, list(document.problems)
+    if root is None:
+        raise ManifestError(problems)
+    if isinstance(root, Items):  # the bare list of rules
+        root = Table(root.place, {"faults": root})
+    plain = to_plain(root)
+    problems += [_problem_of(error, root, path) for error in _validator().iter_errors(plain)]
+    if problems:
+        raise ManifestError(problems)
+    assert isinstance(plain, dict)
+    rules, values = [], _nodes(root, "faults")
+    for node, rule in zip(values, plain["faults"], strict=True):
+        try:
+            rules.append(_rule_of(rule))
+        except InvalidValue as error:
+            problems.append(_problem_at(node, path, str(error), error.hint))
+    if problems:
+        raise ManifestError(problems)
+    return FaultScript(tuple(rules))
+
+
+# --- text to values -------------------------------------------------------------------------------------------------
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    schema = resources.files("ollamaops.sandbox").joinpath("faults.schema.json").read_text("utf-8")
+    return Draft202012Validator(json.loads(schema))
+
+
+def _problem_of(error: ValidationError, root: Node, path: str) -> Problem:
+    deepest = best_match([error]) or error
+    node: Node = root
+    for step in deepest.absolute_path:
+        inner = node.nodes[step] if isinstance(node, Items) and isinstance(step, int) else None
+        node = (node.get(str(step)) if isinstance(node, Table) else inner) or node
+    where = ".".join(map(str, deepest.absolute_path)) or "faults"
+    schema: object = deepest.schema
+    hint = schema.get("description") if isinstance(schema, Mapping) else None
+    return _problem_at(node, path, f"{where}: {deepest.message}", str(hint) if hint else None)
+
+
+def _problem_at(node: Node, path: str, message: str, hint: str | None) -> Problem:
+    return Problem(path, node.place.line, node.place.column, message, hint)
+
+
+def _nodes(root: Node, key: str) -> tuple[Node, ...]:
+    inner = root.get(key) if isinstance(root, Table) else None
+    return inner.nodes if isinstance(inner, Items) else ()
+
+
+def _rule_of(rule: Mapping[str, object]) -> Rule:
+    """A rule that the schema allows; InvalidValue for what the schema cannot see."""
+    on, do = _mapping(rule.get("on")), _mapping(rule.get("do"))
+    share, times = rule.get("share"), rule.get("times")
+    return Rule(
+        on=Matcher(**{key: str(value) for key, value in on.items()}),
+        fault=_fault_of(do),
+        calls=tuple(_ranges(rule.get("call"))),
+        share=share if isinstance(share, (int, float)) else 1.0,
+        seed=_whole(rule.get("seed"), 0),
+        times=times if isinstance(times, int) else None,
+    )
+
+
+def _ranges(call: object) -> Iterator[tuple[int, int | None]]:
+    for item in call if isinstance(call, list) else [] if call is None else [call]:
+        first, dots, last = str(item).partition("..")
+        yield int(first), int(last) if last else None if dots else int(first)
+
+
+def _fault_of(do: Mapping[str, object]) -> Fault:
+    deeds = [key for key in do if key not in _BESIDES]
+    if len(deeds) > 1:
+        raise InvalidValue(f"{' and '.join(deeds)} cannot happen to one call", hint="write one rule for each")
+    alone = [key for key in _OF_STATUS if key in do and "status" not in do]
+    if alone:
+        raise InvalidValue(f"{alone[0]} needs a status", hint="write status: 503 beside it")
+    bandwidth = do.get("bandwidth")
+    return Fault(
+        deed=_deed_of(deeds[0], do) if deeds else None,
+        latency_s=_seconds(do.get("latency", 0)),
+        bandwidth_bytes_per_s=None if bandwidth is None else parse_size(str(bandwidth).removesuffix("/s")),
+    )
+
+
+def _deed_of(key: str, do: Mapping[str, object]) -> Deed:
+    value = do[key]
+    inside = _mapping(value)
+    match key:
+        case "status":
+            return _status_of(do)
+        case "refuse":
+            return Refuse(REFUSE_S if value is True else _seconds(value))
+        case "reset":
+            return Reset("during" if value == "during" else "after" if value == "after" else "before")
+        case "cut":
+            return Cut(_cut_of(value))
+        case "stall":
+            after = inside.get("after")
+            return Stall(
+                with_progress=inside.get("with_progress") is True,
+                for_s=_seconds(inside["for"]) if "for" in inside else None,
+                after_lines=after if isinstance(after, int) else None,
+            )
+        case "error_then_success":
+            return ErrorThenSuccess(str(value))
+        case "truncate_json":
+            return TruncateJson()
+        case "disk_full":
+            return DiskFull()
+        case "vanish_blob":
+            return VanishBlob()
+        case "change_model":
+            return _change_of(inside)
+        case _:
+            return Restart(
+                prune=inside.get("prune") is True,
+                when="before" if inside.get("when") == "before" else "after",
+            )
+
+
+def _status_of(do: Mapping[str, object]) -> Status:
+    retry_after, body = do.get("retry_after"), do.get("body")
+    return Status(
+        status=_whole(do.get("status"), 500),
+        retry_after=None if retry_after is None else str(retry_after),
+        body=None if body is None else str(body),
+        html=do.get("html") is True,
+    )
+
+
+def _cut_of(value: object) -> Literal["looks-complete", "mid-line"] | int:
+    if isinstance(value, int):
+        return value
+    text = str(value)
+    if text[:1].isdigit():
+        return int(text.split()[0])
+    return "mid-line" if text == "mid-line" else "looks-complete"
+
+
+def _change_of(inside: Mapping[str, object]) -> ChangeModel:
+    texts = {key: str(inside[key]) if key in inside else None for key in ("copy_from", "system", "template")}
+    return ChangeModel(
+        model=str(inside["model"]),
+        delete=inside.get("delete") is True,
+        parameters=_mapping(inside.get("parameters")),
+        **texts,
+    )
+
+
+def _seconds(value: object) -> float:
+    return parse_duration(value) if isinstance(value, (str, int, float)) else 0.0
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) else otherwise
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _same_model(pattern: str, name: str) -> bool:
+    """Whether the glob fits the name, with or without `:latest`, whatever the case."""
+    wanted, given = pattern.casefold(), name.casefold()
+    forms = (given, given.removesuffix(":latest"), f"{given}:latest")
+    return any(fnmatch.fnmatchcase(form, wanted) for form in forms)
+
+
+def _bare_digest(digest: str) -> str:
+    return digest.lower().removeprefix("sha256:").removeprefix("sha256-")

@@ -1,0 +1,252 @@
+"""Uploaded files → the layers that a new model starts from: GGUF files, safetensors directories, adapters.
+
+Decides what kind of file each is, which lines its import prints, and what is stored for it. Quantizing and
+llama-quantize's copy are done here too, because they replace the layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ollamaops.sandbox import layers as kinds
+from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.convert import Conversion, UnsupportedModel, convert_adapter, convert_model
+from ollamaops.sandbox.gguf_file import ALIGNMENT, BadGGUF, Header, is_gguf, read_header
+from ollamaops.sandbox.gguf_rewrite import (
+    copy_weights,
+    file_type_name,
+    is_rewritten,
+    plan_copy,
+    plan_quantized,
+)
+from ollamaops.sandbox.golang import json_line
+from ollamaops.sandbox.layers import Layer, existing_layer, layer_status, new_layer
+from ollamaops.sandbox.store import InvalidDigest, Store
+from ollamaops.sandbox.templates import recognize
+from ollamaops.sandbox.work import Line, bad_request, failure, line, os_failure
+
+_PSEUDO_DIGEST = "0000000000000000000"
+_NO_VALIDATION = "failed to validate GGUF with llama-quantize without compatibility patches: "
+_SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer of a model to be, with its GGUF header if it holds weights. `is_upload`: it came as a file."""
+
+    layer: Layer
+    header: Header | None = None
+    is_upload: bool = False
+
+
+Parts = Generator[Line, None, list[Part]]
+
+
+def import_files(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+    """The layers made from `files` (name → digest) of a create request."""
+    kind = detect_kind(store, files)
+    if kind == "safetensors":
+        return (yield from _import_safetensors(store, behaviour, files))
+    if kind != "gguf":
+        raise bad_request("unknown type")
+    parts: list[Part] = []
+    for name in sorted(files):
+        parts += yield from import_gguf(store, behaviour, files[name], name)
+    return parts
+
+
+def import_adapters(
+    store: Store, behaviour: Behaviour, files: Mapping[str, str], base: Sequence[Part]
+) -> Parts:
+    """The adapter layers made from `files`; every error is the request's fault here."""
+    kind = detect_kind(store, files)
+    if kind == "safetensors":
+        yield line("converting adapter")
+        architecture = next((part.header.architecture for part in base if part.header), "")
+        return [_converted(store, lambda: convert_adapter(_paths(store, files), architecture), kinds.ADAPTER)]
+    if kind != "gguf":
+        raise bad_request("unknown type")
+    if len(files) > 1:
+        raise bad_request("only one adapter is currently supported")
+    (name, digest), *_ = files.items()
+    return (yield from import_gguf(store, behaviour, digest, name))
+
+
+def detect_kind(store: Store, files: Mapping[str, str]) -> str:
+    """`safetensors`, `gguf` or nothing, by the names of the files, else by what they begin with."""
+    for name, digest in sorted(files.items()):
+        if name.endswith(".safetensors"):
+            return "safetensors"
+        if name.endswith(".gguf"):
+            return "gguf"
+        try:
+            with store.blob_path(digest).open("rb") as stream:
+                if is_gguf(stream.read(4)):
+                    return "gguf"
+        except (OSError, InvalidDigest):
+            return ""
+    return ""
+
+
+def import_gguf(store: Store, behaviour: Behaviour, digest: str, name: str) -> Parts:
+    """The layer of one uploaded GGUF file, and those of the chat template that it carries."""
+    yield line("parsing GGUF")
+    header = open_gguf(store, digest)
+    part = gguf_part(store, behaviour, digest, name, header)
+    return [part, *template_parts(store, header, old=behaviour.old_chatml)]
+
+
+def open_gguf(store: Store, digest: str) -> Header:
+    """The header of an uploaded file. Refusal in the server's words when it cannot be had."""
+    path = _blob(store, digest)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(512)
+        if not is_gguf(start):
+            raise bad_request("supplied file was not in GGUF format")
+        return read_header(path)
+    except IsADirectoryError as error:
+        raise os_failure(error, "read") from error
+    except OSError as error:
+        raise os_failure(error) from error
+    except BadGGUF as error:
+        raise failure(str(error)) from error
+
+
+def gguf_part(store: Store, behaviour: Behaviour, digest: str, name: str, header: Header) -> Part:
+    """An uploaded GGUF file as a layer: the file itself, if nothing follows its last tensor."""
+    media_type = _media_type(header, behaviour)
+    path = _blob(store, digest)
+    try:
+        if path.stat().st_size <= header.end:
+            origin = {"none": "", "blob path": str(path), "file name": name}[behaviour.file_origin]
+            return Part(existing_layer(store, digest, media_type, origin), header, is_upload=True)
+    except OSError as error:
+        raise os_failure(error) from error
+    raise failure("invalid file magic")
+
+
+def _media_type(header: Header, behaviour: Behaviour) -> str:
+    has_vision = f"{header.architecture}.vision.block_count" in header.fields
+    has_text = f"{header.architecture}.block_count" in header.fields
+    if behaviour.adapters_by_metadata and header.kind == "adapter":
+        return kinds.ADAPTER
+    if header.kind in {"projector", "mmproj"} or header.architecture == "clip" or (has_vision and not has_text):
+        return kinds.PROJECTOR
+    return kinds.MODEL
+
+
+def template_parts(store: Store, header: Header, *, old: bool) -> list[Part]:
+    """The layers of the built-in template that is recognized in the file's own."""
+    jinja = header.text("tokenizer.chat_template")
+    template = recognize(jinja, old=old) if jinja else None
+    if template is None:
+        return []
+    layer = new_layer(store, template.text.encode(), kinds.TEMPLATE)
+    parts = [Part(replace(layer, status=f"using autodetected template {template.name}"))]
+    if template.stop:
+        parameters = json_line({"stop": list(template.stop)})
+        parts.append(Part(new_layer(store, parameters, kinds.PARAMS)))
+    return parts
+
+
+def _blob(store: Store, digest: str) -> Path:
+    try:
+        return store.blob_path(digest)
+    except InvalidDigest as error:
+        raise failure(str(error)) from error
+
+
+def _paths(store: Store, files: Mapping[str, str]) -> dict[str, Path]:
+    return {name: _blob(store, digest) for name, digest in files.items()}
+
+
+def _import_safetensors(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+    yield line("converting model")
+    part = convert_files(store, behaviour, _paths(store, files))
+    header = part.header
+    return [part, *(template_parts(store, header, old=behaviour.old_chatml) if header else ())]
+
+
+def convert_files(store: Store, behaviour: Behaviour, files: Mapping[str, Path]) -> Part:
+    """The weights made from the files of a safetensors directory. Refusal."""
+    return _converted(store, lambda: convert_model(files, behaviour), kinds.MODEL)
+
+
+def _converted(store: Store, convert: Callable[[], Conversion], media_type: str) -> Part:
+    """The GGUF file that a conversion makes, as a layer."""
+    try:
+        conversion = convert()
+        with store.begin_upload() as upload:
+            conversion.write(upload.write)
+            digest, is_new = upload.finish()
+    except UnsupportedModel as error:
+        raise (bad_request if media_type == kinds.ADAPTER else failure)(str(error)) from error
+    except OSError as error:
+        raise os_failure(error) from error
+    return Part(_stored(store, digest, media_type, is_new=is_new), conversion.header, is_upload=True)
+
+
+def _stored(store: Store, digest: str, media_type: str, *, is_new: bool) -> Layer:
+    return Layer(media_type, digest, store.blob_size(digest), status=layer_status(digest, is_new=is_new))
+
+
+def finish_weights(
+    store: Store, behaviour: Behaviour, part: Part, quantization: str
+) -> Generator[Line, None, Part]:
+    """The part as it is stored: quantized if asked, copied by llama-quantize if it is an upload (≥ 0.30)."""
+    header = part.header
+    if header is None or part.layer.media_type != kinds.MODEL:
+        return part
+    if quantization:
+        wanted, have = _wanted_type(behaviour, quantization), file_type_name(header)
+        if have not in behaviour.quantize_sources:
+            raise failure(behaviour.quantize_source_error)
+        if wanted != have:
+            return (yield from _quantize(store, behaviour, part, header, wanted))
+    if not (behaviour.rewrites_gguf and part.is_upload and is_rewritten(header)):
+        return part
+    if header.end > part.layer.size + ALIGNMENT:
+        raise failure(f"{_NO_VALIDATION}tensor data is not within the file bounds")
+    yield line("verifying conversion")
+    return _rewritten(store, part, plan_copy(header))
+
+
+def _wanted_type(behaviour: Behaviour, quantization: str) -> str:
+    wanted = quantization.upper()
+    if wanted == "Q4_K" and "Q4_0" not in behaviour.quantize_types:
+        wanted = "Q4_K_M"
+    if wanted not in behaviour.quantize_types:
+        raise failure(behaviour.quantize_unknown.format(wanted))
+    return wanted
+
+
+def _quantize(
+    store: Store, behaviour: Behaviour, part: Part, header: Header, wanted: str
+) -> Generator[Line, None, Part]:
+    by_go = behaviour.quantizer == "go"
+    new = plan_quantized(header, wanted, by_go=by_go, skips_v=behaviour.quantize_skips_v)
+    status = f"quantizing {file_type_name(header)} model to {wanted}"
+    if behaviour.quantize_reports == "line":
+        yield line(status)
+    if behaviour.quantize_reports == "progress":
+        for done in (1, 2):
+            yield line(status, digest=_PSEUDO_DIGEST, total=part.layer.size, completed=part.layer.size * done // 2)
+    if behaviour.verifies_quantized:
+        yield line("verifying conversion")
+    return _rewritten(store, part, new)
+
+
+def _rewritten(store: Store, part: Part, new: Header) -> Part:
+    assert part.header is not None  # noqa: S101  # only weights are rewritten
+    try:
+        with store.begin_upload() as upload:
+            copy_weights([(store.blob_path(part.layer.digest), part.header)], new, upload.write)
+            digest, is_new = upload.finish()
+    except OSError as error:
+        raise os_failure(error) from error
+    layer = _stored(store, digest, part.layer.media_type, is_new=is_new)
+    return Part(layer, read_header(store.blob_path(digest)), is_upload=part.is_upload)

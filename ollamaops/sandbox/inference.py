@@ -1,0 +1,421 @@
+"""Pretend inference: a typed request and a model's facts → the answer that Ollama would send, or its refusal.
+
+Decides statuses, keys, token counts and order of checks; voice.py decides the words, embedding.py the numbers. No
+network, no clock, no chance: the caller passes `created_at`, durations follow from counts (100 tokens a second), and
+equal requests to equal weights get equal answers. Finding the model, its 404 and the runner's life are the server's:
+it reads the request (`read_generate` …), finds the model, asks here, does what `Answer.runner` says, and sends
+`Answer.chunks` as lines or as one document.
+
+The fact one would miss: an empty prompt is not an error but "load", and with `keep_alive` 0 "unload".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ollamaops.sandbox.choice import Choice
+from ollamaops.sandbox.embedding import embed_text, normalized
+from ollamaops.sandbox.inference_requests import (
+    NEWEST_RULES,
+    ChatMessage,
+    ChatRequest,
+    EmbeddingsRequest,
+    EmbedRequest,
+    GenerateRequest,
+    InferenceRules,
+    Refusal,
+)
+from ollamaops.sandbox.jsonschema_words import UnsatisfiableSchema
+from ollamaops.sandbox.keep_alive import is_unload
+from ollamaops.sandbox.options import integer_option, option_problem, stop_sequences
+from ollamaops.sandbox.tokens import detokenize, split_tokens, tokenize
+from ollamaops.sandbox.voice import ToolCall, Turn, call_tool, speak, speak_by_schema, speak_json, think_about
+
+LOAD_NS = 1_000_000
+PROMPT_TOKEN_NS = 100_000
+TOKEN_NS = 10_000_000
+_DEFAULT_CONTEXT = 4096
+_SAMPLING = ("seed", "temperature", "top_k", "top_p", "min_p")
+_NO_VISION = {
+    "code": 400,
+    "message": "Multimodal data provided, but model does not support multimodal requests.",
+    "type": "invalid_request_error",
+}
+_NO_EMBEDDING = {
+    "code": 501,
+    "message": "This server does not support embeddings. Start it with `--embeddings`",
+    "type": "not_supported_error",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretendModel:
+    """What inference needs to know of a stored model.
+
+    `capabilities` are those of the model itself (completion, embedding, tools, insert, vision, thinking), also for
+    server versions that do not show them. `weights` is the model layer's digest: equal weights speak alike.
+    """
+
+    full_name: str
+    capabilities: frozenset[str] = frozenset({"completion"})
+    weights: str = ""
+    context_length: int = _DEFAULT_CONTEXT
+    embedding_length: int = 384
+    template: str = ""
+    system: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    messages: tuple[ChatMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 200: the JSON objects to send, as NDJSON lines when `streamed`, else the only one as a document.
+
+    `runner` says what becomes of the runner: loaded (or kept) for `keep_alive_s` more seconds after the answer
+    (None: the server's default; infinity: for ever), unloaded, or untouched.
+    """
+
+    chunks: tuple[dict[str, object], ...]
+    streamed: bool
+    runner: Literal["load", "unload", "untouched"]
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One generated token: thinking or content, or a tool call as a whole."""
+
+    text: str = ""
+    thinking: bool = False
+    tool_call: ToolCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Speech:
+    """A finished generation."""
+
+    pieces: tuple[_Piece, ...]
+    done_reason: str
+    prompt_tokens: int
+
+    @property
+    def content(self) -> str:
+        return "".join(piece.text for piece in self.pieces if not piece.thinking)
+
+    @property
+    def thinking(self) -> str:
+        return "".join(piece.text for piece in self.pieces if piece.thinking)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(piece.tool_call for piece in self.pieces if piece.tool_call)
+
+
+def generate(
+    request: GenerateRequest, model: PretendModel, *, created_at: str, rules: InferenceRules = NEWEST_RULES
+) -> Answer:
+    """The answer of POST /api/generate; raises Refusal."""
+    head = {"model": request.model, "created_at": created_at}
+    if not request.prompt and _asks_unload(request.keep_alive_s, rules):
+        return _runner_answer({**head, "response": ""}, "unload", request.keep_alive_s)
+    if request.raw and (request.template or request.system or request.context):
+        raise Refusal(400, "raw mode does not support template, system, or context")
+    think = _wanted_thinking(request.model, request.think, model, rules)
+    options = _checked(
+        request.model, request.options, model, ["insert"] if request.suffix else [], "generate", rules
+    )
+    if not request.prompt:
+        return _runner_answer({**head, "response": ""}, "load", request.keep_alive_s)
+    turns = _generate_turns(request, model)
+    prompt = "\n".join(turn.content for turn in turns)
+    _check_images(request.images, model, rules)
+    choice = _choice(model, turns, options, (request.suffix, request.template, request.raw, request.format))
+    speech = _generate_speech(turns, (), request.format, think, options, choice)
+    tail: dict[str, object] = {} if request.raw else {"context": tokenize(f"{prompt}\n{speech.content}\n")}
+    last = {
+        **head,
+        "response": "",
+        "done": True,
+        "done_reason": speech.done_reason,
+        **tail,
+        **_metrics(speech),
+    }
+    chunks = _generate_chunks(head, speech) if request.stream else ()
+    said = {} if request.stream else _said("response", speech)
+    return Answer((*chunks, {**last, **said}), request.stream, "load", request.keep_alive_s)
+
+
+def chat(
+    request: ChatRequest, model: PretendModel, *, created_at: str, rules: InferenceRules = NEWEST_RULES
+) -> Answer:
+    """The answer of POST /api/chat; raises Refusal."""
+    head = {"model": request.model, "created_at": created_at}
+    silent = {**head, "message": {"role": "assistant", "content": ""}}
+    if not request.messages and _asks_unload(request.keep_alive_s, rules):
+        return _runner_answer(silent, "unload", request.keep_alive_s)
+    think = _wanted_thinking(request.model, request.think, model, rules)
+    options = _checked(
+        request.model, request.options, model, ["tools"] if request.tools else [], "chat", rules
+    )
+    if not request.messages:
+        return _runner_answer(silent, "load", request.keep_alive_s)
+    turns = _chat_turns(request, model)
+    _check_images([image for message in request.messages for image in message.images], model, rules)
+    choice = _choice(model, turns, options, (request.tools, request.format))
+    speech = _generate_speech(turns, request.tools, request.format, think, options, choice)
+    chunks = _chat_chunks(head, speech, choice, rules) if request.stream else ()
+    message: dict[str, object] = {"role": "assistant", "content": ""}
+    if not request.stream:
+        message |= _said("content", speech) | _called(speech, choice, rules)
+    last = {**head, "message": message, "done": True, "done_reason": speech.done_reason, **_metrics(speech)}
+    return Answer((*chunks, last), request.stream, "load", request.keep_alive_s)
+
+
+def embed(request: EmbedRequest, model: PretendModel, *, rules: InferenceRules = NEWEST_RULES) -> Answer:
+    """The answer of POST /api/embed; raises Refusal."""
+    if not request.inputs and not rules.empty_embed:
+        return Answer(({"model": request.model, "embeddings": []},), False, "untouched")
+    options = _options(request.options, model)
+    if not request.inputs:
+        return Answer(({"model": request.model, "embeddings": []},), False, "load", request.keep_alive_s)
+    _check_embedding(model, rules, 501)
+    limit = min(integer_option(options, "num_ctx", model.context_length), model.context_length)
+    texts = [_fitted(text, limit, truncate=request.truncate) for text in request.inputs]
+    count = sum(len(tokens) for tokens in texts)
+    document: dict[str, object] = {
+        "model": request.model,
+        "embeddings": [_vector("".join(tokens), model, request.dimensions) for tokens in texts],
+        "total_duration": LOAD_NS + count * PROMPT_TOKEN_NS,
+        "load_duration": LOAD_NS,
+        "prompt_eval_count": count,
+    }
+    return Answer((document,), False, "load", request.keep_alive_s)
+
+
+def embeddings(
+    request: EmbeddingsRequest, model: PretendModel, *, rules: InferenceRules = NEWEST_RULES
+) -> Answer:
+    """The answer of POST /api/embeddings, the older form; raises Refusal."""
+    _options(request.options, model)
+    if not request.prompt:
+        return Answer(({"embedding": []},), False, "load", request.keep_alive_s)
+    _check_embedding(model, rules, 500)
+    tokens = _fitted(request.prompt, model.context_length, truncate=True)
+    return Answer(({"embedding": _vector("".join(tokens), model, 0)},), False, "load", request.keep_alive_s)
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+def _asks_unload(keep_alive_s: float | None, rules: InferenceRules) -> bool:
+    return rules.unload_without_loading and is_unload(keep_alive_s, fractions=rules.fractional_keep_alive)
+
+
+def _wanted_thinking(name: str, think: bool | str | None, model: PretendModel, rules: InferenceRules) -> bool:
+    """Whether the answer shows its thinking; a model that can think does so unless told not to."""
+    if not rules.thinking:
+        return False
+    if "thinking" in model.capabilities:
+        return think is not False
+    if think:
+        raise Refusal(400, f'"{name}" does not support thinking')
+    return False
+
+
+def _checked(
+    name: str,
+    options: Mapping[str, object] | None,
+    model: PretendModel,
+    wanted: Sequence[str],
+    verb: str,
+    rules: InferenceRules,
+) -> Mapping[str, object]:
+    """The model's and the request's options as one; Refusal for a capability or option that does not fit."""
+    if "completion" not in model.capabilities:
+        raise Refusal(400, f'"{name}" does not support {verb}')
+    missing = [capability for capability in wanted if capability not in model.capabilities]
+    if missing:
+        shown = model.full_name if rules.full_name_in_refusals else name
+        raise Refusal(400, f"{shown} does not support {missing[0]}")
+    return _options(options, model)
+
+
+def _options(options: Mapping[str, object] | None, model: PretendModel) -> Mapping[str, object]:
+    merged = {**model.parameters, **(options or {})}
+    if problem := option_problem(merged):
+        raise Refusal(500, problem)
+    return merged
+
+
+def _check_images(images: Sequence[bytes], model: PretendModel, rules: InferenceRules) -> None:
+    if images and rules.strict_modalities and "vision" not in model.capabilities:
+        raise Refusal(400, _runner_error(_NO_VISION), late=True)
+
+
+def _check_embedding(model: PretendModel, rules: InferenceRules, status: int) -> None:
+    if rules.strict_modalities and "embedding" not in model.capabilities:
+        raise Refusal(status, _runner_error(_NO_EMBEDDING))
+
+
+def _runner_error(error: Mapping[str, object]) -> str:
+    """The runner's own JSON, which newer servers hand on as the text of theirs."""
+    return json.dumps({"error": error}, separators=(",", ":"))
+
+
+# --- what the model reads and says ----------------------------------------------------------------------------------
+
+
+def _generate_turns(request: GenerateRequest, model: PretendModel) -> tuple[Turn, ...]:
+    asked = Turn("user", request.prompt, len(request.images))
+    if request.raw:
+        return (asked,)
+    system = request.system or model.system
+    before = [Turn("system", system)] if system else []
+    if request.context is not None:
+        return (*before, Turn("context", detokenize(request.context)), asked)
+    return (*before, *map(_turn, model.messages), asked)
+
+
+def _chat_turns(request: ChatRequest, model: PretendModel) -> tuple[Turn, ...]:
+    turns = tuple(map(_turn, (*model.messages, *request.messages)))
+    if model.system and request.messages[0].role != "system":
+        return (Turn("system", model.system), *turns)
+    return turns
+
+
+def _turn(message: ChatMessage) -> Turn:
+    return Turn(message.role, message.content, len(message.images), message.tool_name)
+
+
+def _choice(
+    model: PretendModel, turns: Sequence[Turn], options: Mapping[str, object], further: Sequence[object]
+) -> Choice:
+    """The lots of this conversation. At temperature 0 the seed does not matter, as with real samplers."""
+    greedy = options.get("temperature") == 0
+    sampling = [] if greedy else [(name, options.get(name)) for name in _SAMPLING]
+    told = [(turn.role, turn.content, turn.images) for turn in turns]
+    key = json.dumps([model.weights, model.template, told, sampling, further], default=repr, sort_keys=True)
+    return Choice(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
+
+
+def _generate_speech(
+    turns: Sequence[Turn],
+    tools: Sequence[Mapping[str, object]],
+    wanted_format: object,
+    think: bool,
+    options: Mapping[str, object],
+    choice: Choice,
+) -> _Speech:
+    """Everything the model says, cut by stop sequences and by num_predict."""
+    pieces = _text_pieces(think_about(turns, choice.branch("think")), thinking=True) if think else []
+    call = call_tool(turns, tools, choice.branch("tool"))
+    stopped = False
+    if call is not None:
+        pieces.append(_Piece(tool_call=call))
+    else:
+        content = _cut_at_stop(_content(turns, wanted_format, choice.branch("say")), stop_sequences(options))
+        pieces += _text_pieces(content, thinking=False)
+    most = integer_option(options, "num_predict", -1)
+    stopped = 0 < most < len(pieces)
+    prompt_tokens = sum(len(split_tokens(turn.content)) for turn in turns)
+    return _Speech(
+        tuple(pieces[:most] if stopped else pieces), "length" if stopped else "stop", prompt_tokens
+    )
+
+
+def _text_pieces(text: str, *, thinking: bool) -> list[_Piece]:
+    return [_Piece(token, thinking) for token in split_tokens(text)]
+
+
+def _content(turns: Sequence[Turn], wanted_format: object, choice: Choice) -> str:
+    if wanted_format is None:
+        return speak(turns, choice)
+    if wanted_format == "json":
+        return json.dumps(speak_json(turns, choice), ensure_ascii=False)
+    if not isinstance(wanted_format, Mapping):
+        shown = json.dumps(json.dumps(wanted_format))
+        raise Refusal(
+            500, f'invalid format: {shown}; expected "json" or a valid JSON Schema object', late=True
+        )
+    try:
+        return json.dumps(speak_by_schema(turns, wanted_format, choice), ensure_ascii=False)
+    except UnsatisfiableSchema as error:
+        raise Refusal(500, "invalid JSON schema in format", late=True) from error
+
+
+def _cut_at_stop(text: str, stops: Iterable[str]) -> str:
+    places = [place for place in map(text.find, stops) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+# --- how it is answered ---------------------------------------------------------------------------------------------
+
+
+def _runner_answer(
+    silent: Mapping[str, object], reason: Literal["load", "unload"], keep_alive_s: float | None
+) -> Answer:
+    """The answer to an empty prompt: never a stream."""
+    return Answer(({**silent, "done": True, "done_reason": reason},), False, reason, keep_alive_s)
+
+
+def _generate_chunks(head: Mapping[str, object], speech: _Speech) -> Iterator[dict[str, object]]:
+    for piece in speech.pieces:
+        said = {"response": "", "thinking": piece.text} if piece.thinking else {"response": piece.text}
+        yield {**head, **said, "done": False}
+
+
+def _chat_chunks(
+    head: Mapping[str, object], speech: _Speech, choice: Choice, rules: InferenceRules
+) -> Iterator[dict[str, object]]:
+    for piece in speech.pieces:
+        alone = _Speech((piece,), "", 0)
+        said = _said("content", alone) | _called(alone, choice, rules)
+        yield {**head, "message": {"role": "assistant", **said}, "done": False}
+
+
+def _said(key: str, speech: _Speech) -> dict[str, object]:
+    """The words under the endpoint's key; thinking only when there was some."""
+    thinking = {"thinking": speech.thinking} if speech.thinking else {}
+    return {key: speech.content, **thinking}
+
+
+def _called(speech: _Speech, choice: Choice, rules: InferenceRules) -> dict[str, object]:
+    calls = [_tool_call(call, choice, rules) for call in speech.tool_calls]
+    return {"tool_calls": calls} if calls else {}
+
+
+def _tool_call(call: ToolCall, choice: Choice, rules: InferenceRules) -> dict[str, object]:
+    function: dict[str, object] = {"name": call.name, "arguments": dict(call.arguments)}
+    if not rules.tool_call_ids:
+        return {"function": function}
+    number = choice.branch("call").below(36**8)
+    return {"id": f"call_{number:08x}", "function": {"index": 0, **function}}
+
+
+def _metrics(speech: _Speech) -> dict[str, object]:
+    prompt_ns, eval_ns = speech.prompt_tokens * PROMPT_TOKEN_NS, max(len(speech.pieces), 1) * TOKEN_NS
+    return {
+        "total_duration": LOAD_NS + prompt_ns + eval_ns,
+        "load_duration": LOAD_NS,
+        "prompt_eval_count": speech.prompt_tokens,
+        "prompt_eval_duration": prompt_ns,
+        "eval_count": max(len(speech.pieces), 1),
+        "eval_duration": eval_ns,
+    }
+
+
+def _fitted(text: str, limit: int, *, truncate: bool) -> list[str]:
+    """The tokens of a text, at most `limit`; Refusal 400 when it is longer and may not be truncated."""
+    tokens = split_tokens(text)
+    if len(tokens) > limit and not truncate:
+        raise Refusal(400, "input length exceeds maximum context length")
+    return tokens[:limit]
+
+
+def _vector(text: str, model: PretendModel, dimensions: int) -> list[float]:
+    vector = embed_text(text, model.embedding_length)
+    return normalized(vector[:dimensions]) if 0 < dimensions < len(vector) else vector

@@ -1,0 +1,141 @@
+"""generate, chat, embed and embeddings: find the model, let `inference` answer, keep the runner in step.
+
+Decides the 404s of models that are not there, which differ by endpoint and version; words and numbers are
+`inference`'s. Answers are computed whole and sent line by line where the client streams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from ollamaops.sandbox import inference
+from ollamaops.sandbox.gguf_file import BadGGUF
+from ollamaops.sandbox.golang import json_line, time_text
+from ollamaops.sandbox.inference import Answer, PretendModel
+from ollamaops.sandbox.inference_requests import (
+    Refusal,
+    read_chat,
+    read_embed,
+    read_embeddings,
+    read_generate,
+)
+from ollamaops.sandbox.layers import CorruptManifest
+from ollamaops.sandbox.library import NoSuchModel, StoredModel
+from ollamaops.sandbox.model_name import BothSuffixes, parse_name, strip_source
+from ollamaops.sandbox.options import integer_option
+from ollamaops.sandbox.requests import decode_body
+from ollamaops.sandbox.service import Service
+from ollamaops.sandbox.streams import NDJSON, answer
+from ollamaops.sandbox.work import bad_request
+
+Endpoint = Literal["generate", "chat", "embed", "embeddings"]
+_TRY_PULLING = 'model "{}" not found, try pulling it first'
+_NOT_REMOTE = "this server cannot run this remote model"
+_CLOUD_DISABLED = "ollama cloud is disabled: remote inference is unavailable"
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request that was read: for which model, and how to have it answered."""
+
+    model: str
+    ask: Callable[[PretendModel], Answer]
+    options: Mapping[str, object] | None
+    streams: bool = False
+
+
+async def infer(service: Service, endpoint: Endpoint, body: bytes) -> Response:
+    """The answer of one of the four endpoints. Refusal."""
+    question = _read(service, endpoint, decode_body(body))
+    try:
+        result = await run_in_threadpool(_ask, service, endpoint, question)
+    except Refusal as refusal:
+        if refusal.late and question.streams and not service.behaviour.errors_end_streams:
+            return _ndjson([{"error": refusal.text}])
+        raise
+    return _ndjson(result.chunks) if result.streamed else answer(result.chunks[-1])
+
+
+def _ndjson(chunks: Sequence[object]) -> Response:
+    return StreamingResponse(map(json_line, chunks), headers={"content-type": NDJSON})
+
+
+def _read(service: Service, endpoint: Endpoint, document: object) -> _Question:
+    rules, now = service.behaviour.inference, time_text(time.time_ns())
+    match endpoint:
+        case "generate":
+            wanted = read_generate(document, rules)
+            ask = partial(inference.generate, wanted, created_at=now, rules=rules)
+            return _Question(wanted.model, ask, wanted.options, wanted.stream)
+        case "chat":
+            talk = read_chat(document, rules)
+            return _Question(
+                talk.model, partial(inference.chat, talk, created_at=now, rules=rules), talk.options, talk.stream
+            )
+        case "embed":
+            texts = read_embed(document, rules)
+            return _Question(texts.model, partial(inference.embed, texts, rules=rules), texts.options)
+        case "embeddings":
+            text = read_embeddings(document, rules)
+            return _Question(text.model, partial(inference.embeddings, text, rules=rules), text.options)
+
+
+def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
+    model = _find(service, endpoint, question.model)
+    try:
+        facts = model.for_inference()
+    except FileNotFoundError as error:
+        raise _missing(service, endpoint, question.model) from error
+    except BadGGUF as error:
+        raise Refusal(500, f"unable to load model: {model.weights}") from error
+    result = question.ask(facts)
+    context_length = integer_option({**model.options, **(question.options or {})}, "num_ctx", 4096)
+    service.runners.apply(result, model, min(context_length, facts.context_length))
+    return result
+
+
+def _find(service: Service, endpoint: Endpoint, given: str) -> StoredModel:
+    behaviour, text = service.behaviour, given
+    if behaviour.source_suffixes:
+        try:
+            reference = strip_source(given)
+        except BothSuffixes as error:
+            raise bad_request(str(error)) from error
+        if reference.is_cloud:
+            raise Refusal(403, _CLOUD_DISABLED)
+        text = reference.name
+    name = parse_name(text)
+    if not name.is_valid:
+        raise _unqualified(service, endpoint, given)
+    try:
+        model = service.library.load(name if endpoint == "embeddings" else service.library.spelt(name))
+    except (NoSuchModel, FileNotFoundError) as error:
+        raise _missing(service, endpoint, given) from error
+    except CorruptManifest as error:
+        raise Refusal(500, str(error)) from error
+    if model.config.remote_host:
+        raise Refusal(403, _CLOUD_DISABLED) if behaviour.cloud_status_endpoint else bad_request(_NOT_REMOTE)
+    return model
+
+
+def _unqualified(service: Service, endpoint: Endpoint, given: str) -> Refusal:
+    """What a server says to a name that is none; it looks for the model only in the oldest."""
+    if given and service.behaviour.source_suffixes:
+        return bad_request("invalid model name")
+    if endpoint == "chat" and (not given or service.behaviour.names_fold_case):
+        return bad_request("model is required")
+    if not given and not service.behaviour.names_fold_case:
+        return bad_request("model is required")
+    return _missing(service, endpoint, given)
+
+
+def _missing(service: Service, endpoint: Endpoint, given: str) -> Refusal:
+    words = {"generate": service.behaviour.generate_missing, "chat": service.behaviour.chat_missing}
+    return Refusal(404, words.get(endpoint, _TRY_PULLING).format(given))

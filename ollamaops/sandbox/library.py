@@ -1,0 +1,217 @@
+"""Finding and loading stored models: a request's name → the manifest on disk → what the model is.
+
+Decides which spelling of a name is meant on this server version, and puts a model together from its layers.
+Leaves answers to the routes. Nothing is cached: what another writer changed is seen at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from ollamaops.sandbox import layers as kinds
+from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
+from ollamaops.sandbox.gotemplate import DEFAULT_TEMPLATE, template_variables
+from ollamaops.sandbox.inference import PretendModel
+from ollamaops.sandbox.inference_requests import read_message
+from ollamaops.sandbox.layers import Config, CorruptManifest, Manifest, parse_config, parse_manifest
+from ollamaops.sandbox.model_name import Name, adopt_spelling
+from ollamaops.sandbox.store import Store
+
+T = TypeVar("T")
+
+
+class NoSuchModel(LookupError):
+    """No manifest of that name, or no weights behind it."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model with everything its layers say."""
+
+    name: Name
+    manifest: Manifest
+    config: Config
+    modified_ns: int
+    weights: Path | None = None
+    weights_digest: str = ""
+    parent: str = ""
+    adapters: tuple[Path, ...] = ()
+    projectors: tuple[Path, ...] = ()
+    template: str = DEFAULT_TEMPLATE
+    system: str = ""
+    options: dict[str, object] = field(default_factory=dict)
+    messages: tuple[dict[str, object], ...] = ()
+    licenses: tuple[str, ...] = ()
+
+    def header(self) -> Header | None:
+        """The weights' GGUF header, None for somebody else's model. OSError (also without weights) or BadGGUF."""
+        if self.weights is None and not self.config.remote_model:
+            raise FileNotFoundError(2, "no weights", "")
+        return read_header(self.weights) if self.weights else None
+
+    def capabilities(self) -> list[str]:
+        """What the model can do, in the order in which servers list it."""
+        if self.config.remote_model:
+            return list(self.config.capabilities)
+        found = [*self._weights_capabilities(), *self._template_capabilities()]
+        if self.projectors:
+            found.append("vision")
+        return list(dict.fromkeys([*found, *self.config.capabilities]))
+
+    def _weights_capabilities(self) -> Iterator[str]:
+        try:
+            header = self.header()
+        except (OSError, BadGGUF):
+            return
+        if header:
+            prefix = header.architecture
+            yield "embedding" if f"{prefix}.pooling_type" in header.fields else "completion"
+            if f"{prefix}.vision.block_count" in header.fields:
+                yield "vision"
+
+    def _template_capabilities(self) -> Iterator[str]:
+        used = template_variables(self.template)
+        for variable, capability in (("tools", "tools"), ("suffix", "insert"), ("thinking", "thinking")):
+            if variable in used:
+                yield capability
+
+    def for_inference(self) -> PretendModel:
+        """The facts that pretend inference needs. OSError or BadGGUF when the weights cannot be read."""
+        header = self.header()
+        lengths = [header.of_architecture(key) if header else 0 for key in ("context_length", "embedding_length")]
+        return PretendModel(
+            full_name=self.name.full,
+            capabilities=frozenset(self.capabilities()),
+            weights=self.weights_digest,
+            context_length=lengths[0] or 4096,
+            embedding_length=lengths[1] or 384,
+            template=self.template,
+            system=self.system,
+            parameters=self.options,
+            messages=tuple(map(read_message, self.messages)),
+        )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What tags needs of a model: less than all its layers, so that a missing blob does not hide it."""
+
+    name: Name
+    manifest: Manifest
+    config: Config
+    modified_ns: int
+
+
+class Library:
+    """The models of one store, addressed as one server version addresses them."""
+
+    def __init__(self, store: Store, behaviour: Behaviour) -> None:
+        self.store, self.behaviour = store, behaviour
+
+    def spelt(self, name: Name) -> Name:
+        """The name as stored, if a stored one differs only in case (servers that fold case)."""
+        return adopt_spelling(name, self.store.names()) if self.behaviour.names_fold_case else name
+
+    def collides(self, name: Name) -> bool:
+        """Whether an old server refuses to make `name`, because another model differs from it only in case."""
+        if self.behaviour.names_fold_case:
+            return False
+        return any(other != name and other.folded == name.folded for other in self.store.names())
+
+    def manifest(self, name: Name) -> Manifest:
+        """The manifest of exactly that name. NoSuchModel or CorruptManifest."""
+        try:
+            return parse_manifest(self.store.read_manifest(name))
+        except OSError as error:
+            raise NoSuchModel(name.short) from error
+
+    def load(self, name: Name) -> StoredModel:
+        """The model of exactly that name. NoSuchModel, CorruptManifest or OSError (a blob is missing)."""
+        manifest = self.manifest(name)
+        parts = _Parts(self.store)
+        for layer in manifest.layers:
+            parts.add(layer)
+        return StoredModel(
+            name=name,
+            manifest=manifest,
+            config=self._config(manifest),
+            modified_ns=self.store.modified_ns(name),
+            weights=parts.weights,
+            weights_digest=parts.weights_digest,
+            parent=parts.parent,
+            adapters=tuple(parts.adapters),
+            projectors=tuple(parts.projectors),
+            template=parts.template,
+            system=parts.system,
+            options=parts.options,
+            messages=tuple(parts.messages),
+            licenses=tuple(parts.licenses),
+        )
+
+    def _config(self, manifest: Manifest) -> Config:
+        if not manifest.config.digest:
+            return Config()
+        return parse_config(self.store.read_blob(manifest.config.digest))
+
+    def listed(self) -> Iterator[Listed]:
+        """Every model that tags can list: those with a corrupt manifest or without a config are left out."""
+        for name in self.store.names():
+            try:
+                manifest = self.manifest(name)
+                yield Listed(name, manifest, self._config(manifest), self.store.modified_ns(name))
+            except (NoSuchModel, CorruptManifest, OSError):
+                continue
+
+
+class _Parts:
+    """A model's layers, put where they belong; of two with one meaning the later counts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.weights: Path | None = None
+        self.weights_digest = self.parent = self.system = ""
+        self.template = DEFAULT_TEMPLATE
+        self.adapters: list[Path] = []
+        self.projectors: list[Path] = []
+        self.licenses: list[str] = []
+        self.options: dict[str, object] = {}
+        self.messages: list[dict[str, object]] = []
+
+    def add(self, layer: kinds.Layer) -> None:
+        path = self._store.blob_path(layer.digest)
+        match layer.media_type:
+            case kinds.MODEL:
+                self.weights, self.weights_digest, self.parent = path, layer.digest, layer.origin
+            case kinds.ADAPTER:
+                self.adapters.append(path)
+            case kinds.PROJECTOR:
+                self.projectors.append(path)
+            case kinds.TEMPLATE:
+                self.template = self._text(path)
+            case kinds.SYSTEM:
+                self.system = self._text(path)
+            case kinds.LICENSE:
+                self.licenses.append(self._text(path))
+            case kinds.PARAMS:
+                self.options |= self._document(path, {})
+            case kinds.MESSAGES:
+                self.messages = self._document(path, [])
+            case _:
+                pass  # kinds of layers that this server does not know
+
+    def _text(self, path: Path) -> str:
+        return path.read_bytes().decode("utf-8", "replace")
+
+    def _document(self, path: Path, like: T) -> T:
+        try:
+            document = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise CorruptManifest(f"{path.name}: {error}") from error
+        if not isinstance(document, type(like)):
+            raise CorruptManifest(f"{path.name} holds no {type(like).__name__}")
+        return document

@@ -1,0 +1,198 @@
+"""Running the pretend server: in a thread of this process, or alone until a signal.
+
+Decides how it starts and stops: the socket is bound before the thread starts, so the URL is known at once; stopping
+closes every connection, finished or not, and leaves no thread behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ollamaops.sandbox.app import App
+from ollamaops.sandbox.behaviour import NEWEST, Behaviour, behaviour_for
+from ollamaops.sandbox.fault_injection import FaultInjector
+from ollamaops.sandbox.fault_transport import FaultProtocol
+from ollamaops.sandbox.service import Service
+from ollamaops.sandbox.store import Store
+
+_TICK_S = 1.0
+_STOP_S = 5.0
+Wrap = Callable[[App], ASGIApp]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but stopped by an event instead of looking every 100 ms."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        config = uvicorn.Config(
+            app,
+            http=FaultProtocol,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            ws="none",
+            loop="asyncio",
+        )
+        super().__init__(config)
+        if isinstance(app, FaultInjector):
+            app.attach(self)
+        self._asked_to_stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        while not self._asked_to_stop.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked_to_stop.wait(), _TICK_S)
+
+    def stop(self) -> None:
+        """Ask to stop; from the loop's own thread."""
+        self._asked_to_stop.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_STOP_S)
+        for opened in sockets or ():
+            opened.close()
+
+
+class Sandbox:
+    """A pretend Ollama server in a thread. A context manager; `start` and `stop` do the same by hand.
+
+    `store` is the folder of models (a temporary one if None), `as_version` the server to be, `port` 0 for any free
+    one. `faults` wraps the app, for scripts of things going wrong. `behaviour` overrides what the version says.
+    """
+
+    def __init__(
+        self,
+        store: Path | str | None = None,
+        *,
+        as_version: str = NEWEST,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: Wrap | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        self.version = as_version
+        self._behaviour = behaviour or behaviour_for(as_version)
+        self._folder = tempfile.TemporaryDirectory(prefix="ollamaops-sandbox-") if store is None else None
+        self._root = Path(self._folder.name if self._folder else str(store))
+        self._host, self._port, self._faults = host, port, faults
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: _Server | None = None
+        self.service = Service(Store(self._root), self._behaviour, as_version)
+
+    @property
+    def store(self) -> Store:
+        """The models on disk, and handles to spoil them."""
+        return self.service.store
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`; known once started."""
+        return f"http://{self._host}:{self._port}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return self._host, self._port
+
+    def start(self) -> Sandbox:
+        """Bind, prune the store as a starting server does, and serve. OSError when the port is taken."""
+        listener = _listener(self._host, self._port)
+        self._port = listener.getsockname()[1]
+        self.service = Service(self.store, self._behaviour, self.version)
+        self.service.start()
+        app = App(self.service)
+        started = threading.Event()
+        wrapped = self._faults(app) if self._faults else app
+        self._thread = threading.Thread(
+            target=self._run, args=(wrapped, listener, started), name="ollamaops-sandbox", daemon=True
+        )
+        self._thread.start()
+        started.wait()
+        return self
+
+    def _run(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
+        asyncio.run(self._serve(app, listener, started))
+
+    async def _serve(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
+        self._loop, self._server = asyncio.get_running_loop(), _Server(app)
+        started.set()
+        await self._server.serve(sockets=[listener])
+
+    def stop(self) -> None:
+        """Stop serving and wait for it. The store stays, unless it was temporary."""
+        self._halt()
+        if self._folder:
+            self._folder.cleanup()
+
+    def _halt(self) -> None:
+        if self._thread and self._loop and self._server:
+            self._loop.call_soon_threadsafe(self._server.stop)
+            self._thread.join()
+        self._thread = None
+
+    def restart(self) -> None:
+        """Stop and start at the same address, as after a crash: what was loaded is gone, the store is pruned."""
+        self._halt()
+        self.start()
+
+    def __enter__(self) -> Sandbox:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def run_forever(host: str, port: int, store: Path, as_version: str, faults: Wrap | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; one line with the URL on stdout when ready."""
+    asked = threading.Event()
+    with _signals(asked), Sandbox(store, as_version=as_version, host=host, port=port, faults=faults) as sandbox:
+        sys.stdout.write(f"{sandbox.url}\n")
+        sys.stdout.flush()
+        asked.wait()
+
+
+@contextlib.contextmanager
+def _signals(asked: threading.Event) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,175 @@
+"""The pretend server without HTTP: one method per management endpoint, over one store, as one version.
+
+Decides names, refusals and who does the work; bodies come in as bytes, answers go out as plain values. The routes in
+`app` only carry them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.create import Creator
+from ollamaops.sandbox.create_modelfile import ModelfileCreator
+from ollamaops.sandbox.gguf_file import BadGGUF
+from ollamaops.sandbox.inference_requests import Refusal
+from ollamaops.sandbox.layers import CorruptManifest
+from ollamaops.sandbox.library import Library, NoSuchModel, StoredModel
+from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
+from ollamaops.sandbox.requests import Fields, read_create, read_model_request
+from ollamaops.sandbox.runner import Runners
+from ollamaops.sandbox.show import list_models, show_model
+from ollamaops.sandbox.store import Store
+from ollamaops.sandbox.transfer import Transfer
+from ollamaops.sandbox.work import Work, bad_request, failure, os_failure
+
+_CLOUD_DISABLED = "ollama cloud is disabled: remote model details are unavailable"
+
+
+class Service:
+    """What the server does. Its methods may be called from any thread."""
+
+    def __init__(self, store: Store, behaviour: Behaviour, version: str) -> None:
+        self.store, self.behaviour, self.version = store, behaviour, version
+        self.library = Library(store, behaviour)
+        self.transfer = Transfer(self.library, version)
+        self.runners = Runners()
+        self._creator = Creator(self.library, self.transfer.pull_base)
+        self._modelfiles = ModelfileCreator(self._creator)
+
+    def start(self) -> None:
+        """What a server does when it starts: prune the store."""
+        self.store.prune(
+            self.behaviour.prune_grace_s, stop_at_corrupt=self.behaviour.corrupt_manifest_stops_prune
+        )
+
+    # -- models
+
+    def tags(self) -> list[dict[str, object]]:
+        """The `models` of /api/tags."""
+        return list_models(self.library)
+
+    def loaded(self) -> list[dict[str, object]]:
+        """The `models` of /api/ps."""
+        return self.runners.listed(with_context=self.behaviour.ps_context_length)
+
+    def show(self, body: bytes) -> dict[str, object]:
+        """The answer of /api/show. Refusal."""
+        fields = Fields("ShowRequest", body)
+        given = fields.text("model", "name")
+        if not given:
+            raise bad_request("model is required")
+        reference = self._reference(given)
+        if reference.is_cloud:
+            raise Refusal(403, _CLOUD_DISABLED)
+        name = parse_name(reference.name)
+        if not name.is_valid:
+            status, text = self.behaviour.invalid_show
+            raise Refusal(status, text.format(given))
+        name = self.library.spelt(name)
+        missing = name.short if self.behaviour.show_names_canonical else given
+        try:
+            model = self.library.load(name)
+            return show_model(
+                model, self.behaviour, verbose=fields.flag("verbose") is True, overlay=fields.mapping("options") or {}
+            )
+        except (NoSuchModel, FileNotFoundError) as error:
+            raise Refusal(404, f"model '{missing}' not found") from error
+        except (CorruptManifest, BadGGUF) as error:
+            raise failure(str(error)) from error
+
+    def _reference(self, text: str) -> Reference:
+        if not self.behaviour.source_suffixes:
+            return Reference(text)
+        try:
+            return strip_source(text)
+        except BothSuffixes as error:
+            raise bad_request(str(error)) from error
+
+    def copy(self, body: bytes) -> None:
+        """Carry out /api/copy. Refusal."""
+        fields = Fields("CopyRequest", body)
+        source_text, target_text = fields.text("source"), fields.text("destination")
+        source, target = parse_name(source_text), parse_name(target_text)
+        if not source.is_valid:
+            raise bad_request(f'source "{source_text}" is invalid')
+        if not target.is_valid:
+            raise bad_request(f'destination "{target_text}" is invalid')
+        source, target = self.library.spelt(source), self.library.spelt(target)
+        if self.library.collides(target):
+            raise bad_request("a model with that name already exists")
+        if source == target:
+            return
+        try:
+            self.store.copy_model(source, target)
+        except FileNotFoundError as error:
+            raise Refusal(404, f'model "{source_text}" not found') from error
+        except OSError as error:
+            raise os_failure(error, "write") from error
+
+    def delete(self, body: bytes) -> None:
+        """Carry out /api/delete. Refusal."""
+        given = read_model_request(body, "DeleteRequest").model
+        if not given:
+            raise bad_request(self.behaviour.delete_nothing)
+        name = parse_name(self._pull_target(given))
+        if not name.is_valid:
+            raise bad_request(f'name "{given}" is invalid')
+        name = self.library.spelt(name)
+        with self.store.lock:
+            try:
+                manifest = self.library.manifest(name)
+            except NoSuchModel as error:
+                raise self._nothing_to_delete(given, name) from error
+            except CorruptManifest as error:
+                raise failure(str(error)) from error
+            self.store.remove_manifest(name)
+            self._creator.remove_layers(manifest)
+
+    def _nothing_to_delete(self, given: str, name: Name) -> Refusal:
+        if self.behaviour.delete_missing_status == 404:
+            return Refusal(404, f"model '{given}' not found")
+        return failure(f"open {self.store.manifest_path(name)}: no such file or directory")
+
+    def _pull_target(self, text: str) -> str:
+        if not self.behaviour.source_suffixes:
+            return text
+        try:
+            return pull_target(text)
+        except BothSuffixes as error:
+            raise bad_request(str(error)) from error
+
+    # -- work
+
+    def create(self, body: bytes) -> tuple[bool, Work]:
+        """Whether to stream, and the work of /api/create. Refusal before any work."""
+        request = read_create(body)
+        if self.behaviour.structured_create:
+            name = self._creator.checked(request)
+            return request.stream, self._creator.create(request, name)
+        name, commands = self._modelfiles.checked(request)
+        return request.stream, self._modelfiles.create(request, name, commands)
+
+    def pull(self, body: bytes) -> tuple[bool, Work]:
+        """Whether to stream, and the work of /api/pull. Refusal before any work."""
+        request = read_model_request(body, "PullRequest")
+        name = parse_name(self._pull_target(request.model))
+        if not name.is_valid:
+            raise bad_request("invalid model name")
+        name = self.library.spelt(name)
+        if self.library.collides(name):
+            raise bad_request("a model with that name already exists")
+        return request.stream, self.transfer.pull(name, insecure=request.insecure)
+
+    def push(self, body: bytes) -> tuple[bool, Work]:
+        """Whether to stream, and the work of /api/push. Refusal before any work."""
+        request = read_model_request(body, "PushRequest")
+        if not request.model:
+            raise bad_request("model is required")
+        name = self.library.spelt(parse_name(request.model))
+        return request.stream, self.transfer.push(
+            name, insecure=request.insecure, is_http=request.model.startswith("http://")
+        )

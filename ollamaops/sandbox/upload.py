@@ -1,0 +1,43 @@
+"""POST /api/blobs: bytes to a temporary file, hashed as they come, named when complete.
+
+Decides what a wrong digest and a cut connection leave behind: the former keeps the bytes under their true digest,
+the latter nothing.
+"""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+
+from ollamaops.sandbox.store import Store, Upload
+from ollamaops.sandbox.work import bad_request, failure, os_failure
+
+_BATCH = 4 << 20
+
+
+async def receive_blob(store: Store, request: Request, digest: str) -> None:
+    """Store the body of `request` as a blob, in constant memory. Refusal."""
+    try:
+        with store.begin_upload() as upload:
+            await _receive(upload, request)
+            found, _ = await run_in_threadpool(upload.finish)
+    except ClientDisconnect as error:
+        raise failure("unexpected EOF") from error
+    except OSError as error:
+        raise os_failure(error, "write") from error
+    if found != digest:
+        raise bad_request(f'digest mismatch, expected "{digest}", got "{found}"')
+
+
+async def _receive(upload: Upload, request: Request) -> None:
+    """Write the body in large pieces, so that hashing (which lets other threads run) is worth a thread."""
+    waiting: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= _BATCH:
+            await run_in_threadpool(upload.write, b"".join(waiting))
+            waiting, size = [], 0
+    if waiting:
+        await run_in_threadpool(upload.write, b"".join(waiting))

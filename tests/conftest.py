@@ -1,0 +1,43 @@
+"""What every test gets: golden files, and an environment that does not depend on who runs the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from golden import Golden
+
+# Set by terminals, CI systems and users of Ollama; each of them would change what our code does.
+FOREIGN_VARIABLES = (
+    "CI",
+    "CLICOLOR_FORCE",
+    "COLORTERM",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "GITHUB_ACTIONS",
+    "LINES",
+    "NO_COLOR",
+    "OLLAMA_HOST",
+    "OLLAMA_MODELS",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write tests/golden/ anew from what the code says now"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FOREIGN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares a whole report with a file of tests/golden/; `--update-golden` writes the file instead."""
+    return Golden(Path(__file__).parent / "golden", update=bool(request.config.getoption("--update-golden")))

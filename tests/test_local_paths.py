@@ -1,0 +1,110 @@
+"""Which local files a Modelfile means."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollamaops.errors import ModelfileError, WeightsError
+from ollamaops.manifest.local_paths import expand_path, select_weights
+
+TEXT, ZIP, BINARY = "text/plain", "application/zip", "application/octet-stream"
+
+
+def _home(user: str | None) -> str:
+    return {None: "/home/me", "ada": "/home/ada"}[user]
+
+
+@pytest.mark.parametrize(
+    ("arg", "path"),
+    [
+        ("./w.gguf", "/m/bots/w.gguf"),
+        ("w.gguf", "/m/bots/w.gguf"),
+        ("../w.gguf", "/m/w.gguf"),
+        ("../../../w", "/w"),
+        ("", "/m/bots"),
+        (".", "/m/bots"),
+        ("a//b/", "/m/bots/a/b"),
+        ("/abs/../w", "/w"),
+        ("//abs", "/abs"),
+        ("\\abs", "\\abs"),
+        ("~", "/home/me"),
+        ("~/w", "/home/me/w"),
+        ("~ada", "/home/ada"),
+        ("~ada/w/..", "/home/ada"),
+        ("a~", "/m/bots/a~"),
+    ],
+)
+def test_an_argument_is_expanded_as_ollama_does(arg: str, path: str) -> None:
+    assert expand_path(arg, "/m/bots", _home) == path
+
+
+def test_an_unknown_user_is_named() -> None:
+    with pytest.raises(ModelfileError, match="failed to find user 'bob': no such user here"):
+        expand_path("~bob/w", "/m", _home)
+
+
+HF = [("config.json", TEXT), ("tokenizer.json", TEXT), ("README.md", TEXT), ("tokenizer.model", BINARY)]
+HF_CHOSEN = ("config.json", "tokenizer.json", "tokenizer.model")
+
+
+@pytest.mark.parametrize(
+    ("listing", "chosen"),
+    [
+        (
+            [("model-00002-of-2.safetensors", BINARY), ("model-00001-of-2.safetensors", BINARY), *HF],
+            ("model-00001-of-2.safetensors", "model-00002-of-2.safetensors", *HF_CHOSEN),
+        ),
+        # safetensors often do not sniff as binary
+        ([("model.safetensors", TEXT), *HF], ("model.safetensors", *HF_CHOSEN)),
+        (
+            [("model.safetensors", BINARY), ("vae/model.safetensors", BINARY), ("vae/config.json", TEXT)],
+            ("model.safetensors", "vae/model.safetensors", "vae/config.json"),
+        ),
+        (
+            [("a/b/model.safetensors", BINARY), ("consolidated.safetensors", BINARY)],
+            ("consolidated.safetensors",),
+        ),
+        ([("model.safetensors", BINARY), ("m.gguf", BINARY)], ("model.safetensors",)),
+        (
+            [("adapter_model.safetensors", BINARY), ("adapter_config.json", TEXT)],
+            ("adapter_model.safetensors", "adapter_config.json"),
+        ),
+        ([("pytorch_model.bin", ZIP), *HF], ("pytorch_model.bin", *HF_CHOSEN)),
+        ([("pytorch_model.bin", BINARY)], ("pytorch_model.bin",)),
+        ([("consolidated.00.pth", ZIP), ("params.json", TEXT)], ("consolidated.00.pth", "params.json")),
+        ([("b.gguf", BINARY), ("a.gguf", BINARY), *HF], ("a.gguf", "b.gguf")),
+        ([("ggml-model.bin", BINARY)], ("ggml-model.bin",)),
+        (
+            [("model.safetensors", BINARY), ("chat_template.jinja", TEXT), ("sub/tokenizer.model", TEXT)],
+            ("model.safetensors", "chat_template.jinja", "sub/tokenizer.model"),
+        ),
+        ([("model.safetensors", BINARY), ("tokenizer.model", TEXT)], ("model.safetensors",)),
+    ],
+)
+def test_the_first_group_of_weights_is_chosen_with_what_goes_with_it(
+    listing: list[tuple[str, str]], chosen: tuple[str, ...]
+) -> None:
+    assert select_weights(listing) == chosen
+    assert select_weights(listing[::-1]) == chosen
+
+
+def test_a_folder_without_weights_is_refused_with_what_is_wanted() -> None:
+    with pytest.raises(WeightsError, match="no Modelfile or safetensors files found") as caught:
+        select_weights(HF)
+    assert (
+        caught.value.hint
+        == "name a GGUF file, or a folder with model*.safetensors, config.json and a tokenizer"
+    )
+
+
+def test_a_folder_of_pointers_is_refused_with_their_names() -> None:
+    with pytest.raises(WeightsError, match="no Modelfile or safetensors files found") as caught:
+        select_weights([("m.gguf", TEXT), ("pytorch_model.bin", TEXT)])
+    assert caught.value.hint == (
+        "pytorch_model.bin is text/plain, m.gguf is text/plain: fetch the real files if these are git-lfs pointers"
+    )
+
+
+def test_a_json_file_that_is_not_text_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"config\.json: invalid content type: application/octet-stream"):
+        select_weights([("model.safetensors", BINARY), ("config.json", BINARY)])

@@ -1,0 +1,806 @@
+"""What the registry client promises, against a real docker-registry and against servers that misbehave."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from registry_fixture import (
+    Certificate,
+    Reply,
+    Request,
+    RunningRegistry,
+    make_certificate,
+    push_model,
+    run_basic_auth_proxy,
+    run_registry,
+    run_server,
+)
+
+from ollamaops.errors import (
+    AccessDenied,
+    AnswerError,
+    ConnectError,
+    ConnectionLost,
+    DigestMismatch,
+    InvalidRequest,
+    NotFound,
+    ProtocolError,
+    RemoteError,
+    ServerFault,
+    TimeoutExceeded,
+    TlsError,
+    TooManyRequests,
+)
+from ollamaops.names import Digest, ModelName
+from ollamaops.registry.challenge import Challenge, parse_challenges, token_url
+from ollamaops.registry.client import BasicCredentials, BearerToken, RegistryClient
+from ollamaops.registry.documents import (
+    LIST_TYPE,
+    MANIFEST_TYPE,
+    OCI_INDEX_TYPE,
+    OCI_MANIFEST_TYPE,
+    ManifestList,
+    RegistryManifest,
+)
+
+WEIGHTS = b"GGUF pretend weights"
+TEMPLATE = b"{{ .Prompt }}"
+MARIO = "team/mario:v1"
+SECRET = BasicCredentials("ops", "hunter2 ü")
+TINY = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": "c", "digest": f"sha256:{'0' * 64}", "size": 1},
+        "layers": [],
+    }
+).encode()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[RunningRegistry]:
+    with run_registry(tmp_path / "registry", redirect=False) as running:
+        yield running
+
+
+@pytest.fixture
+def redirecting(tmp_path: Path) -> Iterator[RunningRegistry]:
+    with run_registry(tmp_path / "redirecting", redirect=True) as running:
+        yield running
+
+
+@pytest.fixture
+def client() -> Iterator[RegistryClient]:
+    with RegistryClient(timeout_s=10) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+def push_mario(registry: RunningRegistry) -> bytes:
+    return push_model(registry, MARIO, [("model", WEIGHTS), ("template", TEMPLATE)], config=b'{"a":1}')
+
+
+def a_name(host: str) -> ModelName:
+    return ModelName.parse(f"{host}/{MARIO}")
+
+
+def always(reply: Reply) -> Callable[[Request], Reply]:
+    return lambda _request: reply
+
+
+def failure_of(
+    answer: Callable[[Request], Reply],
+    ask: Callable[[RegistryClient, ModelName], object] = RegistryClient.manifest,
+    *,
+    timeout_s: float = 10.0,
+) -> RemoteError:
+    """The error of a question (for the manifest, unless `ask` says what) to a server that answers like this."""
+    with (
+        run_server(answer) as server,
+        RegistryClient(insecure=[server.host], timeout_s=timeout_s) as client,
+        pytest.raises(RemoteError) as caught,
+    ):
+        ask(client, a_name(server.host))
+    assert caught.value.host == server.host
+    return caught.value
+
+
+# A real registry
+
+
+@pytest.mark.registry
+def test_a_manifest_is_fetched_as_it_was_pushed(registry: RunningRegistry, client: RegistryClient) -> None:
+    raw = push_mario(registry)
+    fetched = client.manifest(registry.name(MARIO), insecure=True)
+    assert fetched.raw == raw
+    assert fetched.digest == fetched.header_digest == Digest.of(raw)
+    assert fetched.content_type == MANIFEST_TYPE
+    assert isinstance(fetched.document, RegistryManifest)
+    assert [layer.kind for layer in fetched.document.layers] == ["weights", "template"]
+    assert fetched.blobs == {Digest.of(WEIGHTS): 20, Digest.of(TEMPLATE): 13, Digest.of(b'{"a":1}'): 7}
+
+
+@pytest.mark.registry
+def test_a_host_that_is_insecure_needs_no_flag_per_question(registry: RunningRegistry) -> None:
+    raw = push_mario(registry)
+    with RegistryClient(insecure=[registry.host.upper()]) as client:
+        assert client.manifest(registry.name(MARIO)).raw == raw
+
+
+@pytest.mark.registry
+def test_an_endpoint_stands_in_for_a_registry_of_any_name(registry: RunningRegistry) -> None:
+    raw = push_model(registry, "library/llama3.2:3b", [("model", WEIGHTS)])
+    with RegistryClient(endpoints={"Registry.Ollama.AI": f"{registry.url}/"}) as client:
+        assert client.manifest(ModelName.parse("llama3.2:3b")).raw == raw
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize("path", ["team/mario:v2", "team/luigi:v1"])
+def test_a_model_that_is_not_there_is_not_found(
+    registry: RunningRegistry, client: RegistryClient, path: str
+) -> None:
+    push_mario(registry)
+    with pytest.raises(NotFound) as caught:
+        client.manifest(registry.name(path), insecure=True)
+    assert caught.value.host == registry.host
+    assert caught.value.status == 404
+    name = f"{registry.host}/{path}"
+    assert str(caught.value).startswith(f"{registry.host}: manifest of {name}: status 404, manifest unknown")
+
+
+@pytest.mark.registry
+def test_a_manifest_of_another_media_type_is_found_too(
+    registry: RunningRegistry, client: RegistryClient
+) -> None:
+    config, layer = registry.put_blob("team/oci", b"{}"), registry.put_blob("team/oci", WEIGHTS)
+    tree = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST_TYPE,
+        "config": {"mediaType": "application/x-mine", "digest": str(config), "size": 2},
+        "layers": [{"mediaType": "application/x-mine", "digest": str(layer), "size": len(WEIGHTS)}],
+    }
+    raw = json.dumps(tree, indent=3).encode()
+    registry.put_manifest("team/oci", "v1", raw, OCI_MANIFEST_TYPE)
+    fetched = client.manifest(registry.name("team/oci:v1"), insecure=True)
+    assert fetched.raw == raw
+    assert fetched.content_type == OCI_MANIFEST_TYPE
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize("media_type", [LIST_TYPE, OCI_INDEX_TYPE])
+def test_a_child_of_a_list_is_fetched_by_its_digest(
+    registry: RunningRegistry, client: RegistryClient, media_type: str
+) -> None:
+    child = push_mario(registry)
+    descriptor = {
+        "mediaType": MANIFEST_TYPE,
+        "digest": str(Digest.of(child)),
+        "size": len(child),
+        "platform": {"os": "llamacpp", "architecture": "any"},
+    }
+    tree = {"schemaVersion": 2, "mediaType": media_type, "manifests": [descriptor]}
+    registry.put_manifest("team/mario", "list", json.dumps(tree).encode(), media_type)
+    name = registry.name("team/mario:list")
+    fetched = client.manifest(name, insecure=True)
+    assert isinstance(fetched.document, ManifestList)
+    assert fetched.document.children[0].name == "llamacpp/any"
+    assert fetched.blobs == {}
+    assert client.manifest(name, insecure=True, child=fetched.document.children[0].digest).raw == child
+
+
+def test_a_list_is_asked_for_only_after_what_ollama_itself_asks_for() -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(200 if LIST_TYPE in request.headers["accept"] else 404, body=TINY)
+
+    with run_server(answer) as server, RegistryClient() as client:
+        client.manifest(a_name(server.host), insecure=True)
+        assert [request.headers["accept"] == MANIFEST_TYPE for request in server.requests] == [True, False]
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize("redirect", [False, True])
+def test_blobs_are_found_and_read_with_and_without_redirect(
+    tmp_path: Path, client: RegistryClient, redirect: bool
+) -> None:
+    with run_registry(tmp_path, redirect=redirect) as registry:
+        push_mario(registry)
+        name = registry.name(MARIO)
+        assert client.blob(name, Digest.of(TEMPLATE), 13, insecure=True) == TEMPLATE
+        assert client.blob_exists(name, Digest.of(WEIGHTS), insecure=True)
+        assert not client.blob_exists(name, Digest.of(b"other"), insecure=True)
+        with pytest.raises(
+            NotFound, match=r"blob .* of .*/team/mario:v1: status 404, blob unknown to registry$"
+        ):
+            client.blob(name, Digest.of(b"other"), 13, insecure=True)
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize("redirect", [False, True])
+def test_a_registry_that_ollama_cannot_pull_from_is_told_from_one_that_it_can(
+    tmp_path: Path, client: RegistryClient, redirect: bool
+) -> None:
+    with run_registry(tmp_path, redirect=redirect) as registry:
+        push_mario(registry)
+        digest = Digest.of(WEIGHTS)
+        assert client.serves_blobs_directly(registry.name(MARIO), digest, insecure=True) is not redirect
+
+
+@pytest.mark.registry
+def test_a_blob_changed_in_the_store_is_a_digest_mismatch(
+    redirecting: RunningRegistry, client: RegistryClient
+) -> None:
+    push_mario(redirecting)
+    redirecting.stored_blob(Digest.of(TEMPLATE)).write_bytes(b"{{ .Hacked }}")
+    with pytest.raises(DigestMismatch, match=str(Digest.of(TEMPLATE))) as caught:
+        client.blob(redirecting.name(MARIO), Digest.of(TEMPLATE), 1000, insecure=True)
+    assert caught.value.hint is not None
+
+
+@pytest.mark.registry
+def test_a_manifest_changed_in_the_store_is_never_returned(
+    registry: RunningRegistry, client: RegistryClient
+) -> None:
+    raw = push_mario(registry)
+    registry.stored_blob(Digest.of(raw)).write_bytes(raw.replace(b'"size":13', b'"size":14'))
+    with pytest.raises(RemoteError, match=f"^{registry.host}: manifest of "):
+        client.manifest(registry.name(MARIO), insecure=True)
+
+
+@pytest.mark.registry
+def test_a_large_blob_is_refused_after_the_allowed_bytes(
+    registry: RunningRegistry, client: RegistryClient
+) -> None:
+    push_mario(registry)
+    with pytest.raises(ProtocolError, match="more than 12 bytes"):
+        client.blob(registry.name(MARIO), Digest.of(TEMPLATE), 12, insecure=True)
+
+
+# Who may ask
+
+
+@pytest.mark.registry
+def test_basic_auth_before_a_registry_is_satisfied_with_credentials(
+    tmp_path: Path, registry: RunningRegistry
+) -> None:
+    raw = push_mario(registry)
+    with run_basic_auth_proxy(tmp_path / "nginx", registry, "ops", "hunter2") as host:
+        name, credentials = a_name(host), {host: BasicCredentials("ops", "hunter2")}
+        with RegistryClient(insecure=[host], credentials=credentials) as client:
+            assert client.manifest(name).raw == raw
+            assert client.blob(name, Digest.of(TEMPLATE), 100) == TEMPLATE
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_basic_auth_without_the_right_credentials_is_access_denied(
+    tmp_path: Path, registry: RunningRegistry, password: str | None
+) -> None:
+    with run_basic_auth_proxy(tmp_path / "nginx", registry, "ops", "hunter2") as host:
+        given = {host: BasicCredentials("ops", password)} if password else {}
+        with RegistryClient(credentials=given) as client, pytest.raises(AccessDenied) as caught:
+            client.manifest(a_name(host), insecure=True)
+    assert caught.value.status == 401
+    assert str(caught.value) == f"{host}: manifest of {host}/team/mario:v1: status 401"
+
+
+class TokenService:
+    """Hands out tokens that a real docker-registry accepts, to anyone or only with the right credentials."""
+
+    def __init__(self, certificate: Certificate, credentials: BasicCredentials | None = None) -> None:
+        self._certificate = certificate
+        self._credentials = credentials
+
+    def __call__(self, request: Request) -> Reply:
+        if self._credentials and request.headers.get("authorization") != self._credentials.header:
+            return Reply(401)
+        query = parse_qs(urlsplit(request.path).query)
+        kind, name, actions = query["scope"][0].split(":")
+        now = int(time.time())
+        claims = {
+            "iss": "test",
+            "sub": "",
+            "aud": query["service"][0],
+            "exp": now + 300,
+            "nbf": now - 10,
+            "iat": now - 10,
+            "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
+        }
+        return Reply(body=json.dumps({"access_token": self._sign(claims)}).encode())
+
+    def registry_auth(self, url: str) -> dict[str, object]:
+        """The `auth` section of a registry that trusts this service, which is reached at `url`."""
+        bundle = str(self._certificate.certificate)
+        section = {"realm": f"{url}/token", "service": "models", "issuer": "test", "rootcertbundle": bundle}
+        return {"token": section}
+
+    def _sign(self, claims: object) -> str:
+        lines = self._certificate.certificate.read_text().splitlines()
+        header = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(lines[1:-1])]}
+        signed = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+        return f"{signed}.{_base64(self._certificate.sign(signed.encode()))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@pytest.mark.registry
+def test_a_registry_with_anonymous_tokens_is_asked_with_one_and_remembers_it(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    with run_registry(tmp_path, redirect=False) as registry:
+        raw = push_mario(registry)
+    service = TokenService(certificate)
+    with (
+        run_server(service) as tokens,
+        run_registry(tmp_path, redirect=False, auth=service.registry_auth(tokens.url)) as registry,
+        RegistryClient(insecure=[registry.host]) as client,
+    ):
+        assert client.manifest(registry.name(MARIO)).raw == raw
+        assert client.blob(registry.name(MARIO), Digest.of(TEMPLATE), 100) == TEMPLATE
+        asked = [parse_qs(urlsplit(request.path).query) for request in tokens.requests]
+    assert asked == [{"service": ["models"], "scope": ["repository:team/mario:pull"]}]
+
+
+@pytest.mark.registry
+def test_a_realm_on_another_host_gets_the_credentials_given_for_it_and_no_others(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    service = TokenService(certificate, SECRET)
+    with (
+        run_server(service) as tokens,
+        run_registry(tmp_path, redirect=False, auth=service.registry_auth(tokens.url)) as registry,
+        RegistryClient(credentials={registry.host: SECRET}) as wrong,
+        RegistryClient(credentials={tokens.host: SECRET}) as right,
+    ):
+        with pytest.raises(AccessDenied, match=f"{registry.host}: token from {tokens.host}"):
+            wrong.manifest(registry.name(MARIO), insecure=True)
+        with pytest.raises(NotFound):
+            right.manifest(registry.name(MARIO), insecure=True)
+        sent = [request.headers.get("authorization") for request in tokens.requests]
+    assert sent == [None, SECRET.header]
+
+
+def test_a_realm_on_the_registry_itself_gets_its_credentials() -> None:
+    def answer(request: Request) -> Reply:
+        if request.path.startswith("/token"):
+            return Reply(body=b'{"token":"t0k3n"}')
+        if request.headers.get("authorization") == "Bearer t0k3n":
+            return Reply(body=TINY)
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="http://{request.headers["host"]}/token?a=b"'})
+
+    with run_server(answer) as server, RegistryClient(credentials={server.host: SECRET}) as client:
+        client.manifest(a_name(server.host), insecure=True)
+        token = server.requests[1]
+    assert token.path == "/token?a=b&scope=repository%3Ateam%2Fmario%3Apull"
+    assert token.headers["authorization"] == SECRET.header
+
+
+def test_credentials_never_go_from_an_https_registry_to_an_http_realm(certificate: Certificate) -> None:
+    with run_server(always(Reply(403))) as tokens:
+        denied = Reply(401, {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token"'})
+        with run_server(always(denied), tls=certificate.server_context) as server:
+            given = {server.host: SECRET, tokens.host: SECRET}
+            verify = str(certificate.certificate)
+            with (
+                RegistryClient(verify=verify, credentials=given) as client,
+                pytest.raises(AccessDenied, match="token from"),
+            ):
+                client.manifest(a_name(server.host))
+        assert [request.headers.get("authorization") for request in tokens.requests] == [None]
+
+
+def test_a_token_that_has_expired_is_replaced_once() -> None:
+    tokens = iter(["one", "two"])
+    valid = "one"
+
+    def answer(request: Request) -> Reply:
+        if request.path.startswith("/token"):
+            return Reply(body=json.dumps({"token": next(tokens)}).encode())
+        if request.headers.get("authorization") == f"Bearer {valid}":
+            return Reply(body=TINY)
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="http://{request.headers["host"]}/token"'})
+
+    with run_server(answer) as server, RegistryClient(insecure=[server.host]) as client:
+        client.manifest(a_name(server.host))
+        valid = "two"
+        client.manifest(a_name(server.host))
+        sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == [None, None, "Bearer one", "Bearer one", None, "Bearer two"]
+
+
+def test_a_bearer_token_of_the_user_is_sent_at_once_and_not_exchanged() -> None:
+    denied = Reply(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:9/token"'})
+    with run_server(always(denied)) as server:
+        credentials = {server.host: BearerToken("mine")}
+        with RegistryClient(credentials=credentials) as client, pytest.raises(AccessDenied):
+            client.manifest(a_name(server.host), insecure=True)
+        assert [request.headers["authorization"] for request in server.requests] == ["Bearer mine"]
+
+
+def test_extra_headers_and_credentials_go_to_their_registry_only() -> None:
+    with run_server(always(Reply(body=TEMPLATE))) as store:
+        moved = Reply(307, {"Location": f"http://localhost:{store.port}/blob"})
+        with run_server(always(moved)) as server:
+            headers, credentials = {server.host: {"X-Team": "blue"}}, {server.host: BearerToken("mine")}
+            with RegistryClient(headers=headers, credentials=credentials) as client:
+                assert client.blob(a_name(server.host), Digest.of(TEMPLATE), 99, insecure=True) == TEMPLATE
+            assert server.requests[0].headers["x-team"] == "blue"
+            assert server.requests[0].headers["authorization"] == "Bearer mine"
+        assert not {"x-team", "authorization"} & set(store.requests[0].headers)
+
+
+def test_a_redirect_within_the_registry_keeps_its_credentials() -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(body=TINY) if request.path == "/here" else Reply(301, {"Location": "/here"})
+
+    with run_server(answer) as server:
+        with RegistryClient(credentials={server.host: BearerToken("mine")}) as client:
+            client.manifest(a_name(server.host), insecure=True)
+        assert [request.headers["authorization"] for request in server.requests] == ["Bearer mine"] * 2
+
+
+def test_a_401_of_another_host_is_not_answered_with_credentials() -> None:
+    with (
+        run_server(always(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))) as other,
+        run_server(always(Reply(302, {"Location": f"{other.url}/x"}))) as server,
+    ):
+        with RegistryClient(credentials={server.host: SECRET}) as client, pytest.raises(AccessDenied):
+            client.manifest(a_name(server.host), insecure=True)
+        assert ["authorization" in request.headers for request in other.requests] == [False]
+
+
+def test_a_challenge_that_we_cannot_meet_is_access_denied() -> None:
+    assert isinstance(failure_of(always(Reply(401, {"WWW-Authenticate": "Negotiate"}))), AccessDenied)
+
+
+def test_netrc_is_not_read_and_cookies_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login ops password hunter2\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with run_server(always(Reply(headers={"Set-Cookie": "a=b"}, body=TINY))) as server:
+        with RegistryClient(insecure=[server.host]) as client:
+            client.manifest(a_name(server.host))
+            client.manifest(a_name(server.host))
+        seen = {name for request in server.requests for name in request.headers}
+    assert not {"authorization", "cookie"} & seen
+
+
+@pytest.mark.parametrize(
+    "credentials", [BasicCredentials("ops", "hunter2"), BearerToken("hunter2")], ids=["basic", "bearer"]
+)
+def test_secrets_are_not_shown_by_repr(credentials: BasicCredentials | BearerToken) -> None:
+    assert "hunter2" not in repr(credentials)
+
+
+def test_a_secret_that_cannot_be_a_header_is_an_error_that_does_not_show_it() -> None:
+    credentials = {"127.0.0.1:9": BearerToken("hunter2\nX: y")}
+    with RegistryClient(credentials=credentials) as client, pytest.raises(ProtocolError) as caught:
+        client.manifest(a_name("127.0.0.1:9"), insecure=True)
+    assert "hunter2" not in str(caught.value)
+    assert "not valid HTTP" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "realm, message",
+    [
+        ("ftp://127.0.0.1/token", "asks for a token from no valid address"),
+        ("http://[::1/token", "asks for a token from no valid address"),
+        ("", "asks for a token from no valid address"),
+        ("{url}/no-json", "the answer holds no token"),
+        ("{url}/no-token", "the answer holds no token"),
+        ("{url}/list", "the answer holds no token"),
+        ("{url}/odd", "the answer holds no token"),
+        ("{url}/broken", "status 500, out of order"),
+    ],
+)
+def test_a_token_service_that_gives_no_token_is_named(realm: str, message: str) -> None:
+    bodies = {"/no-json": b"<html>", "/no-token": b"{}", "/list": b"[]", "/odd": b'{"token":"a\\nb"}'}
+
+    def answer(request: Request) -> Reply:
+        path = urlsplit(request.path).path
+        if path == "/broken":
+            return Reply(500, body=b"out of\norder")
+        if path in bodies:
+            return Reply(body=bodies[path])
+        address = realm.format(url=f"http://{request.headers['host']}")
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="{address}"'})
+
+    assert str(failure_of(answer)).endswith(message)
+
+
+# Registries that misbehave
+
+
+@pytest.mark.parametrize(
+    "status, kind, transient",
+    [
+        (304, InvalidRequest, False),
+        (400, InvalidRequest, False),
+        (401, AccessDenied, False),
+        (403, AccessDenied, False),
+        (404, NotFound, False),
+        (412, InvalidRequest, False),
+        (429, TooManyRequests, True),
+        (500, ServerFault, True),
+        (503, ServerFault, True),
+    ],
+)
+def test_every_status_has_its_error(status: int, kind: type[AnswerError], transient: bool) -> None:
+    body = b"" if status == 304 else b'{"errors":[{"code":"X","message":"first"},{"message":"second"}]}'
+    error = failure_of(always(Reply(status, {"Retry-After": "7"}, body)))
+    assert type(error) is kind
+    assert (error.status, error.retry_after_s, error.transient) == (status, 7.0, transient)
+    text = ", first, second" if body else ""
+    assert str(error) == f"{error.host}: manifest of {error.host}/team/mario:v1: status {status}{text}"
+
+
+def retry_after_s(header: str) -> float | None:
+    error = failure_of(always(Reply(429, {"Retry-After": header})))
+    assert isinstance(error, TooManyRequests)
+    return error.retry_after_s
+
+
+def test_a_retry_after_that_is_a_date_becomes_seconds_from_now() -> None:
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    assert retry_after_s(format_datetime(later, usegmt=True)) == pytest.approx(90, abs=20)
+
+
+def test_a_retry_after_in_the_past_is_no_wait() -> None:
+    assert retry_after_s("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
+
+
+@pytest.mark.parametrize("header", ["soon", "", "-3", "²"])
+def test_a_retry_after_that_cannot_be_read_is_none(header: str) -> None:
+    assert retry_after_s(header) is None
+
+
+@pytest.mark.parametrize(
+    "body, text",
+    [
+        (b"<html><h1>502</h1></html>", ""),
+        (b"upstream\n gone", ", upstream gone"),
+        (b'{"errors":"odd"}', ', {"errors":"odd"}'),
+        (b"x" * 100_000, ", " + "x" * 255 + "…"),
+    ],
+)
+def test_the_words_of_an_error_are_one_cut_line_and_never_html(body: bytes, text: str) -> None:
+    assert str(failure_of(always(Reply(502, body=body)))).endswith(f": status 502{text}")
+
+
+@pytest.mark.parametrize(
+    "reply, kind, message",
+    [
+        (Reply(body=b"<html>login</html>"), ProtocolError, "not a registry manifest: it is not JSON"),
+        (
+            Reply(headers={"Docker-Content-Digest": "sha256:" + "1" * 64}, body=TINY),
+            DigestMismatch,
+            f"the bytes have the digest {Digest.of(TINY)}, not sha256:1111",
+        ),
+        (
+            Reply(headers={"Docker-Content-Digest": "sha256:none"}, body=TINY),
+            ProtocolError,
+            "Docker-Content-Digest is no digest",
+        ),
+        (Reply(body=b" " * (4 * 1024 * 1024 + 1)), ProtocolError, "more than 4194304 bytes"),
+        (Reply(body=TINY, cut_at=10), ConnectionLost, "the connection was cut"),
+        (Reply(302), ProtocolError, "a redirect (status 302) without a place to go"),
+        (Reply(302, {"Location": "ftp://127.0.0.1/"}), ProtocolError, "without a place to go"),
+        (Reply(302, {"Location": "http://[::1/"}), ProtocolError, "without a place to go"),
+        (Reply(302, {"Location": "/again"}), ProtocolError, "more than 5 redirects"),
+        (Reply(headers={"Content-Encoding": "gzip"}, body=TINY), ProtocolError, "not valid HTTP"),
+        (Reply(302, {"Location": "/x"}, body=b"x" * 100, cut_at=1), ProtocolError, "more than 5 redirects"),
+    ],
+)
+def test_an_answer_that_no_registry_should_give_is_refused(
+    reply: Reply, kind: type[RemoteError], message: str
+) -> None:
+    error = failure_of(always(reply))
+    assert type(error) is kind
+    assert str(error).startswith(f"{error.host}: manifest of {error.host}/team/mario:v1: ")
+    assert message in str(error)
+
+
+def test_an_answer_that_never_ends_is_given_up() -> None:
+    def drip(_request: Request) -> Reply:
+        return Reply(body=b" " * 2000, pause_s=0.005)
+
+    error = failure_of(drip, timeout_s=0.05)
+    assert str(error).endswith(": not complete after 0.5s")
+    assert isinstance(error, TimeoutExceeded)
+
+
+def test_a_digest_header_of_another_algorithm_is_ignored() -> None:
+    reply = Reply(headers={"Docker-Content-Digest": "sha512:abc"}, body=TINY)
+    with run_server(always(reply)) as server, RegistryClient() as client:
+        assert client.manifest(a_name(server.host), insecure=True).header_digest is None
+
+
+def test_a_child_that_is_not_what_was_asked_for_is_a_digest_mismatch() -> None:
+    error = failure_of(
+        always(Reply(body=TINY)), lambda client, name: client.manifest(name, child=Digest.of(b"other"))
+    )
+    assert isinstance(error, DigestMismatch)
+
+
+def test_a_redirect_from_https_to_http_is_not_followed(certificate: Certificate) -> None:
+    with run_server(always(Reply(body=TINY))) as plain:
+        moved = Reply(307, {"Location": plain.url})
+        with (
+            run_server(always(moved), tls=certificate.server_context) as server,
+            RegistryClient(verify=str(certificate.certificate)) as client,
+            pytest.raises(ProtocolError, match=r"a redirect from https to http on 127\.0\.0\.1$"),
+        ):
+            client.manifest(a_name(server.host))
+        assert plain.requests == []
+
+
+def test_a_certificate_that_nobody_vouches_for_is_a_tls_error(certificate: Certificate) -> None:
+    with run_server(always(Reply(body=TINY)), tls=certificate.server_context) as server:
+        with RegistryClient() as client, pytest.raises(TlsError, match="certificate"):
+            client.manifest(a_name(server.host))
+        with RegistryClient(verify=False) as client:
+            assert client.manifest(a_name(server.host)).raw == TINY
+
+
+def test_a_registry_that_speaks_http_where_https_was_meant_is_a_tls_error() -> None:
+    with run_server(always(Reply())) as server, RegistryClient() as client, pytest.raises(TlsError):
+        client.manifest(a_name(server.host))
+
+
+def test_a_port_where_nobody_listens_is_a_connect_error() -> None:
+    with run_server(always(Reply())) as server:
+        name = a_name(server.host)
+    with RegistryClient() as client, pytest.raises(ConnectError, match="connection refused") as caught:
+        client.manifest(name, insecure=True)
+    assert caught.value.transient
+
+
+def test_a_name_that_does_not_exist_is_a_connect_error() -> None:
+    name = ModelName.parse("nowhere.invalid/team/mario:v1")
+    with RegistryClient() as client, pytest.raises(ConnectError, match=r"the host name was not found$"):
+        client.manifest(name, insecure=True)
+
+
+def test_a_proxy_that_is_not_there_is_a_connect_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with run_server(always(Reply())) as server:
+        pass
+    for variable, value in {"http_proxy": server.url, "no_proxy": ""}.items():
+        monkeypatch.setenv(variable, value)
+        monkeypatch.setenv(variable.upper(), value)
+    name = ModelName.parse("models.invalid/team/mario:v1")
+    with RegistryClient() as client, pytest.raises(ConnectError, match="connection refused"):
+        client.manifest(name, insecure=True)
+
+
+def test_a_registry_that_says_nothing_is_given_up_after_the_timeout() -> None:
+    done = threading.Event()
+
+    def answer(_request: Request) -> Reply:
+        done.wait(30)
+        return Reply()
+
+    error = failure_of(answer, timeout_s=0.1)
+    done.set()
+    assert isinstance(error, TimeoutExceeded)
+    assert str(error).endswith(": no answer in time")
+
+
+def test_a_redirect_to_a_store_that_refuses_head_means_that_the_blob_exists() -> None:
+    with (
+        run_server(always(Reply(403))) as store,
+        run_server(always(Reply(307, {"Location": f"{store.url}/blob"}))) as server,
+        RegistryClient() as client,
+    ):
+        assert client.blob_exists(a_name(server.host), Digest.of(b""), insecure=True)
+
+
+def test_a_refused_question_about_a_blob_is_not_taken_for_its_absence() -> None:
+    error = failure_of(always(Reply(403)), lambda client, name: client.blob_exists(name, Digest.of(b"")))
+    assert isinstance(error, AccessDenied)
+
+
+@pytest.mark.parametrize("location", ["/elsewhere", "http://127.0.0.1:{port}/blob"])
+def test_redirects_that_stay_on_one_host_name_do_not_help_ollama(location: str) -> None:
+    with run_server(always(Reply(body=b"x"))) as store:
+
+        def answer(request: Request) -> Reply:
+            if request.path == "/elsewhere":
+                return Reply(body=b"x")
+            return Reply(307, {"Location": location.format(port=store.port)})
+
+        with (
+            run_server(answer) as server,
+            RegistryClient(credentials={server.host: BearerToken("mine")}) as client,
+        ):
+            assert client.serves_blobs_directly(a_name(server.host), Digest.of(b"x"), insecure=True)
+        assert not [request for request in store.requests if "authorization" in request.headers]
+
+
+def test_a_registry_that_redirects_in_circles_cannot_be_pulled_from() -> None:
+    with run_server(always(Reply(307, {"Location": "/again"}))) as server, RegistryClient() as client:
+        assert client.serves_blobs_directly(a_name(server.host), Digest.of(b"x"), insecure=True)
+
+
+def test_a_missing_blob_says_nothing_about_how_blobs_are_served() -> None:
+    error = failure_of(
+        always(Reply(404)), lambda client, name: client.serves_blobs_directly(name, Digest.of(b"x"))
+    )
+    assert isinstance(error, NotFound)
+
+
+# Challenges, without a wire
+
+
+@pytest.mark.parametrize(
+    "header, expected",
+    [
+        ("", ()),
+        ("Basic", (Challenge("basic", {}),)),
+        (
+            'Bearer realm="https://a/t",service="s",scope="repository:a/b:pull,push"',
+            (
+                Challenge(
+                    "bearer", {"realm": "https://a/t", "service": "s", "scope": "repository:a/b:pull,push"}
+                ),
+            ),
+        ),
+        (
+            'BASIC realm="a \\"b\\"" , Bearer Realm=x, service = y',
+            (Challenge("basic", {"realm": 'a "b"'}), Challenge("bearer", {"realm": "x", "service": "y"})),
+        ),
+        ('Basic realm=""', (Challenge("basic", {"realm": ""}),)),
+        ("Negotiate, Basic realm=x", (Challenge("negotiate", {}), Challenge("basic", {"realm": "x"}))),
+        ('realm="x"', ()),
+        ('Basic realm="open', (Challenge("basic", {}), Challenge("realm", {}))),
+        ('Basic a=b "rest"', (Challenge("basic", {"a": "b"}),)),
+    ],
+)
+def test_a_challenge_is_read_as_rfc_9110_writes_it(header: str, expected: tuple[Challenge, ...]) -> None:
+    assert parse_challenges(header) == expected
+
+
+@pytest.mark.parametrize(
+    "parameters, expected",
+    [
+        ({"realm": "https://a/t"}, "https://a/t?scope=mine"),
+        ({"realm": "https://u:p@a:8/t?x=#f", "service": "a b"}, "https://a:8/t?x=&service=a+b&scope=mine"),
+        ({"realm": "http://a", "scope": "one two"}, "http://a?scope=one&scope=two"),
+        ({"realm": "https:///t"}, None),
+        ({"realm": "https://a:0/"}, None),
+        ({"realm": "https://a:x/"}, None),
+        ({}, None),
+    ],
+)
+def test_a_token_is_asked_for_where_the_realm_says(parameters: dict[str, str], expected: str | None) -> None:
+    assert token_url(Challenge("bearer", parameters), default_scope="mine") == expected
+
+
+def test_questions_of_several_threads_share_connections_and_do_not_mix() -> None:
+    wanted = [f"blob {number}".encode() for number in range(40)]
+    blobs = {str(Digest.of(data)): data for data in wanted}
+    with (
+        run_server(lambda request: Reply(body=blobs[request.path.rpartition("/")[2]])) as server,
+        RegistryClient(insecure=[server.host]) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        name = a_name(server.host)
+        read = list(pool.map(lambda data: client.blob(name, Digest.of(data), 100), wanted))
+        peers = {request.peer for request in server.requests}
+    assert read == wanted
+    assert len(peers) <= 4

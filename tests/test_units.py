@@ -1,0 +1,124 @@
+"""Bytes and durations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollamaops.errors import InvalidValue
+from ollamaops.units import format_duration, format_size, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("4096", 4096),
+        (4096, 4096),
+        (0, 0),
+        ("1b", 1),
+        ("1kB", 1000),
+        ("1KiB", 1024),
+        ("500MB", 500_000_000),
+        ("24GiB", 24 * 2**30),
+        ("24gib", 24 * 2**30),
+        ("24Gi", 24 * 2**30),
+        ("24G", 24 * 10**9),
+        (" 1.5 GB ", 1_500_000_000),
+        ("1.1GB", 1_100_000_000),
+        ("0.3KiB", 307),
+        ("2TiB", 2 * 2**40),
+        ("9007199254740993", 9007199254740993),
+    ],
+)
+def test_a_size_is_read_exactly(text: str | int, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GB", "-1GB", "1 2", "1.GB", ".5GB", "1e3", "1PB", "1bb", "١GB", "1GBi", -1, True]
+)
+def test_what_is_not_a_size_is_refused(text: str | int) -> None:
+    with pytest.raises(InvalidValue, match="is not a size") as caught:
+        parse_size(text)
+    assert caught.value.hint == "write a number and a unit: 24GiB, 500MB, 4096"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90.0),
+        ("1h30m", 5400.0),
+        ("300ms", 0.3),
+        ("2d", 172800.0),
+        ("1.5h", 5400.0),
+        (" 90 ", 90.0),
+        ("0.5", 0.5),
+        (90, 90.0),
+        (0.25, 0.25),
+        ("0s", 0.0),
+    ],
+)
+def test_a_duration_is_read_as_seconds(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "-5m", "5 m", "5min", "1h30", "²", "1e3", "5M", math.nan, math.inf, -1, -0.5, True]
+)
+def test_what_is_not_a_duration_is_refused(text: str | float) -> None:
+    with pytest.raises(InvalidValue, match="is not a duration") as caught:
+        parse_duration(text)
+    assert caught.value.hint == "write it like 30s, 5m, 1h30m or 2d"
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1500, "1.5 kB"),
+        (99_949, "99.9 kB"),
+        (99_950, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (20_200_000_000, "20.2 GB"),
+        (1_000_000_000_000, "1.0 TB"),
+        (1_500_000_000_000_000, "1500 TB"),
+    ],
+)
+def test_a_size_is_shown_with_three_digits(size_bytes: int, text: str) -> None:
+    assert format_size(size_bytes) == text
+
+
+@given(st.integers(0, 10**15))
+def test_a_shown_size_is_near_the_size(size_bytes: int) -> None:
+    assert parse_size(format_size(size_bytes)) == pytest.approx(size_bytes, rel=0.051)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0s"),
+        (0.34, "0.3s"),
+        (9.94, "9.9s"),
+        (9.96, "10s"),
+        (42.2, "42s"),
+        (59.6, "1m00s"),
+        (90, "1m30s"),
+        (3599.7, "1h00m"),
+        (7500, "2h05m"),
+        (86400 * 3 + 3600 * 4, "3d04h"),
+    ],
+)
+def test_a_duration_is_shown_with_two_units_at_most(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@given(st.floats(0.0, 10**7))
+def test_a_shown_duration_is_near_the_duration(seconds: float) -> None:
+    shown = parse_duration(format_duration(seconds))
+    assert shown == pytest.approx(seconds, abs=0.06 if seconds < 9.9 else 0.51 if seconds < 3600 else 3601)
