@@ -169,6 +169,11 @@ def always(value: object, status: int = 200, **headers: str) -> Script:
     return lambda asked, wire: wire.json(value, status, **headers)
 
 
+def reply(status: int, body: bytes = b"", content_type: str = JSON, **headers: str) -> Script:
+    """A script that gives the same bytes to everything."""
+    return lambda asked, wire: wire.answer(status, body, content_type, **headers)
+
+
 def routes(table: Mapping[str, Script], version: str = "0.33.0") -> Script:
     """A script by path; `/api/version` is answered unless the table has it."""
 

@@ -260,6 +260,14 @@ def test_a_host_is_named_once_in_its_own_line() -> None:
     assert line == "! gpu-3: not reached: connection refused; its state is unknown, nothing is planned for it"
 
 
+def test_a_line_too_narrow_for_its_hosts_is_wrapped_and_not_cut() -> None:
+    hosts = tuple(
+        UnreachedHost(host=f"a-host-with-a-name-{number}", error="no answer") for number in range(2)
+    )
+    lines = render_plan(Plan(hosts=(), unreached=hosts), width=30, colour=True).splitlines()
+    assert lines[:2] == ["! a-host-with-a-name-0 and", "    a-host-with-a-name-1: not"]
+
+
 def a_field(path: str, observed: str, desired: str, kind: Kind = "field") -> Difference:
     (difference,) = why("bot", kind, path, desired, observed)
     return difference

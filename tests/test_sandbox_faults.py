@@ -227,6 +227,12 @@ def test_a_script_is_loaded_from_a_file(tmp_path: Path) -> None:
         load_faults(path)
 
 
+def test_all_problems_of_values_come_at_once() -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_faults("- do: {latency: x}\n- do: {bandwidth: y}\n")
+    assert [problem.line for problem in caught.value.problems] == [1, 2]
+
+
 def test_the_documented_example_is_a_valid_script() -> None:
     example = str(faults.__doc__).split("::\n\n", 1)[1].split("\nThe list", 1)[0]
     script = parse_faults(textwrap.dedent(example))
@@ -822,6 +828,14 @@ def test_a_restart_that_prunes_takes_the_upload_and_the_loaded_models(version: s
         assert client.call("HEAD", f"/api/blobs/{other}").status_code == 404
         assert client.call("GET", "/api/ps").json() == {"models": []}
         assert client.names() == ["m:latest"]
+
+
+def test_work_that_is_cut_short_or_stalled_needs_no_lines(serve: Serve) -> None:
+    running = serve(
+        "- {call: 1, do: {cut: looks-complete}}\n- {call: 2, do: {stall: {for: 50ms, with_progress: true}}}"
+    )
+    answers = [running.call("POST", "/api/create", json={"model": "m"}).content for _ in range(2)]
+    assert answers == [b"", b""]
 
 
 @pytest.mark.parametrize("cut", ["looks-complete", "1"])

@@ -167,6 +167,7 @@ def test_a_system_prompt_that_names_the_answer_is_followed_unless_the_user_names
     assert said("What about it?", model) == "aye"
     assert said("Reply with the word nay.", model) == "nay"
     assert said("What about it?", model, system="Always reply with the word no.") == "no"
+    assert chatted(("user", "What about it?"), model=model)["content"] == "aye"
     assert chatted(("system", "Always say hm."), ("user", "What about it?"), model=model)["content"] == "hm"
 
 
@@ -275,6 +276,54 @@ def test_format_json_is_valid_json_that_holds_the_answer() -> None:
     assert json.loads(said("{not json", format="json")).keys() == {"answer"}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "keys"),
+    [
+        ("Answer as JSON with the keys name and age.", {"name", "age"}),
+        ("Give me a json object with fields `a`, `b`, and `c`", {"a", "b", "c"}),
+        ('Reply with JSON: {"x": 1}', {"x"}),
+    ],
+)
+def test_json_that_the_prompt_describes_comes_with_and_without_the_format(
+    prompt: str, keys: set[str]
+) -> None:
+    assert json.loads(said(prompt, format="json")).keys() == keys
+    assert json.loads(said(prompt)).keys() == keys
+
+
+words_of_prompts = st.sampled_from(
+    [
+        "say",
+        "reply with",
+        "json",
+        "keys",
+        "the word",
+        "my name is",
+        '"',
+        "{",
+        "}",
+        "6*",
+        "9" * 5000,
+        "-1e999",
+        "x",
+        ".",
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.lists(words_of_prompts, max_size=12).map(" ".join)))
+def test_any_prompt_gets_an_answer_and_valid_json_where_asked(prompt: str) -> None:
+    assert chatted(("user", prompt))["role"] == "assistant"
+    assert isinstance(json.loads(str(chatted(("user", prompt), format="json")["content"])), dict)
+    Draft202012Validator(WEATHER).validate(
+        json.loads(str(chatted(("user", prompt), format=WEATHER)["content"]))
+    )
+    assert (
+        chatted(("user", prompt), model=a_model("completion", "tools"), tools=[TOOL])["role"] == "assistant"
+    )
+
+
 WEATHER = {
     "type": "object",
     "properties": {
@@ -320,6 +369,19 @@ SCHEMAS: dict[str, dict[str, object]] = {
     "any of": {"anyOf": [{"type": "integer", "minimum": 5}, {"type": "string", "maxLength": 3}]},
     "one of": {"oneOf": [{"type": "integer"}, {"type": "number", "minimum": 2}]},
     "all of": {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 4}, {"not": {"const": 3}}]},
+    "both bounds": {
+        "allOf": [{"type": "integer", "minimum": 1, "maximum": 9}, {"minimum": 8, "maximum": 12}]
+    },
+    "both types": {"allOf": [{"type": ["integer", "string"]}, {"type": ["string", "null"]}]},
+    "both contradict in words": {"allOf": [{"title": "a"}, {"title": "b"}, True]},
+    "anything inside": {"type": "object", "properties": {"a": True}, "required": ["a"]},
+    "items by number": {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "prefixItems": [{"const": 1}]},
+            "b": {"$ref": "#/properties/a/prefixItems/0"},
+        },
+    },
     "conditions": {
         "type": "object",
         "properties": {"kind": {"enum": ["a", "b"]}, "size": {"type": "integer"}},
@@ -412,6 +474,10 @@ def test_any_schema_of_plain_parts_is_satisfied(schema: dict[str, object], seed:
         {"$ref": "https://example.com/schema"},
         {"$ref": "#/$defs/missing"},
         {"allOf": [False]},
+        {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]},
+        {"type": "array", "items": False, "minItems": 1},
+        {"type": "array", "prefixItems": [False], "minItems": 1},
+        {"properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]},
         {"type": "string", "pattern": "(?=x)y"},
         {"type": "string", "pattern": "^a+$", "maxLength": 0},
         {"type": "object", "properties": {"a": False}, "required": ["a"]},
@@ -443,7 +509,7 @@ def test_a_text_is_found_by_the_pattern_it_was_drawn_from(pattern: str) -> None:
         assert re.search(pattern, text_matching(pattern, Choice(str(seed))))
 
 
-@pytest.mark.parametrize("pattern", ["(?<=a)b", r"(a)\1", "(a", "[a", "a)"])
+@pytest.mark.parametrize("pattern", ["a(", "(?:", "(?<=a)b", r"(a)\1", "(a", "[a", "a)"])
 def test_a_pattern_that_is_not_understood_raises(pattern: str) -> None:
     with pytest.raises(ValueError):
         text_matching(pattern, Choice("x"))
@@ -475,6 +541,12 @@ def test_a_model_with_tools_calls_the_one_that_the_prompt_asks_for() -> None:
         chatted(("user", "send a mail"), model=model, tools=[OTHER_TOOL])["tool_calls"],
     )
     assert mail["function"]["name"] == "sendMail"
+
+
+def test_a_tool_whose_parameters_cannot_be_satisfied_is_called_without() -> None:
+    broken = {"function": {"name": "get_weather", "parameters": {"properties": {"a": {"type": "ghost"}}}}}
+    message = chatted(("user", "the weather?"), model=a_model("completion", "tools"), tools=[broken])
+    assert cast("list[dict[str, Body]]", message["tool_calls"])[0]["function"]["arguments"] == {}
 
 
 def test_a_model_with_tools_just_talks_when_none_is_asked_for() -> None:

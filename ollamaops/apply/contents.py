@@ -20,6 +20,7 @@ def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
     model = (printed.model,) if printed.model else ()
     return Contents(
         digest=digest,
+        parent=shown.details.parent_model,
         blobs=(*model, *printed.projectors),
         adapters=(*printed.adapters, *printed.drafts),
         template=template,

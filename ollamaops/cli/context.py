@@ -21,7 +21,7 @@ from ollamaops.cli.options import Shared
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
-from ollamaops.manifest.load import load_manifest, manifest_paths
+from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import NamePattern
 from ollamaops.plan.desired import local_files
@@ -49,7 +49,7 @@ class Scene:
 
 def load(shared: Shared) -> Manifest:
     """The manifest that -f, -e and the current folder name."""
-    paths = manifest_paths(shared.files, Path.cwd())
+    paths: tuple[str | Path, ...] = shared.files or default_paths(Path.cwd())
     return load_manifest(
         paths,
         environment=shared.environment,

@@ -127,6 +127,18 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return exits.ERROR
+    except Exception as error:  # noqa: BLE001  a bug: say so in a line, and show where only when asked
+        return _report_bug(error, verbose="-vv" in arguments)
+
+
+def _report_bug(error: Exception, *, verbose: bool) -> int:
+    if verbose:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+    click.echo("hint: this is a bug in ollamaops: please report it with the output of -vv", err=True)
+    return exits.ERROR
 
 
 def _with_sandbox_value(arguments: Sequence[str]) -> list[str]:

@@ -89,7 +89,7 @@ def shared_options(command: Command) -> Command:
     decorated: Any = command
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
-    return cast(Command, decorated)
+    return cast("Command", decorated)
 
 
 def take_shared(given: dict[str, Any]) -> tuple[Shared, dict[str, Any]]:
@@ -110,6 +110,7 @@ def command_with_shared(**attributes: Any) -> Callable[[Callable[..., int]], cli
 
         run.__doc__ = function.__doc__
         run.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
-        return click.command(**attributes)(shared_options(run))
+        made: click.Command = click.command(**attributes)(shared_options(run))
+        return made
 
     return decorate

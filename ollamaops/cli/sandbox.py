@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ollamaops.cli import exits
@@ -39,12 +41,22 @@ def serve(
 ) -> int:
     """Serve until Ctrl-C."""
     try:
+        from ollamaops.sandbox.behaviour import NEWEST
+        from ollamaops.sandbox.fault_injection import with_faults
+        from ollamaops.sandbox.faults import load_faults
         from ollamaops.sandbox.server import run_forever
     except ImportError as error:
         raise UsageError(
             f"the sandbox needs {error.name}, which is not installed", hint="pip install 'ollamaops[sandbox]'"
         ) from error
-    run_forever(host=bind, port=port, store=store, as_version=as_version, faults_file=faults)
+    wrap = with_faults(load_faults(Path(faults))) if faults else None
+    try:
+        run_forever(bind, port, Path(store), as_version or NEWEST, wrap)
+    except OSError as error:
+        raise UsageError(
+            f"cannot serve on {bind}:{port}: {error.strerror}",
+            hint="choose another --port, 0 for any free one",
+        ) from error
     return exits.DONE
 
 

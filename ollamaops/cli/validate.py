@@ -24,7 +24,7 @@ def command(shared: Shared) -> int:
 
     try:
         manifest = load(shared)
-    except ManifestError:
+    except ManifestError as error:
         if shared.output != "json":
             raise
         problems = problems_to_json(error.problems)

@@ -26,7 +26,7 @@ _PER_FILE = frozenset({"$schema", "version", "include"})
 
 def join(roots: Sequence[Table], findings: Findings) -> Table:
     """The files as one: lists one after the other, mappings united; a value given twice is a problem."""
-    whole = Table(roots[0].place)
+    whole = Table(roots[0].place if roots else Place())
     for root in roots:
         part = replace(root, nodes={key: node for key, node in root.nodes.items() if key not in _PER_FILE})
         whole = _unite(whole, part, (), findings)

@@ -155,9 +155,13 @@ def _words_of(error: BaseException) -> str:
     """What the system says of a failure, without its numbers: `no route to host`."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate is not accepted: {cause.verify_message.lower()}".rstrip(": ")
+            return f"the certificate is not accepted: {getattr(cause, 'verify_message', '').lower()}".rstrip(
+                ": "
+            )
         if isinstance(cause, ssl.SSLError):
-            return f"no TLS connection: {(cause.reason or 'handshake failed').replace('_', ' ').lower()}"
+            return f"no TLS connection: {getattr(cause, 'reason', '') or 'handshake failed'}".replace(
+                "_", " "
+            )
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
             return os.strerror(cause.errno).lower()
     return "no TLS connection" if isinstance(error, u.SSLError | r.SSLError) else "the exchange failed"

@@ -20,6 +20,7 @@ import urllib3
 
 from ollamaops.errors import (
     Cancelled,
+    ConnectionLost,
     CutStream,
     OllamaopsError,
     ProtocolError,
@@ -304,6 +305,7 @@ class _Exchange:
     def _read_blocks(self) -> Iterator[bytes]:
         """What has arrived, as it arrives, until the proper end of the body."""
         raw: urllib3.HTTPResponse = self._opened.raw
+        is_empty = True
         while True:
             with self._failures():
                 if self._ends_at is not None:
@@ -311,8 +313,11 @@ class _Exchange:
                 block = raw.read1(_READ_BYTES, decode_content=True)
                 self._check_aborted()
             if not block:
-                return
+                break
+            is_empty = False
             yield block
+        if is_empty and self._method != "HEAD" and _is_unframed(raw):
+            raise ConnectionLost(self._say("the answer was cut short"), host=self._transport.host_name)
 
     def _parse_line(self, line: bytes, number: int) -> JsonObject:
         value = _parse_json(line.decode("utf-8", "replace"))
@@ -390,6 +395,15 @@ class _Exchange:
 
     def _say(self, why: str) -> str:
         return f"{self._transport.host_name}: {self._what}: {why}"
+
+
+def _is_unframed(raw: urllib3.HTTPResponse) -> bool:
+    """Whether nothing in the head says where the body ends: with an empty body, the head itself was cut.
+
+    HTTP/1.0, 204 and `Connection: close` are what allows an answer to end with its connection (RFC 9112 §6.3).
+    """
+    framed = {"content-length", "transfer-encoding", "connection"} & {name.lower() for name in raw.headers}
+    return not framed and raw.version == 11 and raw.status != 204
 
 
 def _parse_json(text: str) -> object:

@@ -37,6 +37,7 @@ class Contents:
     """
 
     digest: str
+    parent: str = ""
     blobs: tuple[Digest, ...] = ()
     adapters: tuple[Digest, ...] = ()
     template: str = ""

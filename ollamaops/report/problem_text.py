@@ -44,14 +44,14 @@ def _problem_lines(
     head, *rest = wrap(f"{place}: {clean(problem.message)}", width)
     yield paint("bold", place) + head[len(place) :] if head.startswith(place) else head
     yield from rest
-    yield from _excerpt(problem, texts.get(problem.path, ""), paint)
+    yield from _excerpt(problem, texts.get(problem.path), paint)
     if problem.hint:
         yield from wrap(f"hint: {clean(problem.hint)}", width, first="    ")
 
 
-def _excerpt(problem: Problem, text: str, paint: Paint) -> list[str]:
+def _excerpt(problem: Problem, text: str | None, paint: Paint) -> list[str]:
     """The line and a mark under the word at the column; nothing when the place is not in the text."""
-    lines = text.split("\n")
+    lines = text.split("\n") if text is not None else []
     if not 0 < problem.line <= len(lines):
         return []
     source, start = lines[problem.line - 1].rstrip("\r"), max(problem.column - 1, 0)

@@ -7,6 +7,7 @@ miss: the display is redrawn by a thread of rich, so the board is only touched w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 from typing import IO, Self, cast
@@ -35,9 +36,24 @@ _STYLES: Mapping[Style | None, str] = {
 }
 
 
+class _Console(Console):
+    """A console that goes quiet when its reader is gone, where rich's own would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class _Live(Live):
+    """A display whose redrawing thread survives a terminal that is gone."""
+
+    def refresh(self) -> None:
+        with suppress(OSError, ValueError):
+            super().refresh()
+
+
 def build_console(stream: Stream, *, colour: bool) -> Console:
     """A console on `stream` that draws with or without colours."""
-    return Console(
+    return _Console(
         file=cast("IO[str]", stream), no_color=not colour, highlight=False, emoji=False, markup=False
     )
 
@@ -47,7 +63,7 @@ class RichProgress:
 
     def __init__(self, console: Console) -> None:
         self._console, self._lock, self._board = console, Lock(), Board()
-        self._live = Live(
+        self._live = _Live(
             console=console,
             get_renderable=self._draw,
             refresh_per_second=_REDRAWS_PER_S,
@@ -63,10 +79,8 @@ class RichProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with suppress(OSError, ValueError):  # the terminal is gone; there is nothing to give back
             self._live.stop()
-        except (OSError, ValueError):  # the terminal is gone; there is nothing to give back
-            return
 
     def __call__(self, event: Event) -> None:
         """Bring the display up to date. Safe from any thread."""
@@ -74,10 +88,8 @@ class RichProgress:
             self._board.take(event)
         if not isinstance(event, ActionStarted | HostObserved | Progressed):
             text, style = say_event(event)
-            try:
+            with suppress(OSError, ValueError):  # showing must not stop the work
                 self._console.print(Text(text, _STYLES[style]), soft_wrap=True)
-            except (OSError, ValueError):  # showing must not stop the work
-                return
 
     def _draw(self) -> Table:
         with self._lock:

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ollamaops.units import format_size
-
 Style = Literal["good", "change", "bad", "send", "unknown", "bold", "dim"]
 
 _SGR: Mapping[Style, str] = {
@@ -96,11 +94,6 @@ def join_names(names: Sequence[str]) -> str:
     if len(names) > 3:
         return f"{names[0]}, {names[1]} and {len(names) - 2} more"
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
-
-
-def size_or_unknown(size_bytes: int | None) -> str:
-    """`20.2 GB`, or `?` for None."""
-    return "?" if size_bytes is None else format_size(size_bytes)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -70,7 +70,9 @@ class Behaviour:
 
     # quantize and convert
     quantize_types: tuple[str, ...] = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0", "BF16")
-    quantize_unknown: str = "unsupported quantization type {} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
+    quantize_unknown: str = (
+        "unsupported quantization type {} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
+    )
     quantize_sources: tuple[str, ...] = ("F16", "BF16", "F32")
     quantize_source_error: str = "quantization is only supported for F16, BF16 and F32 models"
     quantize_reports: Literal["none", "line", "progress"] = "none"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 
 from ollamaops.sandbox import layers as kinds
 from ollamaops.sandbox.gguf_file import (
@@ -26,7 +25,6 @@ from ollamaops.sandbox.gguf_file import (
 )
 from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
 from ollamaops.sandbox.golang import json_line, sorted_map
-from ollamaops.sandbox.layers import CONFIG_TYPE, MANIFEST_TYPE
 
 _LICENSE = """Pretend model "{name}" of the ollamaops sandbox, for tests and demonstrations.
 
@@ -43,9 +41,16 @@ _THINKING = (
     "{{- range .Messages }}<|{{ .Role }}|>{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}"
     "<|end|>{{ end }}<|assistant|>"
 )
-_INSERT = "{{- if .Suffix }}<|prefix|>{{ .Prompt }}<|suffix|>{{ .Suffix }}<|middle|>{{ else }}" + _TOOLS + "{{ end }}"
+_INSERT = (
+    "{{- if .Suffix }}<|prefix|>{{ .Prompt }}<|suffix|>{{ .Suffix }}<|middle|>{{ else }}"
+    + _TOOLS
+    + "{{ end }}"
+)
 _STOP = ["<|end|>"]
 _INT32 = 5
+_Q8_0 = 8
+# the type of the stand-ins' matrices; K types need wider rows than theirs
+_QUANTIZED = {"F16": 1, "Q4_0": 2}
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,7 @@ class Pretend:
         return (self.name.partition(":")[2], *self.tags)
 
 
-def _chat(
-    name: str, family: str, size: str, context_length: int, *tags: str, **further: object
-) -> Pretend:
+def _chat(name: str, family: str, size: str, context_length: int, *tags: str, **further: object) -> Pretend:
     return Pretend(name, family, size, context_length, tags, **further)  # type: ignore[arg-type]  # keywords of Pretend
 
 
@@ -119,7 +122,15 @@ PRETENDS: tuple[Pretend, ...] = (
     _chat("phi4-mini:3.8b", "phi3", "3.8B", 131072, "latest"),
     _chat("phi4:14b", "phi3", "14.7B", 16384, "latest", template=_CHAT),
     _chat("deepseek-r1:1.5b", "qwen2", "1.8B", 131072, template=_THINKING, parameters={"temperature": 0.6}),
-    _chat("deepseek-r1:8b", "qwen3", "8.2B", 131072, "latest", template=_THINKING, parameters={"temperature": 0.6}),
+    _chat(
+        "deepseek-r1:8b",
+        "qwen3",
+        "8.2B",
+        131072,
+        "latest",
+        template=_THINKING,
+        parameters={"temperature": 0.6},
+    ),
     _chat("gpt-oss:20b", "gptoss", "20.9B", 131072, "latest", template=_THINKING, quantization="Q8_0"),
     _chat("tinyllama:1.1b", "llama", "1B", 2048, "latest", quantization="Q4_0", template=_CHAT),
     _chat("smollm2:135m", "llama", "134.52M", 8192, quantization="F16"),
@@ -134,14 +145,12 @@ PRETENDS: tuple[Pretend, ...] = (
 
 
 class Catalogue:
-    """The stand-ins as a registry: manifests by name and tag, blobs by digest. Made when first asked for."""
+    """The stand-ins as a registry: manifests by name and tag, blobs by digest. Each is made when first asked for."""
 
-    def __init__(self, pretends: tuple[Pretend, ...] = PRETENDS) -> None:
-        self._pretends = pretends
-
-    @cached_property
-    def _by_name(self) -> dict[tuple[str, str], Pretend]:
-        return {(pretend.model, tag): pretend for pretend in self._pretends for tag in pretend.all_tags}
+    def __init__(self, pretends: Iterable[Pretend] = PRETENDS) -> None:
+        self._by_name = {(pretend.model, tag): pretend for pretend in pretends for tag in pretend.all_tags}
+        self._manifests: dict[str, bytes] = {}
+        self._blobs: dict[str, bytes] = {}
 
     def names(self) -> list[str]:
         """Every `model:tag` that can be pulled, sorted."""
@@ -149,33 +158,103 @@ class Catalogue:
 
     def manifest(self, repository: str, tag: str) -> bytes | None:
         """The registry manifest of `library/model` at `tag`, as the registry writes it; None if there is none."""
-        namespace, _, model = repository.partition("/")
-        pretend = self._by_name.get((model, tag)) if namespace == "library" else None
-        return _made(pretend).manifest if pretend else None
+        namespace, _, model = repository.lower().partition("/")
+        pretend = self._by_name.get((model, tag.lower())) if namespace == "library" else None
+        if pretend is None:
+            return None
+        if pretend.name not in self._manifests:
+            self._manifests[pretend.name] = self._make(pretend)
+        return self._manifests[pretend.name]
 
     def blob(self, digest: str) -> bytes:
-        """A blob that one of the manifests given out refers to. KeyError."""
-        return _BLOBS[digest]
+        """A blob that a manifest given out refers to. KeyError."""
+        return self._blobs[digest]
+
+    def _make(self, pretend: Pretend) -> bytes:
+        layers = [self._layer(media_type, data) for media_type, data in _contents(pretend)]
+        config = {
+            "model_format": "gguf",
+            "model_family": pretend.family,
+            "model_families": [pretend.family],
+            "model_type": pretend.size,
+            "file_type": pretend.quantization,
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+        }
+        document = {
+            "schemaVersion": 2,
+            "mediaType": kinds.MANIFEST_TYPE,
+            "config": self._layer(kinds.CONFIG_TYPE, json.dumps(config).encode()),
+            "layers": layers,
+        }
+        return json.dumps(document, indent=3).encode()
+
+    def _layer(self, media_type: str, data: bytes) -> dict[str, object]:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self._blobs[digest] = data
+        return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
 
-@dataclass(frozen=True)
-class _Made:
-    manifest: bytes
+def _contents(pretend: Pretend) -> Iterator[tuple[str, bytes]]:
+    """Media type and bytes of each layer, in the order of real library models."""
+    yield kinds.MODEL, pretend_weights(pretend)
+    if pretend.template:
+        yield kinds.TEMPLATE, pretend.template.encode()
+    if pretend.system:
+        yield kinds.SYSTEM, pretend.system.encode()
+    yield kinds.LICENSE, _LICENSE.format(name=pretend.name).encode()
+    if pretend.parameters:
+        yield kinds.PARAMS, json_line(sorted_map(pretend.parameters)).rstrip(b"\n")
 
 
-_BLOBS: dict[str, bytes] = {}
+def pretend_weights(pretend: Pretend) -> bytes:
+    """A small GGUF file of the right architecture, its values made from the name."""
+    tensors = list(_tensors(pretend))
+    data = [header_bytes(_metadata(pretend), tensors)]
+    for tensor in tensors:
+        noise = hashlib.shake_128(f"{pretend.name}/{tensor.name}".encode()).digest(tensor.size_bytes)
+        data += [noise, padding_after(tensor.size_bytes)]
+    return b"".join(data)
 
 
-def _keep(data: bytes) -> str:
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    _BLOBS[digest] = data
-    return digest
+def _metadata(pretend: Pretend) -> dict[str, Field]:
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256))]
+    whole = {
+        "context_length": pretend.context_length,
+        "embedding_length": pretend.embedding_length,
+        "block_count": 1,
+        "feed_forward_length": 2 * pretend.embedding_length,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 4,
+    }
+    if pretend.is_embedding:
+        whole["pooling_type"] = 1
+    if pretend.sees:
+        whole["vision.block_count"] = 1
+    return {
+        "general.architecture": Field(STRING, pretend.family),
+        "general.name": Field(STRING, f"pretend {pretend.name}"),
+        "general.description": Field(
+            STRING, "random numbers for tests and demonstrations, not the real model"
+        ),
+        "general.file_type": Field(UINT32, FILE_TYPES.index(pretend.quantization)),
+        "general.quantization_version": Field(UINT32, 2),
+        **{f"{pretend.family}.{key}": Field(UINT32, value) for key, value in whole.items()},
+        f"{pretend.family}.attention.layer_norm_rms_epsilon": Field(FLOAT32, 1e-5),
+        "tokenizer.ggml.model": Field(STRING, "llama"),
+        "tokenizer.ggml.tokens": Field(ARRAY, list(tokens), STRING),
+        "tokenizer.ggml.scores": Field(ARRAY, [0.0] * len(tokens), FLOAT32),
+        "tokenizer.ggml.token_type": Field(ARRAY, [2, 3, 3, *[6] * 256], _INT32),
+        "tokenizer.ggml.bos_token_id": Field(UINT32, 1),
+        "tokenizer.ggml.eos_token_id": Field(UINT32, 2),
+    }
 
 
-@lru_cache(maxsize=None)
-def _make(number: int, pretends: tuple[Pretend, ...]) -> _Made:
-    raise NotImplementedError
-
-
-def _made(pretend: Pretend) -> _Made:
-    raise NotImplementedError
+def _tensors(pretend: Pretend) -> Iterator[Tensor]:
+    width, kind = pretend.embedding_length, _QUANTIZED.get(pretend.quantization, _Q8_0)
+    yield Tensor("token_embd.weight", (width, 259), kind)
+    yield Tensor("output_norm.weight", (width,), 0)
+    for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        yield Tensor(f"blk.0.{part}.weight", (width, width), kind)
+    yield Tensor("blk.0.attn_norm.weight", (width,), 0)

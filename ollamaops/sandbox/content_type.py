@@ -15,8 +15,19 @@ _SIGNATURES = (
     (b"\xff\xfe", "text/plain; charset=utf-16le"),
     (b"\xfe\xff", "text/plain; charset=utf-16be"),
 )
-_HTML = (b"<!doctype html", b"<html", b"<head", b"<script", b"<body", b"<title", b"<p", b"<div", b"<h1", b"<!--")
-_BINARY = frozenset([*range(0x00, 0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)])
+_HTML = (
+    b"<!doctype html",
+    b"<html",
+    b"<head",
+    b"<script",
+    b"<body",
+    b"<title",
+    b"<p",
+    b"<div",
+    b"<h1",
+    b"<!--",
+)
+_BINARY = frozenset([*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)])
 
 
 def sniff(start: bytes) -> str:
@@ -33,4 +44,6 @@ def sniff(start: bytes) -> str:
 
 
 def _is_tag(text: bytes, tag: bytes) -> bool:
-    return text[: len(tag)].lower() == tag and (tag == b"<!--" or text[len(tag) : len(tag) + 1] in {b" ", b">"})
+    return text[: len(tag)].lower() == tag and (
+        tag == b"<!--" or text[len(tag) : len(tag) + 1] in {b" ", b">"}
+    )

@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-
 from pathlib import Path
 
 from ollamaops.sandbox.behaviour import Behaviour
@@ -165,7 +164,9 @@ def _read_safetensors(path: Path) -> dict[str, _Stored]:
         except ValueError as error:
             raise UnsupportedModel(f"invalid safetensors header: {error}") from error
     return {
-        name: _Stored(path, 8 + length + about["data_offsets"][0], _span(about["data_offsets"]), tuple(about["shape"]))
+        name: _Stored(
+            path, 8 + length + about["data_offsets"][0], _span(about["data_offsets"]), tuple(about["shape"])
+        )
         for name, about in listed.items()
         if name != "__metadata__"
     }
@@ -224,7 +225,9 @@ def _model_fields(architecture: str, config: Mapping[str, object]) -> dict[str, 
         "general.architecture": Field(STRING, architecture),
         "general.file_type": Field(UINT32, 1),
         "general.quantization_version": Field(UINT32, 2),
-        f"{architecture}.attention.layer_norm_rms_epsilon": Field(FLOAT32, _real(config, "rms_norm_eps", 1e-6)),
+        f"{architecture}.attention.layer_norm_rms_epsilon": Field(
+            FLOAT32, _real(config, "rms_norm_eps", 1e-6)
+        ),
     }
     if "rope_theta" in config:
         fields[f"{architecture}.rope.freq_base"] = Field(FLOAT32, _real(config, "rope_theta", 10000.0))
@@ -249,9 +252,13 @@ def _tokenizer_fields(files: Mapping[str, Path], behaviour: Behaviour) -> dict[s
         if text in tokens:
             fields[f"tokenizer.ggml.{kind}_token_id"] = Field(UINT32, tokens.index(str(text)))
             if behaviour.converted_bos_flags:
-                fields[f"tokenizer.ggml.add_{kind}_token"] = Field(BOOL, chosen.get(f"add_{key}_token") is True)
+                fields[f"tokenizer.ggml.add_{kind}_token"] = Field(
+                    BOOL, chosen.get(f"add_{key}_token") is True
+                )
     template = chosen.get("chat_template")
-    return fields | ({"tokenizer.chat_template": Field(STRING, template)} if isinstance(template, str) else {})
+    return fields | (
+        {"tokenizer.chat_template": Field(STRING, template)} if isinstance(template, str) else {}
+    )
 
 
 def _vocabulary(tokenizer: Mapping[str, object]) -> tuple[list[str], set[str]]:

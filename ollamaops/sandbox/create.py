@@ -19,7 +19,15 @@ from ollamaops.sandbox.golang import human_number, json_line, sorted_map
 from ollamaops.sandbox.gotemplate import BadTemplate, check_template
 from ollamaops.sandbox.imports import Part, finish_weights, import_adapters, import_files
 from ollamaops.sandbox.inference_requests import Refusal
-from ollamaops.sandbox.layers import Config, CorruptManifest, Layer, Manifest, existing_layer, new_layer, without
+from ollamaops.sandbox.layers import (
+    Config,
+    CorruptManifest,
+    Layer,
+    Manifest,
+    existing_layer,
+    new_layer,
+    without,
+)
 from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import BothSuffixes, Name, parse_name, strip_source
 from ollamaops.sandbox.requests import CreateRequest, kind_of
@@ -148,16 +156,13 @@ class Creator:
         """What the base's config gives to a model made from it."""
         if not self.behaviour.config_extras:
             return config
-        inherited = self.library.load(base).config
-        config = config.described_by(renderer=inherited.renderer, parser=inherited.parser)
+        inherited = self.library.config(self.library.manifest(base))
+        known = Config(renderer=inherited.renderer, parser=inherited.parser)
         if self.behaviour.requires_known:
-            config = config.described_by(requires=inherited.requires)
+            known = replace(known, requires=inherited.requires)
         if self.behaviour.capabilities_inherited:
-            config = replace(
-                config.described_by(model_format=inherited.model_format),
-                capabilities=config.capabilities or inherited.capabilities,
-            )
-        return config
+            known = replace(known, model_format=inherited.model_format, capabilities=inherited.capabilities)
+        return config.filled_from(known)
 
     def _adapters(self, files: Mapping[str, str], base: list[Part]) -> Generator[Line, None, list[Part]]:
         try:
@@ -180,12 +185,13 @@ class Creator:
         """The config with what the weights say about themselves."""
         families = list(config.model_families or ())
         for header in headers:
-            config = config.described_by(
+            found = Config(
                 model_format="gguf",
                 model_family=header.architecture,
                 model_type=human_number(header.parameter_count),
                 file_type=file_type_name(header),
             )
+            config = config.filled_from(found)
             if self.behaviour.families_repeat or header.architecture not in families:
                 families.append(header.architecture)
         return replace(config, model_families=tuple(families) or None)

@@ -22,22 +22,30 @@ from ollamaops.sandbox.content_type import sniff
 from ollamaops.sandbox.create import Creator, as_go
 from ollamaops.sandbox.gguf_file import Header, is_gguf
 from ollamaops.sandbox.golang import json_line, shortest_float32, sorted_map
-from ollamaops.sandbox.imports import Part, convert_files, finish_weights, gguf_part, open_gguf, template_parts
+from ollamaops.sandbox.imports import (
+    Part,
+    convert_files,
+    finish_weights,
+    gguf_part,
+    open_gguf,
+    template_parts,
+)
 from ollamaops.sandbox.layers import Config, Layer, new_layer
 from ollamaops.sandbox.model_name import Name, parse_name
 from ollamaops.sandbox.requests import CreateRequest
 from ollamaops.sandbox.store import InvalidDigest
 from ollamaops.sandbox.work import SUCCESS, Line, Work, bad_request, failure, line, os_failure
 
-_NO_COMMAND = 'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
+_NO_COMMAND = (
+    'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
+)
 _INTEGERS = frozenset(
-    "num_keep seed num_predict top_k repeat_last_n mirostat num_ctx num_batch num_gpu main_gpu num_thread".split()
+    ["num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread"]
 )
 _FLOATS = frozenset(
-    "top_p min_p tfs_z typical_p temperature repeat_penalty presence_penalty frequency_penalty mirostat_tau "
-    "mirostat_eta".split()
+    ["top_p", "min_p", "tfs_z", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat_tau", "mirostat_eta"]
 )
-_FLAGS = frozenset("penalize_newline low_vram f16_kv logits_all vocab_only use_mmap use_mlock".split())
+_FLAGS = frozenset(["penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"])
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
 _NEWER = {"renderer", "parser", "requires", "draft"}
 

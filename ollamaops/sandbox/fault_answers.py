@@ -7,6 +7,7 @@ the content tells that something is missing.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -47,7 +48,7 @@ class Shaper:
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
-class Lines(Shaper):
+class Lines(Shaper, ABC):
     """Sees the answer line by line, the last one (with or without its newline) apart from the others."""
 
     reframes = True
@@ -75,9 +76,9 @@ class Lines(Shaper):
         """A line that another one follows."""
         await self._pass(line)
 
+    @abstractmethod
     async def _last(self, line: bytes) -> None:
-        """The last line; empty when there was none."""
-        await self._pass(line, last=True)
+        """The last line; empty when there was none. Must end the answer."""
 
 
 class CutEnd(Lines):

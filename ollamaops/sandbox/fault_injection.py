@@ -51,7 +51,6 @@ from ollamaops.sandbox.faults import (
     TruncateJson,
     VanishBlob,
 )
-
 from ollamaops.sandbox.runner import Runners
 
 if TYPE_CHECKING:

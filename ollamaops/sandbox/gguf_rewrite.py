@@ -36,7 +36,14 @@ _GUESSED = 1024
 _CHUNK = 1 << 20
 _TYPE_NUMBERS = {kind.name: kind.number for kind in TENSOR_TYPES.values()}
 # a K type needs rows of 256 values; llama.cpp takes these instead
-_NARROW = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
+_NARROW = {
+    "Q2_K": "IQ4_NL",
+    "Q3_K": "IQ4_NL",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "IQ4_XS": "IQ4_NL",
+}
 _EMBEDDED = re.compile(r"(a|mm|mtp|s|v)\.")
 
 
@@ -53,8 +60,12 @@ def is_rewritten(header: Header) -> bool:
 
 def plan_copy(header: Header) -> Header:
     """The header of llama-quantize's copy of a file."""
-    kind = header.number("general.file_type") if "general.file_type" in header.fields else _guess(header.tensors)
-    return replace(header, fields=_stamped(header, kind), tensors=tuple(sorted(header.tensors, key=_block_first)))
+    kind = (
+        header.number("general.file_type") if "general.file_type" in header.fields else _guess(header.tensors)
+    )
+    return replace(
+        header, fields=_stamped(header, kind), tensors=tuple(sorted(header.tensors, key=_block_first))
+    )
 
 
 def plan_quantized(header: Header, quantization: str, *, by_go: bool, skips_v: bool) -> Header:
@@ -66,9 +77,7 @@ def plan_quantized(header: Header, quantization: str, *, by_go: bool, skips_v: b
     if by_go:
         fields = {**header.fields, "general.file_type": Field(UINT32, kind)}
         return replace(header, fields=fields, tensors=tuple(sorted(quantized, key=_block_last)))
-    return replace(
-        header, fields=_stamped(header, kind), tensors=tuple(sorted(quantized, key=_block_first))
-    )
+    return replace(header, fields=_stamped(header, kind), tensors=tuple(sorted(quantized, key=_block_first)))
 
 
 def _stamped(header: Header, kind: int) -> dict[str, Field]:

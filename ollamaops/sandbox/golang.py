@@ -86,7 +86,17 @@ def shortest_float32(value: float) -> float:
     return float(narrow)
 
 
-_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", '"': '\\"', "\\": "\\\\"}
+_ESCAPES = {
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+    '"': '\\"',
+    "\\": "\\\\",
+}
 
 
 def quoted(text: str) -> str:
@@ -125,8 +135,8 @@ def value_syntax(value: object) -> str:
     if isinstance(value, dict):
         items = (f"{quoted(key)}:{_inner_syntax(item)}" for key, item in sorted_map(value).items())
         return "map[string]interface {}{" + ", ".join(items) + "}"
-    items = map(_inner_syntax, value if isinstance(value, list) else ())
-    return "[]interface {}{" + ", ".join(items) + "}"
+    listed = map(_inner_syntax, value if isinstance(value, list) else ())
+    return "[]interface {}{" + ", ".join(listed) + "}"
 
 
 def _inner_syntax(value: object) -> str:

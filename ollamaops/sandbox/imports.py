@@ -134,7 +134,11 @@ def _media_type(header: Header, behaviour: Behaviour) -> str:
     has_text = f"{header.architecture}.block_count" in header.fields
     if behaviour.adapters_by_metadata and header.kind == "adapter":
         return kinds.ADAPTER
-    if header.kind in {"projector", "mmproj"} or header.architecture == "clip" or (has_vision and not has_text):
+    if (
+        header.kind in {"projector", "mmproj"}
+        or header.architecture == "clip"
+        or (has_vision and not has_text)
+    ):
         return kinds.PROJECTOR
     return kinds.MODEL
 
@@ -234,14 +238,16 @@ def _quantize(
         yield line(status)
     if behaviour.quantize_reports == "progress":
         for done in (1, 2):
-            yield line(status, digest=_PSEUDO_DIGEST, total=part.layer.size, completed=part.layer.size * done // 2)
+            yield line(
+                status, digest=_PSEUDO_DIGEST, total=part.layer.size, completed=part.layer.size * done // 2
+            )
     if behaviour.verifies_quantized:
         yield line("verifying conversion")
     return _rewritten(store, part, new)
 
 
 def _rewritten(store: Store, part: Part, new: Header) -> Part:
-    assert part.header is not None  # noqa: S101  # only weights are rewritten
+    assert part.header is not None  # only weights are rewritten
     try:
         with store.begin_upload() as upload:
             copy_weights([(store.blob_path(part.layer.digest), part.header)], new, upload.write)

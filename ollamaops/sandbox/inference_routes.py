@@ -77,7 +77,10 @@ def _read(service: Service, endpoint: Endpoint, document: object) -> _Question:
         case "chat":
             talk = read_chat(document, rules)
             return _Question(
-                talk.model, partial(inference.chat, talk, created_at=now, rules=rules), talk.options, talk.stream
+                talk.model,
+                partial(inference.chat, talk, created_at=now, rules=rules),
+                talk.options,
+                talk.stream,
             )
         case "embed":
             texts = read_embed(document, rules)

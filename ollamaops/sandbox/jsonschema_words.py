@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jsonschema import Draft202012Validator
 
@@ -58,7 +58,6 @@ class _Draw:
 
     root: Mapping[str, object]
     hints: Hints
-    resolving: tuple[str, ...] = field(default=())
 
 
 def build_instance(schema: Mapping[str, object], choice: Choice, hints: Hints | None = None) -> object:

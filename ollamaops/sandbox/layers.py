@@ -143,9 +143,19 @@ class Config:
             "quantization_level": self.file_type,
         }
 
-    def described_by(self, **found: str) -> Config:
-        """With the values that are still empty taken from `found`."""
-        return replace(self, **{key: getattr(self, key) or value for key, value in found.items()})
+    def filled_from(self, other: Config) -> Config:
+        """With the texts and capabilities that are still empty taken from `other`."""
+        return replace(
+            self,
+            model_format=self.model_format or other.model_format,
+            model_family=self.model_family or other.model_family,
+            model_type=self.model_type or other.model_type,
+            file_type=self.file_type or other.file_type,
+            renderer=self.renderer or other.renderer,
+            parser=self.parser or other.parser,
+            requires=self.requires or other.requires,
+            capabilities=self.capabilities or other.capabilities,
+        )
 
     def to_bytes(self, layers: Iterable[Layer], behaviour: Behaviour) -> bytes:
         """The config blob."""

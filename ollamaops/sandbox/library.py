@@ -83,7 +83,9 @@ class StoredModel:
     def for_inference(self) -> PretendModel:
         """The facts that pretend inference needs. OSError or BadGGUF when the weights cannot be read."""
         header = self.header()
-        lengths = [header.of_architecture(key) if header else 0 for key in ("context_length", "embedding_length")]
+        lengths = [
+            header.of_architecture(key) if header else 0 for key in ("context_length", "embedding_length")
+        ]
         return PretendModel(
             full_name=self.name.full,
             capabilities=frozenset(self.capabilities()),
@@ -139,7 +141,7 @@ class Library:
         return StoredModel(
             name=name,
             manifest=manifest,
-            config=self._config(manifest),
+            config=self.config(manifest),
             modified_ns=self.store.modified_ns(name),
             weights=parts.weights,
             weights_digest=parts.weights_digest,
@@ -153,7 +155,8 @@ class Library:
             licenses=tuple(parts.licenses),
         )
 
-    def _config(self, manifest: Manifest) -> Config:
+    def config(self, manifest: Manifest) -> Config:
+        """The config that a manifest refers to. CorruptManifest or OSError."""
         if not manifest.config.digest:
             return Config()
         return parse_config(self.store.read_blob(manifest.config.digest))
@@ -163,7 +166,7 @@ class Library:
         for name in self.store.names():
             try:
                 manifest = self.manifest(name)
-                yield Listed(name, manifest, self._config(manifest), self.store.modified_ns(name))
+                yield Listed(name, manifest, self.config(manifest), self.store.modified_ns(name))
             except (NoSuchModel, CorruptManifest, OSError):
                 continue
 

@@ -88,7 +88,13 @@ class RegistryHTTP:
 
     @contextmanager
     def _once(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | BinaryIO | None, *, follow: bool
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | BinaryIO | None,
+        *,
+        follow: bool,
     ) -> Iterator[Reply]:
         first = urlsplit(url).hostname
         for _ in range(_REDIRECTS + 1):

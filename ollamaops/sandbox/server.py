@@ -16,13 +16,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ollamaops.sandbox.app import App
 from ollamaops.sandbox.behaviour import NEWEST, Behaviour, behaviour_for
-from ollamaops.sandbox.fault_injection import FaultInjector
 from ollamaops.sandbox.fault_transport import FaultProtocol
 from ollamaops.sandbox.service import Service
 from ollamaops.sandbox.store import Store
@@ -32,23 +33,39 @@ _STOP_S = 5.0
 Wrap = Callable[[App], ASGIApp]
 
 
+@runtime_checkable
+class NeedsServer(Protocol):
+    """An app around ours that wants to know the running server, to shut its door or cut its connections."""
+
+    def attach(self, server: uvicorn.Server) -> None:
+        """Called in the server's event loop before it serves."""
+
+
+def _protocol(app: object) -> type[asyncio.Protocol]:
+    """Plain HTTP; for scripts of faults, HTTP whose connections can be cut."""
+    return FaultProtocol if isinstance(app, NeedsServer) else H11Protocol
+
+
+def _introduce(app: object, server: uvicorn.Server) -> None:
+    if isinstance(app, NeedsServer):
+        app.attach(server)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, but stopped by an event instead of looking every 100 ms."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, protocol: type[asyncio.Protocol]) -> None:
         config = uvicorn.Config(
             app,
-            http=FaultProtocol,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
+            http=protocol,
             ws="none",
             loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
         )
         super().__init__(config)
-        if isinstance(app, FaultInjector):
-            app.attach(self)
         self._asked_to_stop = asyncio.Event()
 
     async def main_loop(self) -> None:
@@ -59,6 +76,7 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Ask to stop; from the loop's own thread."""
+        self.should_exit = True
         self._asked_to_stop.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -136,7 +154,8 @@ class Sandbox:
         asyncio.run(self._serve(app, listener, started))
 
     async def _serve(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
-        self._loop, self._server = asyncio.get_running_loop(), _Server(app)
+        self._loop, self._server = asyncio.get_running_loop(), _Server(app, _protocol(app))
+        _introduce(app, self._server)
         started.set()
         await self._server.serve(sockets=[listener])
 
@@ -168,7 +187,7 @@ class Sandbox:
 
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so that asyncio sends at once
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -182,7 +201,10 @@ def _listener(host: str, port: int) -> socket.socket:
 def run_forever(host: str, port: int, store: Path, as_version: str, faults: Wrap | None = None) -> None:
     """Serve until SIGINT or SIGTERM; one line with the URL on stdout when ready."""
     asked = threading.Event()
-    with _signals(asked), Sandbox(store, as_version=as_version, host=host, port=port, faults=faults) as sandbox:
+    with (
+        _signals(asked),
+        Sandbox(store, as_version=as_version, host=host, port=port, faults=faults) as sandbox,
+    ):
         sys.stdout.write(f"{sandbox.url}\n")
         sys.stdout.flush()
         asked.wait()
@@ -190,7 +212,9 @@ def run_forever(host: str, port: int, store: Path, as_version: str, faults: Wrap
 
 @contextlib.contextmanager
 def _signals(asked: threading.Event) -> Iterator[None]:
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:

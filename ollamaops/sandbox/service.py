@@ -6,18 +6,13 @@ Decides names, refusals and who does the work; bodies come in as bytes, answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import contextmanager
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from ollamaops.sandbox.behaviour import Behaviour
 from ollamaops.sandbox.create import Creator
 from ollamaops.sandbox.create_modelfile import ModelfileCreator
 from ollamaops.sandbox.gguf_file import BadGGUF
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import CorruptManifest
-from ollamaops.sandbox.library import Library, NoSuchModel, StoredModel
+from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
 from ollamaops.sandbox.requests import Fields, read_create, read_model_request
 from ollamaops.sandbox.runner import Runners
@@ -74,7 +69,10 @@ class Service:
         try:
             model = self.library.load(name)
             return show_model(
-                model, self.behaviour, verbose=fields.flag("verbose") is True, overlay=fields.mapping("options") or {}
+                model,
+                self.behaviour,
+                verbose=fields.flag("verbose") is True,
+                overlay=fields.mapping("options") or {},
             )
         except (NoSuchModel, FileNotFoundError) as error:
             raise Refusal(404, f"model '{missing}' not found") from error

@@ -103,7 +103,7 @@ def _model_info(header: Header, behaviour: Behaviour, *, verbose: bool) -> dict[
 def _shown(field: Field, limit: int | None) -> object:
     if isinstance(field.value, list):
         return None if limit is not None and len(field.value) > limit else field.value
-    return shortest_float32(field.value) if field.kind == 6 else field.value
+    return shortest_float32(field.value) if isinstance(field.value, float) else field.value
 
 
 def _projector_info(model: StoredModel, behaviour: Behaviour, *, verbose: bool) -> dict[str, object]:
@@ -146,7 +146,10 @@ def _list_entry(library: Library, listed: Listed) -> dict[str, object]:
 def _extras(library: Library, listed: Listed) -> dict[str, object]:
     """What tags tell since 0.30."""
     parent = next((layer.origin for layer in listed.manifest.layers if layer.media_type == MODEL), "")
-    lengths = {"context_length": listed.config.context_length, "embedding_length": listed.config.embedding_length}
+    lengths = {
+        "context_length": listed.config.context_length,
+        "embedding_length": listed.config.embedding_length,
+    }
     capabilities: list[str] = []
     try:
         model = library.load(listed.name)

@@ -222,7 +222,7 @@ def _is_blob(path: Path) -> bool:
 
 def _digests_in(manifest: object) -> Iterator[str]:
     if not isinstance(manifest, dict):
-        raise ValueError("not a manifest")  # noqa: TRY004  # a corrupt file, like one that is not JSON
+        raise ValueError("not a manifest")  # a corrupt file, like one that is not JSON
     layers = manifest.get("layers")
     for layer in [manifest.get("config"), *(layers if isinstance(layers, list) else ())]:
         if isinstance(layer, dict) and isinstance(layer.get("digest"), str):

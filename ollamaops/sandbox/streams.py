@@ -64,7 +64,9 @@ def _wait(lines: Generator[Line, None, None], behaviour: Behaviour) -> Response:
         if line.get("status") == SUCCESS and not behaviour.waits_for_last_success:
             lines.close()
             break
-    return answer(last, content_type=BARE_JSON) if last.get("status") == SUCCESS else refuse(_NO_END, BARE_JSON)
+    return (
+        answer(last, content_type=BARE_JSON) if last.get("status") == SUCCESS else refuse(_NO_END, BARE_JSON)
+    )
 
 
 def _as_ndjson(lines: Iterator[Line], behaviour: Behaviour) -> Iterator[bytes]:

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlencode
 
 from ollamaops.sandbox.catalogue import Catalogue
-from ollamaops.sandbox.layers import MANIFEST_TYPE, MODEL, CorruptManifest, Layer, Manifest, parse_manifest
+from ollamaops.sandbox.layers import MANIFEST_TYPE, CorruptManifest, Layer, Manifest, parse_manifest
 from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import DEFAULT_HOST, Name, parse_name
 from ollamaops.sandbox.registry_http import RegistryError, RegistryHTTP, RegistryNotFound
+from ollamaops.sandbox.sources import CatalogueSource, RegistrySource, Source, Steps
 from ollamaops.sandbox.work import SUCCESS, Line, Work, failure, line, os_failure
 
 _TICK_S = 0.06
-_CHUNK = 256 << 10
-_TRIES = 6
-_CATALOGUE_STEPS = 4
 
 
 class Transfer:
@@ -53,7 +50,9 @@ class Transfer:
             yield line("verifying sha256 digest")
             self._verify(fresh)
             yield line("writing manifest")
-            self._store.write_manifest(name, manifest.raw if self._behaviour.raw_manifests else manifest.pushed())
+            self._store.write_manifest(
+                name, manifest.raw if self._behaviour.raw_manifests else manifest.pushed()
+            )
         except RegistryError as error:
             raise failure(str(error)) from error
         except OSError as error:
@@ -75,13 +74,15 @@ class Transfer:
         for digest in sorted(digests):
             self._store.remove_unused_blob(digest)
 
-    def _source(self, name: Name, *, insecure: bool) -> _Source:
+    def _source(self, name: Name, *, insecure: bool) -> Source:
         if name.host.lower() == DEFAULT_HOST:
-            return _CatalogueSource(self._catalogue, name, has_lines=self._behaviour.fresh_blob_lines)
+            return CatalogueSource(self._catalogue, name, has_lines=self._behaviour.fresh_blob_lines)
         http = RegistryHTTP(self._user_agent)
-        return _RegistrySource(http, _base_url(name, insecure=insecure), name, self._behaviour.blob_without_redirect)
+        return RegistrySource(
+            http, _base_url(name, insecure=insecure), name, self._behaviour.blob_without_redirect
+        )
 
-    def _download(self, source: _Source, manifest: Manifest) -> Generator[Line, None, list[Layer]]:
+    def _download(self, source: Source, manifest: Manifest) -> Generator[Line, None, list[Layer]]:
         """Fetch what is missing; the fetched blobs come back."""
         fresh: list[Layer] = []
         for blob in manifest.blobs:
@@ -97,7 +98,7 @@ class Transfer:
             fresh.append(blob)
         return fresh
 
-    def _paced(self, steps: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, int]]:
+    def _paced(self, steps: Steps) -> Iterator[tuple[int, int]]:
         """The steps that become lines: the marked ones, and one every 60 ms."""
         shown_at, last = time.monotonic(), None
         for completed, total, is_marked in steps:
@@ -138,7 +139,9 @@ class Transfer:
                 yield from self._push_blob(http, base, blob)
             yield line("pushing manifest")
             body = manifest.pushed()
-            with http.ask("PUT", f"{base}/manifests/{name.tag}", headers={"Content-Type": MANIFEST_TYPE}, body=body):
+            with http.ask(
+                "PUT", f"{base}/manifests/{name.tag}", headers={"Content-Type": MANIFEST_TYPE}, body=body
+            ):
                 pass
         except RegistryError as error:
             raise failure(str(error)) from error
@@ -187,93 +190,3 @@ def _base_url(name: Name, *, insecure: bool) -> str:
 def _digest_of(path: Path) -> str:
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-
-
-Steps = Iterator[tuple[int, int, bool]]
-"""Bytes there, bytes in all, and whether this step must be shown."""
-CheckSpace = Callable[[Path], None]
-
-
-class _Source(Protocol):
-    """Where a model is pulled from."""
-
-    def manifest(self) -> bytes:
-        """The registry manifest's bytes. RegistryError."""
-
-    def fetch(self, blob: Layer, partial: Path, check_space: CheckSpace) -> Steps:
-        """Write a blob to `partial`, going on where it ends. RegistryError, OSError."""
-
-
-class _CatalogueSource:
-    """The built-in models: a registry that answers from memory."""
-
-    def __init__(self, catalogue: Catalogue, name: Name, *, has_lines: bool) -> None:
-        self._catalogue, self._name = catalogue, name
-        self._has_lines = has_lines
-
-    def manifest(self) -> bytes:
-        found = self._catalogue.manifest(f"{self._name.namespace}/{self._name.model}", self._name.tag)
-        if found is None:
-            raise RegistryNotFound
-        return found
-
-    def fetch(self, blob: Layer, partial: Path, check_space: CheckSpace) -> Steps:
-        data = self._catalogue.blob(blob.digest)
-        step = max(1, -(-len(data) // _CATALOGUE_STEPS))
-        is_shown = self._has_lines or blob.media_type == MODEL
-        with partial.open("wb") as stream:
-            for start in range(0, len(data), step):
-                check_space(partial)
-                yield start, len(data), is_shown and (start == 0 or blob.media_type == MODEL)
-                stream.write(data[start : start + step])
-        yield len(data), len(data), is_shown
-
-
-class _RegistrySource:
-    """A registry that is asked over HTTP."""
-
-    def __init__(self, http: RegistryHTTP, base: str, name: Name, no_redirect: str) -> None:
-        self._http, self._base, self._tag, self._no_redirect = http, base, name.tag, no_redirect
-
-    def manifest(self) -> bytes:
-        url = f"{self._base}/manifests/{self._tag}"
-        with self._http.ask("GET", url, headers={"Accept": MANIFEST_TYPE}) as reply:
-            return reply.read()
-
-    def fetch(self, blob: Layer, partial: Path, check_space: CheckSpace) -> Steps:
-        url = f"{self._base}/blobs/{blob.digest}"
-        with self._http.ask("HEAD", url) as reply:
-            total = int(reply.headers.get("content-length", blob.size))
-        yield 0, total, False
-        with self._http.ask("GET", url, follow=False) as reply:
-            target = reply.location()
-            if not target:
-                raise RegistryError(self._no_redirect)
-        for attempt in range(_TRIES):
-            try:
-                yield from self._continue(target, partial, total, check_space)
-                return
-            except RegistryError as error:
-                problem = error
-                time.sleep(0.01 * 2**attempt)
-        raise RegistryError(f"max retries exceeded: {problem}")
-
-    def _continue(self, url: str, partial: Path, total: int, check_space: CheckSpace) -> Steps:
-        have = partial.stat().st_size if partial.exists() else 0
-        if have >= total:
-            partial.touch()
-            return
-        plain = RegistryHTTP("Go-http-client/1.1")
-        with (
-            plain.ask("GET", url, headers={"Range": f"bytes={have}-{total - 1}"}) as reply,
-            partial.open("ab" if reply.status == 206 else "wb") as stream,
-        ):
-            have = have if reply.status == 206 else 0
-            while have < total:
-                check_space(partial)
-                data = reply.body.read(min(_CHUNK, total - have))
-                if not data:
-                    raise RegistryError("EOF")
-                stream.write(data)
-                have += len(data)
-                yield have, total, False

@@ -5,6 +5,7 @@ prompts whose answer can be checked at a glance, so that a user's expectations h
 
 * ``Reply with the word pong.`` → ``pong`` (say, answer, respond, repeat, output; quoted text; also as system)
 * ``What is 6 * 7?`` → ``42``
+* ``Answer as JSON with the keys name and age`` → ``{"name": …, "age": …}``; JSON that the prompt shows is repeated
 * ``My name is Ada.`` … ``What is my name?`` → ``Your name is Ada.`` (shows that history arrives)
 
 Anything else gets a sentence that says it is pretend, drawn from the whole conversation and the seed.
@@ -32,7 +33,7 @@ _NAMED_WORD = re.compile(
     rf"\b{_ANY_VERB}(?:\s+\w+){{0,4}}?\s+(?:\w+\s+)?{_NOUN}\s*[:,]?\s+([^\s\"'`.,;:!?]+)", re.IGNORECASE
 )
 _BARE = re.compile(
-    rf"\b{_VERB}\s*(?:{_ONLY}\s*)?(?:with\s+)?(?:{_ONLY}\s*)?:?\s*([^\n.,;:!?()]+?)"
+    rf"\b{_VERB}\s*(?:{_ONLY}\s*)?(?:with\s+)?(?:{_ONLY}\s*)?:?\s*([^\n.,;:!?()]{{1,60}}?)"
     rf"(?:\s+(?:and\s+(?:nothing|no)\b[^\n.!?]*|in\s+(?:one|a\s+single)\s+word|only|exactly))?\s*(?:[.,;:!?()\n]|$)",
     re.IGNORECASE,
 )
@@ -44,15 +45,25 @@ _NOT_AN_ANSWER = frozenset(
     )
 )
 _MOST_WORDS = 4
-_SUM = re.compile(r"(-?\d+)\s*(\+|-|\*|×|x|plus|minus|times)\s*(-?\d+)", re.IGNORECASE)
+_SUM = re.compile(r"(?<!\d)(-?\d{1,15})\s*(\+|-|\*|×|x|plus|minus|times)\s*(-?\d{1,15})(?!\d)", re.IGNORECASE)
 _NAME_GIVEN = re.compile(r"\bmy name is\s+(\w+)|\bcall me\s+(\w+)", re.IGNORECASE)
 _NAME_ASKED = re.compile(r"\bwhat(?:'s| is) my name\b|\bwho am i\b", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?(?!\w)")
 _PROPER = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z][\w-]*(?:\s+[A-Z][\w-]*)*")
+_JSON_ASKED = re.compile(r"\bjson\b", re.IGNORECASE)
+_KEYS = re.compile(
+    r"\b(?:keys?|fields?|properties)\b:?\s+((?:[\"'`]?\w+[\"'`]?(?:\s*,\s*(?:and\s+)?|\s+and\s+)?)+)"
+)
 _QUOTED_WORD = re.compile(r"[\"“`]([^\"”`]+)[\"”`]|(?<!\w)'([^'\n]+)'(?!\w)")
-_SUBJECTS = ("a quiet harbor", "the third lantern", "an amber river", "every small engine", "the paper moon")
-_VERBS = ("remembers", "carries", "measures", "repeats", "balances", "answers")
-_OBJECTS = ("the tide", "seven bells", "a borrowed map", "the long winter", "an open door", "its own echo")
+_SUBJECTS = (
+    *("a quiet harbor", "the third lantern", "an amber river", "every small engine"),
+    *("the paper moon", "no other window", "the late train", "a patient teacher"),
+)
+_VERBS = ("remembers", "carries", "measures", "repeats", "balances", "answers", "outlasts", "borrows")
+_OBJECTS = (
+    *("the tide", "seven bells", "an old map", "the long winter"),
+    *("an open door", "its own echo", "a slow clock", "the last page"),
+)
 _SMALL_WORDS = frozenset(
     _WORD.findall(
         "a an and are as at be by can do does for from get has have how i in is it its me my of on or please that "
@@ -85,7 +96,13 @@ def speak(turns: Sequence[Turn], choice: Choice) -> str:
     if last.role == "tool":
         return f"The tool {last.tool_name or 'result'} says: {last.content}"
     system = "\n".join(turn.content for turn in turns if turn.role == "system")
-    rules = (asked_words(last.content), _sum(last.content), _remembered_name(turns), asked_words(system))
+    rules = (
+        _asked_json(last.content, choice),
+        asked_words(last.content),
+        _sum(last.content),
+        _remembered_name(turns),
+        asked_words(system),
+    )
     for answer in rules:
         if answer is not None:
             return answer
@@ -99,9 +116,9 @@ def think_about(turns: Sequence[Turn], choice: Choice) -> str:
 
 
 def speak_json(turns: Sequence[Turn], choice: Choice) -> object:
-    """A JSON object for `format: json`: the one that the prompt shows, else one that holds the plain answer."""
-    shown = _json_in(turns[-1].content) if turns else None
-    return shown if shown is not None else {"answer": speak(turns, choice)}
+    """A JSON object for `format: json`: what the prompt asks for, else one that holds the plain answer."""
+    wanted = _wanted_json(turns[-1].content, choice) if turns else None
+    return wanted if wanted is not None else {"answer": speak(turns, choice)}
 
 
 def speak_by_schema(turns: Sequence[Turn], schema: Mapping[str, object], choice: Choice) -> object:
@@ -171,7 +188,7 @@ def _remembered_name(turns: Sequence[Turn]) -> str | None:
 
 def _babble(choice: Choice, images: int) -> str:
     seen = f" with {images} image{'s' if images > 1 else ''}" if images else ""
-    sentences = " ".join(_sentence(choice.branch(number)) for number in range(1 + choice.below(3)))
+    sentences = " ".join(_sentence(choice.branch(number)) for number in range(2 + choice.below(2)))
     return f"Pretend answer{seen}: {sentences}"
 
 
@@ -179,6 +196,22 @@ def _sentence(choice: Choice) -> str:
     subject = choice.branch("subject").one_of(_SUBJECTS)
     verb, what = choice.branch("verb").one_of(_VERBS), choice.branch("object").one_of(_OBJECTS)
     return f"{subject.capitalize()} {verb} {what}."
+
+
+def _asked_json(text: str, choice: Choice) -> str | None:
+    """JSON as text, when the prompt speaks of JSON and says which."""
+    wanted = _wanted_json(text, choice) if _JSON_ASKED.search(text) else None
+    return None if wanted is None else json.dumps(wanted, ensure_ascii=False)
+
+
+def _wanted_json(text: str, choice: Choice) -> object | None:
+    """The object that the text shows, or one with the keys that it names."""
+    shown = _json_in(text)
+    keys = _KEYS.search(text)
+    if shown is not None or keys is None:
+        return shown
+    names = re.findall(r"\w+", re.sub(r"\band\b", " ", keys[1]))
+    return build_instance({"type": "object", "required": names}, choice) if names else None
 
 
 def _json_in(text: str) -> object | None:

@@ -1,0 +1,126 @@
+"""The files that a manifest names: where a path leads, whether it may be read, and what is in it.
+
+Decides that no path leaves the manifest's folder unless the user lifts that; leaves what is read to others. The
+one fact a reader would miss: `shown` is what messages say in place of a path that came from `${env:NAME}`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from ollamaops.errors import InvalidValue
+from ollamaops.files.confine import confine
+from ollamaops.manifest.document import MAX_BYTES, Scalar
+from ollamaops.manifest.findings import Findings
+from ollamaops.manifest.types import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where the paths in a file start, and the folder that they may not leave."""
+
+    path: Path
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A path as somebody wrote it, where, and relative to what. `shown` differs from `text` if that is a secret."""
+
+    text: str
+    shown: str
+    place: Place
+    folder: Folder
+
+
+class Disk:
+    """Finds and reads files. `folders` has one Folder for each manifest file, by the path that places show."""
+
+    def __init__(self, folders: Mapping[str, Folder], findings: Findings, *, allow_outside: bool) -> None:
+        self._folders = folders
+        self._findings = findings
+        self._allow_outside = allow_outside
+
+    def folder_of(self, place: Place) -> Folder:
+        return self._folders[place.path]
+
+    def named(self, node: Scalar) -> Named:
+        """The path in a value of a manifest file."""
+        shown = node.text if node.secret_as is None else node.shown
+        return Named(node.text, shown, node.place, self.folder_of(node.place))
+
+    def refuse(self, named: Named, why: str, hint: str | None = None) -> None:
+        """One more problem, about a path."""
+        self._findings.add(named.place, f"{named.shown}: {why}", hint)
+
+    def locate(self, named: Named) -> Path | None:
+        """Where the path leads, absolute; None, and a problem, if it may not be used."""
+        folder, text = named.folder, named.text
+        if text.strip() and not text.startswith("~"):
+            text = str(PurePath(os.path.relpath(folder.path, folder.root)) / text)
+        try:
+            return Path(os.path.normpath(confine(folder.root, text, allow_outside=self._allow_outside)))
+        except InvalidValue as error:
+            if named.shown == named.text:
+                self._findings.add(named.place, str(error).replace(repr(text), f"'{named.text}'"), error.hint)
+            else:
+                self.refuse(named, "not a path in the manifest's folder")
+            return None
+
+    def find_trusted(self, node: Scalar) -> Path:
+        """The path of a certificate, key or secret. An absolute one may be anywhere: it is not sent as a model."""
+        if PurePath(node.text).is_absolute() and "\0" not in node.text:
+            return Path(node.text)
+        return self.locate(self.named(node)) or self.folder_of(node.place).path
+
+    def existing(self, named: Named) -> Path | None:
+        """Where the path leads, if something is there; else None, and a problem."""
+        path = self.locate(named)
+        try:
+            found = path is not None and path.exists()
+        except OSError as error:
+            self.refuse(named, f"cannot be read: {reason_of(error)}")
+            return None
+        if path is not None and not found:
+            self.refuse(named, "no such file or folder", "paths are relative to the file that names them")
+        return path if found else None
+
+    def read(self, named: Named) -> bytes | None:
+        """What the file holds, at most 4 MiB; None, and a problem, if it cannot be read."""
+        path = self.existing(named)
+        if path is None:
+            return None
+        try:
+            return read_bounded(path)
+        except InvalidValue as error:
+            self.refuse(named, str(error))
+            return None
+
+    def read_text(self, named: Named) -> str | None:
+        """The UTF-8 text of the file, without a byte order mark; else None, and a problem."""
+        data = self.read(named)
+        try:
+            return None if data is None else data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            self.refuse(named, "is not UTF-8 text", "save the file as UTF-8")
+            return None
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a file; InvalidValue says why it cannot be read, or that it has more than 4 MiB."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InvalidValue(f"cannot be read: {reason_of(error)}") from None
+    if len(data) > MAX_BYTES:
+        raise InvalidValue(f"the file is too large: {MAX_BYTES} bytes are allowed")
+    return data
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of it, in small letters."""
+    return (error.strerror or "unknown reason").lower()

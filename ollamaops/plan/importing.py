@@ -1,0 +1,123 @@
+"""A live host → what a manifest would say of it, such that planning with that manifest finds nothing to do.
+
+Decides for every model whether it is best written as a copy, as derived from another one, or by its name alone. A
+model is written as derived only if comparing it with that declaration finds no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollamaops.manifest.recipe import same_parameter
+from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
+from ollamaops.errors import InvalidName
+from ollamaops.names import ModelName
+from ollamaops.plan.desired import build_model
+from ollamaops.plan.diff import compare_build
+from ollamaops.plan.observed import Contents, ObservedHost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What to write: entries in an order in which they can be made, and what had to be left out, with the reason."""
+
+    specs: tuple[ModelSpec, ...] = ()
+    left_out: Mapping[ModelName, str] = field(default_factory=dict)
+
+
+def import_host(observed: ObservedHost) -> Imported:
+    """The entries for a host, all of whose models have been shown."""
+    left_out = {
+        name: "servers from 0.18.0 on cannot address it"
+        for name in observed.models
+        if observed.features.suffix_routing and name.source_suffix == "local"
+    }
+    names = sorted(name for name in observed.models if name not in left_out)
+    parents = {name: _parent_of(name, observed, names) for name in names}
+    originals = _originals(names, observed, parents)
+    specs = [ModelSpec(name=name, source=_source_of(name, observed, parents[name], originals)) for name in names]
+    return Imported(specs=tuple(specs), left_out=left_out)
+
+
+def _parent_of(name: ModelName, observed: ObservedHost, names: list[ModelName]) -> ModelName | None:
+    contents = observed.shown.get(name)
+    text = observed.models[name].parent or (contents.parent if contents else "")
+    try:
+        parent = ModelName.parse(text)
+    except InvalidName:
+        return None
+    return next((known for known in names if known == parent and known != name), None)
+
+
+def _originals(
+    names: list[ModelName], observed: ObservedHost, parents: Mapping[ModelName, ModelName | None]
+) -> dict[str, ModelName]:
+    """For every digest the model that others with it are copies of: one that others derive from, else the shortest."""
+    used = set(parents.values())
+    best: dict[str, ModelName] = {}
+    for name in sorted(names, key=lambda name: (name not in used, len(name.display), name)):
+        best.setdefault(observed.models[name].digest, name)
+    return best
+
+
+def _source_of(
+    name: ModelName, observed: ObservedHost, parent: ModelName | None, originals: Mapping[str, ModelName]
+) -> Source:
+    original = originals[observed.models[name].digest]
+    if original != name:
+        return Copy(source=original)
+    own = observed.shown.get(name)
+    base = observed.shown.get(parent) if parent else None
+    if parent is not None and own is not None and base is not None:
+        build = _derive(own, base, parent)
+        if build is not None and _is_exact(name, build, observed, own, base):
+            return build
+    return Pull(ref=name)
+
+
+def _derive(own: Contents, base: Contents, parent: ModelName) -> Build | None:
+    """How `own` is made from its parent; None when that cannot be said with `from`."""
+    licenses = _added_licenses(own.license_text, base.license_text)
+    if licenses is None:
+        return None
+    return Build(
+        base=parent,
+        template=own.template if own.template != base.template else None,
+        system=own.system if own.system != base.system else None,
+        parameters=_changed_parameters(own.parameters, base.parameters),
+        messages=tuple(Message(*pair) for pair in own.messages) if own.messages != base.messages else (),
+        licenses=licenses,
+        renderer=own.renderer if own.renderer != base.renderer else None,
+        parser=own.parser if own.parser != base.parser else None,
+        requires=own.requires if own.requires != base.requires else None,
+    )
+
+
+def _added_licenses(own: str, base: str) -> tuple[str, ...] | None:
+    if own == base:
+        return ()
+    prefix = f"{base}\n" if base else ""
+    return (own.removeprefix(prefix),) if own.startswith(prefix) else None
+
+
+def _changed_parameters(
+    own: Mapping[str, ParameterValue], base: Mapping[str, ParameterValue]
+) -> dict[str, ParameterValue]:
+    changed = {
+        name: _tidy(value)
+        for name, value in own.items()
+        if name not in base or not same_parameter(name, value, base[name])
+    }
+    return changed | {name: None for name, value in base.items() if name not in own and value is not None}
+
+
+def _tidy(value: ParameterValue) -> ParameterValue:
+    """Servers print every number as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_exact(name: ModelName, build: Build, observed: ObservedHost, own: Contents, base: Contents) -> bool:
+    desired = build_model(ModelSpec(name=name, source=build), {})
+    comparison = compare_build(observed.host, desired, own, base, observed.features)
+    return not comparison.differences and comparison.weights == "same"
