@@ -11,10 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
+
+from ollamaops.ollama.client import OllamaClient
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
+HEX = "0123456789abcdef" * 4
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,14 @@ class Asked:
 class Wire:
     """The connection to the client."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, reader: BinaryIO) -> None:
         self.sock = sock
         self.open = True
+        self._reader = reader
+
+    def read(self, size: int) -> bytes:
+        """The next bytes of a body that was left to the script."""
+        return self._reader.read(size)
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -104,6 +112,7 @@ class ScriptedHost:
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 host.connections += 1
+                self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 host._serve(self.request)
 
         class Server(socketserver.ThreadingTCPServer):
@@ -141,7 +150,7 @@ class ScriptedHost:
         if self.tls is not None:
             sock = self.tls.wrap_socket(sock, server_side=True)
         reader = sock.makefile("rb")
-        wire = Wire(sock)
+        wire = Wire(sock, reader)
         try:
             while wire.open and (asked := self._read(reader)) is not None:
                 self.asked.append(asked)
@@ -151,7 +160,7 @@ class ScriptedHost:
             if self.tls is not None:
                 sock.close()
 
-    def _read(self, reader: Any) -> Asked | None:
+    def _read(self, reader: BinaryIO) -> Asked | None:
         first = reader.readline()
         if not first:
             return None
@@ -192,3 +201,28 @@ def routes(table: Mapping[str, Script], version: str = "0.33.0") -> Script:
 def streaming(*lines: object) -> Script:
     """A script that streams these lines."""
     return lambda asked, wire: wire.ndjson(lines)
+
+
+def tagged(*names: str) -> Script:
+    """A script that lists these models."""
+    return always({"models": [{"name": name, "digest": HEX, "size": 1, "details": {}} for name in names]})
+
+
+class Serving:
+    """A scripted host and a client for it, as one context."""
+
+    def __init__(self, table: dict[str, Script], version: str = "0.33.0") -> None:
+        self.host = ScriptedHost(routes(table, version))
+
+    def __enter__(self) -> Serving:
+        self.host.__enter__()
+        self.client = OllamaClient.connect(self.host.url, host_name="gpu-1")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.host.__exit__(None, None, None)
+
+    def body(self, path: str) -> dict[str, Any]:
+        """The JSON of the last request to `path`."""
+        return next(asked.json for asked in reversed(self.host.asked) if asked.path == path)

@@ -788,18 +788,18 @@ def test_headers_of_the_manifest_are_sent_and_auth_wins() -> None:
     assert (sent["X-Team"], sent["Authorization"], sent["User-Agent"]) == ("ml", "Bearer new", "me")
 
 
-@pytest.mark.parametrize("secret", ["two\nlines", "tra\riling", " padded", "日本", "nul\x00"])
+@pytest.mark.parametrize("secret", ["s3cret\nline", "s3cret\rx", "s3cret日本", "s3cret\x00", "s3cret "])
 def test_a_secret_that_http_cannot_carry_is_refused_without_being_shown(secret: str) -> None:
-    for options in (
-        {"auth": Credentials(bearer=f"s3cret{secret}x")},
-        {"headers": {"X-Key": f"s3cret{secret}x"}},
-    ):
-        if secret == " padded":
-            options = {"headers": {"X-Key": " s3cret"}}
+    for auth, headers in ((Credentials(bearer=secret), {}), (None, {"X-Key": secret})):
         with pytest.raises(InvalidValue) as caught:
-            Transport("gpu-1", "http://localhost", **options)  # type: ignore[arg-type]
+            Transport("gpu-1", "http://localhost", auth=auth, headers=headers)
         assert "s3cret" not in str(caught.value) + str(caught.value.hint)
-    with pytest.raises(InvalidValue):
+
+
+def test_a_name_of_a_header_that_http_cannot_carry_is_refused() -> None:
+    with pytest.raises(
+        InvalidValue, match=r"^gpu-1: the header 'X Key' has characters that HTTP cannot carry$"
+    ):
         Transport("gpu-1", "http://localhost", headers={"X Key": "x"})
 
 

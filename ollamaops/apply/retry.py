@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from ollamaops.errors import AnswerError, Cancelled, OllamaopsError
 from ollamaops.ollama.cancel import CancelToken
@@ -63,7 +63,7 @@ class _Wait:
     """Exponential with jitter, but at least what the server's Retry-After asked for."""
 
     def __init__(self, first_wait_s: float) -> None:
-        self._backoff = wait_exponential_jitter(initial=first_wait_s, max=LONGEST_WAIT_S, jitter=first_wait_s)
+        self._backoff = wait_exponential(multiplier=first_wait_s, max=LONGEST_WAIT_S) + wait_random(0, first_wait_s)
 
     def __call__(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

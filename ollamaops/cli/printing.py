@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
 
 from ollamaops.cli.options import Shared
 from ollamaops.errors import UsageError
 from ollamaops.report.words import fit_encoding, wants_colour
+
+if TYPE_CHECKING:
+    from ollamaops.plan.codec import Json
 
 Writer = Callable[[], object]
 
@@ -28,7 +31,13 @@ def emit(shared: Shared, writers: Mapping[str, Writer]) -> None:
     if wanted not in writers:
         raise UsageError(f"-o {wanted} is not possible here", hint=f"use -o {' or '.join(writers)}")
     result = writers[wanted]()
-    write(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))
+    write(result if isinstance(result, str) else _as_json(result))
+
+
+def _as_json(document: object) -> str:
+    from ollamaops.report.as_json import render_json
+
+    return render_json(cast("Json", document))
 
 
 def write(text: str) -> None:

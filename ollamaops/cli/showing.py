@@ -32,16 +32,19 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
 
 
 def show_run(shared: Shared, report: RunReport) -> None:
-    """A run's report on stdout."""
+    """A run's report on stdout; what succeeded is named again only if no progress has shown it."""
     from ollamaops.report.as_json import run_to_json
     from ollamaops.report.markup import render_run_html, render_run_markdown
     from ollamaops.report.run_text import render_run
 
+    unseen = shared.quiet or shared.progress == "none"
     colour, width = colour_and_width(shared)
     emit(
         shared,
         {
-            "text": lambda: render_run(report, colour=colour, width=width, verbose=shared.verbose > 0),
+            "text": lambda: render_run(
+                report, colour=colour, width=width, verbose=shared.verbose > 0 or unseen
+            ),
             "json": lambda: run_to_json(report),
             "markdown": lambda: render_run_markdown(report),
             "html": lambda: render_run_html(report),

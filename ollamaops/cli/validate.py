@@ -21,6 +21,7 @@ def command(shared: Shared) -> int:
     from ollamaops.cli.context import load
     from ollamaops.cli.printing import emit, write
     from ollamaops.report.problem_text import problems_to_json, render_problems
+    from ollamaops.report.words import plural
 
     try:
         manifest = load(shared)
@@ -38,5 +39,6 @@ def command(shared: Shared) -> int:
         sys.stderr.write(render_problems(manifest.warnings, level="warning"))
     if not shared.quiet:
         models, hosts = len(manifest.models) + len(manifest.absent), len(manifest.hosts)
-        write(f"valid: {models} models for {hosts} hosts in {', '.join(manifest.files)}")
+        counts = f"{plural(models, 'model')} for {plural(hosts, 'host')}"
+        write(f"valid: {counts} in {', '.join(manifest.files)}")
     return exits.DONE

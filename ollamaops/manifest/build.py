@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, Protocol, TypeVar, cast
 
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.check import source_kind
@@ -49,7 +49,12 @@ from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.units import parse_duration, parse_size
 
 T = TypeVar("T")
-FindPath = Callable[[Scalar], Path]
+
+
+class FindPath(Protocol):
+    """Gives the path of a certificate, key or secret."""
+
+    def __call__(self, node: Scalar, *, must_exist: bool) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,14 +175,18 @@ def _secret(table: Table, find: FindPath) -> Secret:
     if isinstance(node, Items):
         return SecretFromCommand(tuple(cast("Scalar", item).text for item in node.nodes))
     reference = cast("Scalar", node)
-    return SecretFromEnv(reference.text) if kind == "env" else SecretFromFile(find(reference))
+    return (
+        SecretFromEnv(reference.text) if kind == "env" else SecretFromFile(find(reference, must_exist=False))
+    )
 
 
 def _tls(table: Table | None, find: FindPath, findings: Findings) -> Tls:
     if table is None:
         return Tls()
     paths = {
-        key: find(node) for key, node in table.nodes.items() if key != "verify" and isinstance(node, Scalar)
+        key: find(node, must_exist=True)
+        for key, node in table.nodes.items()
+        if key != "verify" and isinstance(node, Scalar)
     }
     return Tls(**paths, verify=_Reader(table, findings).flag("verify", True))
 

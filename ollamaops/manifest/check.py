@@ -111,7 +111,7 @@ def check_hosts(hosts: Sequence[HostSpec], findings: Findings) -> None:
     first: dict[str, HostSpec] = {}
     for host in hosts:
         other = first.setdefault(host.url, host)
-        if host.url and other is not host:
+        if host.url and other.place != host.place:  # a range whose hosts share a url has been complained of
             message = f"host '{host.name}' has the same url as '{other.name}' at {other.place}"
             findings.add(host.place, message, "one server is one host: give it both labels")
 
@@ -196,7 +196,7 @@ def _shown(node: Node) -> str:
 
 def _refuse_local(node: Node, name: ModelName, findings: Findings) -> None:
     if name.source_suffix == "local":
-        message = f"'{_shown(node)}' is not a tag: servers since 0.18.0 read ':local' as a place to run"
+        message = f"'{_shown(node)}': servers since 0.18.0 read ':local' as a place to run, not as a tag"
         hint = (
             f"write {name.base}"
             if isinstance(node, Scalar) and node.secret_as is None
@@ -388,7 +388,8 @@ def _check_circles(models: Sequence[ModelSpec], findings: Findings) -> None:
         if key in path:
             circle = [by_name[step] for step in path[path.index(key) :]]
             names = " → ".join(str(one.name) for one in [*circle, circle[0]])
-            findings.add(circle[0].place, f"models are made from each other in a circle: {names}")
+            message = f"models are made from each other in a circle: {names}"
+            findings.add(circle[0].place, message, "let one of them be pulled, or made from another base")
         done.update(path)
 
 

@@ -70,23 +70,24 @@ class Disk:
                 self.refuse(named, "not a path in the manifest's folder")
             return None
 
-    def find_trusted(self, node: Scalar) -> Path:
-        """The path of a certificate, key or secret. An absolute one may be anywhere: it is not sent as a model."""
-        if PurePath(node.text).is_absolute() and "\0" not in node.text:
+    def find_trusted(self, node: Scalar, *, must_exist: bool) -> Path:
+        """The path of a certificate, key or secret. An absolute one may be anywhere: it is not sent as a model.
+
+        `must_exist` makes it a problem when nothing is at a relative path.
+        """
+        if PurePath(node.text).is_absolute():
             return Path(node.text)
-        return self.locate(self.named(node)) or self.folder_of(node.place).path
+        named = self.named(node)
+        path = self.existing(named) if must_exist else self.locate(named)
+        return path or named.folder.path
 
     def existing(self, named: Named) -> Path | None:
         """Where the path leads, if something is there; else None, and a problem."""
         path = self.locate(named)
-        try:
-            found = path is not None and path.exists()
-        except OSError as error:
-            self.refuse(named, f"cannot be read: {reason_of(error)}")
-            return None
-        if path is not None and not found:
-            self.refuse(named, "no such file or folder", "paths are relative to the file that names them")
-        return path if found else None
+        if path is None or is_there(path):
+            return path
+        self.refuse(named, "no such file or folder", "paths are relative to the file that names them")
+        return None
 
     def read(self, named: Named) -> bytes | None:
         """What the file holds, at most 4 MiB; None, and a problem, if it cannot be read."""
@@ -107,6 +108,11 @@ class Disk:
         except UnicodeDecodeError:
             self.refuse(named, "is not UTF-8 text", "save the file as UTF-8")
             return None
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at the path. Nothing is where a name is too long, or a folder may not be entered."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
 def read_bounded(path: Path) -> bytes:

@@ -8,15 +8,16 @@ what does not exist is the name of a model.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from ollamaops.errors import InvalidName, ManifestError, Problem, WeightsError
-from ollamaops.files.sniff import content_type, sniff
+from ollamaops.files.sniff import Kind, content_type, sniff
 from ollamaops.manifest.build import Gathered
-from ollamaops.manifest.disk import Disk, Folder, Named
+from ollamaops.manifest.disk import Disk, Folder, Named, is_there, reason_of
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.lint import lint_modelfile
@@ -47,7 +48,8 @@ class _Source:
         if self.inline is None:
             return problem.message
         message = "the modelfile is not valid" if self.inline.secret_as else problem.message
-        return f"{message} (line {problem.line} of the modelfile)" if problem.line else message
+        has_line = not problem.line or message.startswith("(line ")
+        return message if has_line else f"{message} (line {problem.line} of the modelfile)"
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Gatherer:
         self._disk = disk
         self._findings = findings
         self._warnings = warnings
+        self._kinds: dict[Path, Kind] = {}
 
     def gather(self, entry: Table) -> Gathered:
         """Everything that one model's entry names; what cannot be used is a problem and left out."""
@@ -155,19 +158,18 @@ class Gatherer:
             return self._weights_in(path, named) if path.is_dir() else self._weights_file(path, named)
         except WeightsError as error:
             self._disk.refuse(named, str(error).removeprefix(f"{path}: "), error.hint)
-            return []
+        except OSError as error:
+            self._disk.refuse(named, f"cannot be read: {reason_of(error)}")
+        return []
 
     def _weights_file(self, path: Path, named: Named) -> list[Path]:
         kind = sniff(path)
+        self._kinds[path] = kind
         if kind == "lfs-pointer":
-            self._disk.refuse(
-                named, "is a git-lfs pointer, not the file itself", "fetch it with: git lfs pull"
-            )
+            self._disk.refuse(named, "is a git-lfs pointer, not the file itself", "run: git lfs pull")
             return []
         if kind in ("zip", "binary"):
-            self._disk.refuse(
-                named, "is neither GGUF nor safetensors", "convert it, or name the folder it is in"
-            )
+            self._disk.refuse(named, "is neither GGUF nor safetensors", "convert it, or name its folder")
             return []
         return [path]
 
@@ -186,7 +188,7 @@ class Gatherer:
         """A server takes either GGUF files or others, never both, and one GGUF adapter."""
         for key, paths in (("files", files), ("adapters", adapters)):
             place = (entry.get(key) or entry.get("modelfile") or entry).place
-            gguf = [path for path in paths if sniff(path) == "gguf"]
+            gguf = [path for path in paths if path.suffix == ".gguf" or self._kinds.get(path) == "gguf"]
             if gguf and len(gguf) < len(paths):
                 self._findings.add(
                     place, f"{key}: GGUF files and others together: a server takes one kind", "name one"
@@ -196,9 +198,10 @@ class Gatherer:
             if len(set(paths)) < len(paths):
                 self._findings.add(place, f"{key}: a file is named twice", "keep one of the two")
             if key == "adapters" and len(gguf) > 1:
-                self._findings.add(
-                    place, f"{len(gguf)} GGUF adapters: a server takes one", "keep one of them"
-                )
+                self._findings.add(place, f"{len(gguf)} GGUF adapters: a server takes one", "keep one")
+            for lacking in _missing_shards(paths):
+                message = f"{key}: {lacking} is missing: a split GGUF needs all its parts"
+                self._findings.add(place, message, "name every part")
 
     def _known_digests(self, entry: Table, used: set[Path]) -> dict[Path, Digest]:
         """The digests under `sha256:`, each of which must be of a file that is used."""
@@ -242,7 +245,23 @@ def _model_name(named: Named) -> ModelName | None:
         name = ModelName.parse(named.text)
     except InvalidName:
         return None
-    return None if (named.folder.path / named.text).exists() else name
+    return None if is_there(named.folder.path / named.text) else name
+
+
+_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
+
+
+def _missing_shards(paths: list[Path]) -> list[str]:
+    """The first part that lacks of each split GGUF; the name of a part has its number and their count."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for path in paths:
+        if match := _SHARD.fullmatch(path.name):
+            found.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    lacking = [
+        (name, next((n for n in range(1, count + 1) if n not in there), 0), count)
+        for (name, count), there in found.items()
+    ]
+    return [f"{name}-{first:05d}-of-{count:05d}.gguf" for name, first, count in lacking if first]
 
 
 def _as_weights(paths: list[Path], known: Mapping[Path, Digest]) -> tuple[WeightsFile, ...]:

@@ -33,6 +33,7 @@ from ollamaops.manifest.merge import (
     as_entry,
     cut,
     expand_hosts,
+    is_null,
     join,
     overlay,
     paths_to,
@@ -46,6 +47,9 @@ from ollamaops.manifest.variables import Variables
 
 DEFAULT_FILE = "ollamaops.yaml"
 DEFAULT_FOLDER = "manifests"
+
+# variables are read where they are used, so that one that is not used here may lack its environment
+_NOT_FILLED = frozenset({"$schema", "version", "include", "vars", "environments"})
 
 
 def default_paths(cwd: Path) -> tuple[Path, ...]:
@@ -146,24 +150,17 @@ def _variables(roots: Sequence[Table], environment: str | None) -> Table:
     nodes: dict[str, Node] = {}
     for path in (("vars",), ("environments", environment or "", "vars")):
         for root in roots:
-            table = _table_at(root, *path)
-            nodes.update(table.nodes if table else {})
-    return Table(Place(), nodes)
+            nodes.update((_table_at(root, *path) or Table(Place())).nodes)
+    return Table(Place(), {name: node for name, node in nodes.items() if not is_null(node)})
 
 
 def _filled(root: Table, environment: str | None, here: Variables, elsewhere: Variables) -> Table:
     """The file with its references filled in; what other environments lack here is no problem of this one."""
-    nodes = {
-        key: here.fill(node) for key, node in root.nodes.items() if key not in ("environments", "include")
-    }
-    if "include" in root.nodes:
-        nodes["include"] = root.nodes["include"]
+    nodes = {key: node if key in _NOT_FILLED else here.fill(node) for key, node in root.nodes.items()}
     if (table := _table_at(root, "environments")) is not None:
         pairs = table.nodes.items()
         filled = {name: (here if name == environment else elsewhere).fill(node) for name, node in pairs}
         nodes["environments"] = replace(table, nodes=filled)
-    elif "environments" in root.nodes:
-        nodes["environments"] = root.nodes["environments"]
     return replace(root, nodes=nodes)
 
 

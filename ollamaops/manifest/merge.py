@@ -74,7 +74,7 @@ def _merge(base: Table, patch: Table, name: str, findings: Findings) -> Table:
     for key, node in patch.nodes.items():
         there = nodes.get(key)
         keys.setdefault(key, patch.keys[key])
-        if _is_null(node):
+        if is_null(node):
             _remove(nodes, key, node, name, findings)
         elif isinstance(there, Table) and isinstance(node, Table) and key not in _WHOLE and name != "headers":
             nodes[key] = _merge(there, node, key, findings)
@@ -83,7 +83,8 @@ def _merge(base: Table, patch: Table, name: str, findings: Findings) -> Table:
     return replace(base, nodes=nodes, keys=keys)
 
 
-def _is_null(node: Node) -> bool:
+def is_null(node: Node) -> bool:
+    """Whether the node is a null, which removes what it is laid over."""
     return isinstance(node, Scalar) and node.value is None
 
 
@@ -100,7 +101,7 @@ def without_nulls(node: Node) -> Node:
     """The node without the keys whose value is null: an environment as the schema can check it."""
     if not isinstance(node, Table):
         return node
-    kept = {key: without_nulls(value) for key, value in node.nodes.items() if not _is_null(value)}
+    kept = {key: without_nulls(value) for key, value in node.nodes.items() if not is_null(value)}
     return replace(node, nodes=kept)
 
 
@@ -113,7 +114,7 @@ def _overlay_models(base: Node | None, patch: Items | Table, findings: Findings)
     entries = [as_entry(node) for node in base.nodes] if isinstance(base, Items) else []
     for name, place, node in _patches(patch):
         same = [index for index, entry in enumerate(entries) if _name_of(entry) == _key(name)]
-        if _is_null(node):
+        if is_null(node):
             _remove_models(entries, same, name, node, findings)
             continue
         change = as_entry(node) if isinstance(patch, Items) else _with_name(as_entry(node), name, place)
@@ -176,6 +177,8 @@ def _under(defaults: Table, table: Table) -> Table:
 
 # without these nothing can be said of an entry
 _ESSENTIAL = frozenset({"name", "url", "ensure", "pull", "from", "files", "modelfile", "copy"})
+# what has keys of the user's, which can be cut one by one
+_BY_KEY = frozenset({"labels", "headers", "parameters", "sha256"})
 FlawPath = tuple[str | int, ...]
 
 
@@ -191,7 +194,7 @@ def _piece(path: FlawPath) -> FlawPath:
         case "environments" if len(path) > 2:
             return (*path[:2], *_piece(path[2:]))
         case "hosts" | "models" if len(path) > 2 and path[2] not in _ESSENTIAL:
-            return path[:3]
+            return path[: 4 if path[2] in _BY_KEY else 3]
         case "defaults":
             return path[:3]
         case _:

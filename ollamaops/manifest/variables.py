@@ -102,7 +102,7 @@ class Variables:
             hint = "set it, or give a default: ${env:" + name + ":-…}"
             self._findings.add(node, f"the environment variable {name} is not set", hint)
             return None
-        if "\0" in text:
-            self._findings.add(node, f"the environment variable {name} holds a NUL character")
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            self._findings.add(node, f"the environment variable {name} is not UTF-8 text")
             return None
         return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=node.text)

@@ -159,9 +159,8 @@ def _words_of(error: BaseException) -> str:
                 ": "
             )
         if isinstance(cause, ssl.SSLError):
-            return f"no TLS connection: {getattr(cause, 'reason', '') or 'handshake failed'}".replace(
-                "_", " "
-            )
+            reason = getattr(cause, "reason", None) or "handshake failed"
+            return f"no TLS connection: {reason.replace('_', ' ').lower()}"
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
             return os.strerror(cause.errno).lower()
     return "no TLS connection" if isinstance(error, u.SSLError | r.SSLError) else "the exchange failed"

@@ -63,7 +63,7 @@ def build_status(plan: Plan) -> Table:
     for host in plan.hosts:
         for name, cell in _host_cells(host).items():
             table.setdefault(name, {})[host.host] = cell
-    return dict(sorted(table.items(), key=lambda item: (_is_unmanaged(item[1]), item[0])))
+    return dict(sorted(table.items(), key=lambda item: (_is_unmanaged(item[1]), str(item[0]).lower())))
 
 
 def _is_unmanaged(row: Mapping[str, Cell]) -> bool:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ollamaops.sandbox.inference_requests import InferenceRules
+from ollamaops.sandbox.inference_requests import NEWEST_RULES, InferenceRules
 
 NEWEST = "0.33.0-rc2"
 
@@ -23,7 +23,8 @@ class Behaviour:
     # requests and streams
     wrong_method_status: Literal[404, 405] = 405
     errors_end_streams: bool = True
-    """A stream stops at its error, and a first error has a real HTTP status; else 200 and `status` in the line."""
+    """A stream stops at its error, and a first error has a real HTTP status. Else it is 200 with `status` in the
+    line, and goes on: a create whose base is missing then writes a manifest without weights, and says success."""
     waits_for_last_success: bool = True
     """`stream: false` reads the work to its end; else it stops at the first `success`, even a base's pull."""
     cloud_status_endpoint: bool = True
@@ -45,8 +46,6 @@ class Behaviour:
     # create
     structured_create: bool = True
     """`from` and `files`; else a Modelfile in `modelfile`."""
-    missing_base_goes_on: bool = False
-    """A streamed create whose base cannot be pulled writes a manifest without weights, and says success."""
     file_paths_checked: bool = True
     empty_digest_refused: bool = True
     rewrites_gguf: bool = True
@@ -55,8 +54,12 @@ class Behaviour:
     """What a layer made from an uploaded file says it is from."""
     adapters_by_metadata: bool = True
     """`general.type` tells an adapter; else only the old ggla format is one, and a GGUF adapter is a model."""
-    families_repeat: bool = False
-    """An adapter's architecture is listed again in `families`."""
+    projector_test: Literal["clip", "vision", "vision alone"] = "vision alone"
+    """A GGUF is a projector when it is clip's, when it sees, or when it sees and does nothing else."""
+    file_ends_checked: bool = False
+    """A GGUF file with bytes behind its last tensor is read on, and refused."""
+    all_weights_described: bool = False
+    """Projectors and adapters count in the config's `families` too, not only the model."""
     config_rootfs: bool = False
     """The config lists the layers in `rootfs.diff_ids`."""
     config_extras: bool = True
@@ -79,7 +82,6 @@ class Behaviour:
     quantizer: Literal["llama.cpp", "go"] = "llama.cpp"
     quantize_skips_v: bool = False
     """Tensors with `v.` in their names keep their type (a guard for vision weights that also hits attn_v)."""
-    quantize_upper: bool = True
     converts: Literal["zip", "go by block", "go by name"] = "go by name"
     converted_bos_flags: bool = False
     verifies_imports: bool = True
@@ -90,14 +92,18 @@ class Behaviour:
     """`capabilities`, `parent_model`, `context_length` and `embedding_length` in tags."""
     show_tensors: bool = True
     show_capabilities: bool = True
+    show_template_overlay: bool = False
+    """A `template` in the request is echoed, as `system` and `options` are."""
     show_array_limit: int = 0
     """Longer arrays in `model_info` are null without `verbose`."""
     model_info_always: bool = True
     tensor_type_names: Literal["tensor", "file"] = "tensor"
     """0.6.8 prints the name of the *file* type with the tensor type's number."""
     ps_context_length: bool = True
+    ps_context_capped: bool = True
+    """The context in ps is never longer than the model was trained for."""
 
-    inference: InferenceRules = InferenceRules()
+    inference: InferenceRules = NEWEST_RULES
 
     # registries and the store
     raw_manifests: bool = True
@@ -106,6 +112,8 @@ class Behaviour:
     """Every downloaded blob has progress lines; else only those that take more than 60 ms."""
     always_says_prune: bool = False
     push_missing: str = "open {}: no such file or directory"
+    push_invalid: str = "unqualified name: {}"
+    """What push says to a name that is none; empty: as to one that is missing."""
     push_checks_scheme: bool = False
     blob_without_redirect: str = "http: no Location header in response"
     prune_grace_s: float = 3600
@@ -123,14 +131,13 @@ _0_12 = replace(
     empty_digest_refused=False,
     rewrites_gguf=False,
     file_origin="blob path",
-    families_repeat=True,
+    all_weights_described=True,
     config_rootfs=True,
     requires_known=False,
     info_type_errors=False,
     capabilities_inherited=False,
     splits_merge=False,
     drafts=False,
-    quantize_types=("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0"),
     quantize_sources=("F16", "F32"),
     quantize_source_error="quantization is only supported for F16 and F32 models",
     quantize_reports="progress",
@@ -138,8 +145,11 @@ _0_12 = replace(
     converted_bos_flags=True,
     verifies_imports=False,
     tags_extras=False,
+    show_template_overlay=True,
     model_info_always=False,
+    ps_context_capped=False,
     inference=InferenceRules(strict_modalities=False),
+    push_invalid="invalid model path",
     raw_manifests=False,
     fresh_blob_lines=True,
     prune_grace_s=0,
@@ -150,8 +160,9 @@ _0_6 = replace(
     errors_end_streams=False,
     waits_for_last_success=False,
     chat_missing='model "{}" not found, try pulling it first',
-    missing_base_goes_on=True,
     config_extras=False,
+    file_ends_checked=True,
+    projector_test="vision",
     quantize_types=(
         *("F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"),
         *("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS"),
@@ -183,11 +194,10 @@ _0_3 = replace(
     delete_missing_status=500,
     generate_missing='model "{}" not found, try pulling it first',
     structured_create=False,
-    missing_base_goes_on=False,
     file_origin="none",
     adapters_by_metadata=False,
+    projector_test="clip",
     old_chatml=True,
-    quantize_upper=False,
     converts="zip",
     inference=replace(
         _0_5.inference,
@@ -198,6 +208,7 @@ _0_3 = replace(
     ),
     always_says_prune=True,
     push_missing="stat {}: no such file or directory",
+    push_invalid="",
     push_checks_scheme=True,
     blob_without_redirect="unexpected status code 200",
     corrupt_manifest_stops_prune=False,

@@ -84,12 +84,11 @@ def _chat(name: str, family: str, size: str, context_length: int, *tags: str, **
 
 
 def _embedding(name: str, family: str, size: str, context_length: int, length: int, *tags: str) -> Pretend:
-    parameters = {"num_ctx": context_length}
     return Pretend(
         *(name, family, size, context_length, tags),
         quantization="F16",
         template="",
-        parameters=parameters,
+        parameters={},
         embedding_length=length,
         is_embedding=True,
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from posixpath import normpath
+from urllib.parse import urlsplit
 
 from ollamaops.sandbox import layers as kinds
 from ollamaops.sandbox.behaviour import Behaviour
@@ -17,7 +19,7 @@ from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
 from ollamaops.sandbox.gguf_rewrite import file_type_name
 from ollamaops.sandbox.golang import human_number, json_line, sorted_map
 from ollamaops.sandbox.gotemplate import BadTemplate, check_template
-from ollamaops.sandbox.imports import Part, finish_weights, import_adapters, import_files
+from ollamaops.sandbox.imports import Part, finish_weights, import_adapters, import_drafts, import_files
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import (
     Config,
@@ -41,6 +43,7 @@ _INFO_TEXTS = {
     "quantization_level": "file_type",
     "parameter_size": "model_type",
 }
+_CLOUD = "https://ollama.com:443"
 _INFO_NUMBERS = ("context_length", "embedding_length")
 
 
@@ -61,13 +64,16 @@ class Creator:
 
     def checked(self, request: CreateRequest) -> Name:
         """The target's name. Refusal for what is refused before the work begins."""
+        files = {**(request.files or {}), **(request.draft_files or {} if self.behaviour.drafts else {})}
+        if self.behaviour.file_paths_checked and not all(map(_is_plain_path, files)):
+            raise bad_request("file path must be relative")
+        if self.behaviour.empty_digest_refused and not all(
+            [*files.values(), *(request.adapters or {}).values()]
+        ):
+            raise bad_request("invalid digest format")
         name = parse_name(request.model)
         if not name.is_valid:
             raise bad_request("invalid model name")
-        if self.behaviour.file_paths_checked and not all(map(_is_plain_path, request.files or ())):
-            raise bad_request("file path must be relative")
-        if self.behaviour.empty_digest_refused and not all((request.files or {}).values()):
-            raise bad_request("invalid digest format")
         return self.library.spelt(name)
 
     def create(self, request: CreateRequest, name: Name) -> Work:
@@ -79,8 +85,8 @@ class Creator:
         if self.behaviour.requires_known:
             config = replace(config, requires=request.requires)
         config, parts = yield from self._base(request, config)
-        if request.adapters is not None:
-            parts = parts + (yield from self._adapters(request.adapters, parts))
+        if not config.remote_model:
+            parts = parts + (yield from self._further_weights(request, parts))
         if request.info is not None and self.behaviour.config_extras:
             config = _informed(config, request.info, strict=self.behaviour.info_type_errors)
         yield from self._assemble(request, name, config, parts)
@@ -124,8 +130,7 @@ class Creator:
             raise bad_request("invalid model name")
         remote = request.remote_host if self.behaviour.config_extras else ""
         if remote or is_cloud:
-            host = remote or "https://ollama.com:443"
-            return replace(config, remote_host=host, remote_model=text), []
+            return replace(config, remote_host=remote_url(remote or _CLOUD), remote_model=text), []
         try:
             parts = yield from self.parts_of(origin)
         except Refusal as refusal:
@@ -164,36 +169,41 @@ class Creator:
             known = replace(known, model_format=inherited.model_format, capabilities=inherited.capabilities)
         return config.filled_from(known)
 
-    def _adapters(self, files: Mapping[str, str], base: list[Part]) -> Generator[Line, None, list[Part]]:
+    def _further_weights(self, request: CreateRequest, base: list[Part]) -> Generator[Line, None, list[Part]]:
+        """Adapters and drafts, in this order in the manifest, drafts first in the stream."""
+        drafts: list[Part] = []
+        adapters: list[Part] = []
         try:
-            return (yield from import_adapters(self.store, self.behaviour, files, base))
+            if request.draft_files is not None and self.behaviour.drafts:
+                drafts = yield from import_drafts(self.store, self.behaviour, request.draft_files)
+            if request.adapters is not None:
+                adapters = yield from import_adapters(self.store, self.behaviour, request.adapters, base)
         except Refusal as refusal:
             raise bad_request(refusal.text) from refusal
+        return adapters + drafts
 
     def _assemble(self, request: CreateRequest, name: Name, config: Config, parts: list[Part]) -> Work:
         finished = []
         for part in parts:
             finished.append((yield from finish_weights(self.store, self.behaviour, part, request.quantize)))
-        config = self.described(config, [part.header for part in finished if part.header])
+        config = self.described(config, finished)
         try:
             layers = self._overlaid(request, [part.layer for part in finished])
             yield from self.write(name, config, layers, config_line=False)
         except OSError as error:
             raise os_failure(error, "write") from error
 
-    def described(self, config: Config, headers: Iterable[Header]) -> Config:
+    def described(self, config: Config, parts: Iterable[Part]) -> Config:
         """The config with what the weights say about themselves."""
         families = list(config.model_families or ())
-        for header in headers:
-            found = Config(
-                model_format="gguf",
-                model_family=header.architecture,
-                model_type=human_number(header.parameter_count),
-                file_type=file_type_name(header),
-            )
-            config = config.filled_from(found)
-            if self.behaviour.families_repeat or header.architecture not in families:
-                families.append(header.architecture)
+        for part in parts:
+            if part.header is None:
+                continue
+            if part.layer.media_type == kinds.DRAFT:
+                config = replace(config, draft_architecture=part.header.architecture)
+            elif part.layer.media_type == kinds.MODEL or self.behaviour.all_weights_described:
+                config = config.filled_from(_described(part.header))
+                families.append(part.header.architecture)
         return replace(config, model_families=tuple(families) or None)
 
     def _overlaid(self, request: CreateRequest, layers: list[Layer]) -> list[Layer]:
@@ -235,6 +245,32 @@ class Creator:
             yield line(layer.status)
         yield line("writing manifest")
         self.store.write_manifest(name, Manifest(blob, tuple(layers)).stored())
+
+
+def _described(header: Header) -> Config:
+    return Config(
+        model_format="gguf",
+        model_family=header.architecture,
+        model_type=human_number(header.parameter_count),
+        file_type=file_type_name(header),
+    )
+
+
+def remote_url(given: str) -> str:
+    """Where a remote stub's model runs, completed as the server does: scheme, host, port. Refusal."""
+    if given.startswith("/"):
+        return f"http://localhost:11434{normpath(given)}"
+    url = given if "://" in given else f"http://{given}"
+    if url == "http://ollama.com":
+        return _CLOUD
+    parts = urlsplit(url)
+    try:
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
+        port = parts.port or 11434
+    except ValueError as error:
+        raise bad_request("bad remote") from error
+    path = normpath(parts.path) if parts.path else ""
+    return f"{parts.scheme}://{host}:{port}{'' if path == '/' else path}"
 
 
 def as_go(parameters: Mapping[str, object]) -> dict[str, object]:
@@ -282,11 +318,9 @@ def _informed(config: Config, info: Mapping[str, object], *, strict: bool) -> Co
         if strict and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise bad_request(f'info field "{key}" must be a number')
         numbers[key] = int(value) if isinstance(value, int | float) else 0
-    capabilities = info.get("capabilities", [])
-    if not isinstance(capabilities, list) or not all(isinstance(item, str) for item in capabilities):
-        raise bad_request('info field "capabilities" must be an array of strings')
     families = (texts["model_family"],) if texts["model_family"] else config.model_families
-    config = replace(config, model_families=families, capabilities=tuple(capabilities))
+    capabilities = config.capabilities + _informed_capabilities(info.get("capabilities"), strict=strict)
+    config = replace(config, model_families=families, capabilities=capabilities)
     return replace(
         config,
         model_family=texts["model_family"],
@@ -296,3 +330,14 @@ def _informed(config: Config, info: Mapping[str, object], *, strict: bool) -> Co
         context_length=numbers["context_length"],
         embedding_length=numbers["embedding_length"],
     )
+
+
+def _informed_capabilities(value: object, *, strict: bool) -> tuple[str, ...]:
+    if value is None or (not strict and not isinstance(value, list)):
+        return ()
+    if not isinstance(value, list):
+        raise bad_request('info field "capabilities" must be an array of strings')
+    for index, item in enumerate(value):
+        if strict and not isinstance(item, str):
+            raise bad_request(f'info field "capabilities" element {index} must be a string')
+    return tuple(item if isinstance(item, str) else "" for item in value)

@@ -20,7 +20,7 @@ from ollamaops.manifest.modelfile import Command, parse_modelfile
 from ollamaops.sandbox import layers as kinds
 from ollamaops.sandbox.content_type import sniff
 from ollamaops.sandbox.create import Creator, as_go
-from ollamaops.sandbox.gguf_file import Header, is_gguf
+from ollamaops.sandbox.gguf_file import is_gguf
 from ollamaops.sandbox.golang import json_line, shortest_float32, sorted_map
 from ollamaops.sandbox.imports import (
     Part,
@@ -39,13 +39,32 @@ from ollamaops.sandbox.work import SUCCESS, Line, Work, bad_request, failure, li
 _NO_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
 )
-_INTEGERS = frozenset(
-    ["num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread"]
-)
-_FLOATS = frozenset(
-    ["top_p", "min_p", "tfs_z", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat_tau", "mirostat_eta"]
-)
-_FLAGS = frozenset(["penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"])
+_INTEGERS = [
+    "num_keep",
+    "seed",
+    "num_predict",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+]
+_FLOATS = [
+    "top_p",
+    "min_p",
+    "tfs_z",
+    "typical_p",
+    "temperature",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+]
+_FLAGS = ["penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"]
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
 _NEWER = {"renderer", "parser", "requires", "draft"}
 
@@ -55,7 +74,7 @@ class _Draft:
     """A model in the making."""
 
     layers: list[Layer] = field(default_factory=list)
-    headers: list[Header] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     messages: list[dict[str, object]] = field(default_factory=list)
     parameters: dict[str, object] = field(default_factory=dict)
 
@@ -85,7 +104,7 @@ class ModelfileCreator:
             for command in commands:
                 yield from self._carry_out(command, draft, request.quantize)
             layers = self._finished(draft)
-            config = self.creator.described(Config(), draft.headers)
+            config = self.creator.described(Config(), draft.parts)
             old = self.creator.old_manifest(name)
             yield from self.creator.write(name, config, layers, config_line=True)
         except OSError as error:
@@ -100,8 +119,7 @@ class ModelfileCreator:
                 for part in (yield from self._parts(command.args)):
                     finished = yield from finish_weights(store, self.creator.behaviour, part, quantize)
                     draft.layers.append(finished.layer)
-                    if finished.header:
-                        draft.headers.append(finished.header)
+                    draft.parts.append(finished)
             case "template":
                 layer = self.creator.template_layer(command.args)
                 draft.layers = [*kinds.without(store, draft.layers, kinds.TEMPLATE), layer]

@@ -19,6 +19,7 @@ from ollamaops.sandbox.gguf_rewrite import (
     copy_weights,
     file_type_name,
     is_rewritten,
+    merge_headers,
     plan_copy,
     plan_quantized,
 )
@@ -52,10 +53,63 @@ def import_files(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -
         return (yield from _import_safetensors(store, behaviour, files))
     if kind != "gguf":
         raise bad_request("unknown type")
+    parts = yield from _import_ggufs(store, behaviour, files)
+    headers = [part.header for part in parts if part.header]
+    return parts + [
+        part for header in headers for part in template_parts(store, header, old=behaviour.old_chatml)
+    ]
+
+
+def import_drafts(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+    """The layers made from `draft_files`; every error is the request's fault here."""
+    if detect_kind(store, files) != "gguf":
+        raise bad_request("unknown type")
+    parts = yield from _import_ggufs(store, behaviour, files)
+    return [replace(part, layer=replace(part.layer, media_type=kinds.DRAFT)) for part in parts]
+
+
+def _import_ggufs(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
     parts: list[Part] = []
+    shards: dict[str, dict[int, Part]] = {}
     for name in sorted(files):
-        parts += yield from import_gguf(store, behaviour, files[name], name)
-    return parts
+        yield line("parsing GGUF")
+        header = open_gguf(store, files[name])
+        part = gguf_part(store, behaviour, files[name], name, header)
+        if behaviour.splits_merge and header.number("split.count") > 1:
+            shards.setdefault(_split_group(name, header), {})[header.number("split.no")] = part
+        else:
+            parts.append(part)
+    return parts + [_merged(store, name, found) for name, found in shards.items()]
+
+
+def _split_group(name: str, header: Header) -> str:
+    """What the shards of one model have in common. Refusal when the name and the metadata disagree."""
+    count, number = header.number("split.count"), header.number("split.no")
+    match = _SPLIT.fullmatch(name.rpartition("/")[2])
+    if match is None:
+        raise failure(f'split GGUF "{name}" must use llama.cpp split filename pattern')
+    if int(match[3]) != count:
+        raise failure(
+            f'split GGUF "{name}" filename count {int(match[3])} does not match metadata count {count}'
+        )
+    if int(match[2]) - 1 != number:
+        place = int(match[2]) - 1
+        raise failure(f'split GGUF "{name}" filename index {place} does not match metadata index {number}')
+    return f"{match[1]}:{count}"
+
+
+def _merged(store: Store, group: str, shards: Mapping[int, Part]) -> Part:
+    """The model that split files make together: one file, made of theirs."""
+    first = next(iter(shards.values()))
+    count = int(group.rpartition(":")[2])
+    if len(shards) != count:
+        raise failure(f'split GGUF "{first.layer.origin}" has {len(shards)} shards, expected {count}')
+    ordered = [shards[number] for number in range(count)]
+    headers = [part.header for part in ordered if part.header]
+    sources = [
+        (store.blob_path(part.layer.digest), header) for part, header in zip(ordered, headers, strict=True)
+    ]
+    return _written(store, sources, merge_headers(headers), first.layer.media_type)
 
 
 def import_adapters(
@@ -71,8 +125,7 @@ def import_adapters(
         raise bad_request("unknown type")
     if len(files) > 1:
         raise bad_request("only one adapter is currently supported")
-    (name, digest), *_ = files.items()
-    return (yield from import_gguf(store, behaviour, digest, name))
+    return (yield from _import_ggufs(store, behaviour, files))
 
 
 def detect_kind(store: Store, files: Mapping[str, str]) -> str:
@@ -89,14 +142,6 @@ def detect_kind(store: Store, files: Mapping[str, str]) -> str:
         except (OSError, InvalidDigest):
             return ""
     return ""
-
-
-def import_gguf(store: Store, behaviour: Behaviour, digest: str, name: str) -> Parts:
-    """The layer of one uploaded GGUF file, and those of the chat template that it carries."""
-    yield line("parsing GGUF")
-    header = open_gguf(store, digest)
-    part = gguf_part(store, behaviour, digest, name, header)
-    return [part, *template_parts(store, header, old=behaviour.old_chatml)]
 
 
 def open_gguf(store: Store, digest: str) -> Header:
@@ -117,30 +162,36 @@ def open_gguf(store: Store, digest: str) -> Header:
 
 
 def gguf_part(store: Store, behaviour: Behaviour, digest: str, name: str, header: Header) -> Part:
-    """An uploaded GGUF file as a layer: the file itself, if nothing follows its last tensor."""
-    media_type = _media_type(header, behaviour)
+    """An uploaded GGUF file as a layer. Refusal for a file that goes on behind its last tensor (older servers)."""
     path = _blob(store, digest)
     try:
-        if path.stat().st_size <= header.end:
-            origin = {"none": "", "blob path": str(path), "file name": name}[behaviour.file_origin]
-            return Part(existing_layer(store, digest, media_type, origin), header, is_upload=True)
+        if behaviour.file_ends_checked and path.stat().st_size > header.end:
+            raise failure("invalid file magic")
+        origin = {"none": "", "blob path": str(path), "file name": name}[behaviour.file_origin]
+        layer = existing_layer(store, digest, _media_type(header, behaviour), origin)
     except OSError as error:
         raise os_failure(error) from error
-    raise failure("invalid file magic")
+    return Part(layer, header, is_upload=True)
 
 
 def _media_type(header: Header, behaviour: Behaviour) -> str:
-    has_vision = f"{header.architecture}.vision.block_count" in header.fields
-    has_text = f"{header.architecture}.block_count" in header.fields
     if behaviour.adapters_by_metadata and header.kind == "adapter":
         return kinds.ADAPTER
-    if (
-        header.kind in {"projector", "mmproj"}
-        or header.architecture == "clip"
-        or (has_vision and not has_text)
-    ):
-        return kinds.PROJECTOR
-    return kinds.MODEL
+    return kinds.PROJECTOR if _is_projector(header, behaviour) else kinds.MODEL
+
+
+def _is_projector(header: Header, behaviour: Behaviour) -> bool:
+    if behaviour.projector_test == "clip":
+        return header.architecture == "clip"
+    if header.kind in {"projector", "mmproj"}:
+        return True
+    if behaviour.projector_test == "vision":
+        return f"{header.architecture}.vision.block_count" in header.fields
+    if header.of_architecture("block_count"):
+        return False
+    encoders = (header.of_architecture("has_vision_encoder"), header.of_architecture("has_audio_encoder"))
+    is_clip = header.architecture == "clip" and any(encoders)
+    return is_clip or header.of_architecture("vision.block_count") > 0
 
 
 def template_parts(store: Store, header: Header, *, old: bool) -> list[Part]:
@@ -216,7 +267,7 @@ def finish_weights(
     if header.end > part.layer.size + ALIGNMENT:
         raise failure(f"{_NO_VALIDATION}tensor data is not within the file bounds")
     yield line("verifying conversion")
-    return _rewritten(store, part, plan_copy(header))
+    return _rewritten(store, part, header, plan_copy(header))
 
 
 def _wanted_type(behaviour: Behaviour, quantization: str) -> str:
@@ -243,16 +294,20 @@ def _quantize(
             )
     if behaviour.verifies_quantized:
         yield line("verifying conversion")
-    return _rewritten(store, part, new)
+    return _rewritten(store, part, header, new)
 
 
-def _rewritten(store: Store, part: Part, new: Header) -> Part:
-    assert part.header is not None  # only weights are rewritten
+def _rewritten(store: Store, part: Part, header: Header, new: Header) -> Part:
+    return _written(store, [(store.blob_path(part.layer.digest), header)], new, part.layer.media_type)
+
+
+def _written(store: Store, sources: Sequence[tuple[Path, Header]], new: Header, media_type: str) -> Part:
+    """A new GGUF file as a layer, its data taken from `sources`."""
     try:
         with store.begin_upload() as upload:
-            copy_weights([(store.blob_path(part.layer.digest), part.header)], new, upload.write)
+            copy_weights(sources, new, upload.write)
             digest, is_new = upload.finish()
+        layer = _stored(store, digest, media_type, is_new=is_new)
+        return Part(layer, read_header(store.blob_path(digest)), is_upload=True)
     except OSError as error:
         raise os_failure(error) from error
-    layer = _stored(store, digest, part.layer.media_type, is_new=is_new)
-    return Part(layer, read_header(store.blob_path(digest)), is_upload=part.is_upload)

@@ -38,7 +38,7 @@ from ollamaops.sandbox.work import bad_request
 Endpoint = Literal["generate", "chat", "embed", "embeddings"]
 _TRY_PULLING = 'model "{}" not found, try pulling it first'
 _NOT_REMOTE = "this server cannot run this remote model"
-_CLOUD_DISABLED = "ollama cloud is disabled: remote inference is unavailable"
+_CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
         raise Refusal(500, f"unable to load model: {model.weights}") from error
     result = question.ask(facts)
     context_length = integer_option({**model.options, **(question.options or {})}, "num_ctx", 4096)
-    service.runners.apply(result, model, min(context_length, facts.context_length))
+    limit = facts.context_length if service.behaviour.ps_context_capped else context_length
+    service.runners.apply(result, model, min(context_length, limit))
     return result
 
 

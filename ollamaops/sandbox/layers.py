@@ -21,8 +21,8 @@ CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 _IMAGE = "application/vnd.ollama.image."
 MODEL, ADAPTER, PROJECTOR = _IMAGE + "model", _IMAGE + "adapter", _IMAGE + "projector"
 TEMPLATE, SYSTEM, LICENSE = _IMAGE + "template", _IMAGE + "system", _IMAGE + "license"
-PARAMS, MESSAGES = _IMAGE + "params", _IMAGE + "messages"
-WEIGHTS = (MODEL, ADAPTER, PROJECTOR)
+PARAMS, MESSAGES, DRAFT = _IMAGE + "params", _IMAGE + "messages", _IMAGE + "draft"
+WEIGHTS = (MODEL, ADAPTER, PROJECTOR, DRAFT)
 
 # Go's decoder reads 512 bytes, then twice as much and so on; a manifest's last newline that falls just behind one of
 # these reads is never read, and so not hashed
@@ -131,6 +131,7 @@ class Config:
     context_length: int = 0
     embedding_length: int = 0
     base_name: str = ""
+    draft_architecture: str = ""
 
     def details(self, parent: str = "") -> dict[str, object]:
         """The `details` of tags, ps and show."""
@@ -157,6 +158,10 @@ class Config:
             capabilities=self.capabilities or other.capabilities,
         )
 
+    def _draft(self) -> dict[str, object] | None:
+        shown = {"model_format": "gguf", "architecture": self.draft_architecture}
+        return dict(shown) if self.draft_architecture else None
+
     def to_bytes(self, layers: Iterable[Layer], behaviour: Behaviour) -> bytes:
         """The config blob."""
         families = None if self.model_families is None else list(self.model_families)
@@ -177,6 +182,7 @@ class Config:
             "context_length": self.context_length,
             "embedding_length": self.embedding_length,
             "base_name": self.base_name,
+            "draft": self._draft(),
         }
         document |= {key: value for key, value in extras.items() if value}
         document |= {"architecture": "amd64", "os": "linux"}

@@ -42,6 +42,7 @@ class StoredModel:
     parent: str = ""
     adapters: tuple[Path, ...] = ()
     projectors: tuple[Path, ...] = ()
+    drafts: tuple[Path, ...] = ()
     template: str = DEFAULT_TEMPLATE
     system: str = ""
     options: dict[str, object] = field(default_factory=dict)
@@ -127,6 +128,8 @@ class Library:
 
     def manifest(self, name: Name) -> Manifest:
         """The manifest of exactly that name. NoSuchModel or CorruptManifest."""
+        if not name.is_valid:
+            raise NoSuchModel(name.full)
         try:
             return parse_manifest(self.store.read_manifest(name))
         except OSError as error:
@@ -148,6 +151,7 @@ class Library:
             parent=parts.parent,
             adapters=tuple(parts.adapters),
             projectors=tuple(parts.projectors),
+            drafts=tuple(parts.drafts),
             template=parts.template,
             system=parts.system,
             options=parts.options,
@@ -181,6 +185,7 @@ class _Parts:
         self.template = DEFAULT_TEMPLATE
         self.adapters: list[Path] = []
         self.projectors: list[Path] = []
+        self.drafts: list[Path] = []
         self.licenses: list[str] = []
         self.options: dict[str, object] = {}
         self.messages: list[dict[str, object]] = []
@@ -194,6 +199,8 @@ class _Parts:
                 self.adapters.append(path)
             case kinds.PROJECTOR:
                 self.projectors.append(path)
+            case kinds.DRAFT:
+                self.drafts.append(path)
             case kinds.TEMPLATE:
                 self.template = self._text(path)
             case kinds.SYSTEM:

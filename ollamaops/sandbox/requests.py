@@ -194,8 +194,9 @@ class Fields:
         known = {name.lower(): value for name, value in item.items()}
         for name in ("role", "content"):
             if not isinstance(known.get(name, ""), str | None):
+                kind = kind_of(known[name])
                 raise bad_request(
-                    f"json: cannot unmarshal {kind_of(known[name])} into Go struct field Message.{name} of type string"
+                    f"json: cannot unmarshal {kind} into Go struct field Message.{name} of type string"
                 )
         message: dict[str, object] = {
             "role": str(known.get("role") or "").lower(),

@@ -16,7 +16,7 @@ from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
 from ollamaops.sandbox.requests import Fields, read_create, read_model_request
 from ollamaops.sandbox.runner import Runners
-from ollamaops.sandbox.show import list_models, show_model
+from ollamaops.sandbox.show import Overlay, list_models, show_model
 from ollamaops.sandbox.store import Store
 from ollamaops.sandbox.transfer import Transfer
 from ollamaops.sandbox.work import Work, bad_request, failure, os_failure
@@ -65,15 +65,11 @@ class Service:
             status, text = self.behaviour.invalid_show
             raise Refusal(status, text.format(given))
         name = self.library.spelt(name)
+        overlay = Overlay(fields.text("system"), fields.text("template"), fields.mapping("options") or {})
         missing = name.short if self.behaviour.show_names_canonical else given
         try:
             model = self.library.load(name)
-            return show_model(
-                model,
-                self.behaviour,
-                verbose=fields.flag("verbose") is True,
-                overlay=fields.mapping("options") or {},
-            )
+            return show_model(model, self.behaviour, verbose=fields.flag("verbose") is True, overlay=overlay)
         except (NoSuchModel, FileNotFoundError) as error:
             raise Refusal(404, f"model '{missing}' not found") from error
         except (CorruptManifest, BadGGUF) as error:

@@ -6,7 +6,7 @@ Decides the text of `modelfile` and `parameters` and what of a GGUF's metadata i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from ollamaops.sandbox.behaviour import Behaviour
 from ollamaops.sandbox.gguf_file import TENSOR_TYPES, BadGGUF, Field, Header, Tensor, read_header
@@ -18,14 +18,25 @@ from ollamaops.sandbox.library import Library, Listed, NoSuchModel, StoredModel
 _HIDDEN = ("general.name", "tokenizer.chat_template")
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """What a show request wants to be echoed as if it were the model's."""
+
+    system: str = ""
+    template: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
 def show_model(
-    model: StoredModel, behaviour: Behaviour, *, verbose: bool, overlay: Mapping[str, object]
+    model: StoredModel, behaviour: Behaviour, *, verbose: bool, overlay: Overlay
 ) -> dict[str, object]:
-    """The answer of show; `overlay` are the request's options. OSError or BadGGUF when the weights cannot be read."""
+    """The answer of show. OSError or BadGGUF when the weights cannot be read."""
     header = model.header()
+    template = overlay.template if behaviour.show_template_overlay else ""
+    model = replace(model, system=overlay.system or model.system, template=template or model.template)
     answer: dict[str, object] = {
         "license": "\n".join(model.licenses),
-        "modelfile": modelfile_text(replace(model, options={**model.options, **overlay})),
+        "modelfile": modelfile_text(replace(model, options={**model.options, **overlay.options})),
         "parameters": parameters_text(model.options),
         "template": model.template,
         "system": model.system,
@@ -68,6 +79,8 @@ def _commands(model: StoredModel) -> Iterator[str]:
     yield f"FROM {model.weights or ''}"
     for adapter in model.adapters:
         yield f"ADAPTER {_printed(str(adapter))}"
+    for draft in model.drafts:
+        yield f"DRAFT {_printed(str(draft))}"
     for projector in model.projectors:
         yield f"FROM {projector}"
     yield f"TEMPLATE {_printed(model.template)}"

@@ -13,7 +13,7 @@ _NEAR = 100
 
 @dataclass(frozen=True, slots=True)
 class BuiltinTemplate:
-    """One recognized template. `jinja` is how models carry it, `text` what is stored for it, `stop` its parameters."""
+    """One recognized template: `jinja` as models carry it, the `text` stored in its place, its `stop` words."""
 
     name: str
     jinja: str

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from ollamaops.sandbox.catalogue import Catalogue
+from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import MANIFEST_TYPE, CorruptManifest, Layer, Manifest, parse_manifest
 from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import DEFAULT_HOST, Name, parse_name
@@ -128,8 +129,7 @@ class Transfer:
             manifest = self._library.manifest(name)
         except (NoSuchModel, CorruptManifest) as error:
             yield line("couldn't retrieve manifest")
-            path = self._store.manifest_path(name)
-            raise failure(self._behaviour.push_missing.format(path)) from error
+            raise self._nothing_to_push(name) from error
         http = RegistryHTTP(self._user_agent)
         try:
             if name.host.lower() == DEFAULT_HOST:
@@ -148,6 +148,11 @@ class Transfer:
         except OSError as error:
             raise os_failure(error) from error
         yield line(SUCCESS)
+
+    def _nothing_to_push(self, name: Name) -> Refusal:
+        if self._behaviour.push_invalid and not name.is_valid:
+            return failure(self._behaviour.push_invalid.format(name.full))
+        return failure(self._behaviour.push_missing.format(self._store.manifest_path(name)))
 
     def _push_blob(self, http: RegistryHTTP, base: str, blob: Layer) -> Work:
         try:
