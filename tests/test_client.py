@@ -389,7 +389,8 @@ def watched(*steps: tuple[float, Progress]) -> float:
         ([(0, a_layer(50)), (200, a_layer(10)), (200, a_layer(10))], -100),
         ([(0, a_layer(1)), (200, a_layer(1, "sha256:y")), (200, a_layer(1))], 100),
         ([(0, a_layer(100)), (200, Progress(status="verifying sha256 digest"))], 3600),
-        ([(0, Progress(status="writing manifest")), (200, Progress(status="writing manifest"))], 3600),
+        ([(0, Progress(status="writing manifest")), (200, Progress(status="writing manifest"))], 3400),
+        ([(0, Progress(status="parsing GGUF")), (200, Progress(status="writing manifest"))], 3600),
     ],
 )
 def test_a_stall_is_completed_standing_still_not_silence(
@@ -438,8 +439,26 @@ def test_a_pull_that_says_nothing_is_stopped() -> None:
         wire.sock.recv(1)
         wire.close()
 
-    with Serving({"/api/pull": script}) as serving, pytest.raises(TimeoutExceeded):
+    with Serving({"/api/pull": script}) as serving, pytest.raises(TimeoutExceeded) as caught:
         serving.client.pull(BOT, stall_s=0.1)
+    assert str(caught.value) == (
+        "gpu-1: pull bot:latest: stalled: nothing new for 0.1s after 'pulling manifest'"
+    )
+    assert "resumes" in (caught.value.hint or "")
+
+
+def test_a_pull_that_never_begins_is_stopped() -> None:
+    def script(asked: Asked, wire: Wire) -> None:
+        wire.sock.settimeout(20)
+        wire.sock.recv(1)
+        wire.close()
+
+    with Serving({"/api/pull": script}) as serving:
+        with pytest.raises(TimeoutExceeded, match=r"stalled: nothing new for 0\.1s after 'the request'$"):
+            serving.client.pull(BOT, stall_s=0.1)
+        serving.client.transport.limits = TimeLimits(overall_s=0.1)
+        with pytest.raises(TimeoutExceeded, match=r"^gpu-1: pull bot:latest: not done within 0\.1s$"):
+            serving.client.pull(BOT)
 
 
 def test_a_quiet_step_may_take_long() -> None:

@@ -235,6 +235,12 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     assert parse_retry_after(header, NOW) == seconds
 
 
+@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} [A-Z0-9+-]{3,5}"))
+def test_no_retry_after_whatever_makes_this_fail(header: str) -> None:
+    seconds = parse_retry_after(header, NOW)
+    assert seconds is None or seconds >= 0
+
+
 def test_retry_after_is_handed_on() -> None:
     found = of_status(503, "{}", Retry_After="12")
     assert isinstance(found, ServerFault)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import inspect
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -46,6 +48,7 @@ from ollamaops.ollama.session import Credentials, TimeLimits, TlsFiles
 from ollamaops.ollama.transport import Transport
 
 PATIENT_S = 20.0
+IN_CI = os.environ.get("CI") == "true"  # there a missing program is a failure
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -243,9 +246,6 @@ def test_lines_of_a_connection_that_ends_with_the_answer_are_delivered_as_they_c
     assert seen == [0, 1, 2]
 
 
-PIECES = st.lists(st.binary(min_size=1, max_size=30), max_size=5)
-
-
 @given(
     st.lists(
         st.dictionaries(st.text(max_size=5), st.text(max_size=50) | st.integers(), max_size=3), max_size=5
@@ -268,6 +268,16 @@ def test_lines_come_whole_however_they_are_cut_into_chunks(
 
     with ScriptedHost(script) as host:
         assert lines_of(host) == values
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_no_bytes_whatever_end_in_anything_but_lines_or_an_error_of_ours(data: bytes, headed: bool) -> None:
+    sent = CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data) if headed and data else data
+    with ScriptedHost(cut_after(sent, Wire.close)) as host:
+        with contextlib.suppress(OllamaopsError):
+            assert all(isinstance(line, dict) for line in lines_of(host))
+        with connected(host) as transport, contextlib.suppress(OllamaopsError):
+            assert 200 <= transport.request("GET", "/").status < 300
 
 
 def streamed(data: bytes, then: Callable[[Wire], None] = Wire.end) -> Script:
@@ -556,7 +566,16 @@ def test_the_end_of_the_whole_cuts_the_silence_short() -> None:
         transport.request("GET", "/", idle_s=PATIENT_S, deadline_s=0.1)
 
 
-def test_a_connection_that_never_comes_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_may_have_a_limit_for_every_whole() -> None:
+    limits = TimeLimits(idle_s=PATIENT_S, overall_s=0.1)
+    with ScriptedHost(silent) as host, connected(host, limits=limits) as transport:
+        with pytest.raises(TimeoutExceeded, match=r"not done within 0\.1s$"):
+            transport.request("GET", "/")
+        with pytest.raises(TimeoutExceeded, match=r"not done within 0\.2s$"):
+            transport.request("GET", "/", deadline_s=0.2)
+
+
+def test_a_connection_that_never_comes_is_a_timeout() -> None:
     with (
         full_listener() as port,
         Transport("gpu-1", f"http://127.0.0.1:{port}", limits=TimeLimits(connect_s=0.1)) as transport,
@@ -918,7 +937,7 @@ class Pki(NamedTuple):
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    if shutil.which("openssl") is None:
+    if shutil.which("openssl") is None and not IN_CI:
         pytest.skip("needs openssl to make certificates")
     folder = tmp_path_factory.mktemp("pki")
 
@@ -1191,6 +1210,21 @@ def test_the_innermost_cause_decides_and_no_foreign_words_are_shown() -> None:
     outer = requests.exceptions.ConnectionError("http://me:s3cret@x", middle)
     error = build_transport_error(outer, host="gpu-1", what="ask", address="x:1", connect_s=1, idle_s=1)
     assert (type(error), str(error)) == (ConnectError, "gpu-1: ask: connection refused (x:1)")
+
+
+def test_causes_that_go_in_a_circle_end() -> None:
+    one, other = requests.exceptions.ConnectionError("one"), OSError(113, "No route to host")
+    one.__cause__, other.__cause__ = other, one
+    error = build_transport_error(other, host="gpu-1", what="ask", address="x:1", connect_s=1, idle_s=1)
+    assert type(error) is ConnectionLost
+
+
+def test_what_the_system_says_is_said_where_we_have_no_words() -> None:
+    error = OSError(113, "No route to host")
+    new = urllib3.exceptions.NewConnectionError(None, "x")  # type: ignore[arg-type]
+    new.__cause__ = error
+    ours = build_transport_error(new, host="gpu-1", what="ask", address="x:1", connect_s=1, idle_s=1)
+    assert (type(ours), str(ours)) == (ConnectError, "gpu-1: ask: no route to host (x:1)")
 
 
 def test_an_error_of_ours_passes_the_boundary_as_it_is() -> None:

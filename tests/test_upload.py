@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from scripted_host import Asked, Script, ScriptedHost, Wire
@@ -242,25 +242,17 @@ def test_a_file_that_grows_while_it_is_sent_is_an_error(weights: Path) -> None:
     assert host.blobs == {}
 
 
-def test_a_disk_that_fails_while_reading_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing:
-        def __init__(self, file: BinaryIO) -> None:
-            self._file = file
+class FailingFile(io.RawIOBase):
+    """A file on a disk that is broken."""
 
-        def read(self, size: int) -> bytes:
-            raise OSError(5, "Input/output error")
+    def read(self, size: int = -1, /) -> bytes:
+        raise OSError(5, "Input/output error")
 
-        def fileno(self) -> int:
-            return self._file.fileno()
 
-    real = upload_module._Body
-
-    def body(file: BinaryIO, *rest: object) -> object:
-        return real(Failing(file), *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(upload_module, "_Body", body)
-    with BlobHost() as host, pytest.raises(WeightsError, match="cannot be read: input/output error"):
-        host.send(weights)
+def test_a_disk_that_fails_while_reading_is_named(weights: Path) -> None:
+    body = upload_module._Body(FailingFile(), weights, Digest.of(b"x"), 10, None, None)
+    with pytest.raises(WeightsError, match=r"tiny\.gguf: cannot be read: input/output error"):
+        body.read(MIB)
 
 
 def test_an_upload_is_cancelled_on_the_way(weights: Path) -> None:

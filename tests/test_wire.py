@@ -293,6 +293,11 @@ def test_every_parameters_text_comes_back_sorted(pairs: list[tuple[str, str | bo
     assert read_parameters(text) == tuple(sorted(pairs, key=lambda pair: pair[0]))
 
 
+def test_a_name_longer_than_its_column_is_read() -> None:
+    name = "a_name_of_more_than_thirty_characters"
+    assert read_parameters(f"{name} 7\nodd key                        true") == ((name, 7), ("odd key", True))
+
+
 def test_stop_is_a_list_even_alone_and_unset_is_none() -> None:
     one = ShownModel.read(fields({"parameters": 'stop                           "a"'}))
     unset = ShownModel.read(fields({"parameters": "stop                           <nil>"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import assert_never
 
 from ollamaops.errors import UsageError
@@ -66,30 +67,43 @@ def read_secret(secret: Secret, host: str, environ: Mapping[str, str] = os.envir
                 )
             return environ[name]
         case SecretFromFile(path=path):
-            try:
-                return path.read_text().rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "not text"
-                raise UsageError(f"{host}: cannot read the secret in {path}: {reason}") from error
+            text, source = _read(path, host), str(path)
         case SecretFromCommand(argv=argv):
-            return _run(argv, host)
+            text, source = _run(argv, host), f"what {argv[0]!r} prints"
         case _:
             assert_never(secret)
+    if not text:
+        raise UsageError(f"{host}: cannot use the secret in {source}: it is empty")
+    return text
+
+
+def _read(path: Path, host: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        reason = (error.strerror or "input/output error").lower()
+    except UnicodeDecodeError:
+        reason = "not text"
+    raise UsageError(f"{host}: cannot read the secret in {path}: {reason}") from None
 
 
 def _run(argv: tuple[str, ...], host: str) -> str:
+    """What a command prints, which nothing of ours repeats: not even when it fails."""
     try:
         done = subprocess.run(  # noqa: S603  the user's own manifest names the command, and no shell reads it
-            argv,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
+            argv, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"no answer within {COMMAND_TIMEOUT_S} s"
-        raise UsageError(f"{host}: cannot run {argv[0]!r} for a secret: {reason}") from error
+        text = done.stdout.decode("utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise _cannot_run(argv, host, (error.strerror or "input/output error").lower()) from None
+    except subprocess.TimeoutExpired:
+        raise _cannot_run(argv, host, f"no answer within {COMMAND_TIMEOUT_S} s") from None
+    except UnicodeDecodeError:
+        raise _cannot_run(argv, host, "it does not print text") from None
     if done.returncode != 0:
-        raise UsageError(f"{host}: {argv[0]!r} ended {done.returncode} instead of printing a secret")
-    return done.stdout.rstrip("\r\n")
+        raise _cannot_run(argv, host, f"it ended {done.returncode}")
+    return text
+
+
+def _cannot_run(argv: tuple[str, ...], host: str, reason: str) -> UsageError:
+    return UsageError(f"{host}: cannot get a secret from {argv[0]!r}: {reason}")

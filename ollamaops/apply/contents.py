@@ -1,15 +1,35 @@
 """What a model consists of, read out of `/api/show`: the typed answer → Contents.
 
-The fact a reader would miss: servers ≥ 0.30 may show the weights' Jinja chat template in `template`, and print the
-one that counts only in `modelfile`, where quoting loses a little; so every text that may be it is kept.
+Decides when a model counts as one that cannot be opened. The fact a reader would miss: servers ≥ 0.30 may show the
+weights' Jinja chat template in `template`, and print the one that counts only in `modelfile`, where quoting loses a
+little; so every text that may be it is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ollamaops.errors import AnswerError
 from ollamaops.manifest.shown import parse_shown_modelfile
 from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import ShownModel
 from ollamaops.plan.observed import Contents
+
+# weights gone: 404; damaged: 500; a name that this version cannot address: 400, or refused by our own client (0)
+_CANNOT_BE_OPENED = frozenset({0, 400, 404, 500})
+
+
+def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | None:
+    """What `show` finds in the model whose tags digest is `digest`; None when it is listed but cannot be opened.
+
+    RemoteError for everything that says nothing about the model: no connection, a proxy in between, no permission.
+    """
+    try:
+        return contents_of(show(), digest, features)
+    except AnswerError as error:
+        if error.status in _CANNOT_BE_OPENED:
+            return None
+        raise
 
 
 def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:

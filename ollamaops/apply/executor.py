@@ -8,7 +8,8 @@ skips what needs it, never its neighbours. Every action gets exactly one outcome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from ollamaops.events import Failed, Interrupted, Outcome, Skipped, Succeeded
@@ -41,13 +42,12 @@ def execute(
             waiting_before = len(run.waiting)
             for action_id in run.startable():
                 running[pool.submit(_safely, do, run.start(action_id))] = action_id
-            if not running:
-                if len(run.waiting) == waiting_before:
-                    run.break_cycle()
-                continue
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                run.finish(running.pop(future), future.result())
+            if running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    run.finish(running.pop(future), future.result())
+            elif run.waiting and len(run.waiting) == waiting_before:
+                run.break_cycle()
     return tuple(ActionResult(action=action, outcome=run.outcomes[id_of(action)]) for action in actions)
 
 
@@ -74,31 +74,27 @@ class _Schedule:
     def startable(self) -> list[str]:
         """Ids of actions that may start now; actions whose needs failed get their outcome on the way."""
         found: list[str] = []
-        busy = [_slot(action) for action in self._running.values()]
-        keys = {_key(action) for action in self._running.values()}
+        busy = Counter(map(_slot, self._running.values()))
+        keys = set(map(_key, self._running.values()))
+        may_delete = _all_delete((*self.waiting.values(), *self._running.values()))
         for action_id, action in list(self.waiting.items()):
-            if not self._is_ready(action_id, action):
-                continue
             slot, key = _slot(action), _key(action)
-            if busy.count(slot) < self._slots[slot] and key not in keys:
-                busy.append(slot)
+            if not self._is_ready(action_id, action) or (isinstance(action, DeleteModel) and not may_delete):
+                continue
+            if busy[slot] < self._slots[slot] and key not in keys:
+                busy[slot] += 1
                 keys.add(key)
                 found.append(action_id)
         return found
 
     def _is_ready(self, action_id: str, action: Action) -> bool:
+        """Whether all that the action needs has worked; when something did not, the action ends here."""
         needs = [need for need in action.needs if need in self._known]
         failed = next((need for need in needs if need in self.outcomes and not self._worked(need)), None)
         if failed is not None:
             self._end(action_id, Skipped(because=failed))
             return False
-        if isinstance(action, DeleteModel) and not self._only_deletions_left():
-            return False
         return all(need in self.outcomes for need in needs)
-
-    def _only_deletions_left(self) -> bool:
-        left = (*self.waiting.values(), *self._running.values())
-        return all(isinstance(action, DeleteModel) for action in left)
 
     def _worked(self, action_id: str) -> bool:
         return isinstance(self.outcomes[action_id], Succeeded)
@@ -123,6 +119,10 @@ class _Schedule:
     def _end(self, action_id: str, outcome: Outcome) -> None:
         del self.waiting[action_id]
         self.outcomes[action_id] = outcome
+
+
+def _all_delete(actions: Iterable[Action]) -> bool:
+    return all(isinstance(action, DeleteModel) for action in actions)
 
 
 def _slot(action: Action) -> str:

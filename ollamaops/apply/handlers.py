@@ -8,42 +8,38 @@ ever sent while its base is missing, because servers from 0.5.5 to 0.12.5 then w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar, assert_never
+from typing import assert_never
 
-from ollamaops.apply.contents import contents_of
+from ollamaops.apply.asides import keeping_previous
+from ollamaops.apply.bench import Seen, Workbench
+from ollamaops.apply.contents import look_into
 from ollamaops.apply.requests import build_request, render_request
-from ollamaops.apply.retry import attempt
 from ollamaops.errors import (
+    AnswerError,
     Cancelled,
+    CutStream,
     DigestMismatch,
-    InvalidName,
+    DiskFull,
     NotFound,
     OllamaopsError,
     ProtocolError,
     RemoteError,
+    ServerFault,
 )
 from ollamaops.events import (
     ActionEnded,
     ActionStarted,
-    Event,
     Failed,
     Interrupted,
     Outcome,
-    Progressed,
     Refused,
-    Retrying,
     Succeeded,
 )
-from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.cancel import CancelToken
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.client import ProgressSink
 from ollamaops.ollama.upload import upload_blob
-from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -56,18 +52,10 @@ from ollamaops.plan.actions import (
     subject_of,
     verb_of,
 )
-from ollamaops.state.facts import Applied, How
-from ollamaops.state.ledger import Ledger
+from ollamaops.plan.observed import Contents
+from ollamaops.units import format_size
 
-Result = TypeVar("Result")
-RETRIES_OF_LOOKS = 3
-
-
-class Seen(NamedTuple):
-    """A model as the host lists it: its name as the host spells it, its tags digest."""
-
-    name: ModelName
-    digest: str
+SPARE_TO_NAME = 3
 
 
 class ChangedMeanwhile(OllamaopsError):
@@ -76,76 +64,10 @@ class ChangedMeanwhile(OllamaopsError):
     exit_code = 4
 
 
-@dataclass(slots=True, kw_only=True)
-class Workbench:
-    """What the handlers of one host's run share. `touched` are models that this run has changed itself."""
-
-    spec: HostSpec
-    client: OllamaClient
-    ledger: Ledger
-    cancel: CancelToken
-    emit: Callable[[Event], None]
-    run_id: str
-    now: Callable[[], str]
-    uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
-    touched: set[ModelName] = field(default_factory=set)
-
-    def tags(self) -> dict[ModelName, Seen]:
-        """A fresh look at every model that has a name requests can use."""
-        found: dict[ModelName, Seen] = {}
-        for model in self.patiently(self.client.tags):
-            with suppress(InvalidName):
-                name = ModelName.parse(model.name)
-                found[name] = Seen(name, model.digest.hex)
-        return found
-
-    def patiently(self, look: Callable[[], Result]) -> Result:
-        """`look`, tried again while the error may pass."""
-        return attempt(look, retries=RETRIES_OF_LOOKS, cancel=self.cancel, on_retry=lambda *_: None)
-
-    def digest_of(self, name: ModelName) -> str:
-        """The tags digest of `name`; ProtocolError if the host does not list it."""
-        found = self.tags().get(name)
-        if found is None:
-            raise ProtocolError(
-                f"{self.spec.name}: '{name}' is not there, although the server reported success",
-                host=self.spec.name,
-                hint="look at the server's log; run again to try once more",
-            )
-        return found.digest
-
-    def remember(
-        self,
-        name: ModelName,
-        how: How,
-        fingerprint: str,
-        digest: str,
-        *,
-        base: str | None = None,
-        blobs: tuple[str, ...] = (),
-    ) -> None:
-        """File what came out, in one atomic write."""
-        self.touched.add(name)
-        if fingerprint:
-            self.ledger.remember(
-                Applied(
-                    host=self.spec.memory_key,
-                    model=name.key,
-                    how=how,
-                    fingerprint=fingerprint,
-                    digest=digest,
-                    at=self.now(),
-                    base=base,
-                    weights=blobs,
-                )
-            )
-
-
 def perform(bench: Workbench, action: Action) -> Outcome:
     """Carry out one action and say how it ended. Never raises for what users, servers or networks do."""
     began = time.monotonic()
-    action_id = id_of(action)
-    stamp = {"run_id": bench.run_id, "host": bench.spec.name, "action_id": action_id}
+    stamp = {"run_id": bench.run_id, "host": bench.spec.name, "action_id": id_of(action)}
     bench.emit(ActionStarted(at=bench.now(), verb=verb_of(action), subject=subject_of(action), **stamp))
     outcome = _outcome(bench, action, began)
     bench.emit(ActionEnded(at=bench.now(), outcome=outcome, **stamp))
@@ -161,10 +83,25 @@ def _outcome(bench: Workbench, action: Action, began: float) -> Outcome:
     except ChangedMeanwhile as error:
         return Refused(because=str(error), hint=error.hint)
     except OllamaopsError as error:
+        hint = _what_to_free(bench) if isinstance(error, DiskFull) else None
         return Failed(
-            error=str(error), hint=error.hint, exit_code=error.exit_code, seconds=time.monotonic() - began
+            error=str(error),
+            hint=hint or error.hint,
+            exit_code=error.exit_code,
+            seconds=time.monotonic() - began,
         )
     return Succeeded(seconds=time.monotonic() - began, changed=changed)
+
+
+def _what_to_free(bench: Workbench) -> str | None:
+    """The largest models that nobody declares, as advice for a full disk; None when there are none."""
+    try:
+        spare = [seen for name, seen in bench.tags().items() if name in bench.spare]
+    except OllamaopsError:
+        return None
+    largest = sorted(spare, key=lambda seen: seen.size_bytes, reverse=True)[:SPARE_TO_NAME]
+    named = ", ".join(f"{seen.name} ({format_size(seen.size_bytes)})" for seen in largest)
+    return f"free space on the host; nobody declares {named}" if named else None
 
 
 def _check_expectations(bench: Workbench, action: Action) -> None:
@@ -172,13 +109,14 @@ def _check_expectations(bench: Workbench, action: Action) -> None:
     open_facts = [fact for fact in action.expects if fact.model not in bench.touched]
     if not open_facts:
         return
-    now = bench.tags()
+    tags = bench.tags()
     for fact in open_facts:
-        seen = now[fact.model].digest if fact.model in now else None
-        if seen != fact.digest:
+        seen = bench.find(fact.model, tags) if fact.digest else tags.get(fact.model)
+        now = seen.digest if seen else None
+        if now != fact.digest:
             raise ChangedMeanwhile(
                 f"'{fact.model}' changed since the plan was made: "
-                f"it was {short_digest(fact.digest)}, now it is {short_digest(seen)}",
+                f"it was {short_digest(fact.digest)}, now it is {short_digest(now)}",
                 hint="plan again",
             )
 
@@ -194,7 +132,7 @@ def _carry_out(bench: Workbench, action: Action) -> bool:
         case PullModel():
             return _pull(bench, action)
         case UploadBlob():
-            return _upload(bench, action)
+            return bench.retrying(action, lambda: _upload(bench, action, bench.reporter(action)))
         case CreateModel():
             return _create(bench, action)
         case CopyModel():
@@ -207,196 +145,219 @@ def _carry_out(bench: Workbench, action: Action) -> bool:
             assert_never(action)
 
 
-def _retrying(bench: Workbench, action: Action, work: Callable[[], Result]) -> Result:
-    def tell(number: int, wait_s: float, error: OllamaopsError) -> None:
-        bench.emit(
-            Retrying(
-                run_id=bench.run_id,
-                at=bench.now(),
-                host=bench.spec.name,
-                action_id=id_of(action),
-                attempt=number,
-                attempts=action.retries + 1,
-                wait_s=wait_s,
-                error=str(error),
-            )
-        )
-
-    return attempt(work, retries=action.retries, cancel=bench.cancel, on_retry=tell)
-
-
-def _reporter(bench: Workbench, action: Action) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        bench.emit(
-            Progressed(
-                run_id=bench.run_id,
-                at=bench.now(),
-                host=bench.spec.name,
-                action_id=id_of(action),
-                status=progress.status,
-                layer=_layer(progress.digest),
-                completed_bytes=progress.completed_bytes or 0,
-                total_bytes=progress.total_bytes or 0,
-            )
-        )
-
-    return report
-
-
-def _layer(digest: str | None) -> str:
-    return digest.removeprefix("sha256:")[:12] if digest else ""
+# pulls
 
 
 def _pull(bench: Workbench, action: PullModel) -> bool:
     before = bench.tags().get(action.model)
-    _retrying(
-        bench,
+    with keeping_previous(bench, action, before):
+        seen = _download(bench, action, before)
+        if not _is_sound(bench, seen):
+            seen = _download_anew(bench, action, seen)
+    base = action.registry_digest or None
+    bench.remember(action, seen, "pulled", action.fingerprint, base=base)
+    return before is None or before.digest != seen.digest
+
+
+def _download(bench: Workbench, action: PullModel, before: Seen | None) -> Seen:
+    """What the pull brought. DigestMismatch if it is not what it is pinned to."""
+    bench.retrying(
         action,
         lambda: bench.client.pull(
-            action.model,
+            before.name if before else action.model,
             insecure=action.insecure,
-            on_progress=_reporter(bench, action),
+            on_progress=bench.reporter(action),
             cancel=bench.cancel,
             stall_s=bench.spec.stall_s,
         ),
     )
-    digest = bench.digest_of(action.model)
-    if action.pin and digest not in action.pin:
+    seen = bench.prove(action.model)
+    if action.pin and seen.digest not in action.pin:
         raise DigestMismatch(
-            f"{bench.spec.name}: '{action.model}' came out as {digest[:12]}, which is not the pinned content",
+            f"{bench.spec.name}: '{action.model}' came out as {seen.digest[:12]}, which is not the pinned content",
             host=bench.spec.name,
             hint="the registry has changed: look at what is new, then update the pin",
         )
-    bench.remember(action.model, "pulled", action.fingerprint, digest, base=action.registry_digest or None)
-    return before is None or before.digest != digest
+    return seen
 
 
-def _upload(bench: Workbench, action: UploadBlob) -> bool:
-    return _retrying(bench, action, lambda: _send(bench, action, _reporter(bench, action)))
+def _is_sound(bench: Workbench, seen: Seen) -> bool:
+    """Whether the pulled model can be opened; when that cannot be told (cloud stub, proxy), it counts as sound."""
+    if seen.name.source_suffix == "cloud":
+        return True
+    try:
+        return _open(bench, seen) is not None
+    except RemoteError:
+        return True
 
 
-def _send(bench: Workbench, upload: UploadBlob, report: Callable[[Progress], None] | None = None) -> bool:
+def _open(bench: Workbench, seen: Seen) -> Contents | None:
+    show = partial(bench.client.show, seen.name, cancel=bench.cancel)
+    return look_into(partial(bench.patiently, show), seen.digest, bench.client.features())
+
+
+def _download_anew(bench: Workbench, action: PullModel, broken: Seen) -> Seen:
+    """Servers (up to 0.33) take a blob that is there for good, so the model has to go before it is pulled again."""
+    bench.warn(action, "it cannot be opened: a blob on the host is damaged; removing it and pulling it anew")
+    bench.client.delete(broken.name, cancel=bench.cancel)
+    seen = _download(bench, action, None)
+    if not _is_sound(bench, seen):
+        raise _cannot_be_opened(bench, seen, "delete the models that share its weights, then run again")
+    return seen
+
+
+def _cannot_be_opened(bench: Workbench, seen: Seen, hint: str) -> ProtocolError:
+    return ProtocolError(
+        f"{bench.spec.name}: '{seen.name}' cannot be opened: its weights on the host are damaged",
+        host=bench.spec.name,
+        hint=hint,
+    )
+
+
+# uploads and builds
+
+
+def _upload(bench: Workbench, upload: UploadBlob, report: ProgressSink) -> bool:
+    path = Path(upload.path)
     return upload_blob(
-        bench.client,
-        upload.digest,
-        Path(upload.path),
-        upload.size_bytes,
+        bench.client, upload.digest, path, upload.size_bytes, on_progress=report, cancel=bench.cancel
+    )
+
+
+def _create(bench: Workbench, action: CreateModel) -> bool:
+    seen, base = bench.retrying(action, lambda: _build(bench, action))
+    contents = _open(bench, seen)
+    if contents is None:
+        raise _cannot_be_opened(bench, seen, "delete the model, so that its blobs go too, then run again")
+    blobs = (*contents.blobs, *contents.adapters)
+    bench.remember(
+        action, seen, "created", action.fingerprint, base=base.digest if base else None, blobs=blobs
+    )
+    return True
+
+
+def _build(bench: Workbench, action: CreateModel) -> tuple[Seen, Seen | None]:
+    """One attempt; the model that came out, and the base as it was right before."""
+    recipe, report = action.recipe, bench.reporter(action)
+    _ensure_blobs(bench, action, report)
+    tags = bench.tags()
+    base = bench.require(recipe.base, tags, f"to make '{action.model}' from") if recipe.base else None
+    old = tags.get(action.model)
+    try:
+        _send_create(bench, action, old.name if old else action.model, base, report)
+    except AnswerError as error:
+        if error.transient or not _may_pass(bench, action, error):
+            raise
+        raise ServerFault(str(error), host=error.host, status=error.status, text=error.text) from error
+    seen = bench.find(action.model, bench.tags())
+    if seen is None or (seen == old and not bench.client.features().stream_false_waits_to_end):
+        # up to 0.6.8 the success of pulling a base that has just gone is taken for that of the create
+        raise CutStream(
+            f"{bench.spec.name}: '{action.model}' was not written, although the server reported success",
+            host=bench.spec.name,
+        )
+    return seen, base
+
+
+def _send_create(
+    bench: Workbench, action: CreateModel, name: ModelName, base: Seen | None, report: ProgressSink
+) -> None:
+    """`name` as the host spells it: servers up to 0.4.2 refuse one that differs only in case."""
+    features = bench.client.features()
+    if features.structured_create:
+        request = build_request(name, action.recipe, features)
+        bench.client.create(request, on_progress=report, cancel=bench.cancel)
+        return
+    bench.client.create_from_modelfile(
+        name,
+        render_request(action.recipe, base.name if base else None),
+        quantize=action.recipe.quantize,
         on_progress=report,
         cancel=bench.cancel,
     )
 
 
-def _create(bench: Workbench, action: CreateModel) -> bool:
-    features = bench.client.features()
-
-    def build() -> None:
-        _ensure_blobs(bench, action)
-        base = _spelling_of_base(bench, action)
-        report = _reporter(bench, action)
-        if features.structured_create:
-            request = build_request(action.model, action.recipe, features)
-            bench.client.create(request, on_progress=report, cancel=bench.cancel)
-        else:
-            text = render_request(action.recipe, base)
-            bench.client.create_from_modelfile(
-                action.model,
-                text,
-                quantize=action.recipe.quantize,
-                on_progress=report,
-                cancel=bench.cancel,
-            )
-
-    _retrying(bench, action, build)
-    tags = bench.tags()
-    digest = bench.digest_of(action.model)
-    contents = contents_of(bench.patiently(lambda: bench.client.show(action.model)), digest, features)
-    base_digest = tags[action.recipe.base].digest if action.recipe.base in tags else None
-    blobs = tuple(str(blob) for blob in (*contents.blobs, *contents.adapters))
-    bench.remember(action.model, "created", action.fingerprint, digest, base=base_digest, blobs=blobs)
-    return True
+def _may_pass(bench: Workbench, action: CreateModel, error: AnswerError) -> bool:
+    """Whether a lasting error is about something that was missed for a moment, or can be sent again."""
+    if isinstance(error, NotFound) and action.recipe.base in bench.tags():
+        return True
+    return not all(bench.client.has_blob(digest, cancel=bench.cancel) for digest in _blobs_of(action))
 
 
-def _ensure_blobs(bench: Workbench, action: CreateModel) -> None:
-    """Blobs are not protected between upload and create: look right before, and send again what has vanished."""
+def _blobs_of(action: CreateModel) -> tuple[Digest, ...]:
     recipe = action.recipe
-    for blob in (*recipe.files, *recipe.adapters, *recipe.drafts):
-        upload = bench.uploads.get(blob.digest)
+    return tuple(blob.digest for blob in (*recipe.files, *recipe.adapters, *recipe.drafts))
+
+
+def _ensure_blobs(bench: Workbench, action: CreateModel, report: ProgressSink) -> None:
+    """Blobs are not protected between upload and create: look right before, and send again what has vanished."""
+    for digest in _blobs_of(action):
+        upload = bench.uploads.get(digest)
         if upload is not None:
-            _send(bench, upload)
-        elif not bench.client.has_blob(blob.digest):
+            _upload(bench, upload, report)
+        elif not bench.client.has_blob(digest, cancel=bench.cancel):
             raise NotFound(
-                f"{bench.spec.name}: the blob {blob.digest.short} of '{action.model}' is not there",
+                f"{bench.spec.name}: the blob {digest.short} of '{action.model}' is not there",
                 host=bench.spec.name,
                 status=404,
                 hint="plan again",
             )
 
 
-def _spelling_of_base(bench: Workbench, action: CreateModel) -> ModelName | None:
-    """The base as the host spells it (`from` is looked up case-sensitively); NotFound if it is not there."""
-    base = action.recipe.base
-    if base is None:
-        return None
-    found = bench.tags().get(base)
-    if found is None:
-        raise NotFound(
-            f"{bench.spec.name}: no model '{base}' to make '{action.model}' from",
-            host=bench.spec.name,
-            status=404,
-            hint="pull it first, or add it to models:",
-        )
-    return found.name
+# copies, deletions, pushes
 
 
 def _copy(bench: Workbench, action: CopyModel) -> bool:
     tags = bench.tags()
-    source = tags.get(action.source)
-    if source is None:
-        raise NotFound(
-            f"{bench.spec.name}: no model '{action.source}' to copy to '{action.model}'",
-            host=bench.spec.name,
-            status=404,
-            hint="pull it first, or add it to models:",
-        )
-    _retrying(bench, action, lambda: bench.client.copy(source.name, action.model))
-    digest = bench.digest_of(action.model)
-    if digest != source.digest:
+    source = bench.require(action.source, tags, f"to copy to '{action.model}'")
+    before = tags.get(action.model)
+    target = before.name if before else action.model
+    bench.retrying(action, lambda: bench.client.copy(source.name, target, cancel=bench.cancel))
+    seen = bench.prove(action.model)
+    if seen.digest != source.digest:
         raise ProtocolError(
-            f"{bench.spec.name}: '{action.model}' is {digest[:12]} after it was copied from {source.digest[:12]}",
+            f"{bench.spec.name}: '{action.model}' is {seen.digest[:12]} "
+            f"after it was copied from {source.digest[:12]}",
             host=bench.spec.name,
             hint="somebody else may have changed it: plan again",
         )
-    bench.remember(action.model, "copied", action.fingerprint, digest, base=source.digest)
-    before = tags.get(action.model)
-    return before is None or before.digest != digest
+    bench.remember(action, seen, "copied", action.fingerprint, base=source.digest)
+    return before is None or before.digest != seen.digest
 
 
 def _delete(bench: Workbench, action: DeleteModel) -> bool:
     seen = bench.tags().get(action.model)
-    was_there = seen is not None and _retrying(bench, action, lambda: bench.client.delete(seen.name))
+    was_there = seen is not None and bench.retrying(
+        action, lambda: bench.client.delete(seen.name, cancel=bench.cancel)
+    )
     if action.model in bench.tags():
         raise RemoteError(
             f"{bench.spec.name}: '{action.model}' is still there, although the server reported success",
             host=bench.spec.name,
             hint="look at the server's log; run again to try once more",
         )
-    bench.touched.add(action.model)
-    bench.ledger.forget(bench.spec.memory_key, action.model.key)
+    bench.forget(action)
     return was_there
 
 
 def _push(bench: Workbench, action: PushModel) -> bool:
-    digest = bench.digest_of(action.source)
-    _retrying(
-        bench,
+    tags = bench.tags()
+    source = bench.require(action.source, tags, f"to push to '{action.model}'")
+    alias = bench.require(action.model, tags, "to push")
+    if alias.digest != source.digest:
+        raise ChangedMeanwhile(
+            f"'{alias.name}' is {alias.digest[:12]} and no copy of '{source.name}' ({source.digest[:12]}) any more",
+            hint="plan again",
+        )
+    bench.retrying(
         action,
         lambda: bench.client.push(
-            action.model,
+            alias.name,
             insecure=action.insecure,
-            on_progress=_reporter(bench, action),
+            on_progress=bench.reporter(action),
             cancel=bench.cancel,
             stall_s=bench.spec.stall_s,
         ),
     )
-    bench.ledger.remember_push(bench.spec.memory_key, action.source.key, action.model.key, digest)
+    bench.remember_push(action, action.source, source.digest)
     return True

@@ -1,7 +1,7 @@
 """Hosts → ObservedState: ask as little as settles the question, and remember what was found in sync.
 
 Version and tags come first; planner.questions then says which models have to be looked into and which registries
-have to be asked. An unreachable host is `Unreached`, never an empty one.
+have to be asked. An unreachable host is an error, never an empty one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from ollamaops.apply.contents import contents_of
+from ollamaops.apply.asides import is_aside
+from ollamaops.apply.contents import look_into
 from ollamaops.apply.retry import attempt
 from ollamaops.apply.upstream import Upstreams
-from ollamaops.errors import AnswerError, Cancelled, InvalidName, RemoteError, StateError
+from ollamaops.errors import AnswerError, InvalidName, ProtocolError, StateError
 from ollamaops.manifest.types import HostSpec, Pull
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import TaggedModel
 from ollamaops.plan.actions import HostPlan, PullModel, UploadBlob
 from ollamaops.plan.desired import DesiredHost, DesiredModel
@@ -28,11 +30,10 @@ from ollamaops.plan.observed import (
     Memory,
     ObservedHost,
     ObservedModel,
-    ObservedState,
-    Unreached,
     Upstream,
 )
-from ollamaops.plan.planner import PlanOptions, is_trusted, plan_host, questions
+from ollamaops.plan.planner import plan_host
+from ollamaops.plan.questions import PlanOptions, is_trusted, questions
 from ollamaops.state.facts import Applied
 from ollamaops.state.ledger import Ledger
 
@@ -41,69 +42,87 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Eyes:
-    """What looking at one host takes. `costs` also finds out how many bytes a plan would move."""
+class Glance:
+    """What asking one host takes, and how patiently."""
 
     spec: HostSpec
     client: OllamaClient
-    ledger: Ledger
-    upstreams: Upstreams
     cancel: CancelToken
-    costs: bool = True
 
     def patiently(self, ask: Callable[[], Result]) -> Result:
         """`ask`, tried again while the error may pass."""
-        return attempt(ask, retries=RETRIES, cancel=self.cancel, on_retry=lambda *_: None)
+        return attempt(ask, retries=RETRIES, cancel=self.cancel)
+
+    def models(self) -> ObservedHost:
+        """Version and tags: two requests, or one when the version is known."""
+        features = self.patiently(lambda: self.client.features(cancel=self.cancel))
+        listed = self.patiently(lambda: self.client.tags(cancel=self.cancel))
+        found = (_observed(tagged, features) for tagged in listed)
+        models = {model.name: model for model in found if model is not None}
+        return ObservedHost(host=self.spec.name, features=features, models=models)
+
+    def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:
+        """What is in these models; one that cannot be opened, or runs in a cloud, is left out."""
+        found: dict[ModelName, Contents] = {}
+        for model in (observed.models[name] for name in sorted(names)):
+            if model.is_cloud:
+                continue
+            ask = partial(self.client.show, model.name, cancel=self.cancel)
+            contents = look_into(partial(self.patiently, ask), model.digest, observed.features)
+            if contents is not None:
+                found[model.name] = contents
+        return found
 
 
-def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedState:
-    """What the host has, as far as it matters for `desired`. Cancelled if somebody asked to stop."""
-    try:
-        return _look(eyes, desired, options)
-    except Cancelled:
-        raise
-    except RemoteError as error:
-        return Unreached(host=eyes.spec.name, error=str(error), hint=error.hint)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eyes(Glance):
+    """What looking at one host takes. `costs` also finds out how many bytes a plan would move."""
+
+    ledger: Ledger
+    upstreams: Upstreams
+    costs: bool = True
 
 
-def _look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
-    features = eyes.patiently(eyes.client.features)
-    listed = eyes.patiently(eyes.client.tags)
-    observed = ObservedHost(
-        host=eyes.spec.name,
-        features=features,
-        models={model.name: model for model in map(_observed, listed) if model is not None},
-        memory=_recall(eyes),
-        pushed={
-            (ModelName.parse(model), ModelName.parse(ref)): digest
-            for (model, ref), digest in eyes.ledger.recall_pushes(eyes.spec.memory_key).items()
-        },
-    )
+def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
+    """What the host has, as far as it matters for `desired`. RemoteError if it does not answer; Cancelled."""
+    observed = replace(eyes.models(), memory=_recall(eyes), pushed=_recall_pushes(eyes))
+    if any(model.name in observed.memory.keys() - observed.models.keys() for model in desired.models):
+        # a list that is read while a manifest is rewritten misses that model (all servers up to 0.33)
+        observed = replace(observed, models=eyes.models().models)
     wanted = questions(desired, observed, options)
     observed = replace(
         observed,
-        shown=_show_all(eyes, observed, wanted.show),
+        shown=eyes.show(observed, wanted.show),
         upstream=_ask(eyes, desired, wanted.upstream),
     )
     return _with_costs(eyes, desired, observed, options) if eyes.costs else observed
 
 
-def look_at_digests(client: OllamaClient, cancel: CancelToken) -> dict[ModelName, str]:
-    """The tags digest of every model right now."""
-    listed = attempt(client.tags, retries=RETRIES, cancel=cancel, on_retry=lambda *_: None)
-    return {model.name: model.digest for model in map(_observed, listed) if model is not None}
+def look_at_digests(glance: Glance) -> dict[ModelName, str]:
+    """The tags digest of every model right now. RemoteError if the host does not answer."""
+    return {model.name: model.digest for model in glance.models().models.values()}
 
 
-def _observed(tagged: TaggedModel) -> ObservedModel | None:
-    """One listed model; None for a name that no request could address."""
+def look_at_all(client: OllamaClient, spec: HostSpec, cancel: CancelToken) -> ObservedHost:
+    """Version, tags and contents of every model, without memory and registries. RemoteError, Cancelled."""
+    glance = Glance(spec=spec, client=client, cancel=cancel)
+    observed = glance.models()
+    return replace(observed, shown=glance.show(observed, observed.models))
+
+
+def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
+    """One listed model; None for a name that no request could address, and for our own asides."""
     with suppress(InvalidName):
+        name = ModelName.parse(tagged.name)
+        if is_aside(name):
+            return None
         return ObservedModel(
-            name=ModelName.parse(tagged.name),
+            name=name,
             digest=tagged.digest.hex,
             size_bytes=tagged.size_bytes,
             modified_at=tagged.modified_at,
             parent=tagged.parent_model,
-            is_cloud=tagged.is_cloud_stub,
+            is_cloud=tagged.is_cloud_stub or (features.suffix_routing and name.source_suffix == "cloud"),
         )
     return None
 
@@ -122,15 +141,11 @@ def _recall(eyes: Eyes) -> dict[ModelName, Memory]:
     }
 
 
-def _show_all(eyes: Eyes, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:
-    """What is in these models; one whose weights are gone cannot be shown and is left out."""
-    found: dict[ModelName, Contents] = {}
-    for name in sorted(names):
-        model = observed.models[name]
-        with suppress(AnswerError):
-            shown = eyes.patiently(partial(eyes.client.show, model.name))
-            found[name] = contents_of(shown, model.digest, observed.features)
-    return found
+def _recall_pushes(eyes: Eyes) -> dict[tuple[ModelName, ModelName], str]:
+    return {
+        (ModelName.parse(model), ModelName.parse(ref)): digest
+        for (model, ref), digest in eyes.ledger.recall_pushes(eyes.spec.memory_key).items()
+    }
 
 
 def _ask(eyes: Eyes, desired: DesiredHost, names: Iterable[ModelName]) -> dict[ModelName, Upstream]:
@@ -162,7 +177,10 @@ def _with_costs(
 
 
 def _has_blob(eyes: Eyes, digest: Digest) -> bool:
-    return eyes.patiently(lambda: eyes.client.has_blob(digest))
+    """False also when the host does not say (a proxy may let no HEAD through): only the estimate of costs uses it."""
+    with suppress(AnswerError, ProtocolError):
+        return eyes.patiently(lambda: eyes.client.has_blob(digest, cancel=eyes.cancel))
+    return False
 
 
 def learn(

@@ -1,7 +1,8 @@
 """When to try again, and how long to wait: one policy for every request that may be repeated.
 
 Only errors that say they are `transient` are tried again; the wait doubles from half a second with jitter, never
-beats a server's Retry-After, and ends at once when somebody asks to stop. Every retry is told to `on_retry`.
+beats a server's Retry-After, and ends at once when somebody asks to stop. Every retry is told to `on_retry`. A
+server that asks for more patience than `LONGEST_PATIENCE_S` is not waited for: that is the next run's business.
 """
 
 from __future__ import annotations
@@ -9,21 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from ollamaops.errors import AnswerError, Cancelled, OllamaopsError
 from ollamaops.ollama.cancel import CancelToken
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
+LONGEST_PATIENCE_S = 600.0
 
 Result = TypeVar("Result")
 OnRetry = Callable[[int, float, OllamaopsError], None]
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed when it is sent again."""
-    return isinstance(error, OllamaopsError) and error.transient
+def is_worth_retrying(error: BaseException) -> bool:
+    """Whether the same request may succeed when it is sent again, within a bearable time."""
+    return isinstance(error, OllamaopsError) and error.transient and _asked_s(error) <= LONGEST_PATIENCE_S
 
 
 def attempt(
@@ -31,7 +40,7 @@ def attempt(
     *,
     retries: int,
     cancel: CancelToken,
-    on_retry: OnRetry,
+    on_retry: OnRetry | None = None,
     first_wait_s: float = FIRST_WAIT_S,
 ) -> Result:
     """What `work` returns, tried at most `1 + retries` times. The last error is raised as it is; or Cancelled.
@@ -41,8 +50,8 @@ def attempt(
 
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, OllamaopsError) and state.next_action:
-            on_retry(state.attempt_number, state.next_action.sleep, error)
+        if on_retry is not None and isinstance(error, OllamaopsError):
+            on_retry(state.attempt_number, state.upcoming_sleep, error)
 
     def pause(seconds: float) -> None:
         if cancel.wait(seconds):
@@ -50,7 +59,7 @@ def attempt(
 
     policy = Retrying(
         stop=stop_after_attempt(1 + retries),
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(is_worth_retrying),
         wait=_Wait(first_wait_s),
         sleep=pause,
         before_sleep=tell,
@@ -63,9 +72,13 @@ class _Wait:
     """Exponential with jitter, but at least what the server's Retry-After asked for."""
 
     def __init__(self, first_wait_s: float) -> None:
-        self._backoff = wait_exponential(multiplier=first_wait_s, max=LONGEST_WAIT_S) + wait_random(0, first_wait_s)
+        self._backoff = wait_exponential(first_wait_s, LONGEST_WAIT_S) + wait_random(0, first_wait_s)
 
     def __call__(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after_s if isinstance(error, AnswerError) and error.retry_after_s else 0.0
-        return max(self._backoff(state), min(asked, 10 * LONGEST_WAIT_S))
+        return max(self._backoff(state), _asked_s(error))
+
+
+def _asked_s(error: BaseException | None) -> float:
+    """The seconds that Retry-After asked for, 0 when it did not."""
+    return (error.retry_after_s or 0.0) if isinstance(error, AnswerError) else 0.0

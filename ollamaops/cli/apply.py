@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
 @click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
 @click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
+@click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
 def command(
     shared: Shared,
     saved: str | None,
@@ -39,6 +40,7 @@ def command(
     no_prune: bool,
     force: tuple[str, ...],
     verify_weights: bool,
+    locked: bool,
 ) -> int:
     """Make the servers as declared: plan, ask, do it, and look again.
 
@@ -53,7 +55,9 @@ def command(
     if not (yes or saved or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use -y, or apply a saved plan")
     scope = "none" if no_prune else prune
-    with open_scene(shared, force=force, verify_weights=verify_weights, prune=scope) as scene:
+    with open_scene(
+        shared, force=force, verify_weights=verify_weights, prune=scope, require_lock=locked
+    ) as scene:
         plan = _agree(shared, scene, saved)
         if shared.output in (None, "text") or plan.refusals:
             show_plan(shared, plan, warnings=scene.manifest.warnings)

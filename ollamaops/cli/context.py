@@ -24,8 +24,12 @@ from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import NamePattern
+from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.desired import local_files
+from ollamaops.plan.locking import with_lock
 from ollamaops.reconcile import HostCase, Options, Surroundings, build_cases
+from ollamaops.registry.lock import Lock
+from ollamaops.registry.lock_file import load_lock
 from ollamaops.report.live import ProgressKind, progress_sink
 from ollamaops.report.words import wants_colour
 from ollamaops.state.ledger import Ledger
@@ -47,22 +51,40 @@ class Scene:
     around: Surroundings
 
 
-def load(shared: Shared) -> Manifest:
-    """The manifest that -f, -e and the current folder name."""
-    paths: tuple[str | Path, ...] = shared.files or default_paths(Path.cwd())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What is wanted where, and whom to ask; no host and no local weights have been looked at."""
+
+    manifest: Manifest
+    hosts: tuple[HostSpec, ...]
+    upstreams: Upstreams
+    cancel: CancelToken
+
+
+def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
+    """The manifest that -f, -e and the current folder name, held to its lock file if there is one."""
+    lock = load_lock(lock_path(shared))
+    manifest = load_unlocked(shared, locked=require_lock or lock is not None)
+    return with_lock(manifest, lock or Lock(), required=require_lock)
+
+
+def load_unlocked(shared: Shared, *, locked: bool) -> Manifest:
+    """The manifest alone; `locked` makes that the default of `update`."""
     return load_manifest(
-        paths,
-        environment=shared.environment,
-        allow_outside=shared.allow_outside,
-        locked=lock_path(shared, paths).exists(),
+        _paths(shared), environment=shared.environment, allow_outside=shared.allow_outside, locked=locked
     )
 
 
-def lock_path(shared: Shared, paths: Sequence[str | Path]) -> Path:
+def _paths(shared: Shared) -> tuple[str | Path, ...]:
+    return shared.files or default_paths(Path.cwd())
+
+
+def lock_path(shared: Shared) -> Path:
     """The lock file: as given, else beside the first manifest."""
     if shared.lock_file:
         return Path(shared.lock_file)
-    first = Path(paths[0]) if paths and str(paths[0]) != "-" else Path()
+    paths = _paths(shared)
+    first = Path(paths[0]) if str(paths[0]) != "-" else Path()
     return (first if first.is_dir() else first.parent) / LOCK_FILE
 
 
@@ -90,6 +112,20 @@ def open_ledger(shared: Shared) -> Ledger:
 
 
 @contextmanager
+def open_fleet(shared: Shared, manifest: Manifest) -> Iterator[Fleet]:
+    """Everything for a command that asks registries: the chosen hosts, or sandboxes in their place."""
+    with ExitStack() as stack:
+        cancel = stack.enter_context(cancel_on_signals())
+        hosts = choose_hosts(shared, manifest)
+        endpoints: dict[str, str] = {}
+        if shared.sandbox:
+            hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
+        upstreams = Upstreams(lambda: _open_registry(endpoints), cancel)
+        stack.callback(upstreams.close)
+        yield Fleet(manifest=manifest, hosts=hosts, upstreams=upstreams, cancel=cancel)
+
+
+@contextmanager
 def open_scene(
     shared: Shared,
     *,
@@ -98,19 +134,16 @@ def open_scene(
     costs: bool = True,
     guarded: bool = True,
     prune: str | None = None,
+    require_lock: bool = False,
     manifest: Manifest | None = None,
 ) -> Iterator[Scene]:
     """Everything for a command that looks at hosts or changes them."""
-    with ExitStack() as stack:
-        cancel = stack.enter_context(cancel_on_signals())
-        wanted = _with_prune(manifest or load(shared), prune)
-        hosts = choose_hosts(shared, wanted)
-        endpoints: dict[str, str] = {}
-        if shared.sandbox:
-            hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
+    wanted = _with_prune(manifest or load(shared, require_lock=require_lock), prune)
+    with open_fleet(shared, wanted) as fleet:
+        hosts, cancel = fleet.hosts, fleet.cancel
         ledger = open_ledger(shared)
         options = Options(
-            targets=_targets(shared, wanted, hosts),
+            targets=targets_of(shared, wanted, hosts),
             force=frozenset(force),
             verify_weights=verify_weights,
             ask_registry=not shared.no_registry,
@@ -121,13 +154,11 @@ def open_scene(
         )
         specs = [spec for host in hosts for spec in models_on(host, wanted)]
         files = digests_of(local_files(specs), ledger, cancel=cancel.is_set)
-        upstreams = Upstreams(lambda: _open_registry(wanted, endpoints))
-        stack.callback(upstreams.close)
         yield Scene(
             shared=shared,
             manifest=wanted,
             cases=build_cases(wanted, hosts, files, options),
-            around=Surroundings(ledger=ledger, upstreams=upstreams, cancel=cancel),
+            around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, cancel=cancel),
         )
 
 
@@ -147,7 +178,8 @@ def _with_prune(manifest: Manifest, prune: str | None) -> Manifest:
     return replace(manifest, policy=replace(manifest.policy, prune=scope))
 
 
-def _targets(shared: Shared, manifest: Manifest, hosts: Sequence[HostSpec]) -> tuple[NamePattern, ...]:
+def targets_of(shared: Shared, manifest: Manifest, hosts: Sequence[HostSpec]) -> tuple[NamePattern, ...]:
+    """What --target says; UsageError for one that matches nothing, unless --allow-no-match."""
     targets = tuple(NamePattern.parse(target) for target in shared.targets)
     declared = {spec.name for host in hosts for spec in models_on(host, manifest)}
     absent = {str(entry.pattern) for entry in manifest.absent}
@@ -192,7 +224,7 @@ def _in_sandboxes(
     return tuple(replaced)
 
 
-def _open_registry(manifest: Manifest, endpoints: dict[str, str]) -> RegistryClient:
+def _open_registry(endpoints: dict[str, str]) -> RegistryClient:
     from ollamaops.registry.client import RegistryClient
 
     return RegistryClient(endpoints=endpoints, timeout_s=10.0)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @command_with_shared(
     name="import",
-    epilog="\b\nExamples:\n  ollamaops import > ollamaops.yaml\n  ollamaops import http://gpu-1.lan:11434 --out ollamaops.yaml",
+    epilog="\b\nExamples:\n  ollamaops import > ollamaops.yaml\n"
+    "  ollamaops import http://gpu-1.lan:11434 --out gpu-1.yaml",
 )
 @click.argument("url", required=False, metavar="[URL]")
 @click.option("--out", metavar="FILE", help="Write to FILE instead of stdout; never overwrites.")

@@ -14,7 +14,7 @@ import click
 
 from ollamaops.cli import exits
 from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, shared_options, take_shared
-from ollamaops.errors import ManifestError, OllamaopsError
+from ollamaops.errors import Cancelled, ManifestError, OllamaopsError
 
 # command → its one line of help; the module of the same name in this package holds it as `command`
 COMMANDS = {
@@ -26,6 +26,8 @@ COMMANDS = {
     "status": "Show every model on every host.",
     "diff": "Show field by field how a model differs.",
     "import": "Write a manifest from a live server.",
+    "lock": "Write down what each pulled model is, byte for byte.",
+    "outdated": "Show what registries have that is newer than the hosts' models.",
     "schema": "Print the JSON Schema of the manifest.",
     "sandbox": "Run a pretend Ollama server.",
     "version": "Show versions of ollamaops and the servers.",
@@ -121,6 +123,11 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; run again to continue", err=True)
         return exits.INTERRUPTED
+    except Cancelled:
+        from ollamaops.cli.signals import exit_code
+
+        click.echo("interrupted; run again to continue", err=True)
+        return exit_code()
     except OllamaopsError as error:
         _print_error(error, no_color="--no-color" in arguments)
         return error.exit_code

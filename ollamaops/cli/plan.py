@@ -24,6 +24,7 @@ from ollamaops.cli.options import Shared, command_with_shared
 @click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
 @click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
 @click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
+@click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
 def command(
     shared: Shared,
     out: str | None,
@@ -32,6 +33,7 @@ def command(
     no_prune: bool,
     force: tuple[str, ...],
     verify_weights: bool,
+    locked: bool,
 ) -> int:
     """Show what apply would do, and why. Writes to no server.
 
@@ -45,7 +47,9 @@ def command(
     from ollamaops.reconcile import plan_hosts
 
     scope = "none" if no_prune else prune
-    with open_scene(shared, force=force, verify_weights=verify_weights, prune=scope) as scene:
+    with open_scene(
+        shared, force=force, verify_weights=verify_weights, prune=scope, require_lock=locked
+    ) as scene:
         plan = plan_hosts(scene.cases, scene.around)
         if out:
             save_plan(plan, scene, out)

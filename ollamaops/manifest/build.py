@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
 
 from ollamaops.errors import InvalidValue
-from ollamaops.manifest.check import source_kind
+from ollamaops.manifest.check import Gathered, source_kind
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
 from ollamaops.manifest.findings import Findings
 from ollamaops.manifest.hosts import parse_selector, parse_url
@@ -42,7 +41,6 @@ from ollamaops.manifest.types import (
     Source,
     Tls,
     Update,
-    WeightsFile,
     Window,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
@@ -55,19 +53,6 @@ class FindPath(Protocol):
     """Gives the path of a certificate, key or secret."""
 
     def __call__(self, node: Scalar, *, must_exist: bool) -> Path: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """What the files that an entry names hold. `recipe` is its Modelfile, `base` the model that FROM names."""
-
-    texts: Mapping[str, str] = field(default_factory=dict)
-    licenses: tuple[str, ...] = ()
-    recipe: Recipe | None = None
-    base: ModelName | None = None
-    files: tuple[WeightsFile, ...] = ()
-    adapters: tuple[WeightsFile, ...] = ()
-    drafts: tuple[WeightsFile, ...] = ()
 
 
 class _Reader:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import yaml
 
@@ -94,6 +95,8 @@ def to_plain(node: Node) -> object:
             return [to_plain(item) for item in node.nodes]
         case Table():
             return {key: to_plain(value) for key, value in node.nodes.items()}
+        case _:
+            assert_never(node)
 
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,29})")
@@ -164,7 +167,7 @@ def _join_surrogates(match: re.Match[str]) -> str:
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping that has begun and not ended. `weight` and `height` count the nodes in and below it."""
+    """A list or mapping that has begun and not ended. `weight` counts the nodes in it, `height` the levels."""
 
     place: Place
     anchor: str | None
@@ -209,7 +212,7 @@ class _Builder:
         match event:
             case yaml.ScalarEvent():
                 node = self._scalar(event)
-                self._remember(event.anchor, _Anchored(node, 1, 1))
+                self._remember(event.anchor, _Anchored(node, 1, 0))
                 self._add(node)
             case yaml.AliasEvent():
                 self._add_alias(event)
@@ -284,7 +287,7 @@ class _Builder:
         self._check_depth(place, anchored.height)
         self._add(anchored.node, anchored.weight, anchored.height)
 
-    def _add(self, node: Node, weight: int = 1, height: int = 1) -> None:
+    def _add(self, node: Node, weight: int = 1, height: int = 0) -> None:
         if not self._stack:
             self._root = node
             return

@@ -16,7 +16,7 @@ from typing import cast
 
 from ollamaops.errors import InvalidName, ManifestError, Problem, WeightsError
 from ollamaops.files.sniff import Kind, content_type, sniff
-from ollamaops.manifest.build import Gathered
+from ollamaops.manifest.check import Gathered
 from ollamaops.manifest.disk import Disk, Folder, Named, is_there, reason_of
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.findings import Findings, did_you_mean
@@ -76,8 +76,8 @@ class Gatherer:
         """Everything that one model's entry names; what cannot be used is a problem and left out."""
         cooked = self._modelfile(entry.get("modelfile"))
         files = [*cooked.files, *self._listed(entry.get("files"))]
-        adapters = [*cooked.adapters, *self._listed(entry.get("adapters"))]
-        drafts = [*cooked.drafts, *self._listed(entry.get("drafts"))]
+        adapters = cooked.adapters or self._listed(entry.get("adapters"))
+        drafts = cooked.drafts or self._listed(entry.get("drafts"))
         self._check_kinds(entry, files, adapters)
         known = self._known_digests(entry, {*files, *adapters, *drafts})
         texts = {key: self._text(entry.get(key)) for key in ("system", "template")}
@@ -132,10 +132,10 @@ class Gatherer:
         for named in _arguments(modelfile, "adapter", source)[-1:]:
             cooked.adapters += self._weights(named)
         for named in _arguments(modelfile, "draft", source):
-            cooked.drafts += self._weights(named)
-        for path in set(cooked.files) & set(cooked.drafts):
-            message = f"DRAFT must not reference the same local path as FROM: {path.name}"
-            self._findings.add(source.place(0, 0), message)
+            drafts = self._weights(named)
+            if set(drafts) & set(cooked.files):
+                self._disk.refuse(named, "DRAFT must not reference the same local path as FROM")
+            cooked.drafts += drafts
         return cooked
 
     def _pass_on(self, problems: Iterable[Problem], source: _Source, to: Findings) -> None:

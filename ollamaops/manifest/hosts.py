@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from ipaddress import IPv6Address
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, assert_never
 
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.types import AbsentSpec, HostSpec, Manifest, ModelSpec, Requirement, Selector
@@ -188,6 +188,8 @@ def _holds(condition: Requirement, value: str | None) -> bool:
             return value is None or not _compare("=", value, condition.values[0])
         case "=" | ">" | ">=" | "<" | "<=":
             return value is not None and _compare(condition.operator, value, condition.values[0])
+        case _:
+            assert_never(condition.operator)
 
 
 def _compare(sign: str, left: str, right: str) -> bool:

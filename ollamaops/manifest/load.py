@@ -220,7 +220,7 @@ def _models(
         if defaults is not None:
             entry = with_defaults(keep_useful(defaults, entry), entry)
         gathered = gatherer.gather(entry)
-        check_entry(entry, gathered.recipe, findings)
+        check_entry(entry, gathered, findings)
         specs.append(build_model(entry, gathered, update, findings))
     return tuple(spec for spec in specs if spec is not None)
 

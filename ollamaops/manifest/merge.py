@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import assert_never
 
 from ollamaops.errors import InvalidName, InvalidValue
 from ollamaops.manifest.document import Items, Node, Scalar, Table
@@ -45,7 +46,8 @@ def _unite(first: Table, second: Table, path: Path, findings: Findings) -> Table
         elif isinstance(there, Table) and isinstance(node, Table) and _is_section((*path, key)):
             nodes[key] = _unite(there, node, (*path, key), findings)
         else:
-            findings.add(second.keys[key], f"'{key}' is given twice: the first one is at {keys[key]}")
+            message = f"'{key}' is given twice: the first one is at {keys[key]}"
+            findings.add(second.keys[key], message, "keep one of the two")
     return replace(first, nodes=nodes, keys=keys)
 
 
@@ -76,8 +78,8 @@ def _merge(base: Table, patch: Table, name: str, findings: Findings) -> Table:
         keys.setdefault(key, patch.keys[key])
         if is_null(node):
             _remove(nodes, key, node, name, findings)
-        elif isinstance(there, Table) and isinstance(node, Table) and key not in _WHOLE and name != "headers":
-            nodes[key] = _merge(there, node, key, findings)
+        elif isinstance(node, Table) and key not in _WHOLE and name != "headers":
+            nodes[key] = _merge(there if isinstance(there, Table) else Table(node.place), node, key, findings)
         else:
             nodes[key] = node
     return replace(base, nodes=nodes, keys=keys)
@@ -117,11 +119,11 @@ def _overlay_models(base: Node | None, patch: Items | Table, findings: Findings)
         if is_null(node):
             _remove_models(entries, same, name, node, findings)
             continue
-        change = as_entry(node) if isinstance(patch, Items) else _with_name(as_entry(node), name, place)
+        change = as_entry(node)
         for index in same:
-            entries[index] = _merge(entries[index], change, name, findings)
+            entries[index] = _merge(entries[index], _without_name(change, name), name, findings)
         if not same:
-            entries.append(change)
+            entries.append(_with_name(change, name, place))
     return Items(base.place if base else patch.place, tuple(entries))
 
 
@@ -130,6 +132,13 @@ def _patches(patch: Items | Table) -> list[tuple[str, Place, Node]]:
         return [(name, patch.keys[name], node) for name, node in patch.nodes.items()]
     named = [(as_entry(node).get("name"), node) for node in patch.nodes]
     return [(name.text, name.place, node) for name, node in named if isinstance(name, Scalar)]
+
+
+def _without_name(entry: Table, name: str) -> Table:
+    """The change to a model that keeps its own spelling, unless the change renames it."""
+    if _name_of(entry) != _key(name):
+        return entry
+    return replace(entry, nodes={key: node for key, node in entry.nodes.items() if key != "name"})
 
 
 def _with_name(entry: Table, name: str, place: Place) -> Table:
@@ -277,3 +286,5 @@ def _numbered(node: Node, number: str) -> Node:
             return replace(node, nodes=tuple(_numbered(item, number) for item in node.nodes))
         case Table():
             return replace(node, nodes={key: _numbered(value, number) for key, value in node.nodes.items()})
+        case _:
+            assert_never(node)

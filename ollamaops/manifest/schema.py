@@ -281,9 +281,8 @@ def _pattern(context: _Context) -> list[Finding]:
 def _bad_key(context: _Context) -> list[Finding]:
     key = str(context.error.instance)
     place = cast("Table", context.node).keys[key]
-    return [
-        ((*context.path, key), place, f"'{key[:60]}' is not possible: {context.schema['description']}", None)
-    ]
+    shown = context.subject if context.has_secret_keys else f"'{key[:60]}'"
+    return [((*context.path, key), place, f"{shown} is not possible: {context.schema['description']}", None)]
 
 
 def _too_small(context: _Context) -> list[Finding]:

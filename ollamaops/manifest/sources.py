@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ollamaops.errors import InvalidValue
-from ollamaops.manifest.disk import Disk, Folder, Named, read_bounded, reason_of
+from ollamaops.manifest.disk import Disk, Folder, Named, is_there, read_bounded, reason_of
 from ollamaops.manifest.document import MAX_BYTES, Items, Scalar, Table, parse_document
 from ollamaops.manifest.findings import Findings
 from ollamaops.manifest.types import Place
@@ -57,7 +57,7 @@ class SourceReader:
 
     def _read_given(self, path: Path) -> None:
         path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links
-        if not path.is_dir():
+        if not is_there(path) or not path.is_dir():
             self._read(path, path.parent, ())
             return
         try:
@@ -106,7 +106,7 @@ class SourceReader:
             return
         matched = self._matched(node, folder)
         if matched == []:
-            hint = f"the glob is relative to {shown_path(folder.path)}"
+            hint = "globs are relative to the file that has them"
             self._findings.add(node, f"include: '{node.shown}' matches no file", hint)
         for path in matched or ():
             if path in open_files:

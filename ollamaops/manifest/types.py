@@ -190,7 +190,8 @@ class ModelSpec:
     """One model that should be there, on every host that `where` selects (no condition: all of them).
 
     `expect` is the declared expectation as plain JSON values; `resident` None means "not managed", True
-    forever, False unloaded, a number seconds.
+    forever, False unloaded, a number seconds. `accepts` comes from the lock file: every tags digest (bare hex)
+    that stands for what may be pulled for this model, be it itself or a base that nobody declares; none: anything.
     """
 
     name: ModelName
@@ -198,6 +199,7 @@ class ModelSpec:
     where: Selector = ()
     update: Update = "missing"
     digest: Digest | None = None
+    accepts: tuple[str, ...] = ()
     resident: bool | float | None = None
     protect: bool = False
     ignore: tuple[str, ...] = ()
@@ -246,6 +248,7 @@ class Policy:
     """What may be touched. `prune` is False, "owned", or the patterns whose undeclared models are deleted.
 
     `registries` and `licenses` None mean "any". `busy` is what happens to a model in use, `windows` none: always.
+    `require_lock` is --locked of one run: it says nothing about what is declared, so it is not in `repr`.
     """
 
     prune: Literal[False, "owned"] | tuple[NamePattern, ...] = False
@@ -259,6 +262,7 @@ class Policy:
     min_version: str | None = None
     busy: Literal["refuse", "wait", "force"] | None = None
     windows: tuple[Window, ...] = ()
+    require_lock: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,8 +270,7 @@ class Manifest:
     """Everything the user's files declare for one environment.
 
     `root` is the folder that paths were confined to, `files` every file that was read (relative to the current
-    folder where possible), `warnings` what is legal but surely not meant, `lock_required` None unless update
-    `locked` was written or defaulted.
+    folder where possible), `warnings` what is legal but surely not meant.
     """
 
     root: Path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import assert_never
 
 from ollamaops.manifest.document import Items, Node, Scalar, Table, resolve_plain
 from ollamaops.manifest.findings import Findings, did_you_mean
@@ -43,6 +44,8 @@ class Variables:
                 return replace(node, nodes=tuple(self.fill(item) for item in node.nodes))
             case Table():
                 return replace(node, nodes={key: self.fill(value) for key, value in node.nodes.items()})
+            case _:
+                assert_never(node)
 
     def _fill_text(self, node: Scalar) -> Scalar:
         matches = list(_REFERENCE.finditer(node.text))

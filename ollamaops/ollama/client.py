@@ -36,11 +36,10 @@ from ollamaops.ollama.inference import (
     render_keep_alive,
 )
 from ollamaops.ollama.session import Credentials, TimeLimits, TlsFiles
-from ollamaops.ollama.transport import Answer, JsonObject, Transport
+from ollamaops.ollama.transport import Answer, JsonObject, Stream, Transport
 from ollamaops.ollama.version import Features, ServerVersion, features_of, first_version_with
 from ollamaops.ollama.watching import Watch
 from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel
-from ollamaops.units import format_duration, format_size
 
 ProgressSink = Callable[[Progress], None]
 Chunk = TypeVar("Chunk", GenerateAnswer, ChatAnswer)
@@ -93,7 +92,7 @@ class OllamaClient:
         """What the server says it is; one request each time."""
         what = "ask for the version"
         answer = self.transport.request("GET", "/api/version", what=what, cancel=cancel)
-        fields = self._fields(answer.json, what)
+        fields = self._whole(answer, what)
         if not fields.has("version"):
             raise fields.wrong("version", "a string")
         return ServerVersion.parse(fields.text("version"))
@@ -122,13 +121,13 @@ class OllamaClient:
         """Every model of the host, in the server's order."""
         what = "list models"
         answer = self.transport.request("GET", "/api/tags", what=what, cancel=cancel)
-        return self._fields(answer.json, what).objects("models", TaggedModel.read)
+        return self._whole(answer, what).objects("models", TaggedModel.read)
 
     def ps(self, *, cancel: CancelToken | None = None) -> tuple[LoadedModel, ...]:
         """Every model that is loaded now."""
         what = "list loaded models"
         answer = self.transport.request("GET", "/api/ps", what=what, cancel=cancel)
-        return self._fields(answer.json, what).objects("models", LoadedModel.read)
+        return self._whole(answer, what).objects("models", LoadedModel.read)
 
     def show(
         self, model: ModelName, *, verbose: bool = False, cancel: CancelToken | None = None
@@ -138,7 +137,7 @@ class OllamaClient:
         self._check_addressable(model, what, cancel)
         body: dict[str, object] = {"model": model.display}
         answer = self._post("/api/show", body | ({"verbose": True} if verbose else {}), what, cancel=cancel)
-        return ShownModel.read(self._fields(answer.json, what))
+        return ShownModel.read(self._whole(answer, what))
 
     def has_blob(self, digest: Digest, *, cancel: CancelToken | None = None) -> bool:
         """Whether the server has a file of that digest; its content is not looked at."""
@@ -314,12 +313,18 @@ class OllamaClient:
 
     # how
 
+    def _whole(self, answer: Answer, what: str) -> Fields:
+        """The object in a 200 answer; CutStream when nothing came, which is how a proxy's broken answer looks."""
+        if not answer.text.strip():
+            raise CutStream(f"{self.host}: {what}: the answer is empty", host=self.host)
+        return self._fields(answer.json, what)
+
     def _fields(self, value: object, what: str) -> Fields:
         return Fields(value, f"{self.host}: {what}: the answer", self.host)
 
     def _answered(self, answer: Answer, what: str) -> Fields:
         """The object in a 200 answer, unless it is an error after all."""
-        fields = self._fields(answer.json, what)
+        fields = self._whole(answer, what)
         if fields.has("error"):
             raise build_line_error(self.host, what, fields.values)
         return fields
@@ -443,37 +448,42 @@ class OllamaClient:
         limits = self.transport.limits
         stall_s = limits.stall_s if stall_s is None else stall_s
         watch = Watch(limits.quiet_s if inner_pulls else stall_s, limits.quiet_s, self.transport.clock)
-        with self.transport.stream(
-            "POST", path, body={**body, "stream": True}, what=what, idle_s=watch.patience_s, cancel=cancel
-        ) as stream:
-            lines = iter(stream)
-            for line in lines:
-                if line.get("error") is not None:
-                    with contextlib.suppress(RemoteError):  # a server up to 0.12.5 goes on; let it finish
-                        stream.allow_silence(_DRAIN_S)
-                        for _ in lines:
-                            pass
-                    raise build_line_error(self.host, what, line)
-                watch.see(Progress.read(self._fields(line, what)))
-                if on_progress is not None and watch.latest is not None:
-                    on_progress(watch.latest)
-                if watch.patience_s <= 0:
-                    raise self._stalled(what, stall_s, watch.latest)
-                stream.allow_silence(watch.patience_s)
+        try:
+            with self.transport.stream(
+                "POST", path, body={**body, "stream": True}, what=what, idle_s=watch.patience_s, cancel=cancel
+            ) as stream:
+                self._watch_lines(stream, watch, what, on_progress)
+        except TimeoutExceeded as error:
+            raise (self._stalled(what, watch) if watch.patience_s <= 0 else error) from error.__cause__
         if not watch.is_done(inner_pulls):
             last = watch.latest.status if watch.latest else "nothing"
             raise CutStream(
                 f"{self.host}: {what}: the answer ends after '{last}', without success", host=self.host
             )
 
-    def _stalled(self, what: str, stall_s: float, latest: Progress | None) -> TimeoutExceeded:
-        seen = ""
-        if latest is not None and latest.total_bytes:
-            seen = f" at {format_size(latest.completed_bytes)} of {format_size(latest.total_bytes)}"
+    def _watch_lines(self, stream: Stream, watch: Watch, what: str, on_progress: ProgressSink | None) -> None:
+        """Hand each line on; raise the first error line, and when nothing moves any more."""
+        lines = iter(stream)
+        for line in lines:
+            if line.get("error") is not None:
+                with contextlib.suppress(RemoteError):  # a server up to 0.12.5 goes on; let it finish
+                    stream.allow_silence(_DRAIN_S)
+                    for _ in lines:
+                        pass
+                raise build_line_error(self.host, what, line)
+            progress = Progress.read(self._fields(line, what))
+            watch.see(progress)
+            if on_progress is not None:
+                on_progress(progress)
+            if watch.patience_s <= 0:
+                raise self._stalled(what, watch)
+            stream.allow_silence(watch.patience_s)
+
+    def _stalled(self, what: str, watch: Watch) -> TimeoutExceeded:
         return TimeoutExceeded(
-            f"{self.host}: {what}: stalled: no new byte for {format_duration(stall_s)}{seen}",
+            f"{self.host}: {what}: stalled: {watch.describe_stall()}",
             host=self.host,
-            hint="the server waits for its registry; the next attempt resumes where it stopped",
+            hint="the server waits for its registry or its disk; the next attempt resumes where it stopped",
         )
 
 

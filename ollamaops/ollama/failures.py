@@ -155,9 +155,8 @@ def _words_of(error: BaseException) -> str:
     """What the system says of a failure, without its numbers: `no route to host`."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate is not accepted: {getattr(cause, 'verify_message', '').lower()}".rstrip(
-                ": "
-            )
+            reason = getattr(cause, "verify_message", "") or "not trusted"
+            return f"the certificate is not accepted: {reason.lower()}"
         if isinstance(cause, ssl.SSLError):
             reason = getattr(cause, "reason", None) or "handshake failed"
             return f"no TLS connection: {reason.replace('_', ' ').lower()}"

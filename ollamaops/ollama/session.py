@@ -34,13 +34,15 @@ class TimeLimits:
     """Seconds. `connect_s`: until connected; `idle_s`: silence in a quick answer.
 
     `stall_s`: a transfer without new bytes, and answers that may wait for a disk; `quiet_s`: silence of a server
-    that hashes, converts or loads a model, which says nothing for minutes.
+    that hashes, converts or loads a model, which says nothing for minutes. `overall_s`: a whole exchange, from the
+    first byte sent to the last received; None for no bound.
     """
 
     connect_s: float = 30.0
     idle_s: float = 30.0
     stall_s: float = 300.0
     quiet_s: float = 3600.0
+    overall_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 1 << 20
 
-_current: ContextVar[Call | None] = ContextVar("ollamaops_call", default=None)
+_current: ContextVar[Call] = ContextVar("ollamaops_call")
 
 
 class _Timed(Protocol):
@@ -37,7 +37,7 @@ class _Timed(Protocol):
 
 
 class Call:
-    """One request in flight: the socket that carries it, and how long it may be silent. Use it as a context."""
+    """One request in flight: the socket that carries it, and how long it may be silent."""
 
     def __init__(self, idle_s: float) -> None:
         self.idle_s = idle_s
@@ -45,12 +45,6 @@ class Call:
         self._lock = Lock()
         self._socket: _Timed | None = None
         self._handle: socket.socket | None = None
-
-    def __enter__(self) -> Call:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.finish()
 
     def watch(self, sock: _Timed) -> None:
         """From now on this socket carries the call. ConnectionAbortedError if the call is aborted already."""
@@ -100,12 +94,11 @@ class WatchedConnection(HTTPConnection):
 
     def send(self, data: SupportsRead[bytes] | Iterable[Buffer] | Buffer | str) -> None:
         """As http.client does it; a block may take as long to go out as the call may be silent."""
-        if self.sock is None and self.auto_open:
+        if self.sock is None:
             self.connect()
         call = _current.get()
-        if call is not None and self.sock is not None:
-            call.watch(self.sock)
-            self.sock.settimeout(call.idle_s)
+        call.watch(self.sock)
+        self.sock.settimeout(call.idle_s)
         super().send(data)
 
     def _new_conn(self) -> socket.socket:
@@ -130,8 +123,7 @@ class WatchedConnection(HTTPConnection):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.settimeout(self.timeout)
-            if call is not None:
-                call.watch(sock)
+            call.watch(sock)
             sock.connect(address)
         except BaseException:
             sock.close()

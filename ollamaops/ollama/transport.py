@@ -232,8 +232,8 @@ class _Exchange:
         self._path = path
         self._what = what or f"{method} {path}"
         self._idle_s = transport.limits.idle_s if idle_s is None else idle_s
-        self._deadline_s = deadline_s
-        self._ends_at = None if deadline_s is None else transport.clock() + deadline_s
+        self._deadline_s = transport.limits.overall_s if deadline_s is None else deadline_s
+        self._ends_at = None if self._deadline_s is None else transport.clock() + self._deadline_s
         self._cancel = cancel
         self._call = Call(self._idle_s)
         self._response: requests.Response | None = None
@@ -267,7 +267,7 @@ class _Exchange:
             raise self._error_of_answer(self._response)
 
     def read_answer(self) -> Answer:
-        """The whole body, parsed when it is JSON; a web page under 200 is a ProtocolError."""
+        """The whole body, parsed when it is JSON; half an object is CutStream, a web page under 200 ProtocolError."""
         data = bytearray()
         for block in self._read_blocks():
             data += block
@@ -276,8 +276,11 @@ class _Exchange:
         text = data.decode("utf-8", "replace")
         if is_web_page(text):
             raise self._protocol_error(text_of_error(text))
+        value = _parse_json(text)
+        if value is None and text.lstrip().startswith("{"):
+            raise self._cut("the answer ends in the middle of its JSON")
         response = self._opened
-        return Answer(response.status_code, text, response.headers, _parse_json(text))
+        return Answer(response.status_code, text, response.headers, value)
 
     def read_lines(self) -> Iterator[JsonObject]:
         """Each complete line, as an object, as soon as it is here."""
@@ -312,6 +315,8 @@ class _Exchange:
                     self._call.allow_silence(self._time_left())
                 block = raw.read1(_READ_BYTES, decode_content=True)
                 self._check_aborted()
+            if raw.connection is None:  # the pool has it back, and another request may use it
+                self._call.finish()
             if not block:
                 break
             is_empty = False
@@ -329,9 +334,7 @@ class _Exchange:
     def _parse_last_line(self, line: bytes, number: int) -> JsonObject:
         """A line without its newline: fine when complete (single objects end so), else the stream was cut."""
         if line.lstrip().startswith(b"{") and _parse_json(line.decode("utf-8", "replace")) is None:
-            raise CutStream(
-                self._say(f"the answer ends in the middle of line {number}"), host=self._transport.host_name
-            )
+            raise self._cut(f"the answer ends in the middle of line {number}")
         return self._parse_line(line, number)
 
     def _error_of_answer(self, response: requests.Response) -> OllamaopsError:
@@ -385,6 +388,9 @@ class _Exchange:
                 host=self._transport.host_name,
             )
         return min(self._idle_s, left)
+
+    def _cut(self, why: str) -> CutStream:
+        return CutStream(self._say(why), host=self._transport.host_name)
 
     def _protocol_error(self, why: str) -> ProtocolError:
         return ProtocolError(

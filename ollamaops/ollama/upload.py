@@ -8,10 +8,10 @@ again when the connection breaks.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from ollamaops.errors import ConnectionLost, DigestMismatch, WeightsError
 from ollamaops.names import Digest
@@ -73,7 +73,7 @@ class _Body:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: io.RawIOBase,
         path: Path,
         digest: Digest,
         size_bytes: int,
@@ -121,7 +121,7 @@ class _Body:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, size_bytes: int) -> Iterator[BinaryIO]:
+def _opened(path: Path, size_bytes: int) -> Iterator[io.FileIO]:
     try:
         file = path.open("rb", buffering=0)
     except OSError as error:
@@ -131,7 +131,7 @@ def _opened(path: Path, size_bytes: int) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_size(file: BinaryIO, path: Path, size_bytes: int) -> None:
+def _check_size(file: io.RawIOBase, path: Path, size_bytes: int) -> None:
     now_bytes = os.fstat(file.fileno()).st_size
     if now_bytes != size_bytes:
         raise _changed(path, f"it had {size_bytes} bytes when it was hashed and has {now_bytes} now")

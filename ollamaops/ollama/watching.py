@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ollamaops.ollama.wire import PULLING, SUCCESS, Progress
+from ollamaops.units import format_duration, format_size
 
 
 class Watch:
@@ -26,9 +27,13 @@ class Watch:
         self._successes = 0
 
     def see(self, progress: Progress) -> None:
-        """Take the next line into account. A count that fell back and rises again (a part begun anew) is movement."""
+        """Take the next line into account. A count that fell back and rises again (a part begun anew) is movement.
+
+        The same line of a silent step over and over is not.
+        """
         key = (progress.status, progress.digest)
-        if progress.is_quiet or progress.completed_bytes > self._completed.get(key, -1):
+        is_new_step = progress.is_quiet and progress != self.latest
+        if is_new_step or progress.completed_bytes > self._completed.get(key, -1):
             self._moved_at = self._clock()
         self._completed[key] = progress.completed_bytes
         self._pulls += progress.status == PULLING
@@ -36,10 +41,22 @@ class Watch:
         self.latest = progress
 
     @property
+    def limit_s(self) -> float:
+        """How long the present step may go without a sign of life."""
+        return self._quiet_s if self.latest is not None and self.latest.is_quiet else self._stall_s
+
+    @property
     def patience_s(self) -> float:
         """How much longer the server may be silent; not above 0 when it has stalled."""
-        limit = self._quiet_s if self.latest is not None and self.latest.is_quiet else self._stall_s
-        return limit - (self._clock() - self._moved_at)
+        return self.limit_s - (self._clock() - self._moved_at)
+
+    def describe_stall(self) -> str:
+        """What stands still, and since when: `no new byte for 5m00s at 1.2 GB of 3.4 GB`."""
+        since = format_duration(self.limit_s)
+        if self.latest is None or not self.latest.total_bytes:
+            return f"nothing new for {since} after '{self.latest.status if self.latest else 'the request'}'"
+        done, total = format_size(self.latest.completed_bytes), format_size(self.latest.total_bytes)
+        return f"no new byte for {since} at {done} of {total}"
 
     def is_done(self, inner_pulls: bool) -> bool:
         """Whether what was seen ends in the `success` of the whole.

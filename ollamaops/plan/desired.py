@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName, NamePattern
@@ -54,27 +55,39 @@ class DesiredModel:
 class DesiredHost:
     """Everything one host should and should not have; models in the order in which they can be made.
 
-    `pushes` tells whether this host is the one that pushes (the first one that has the model).
+    `left_out` is declared as well, but this run has other targets; it is then not `complete`. `pushes` are the
+    models that this host pushes: a model is pushed by the first host that has it.
     """
 
     host: str
     models: tuple[DesiredModel, ...] = ()
+    left_out: tuple[DesiredModel, ...] = ()
     absent: tuple[AbsentSpec, ...] = ()
     policy: Policy = Policy()
     pushes: frozenset[ModelName] = frozenset()
     complete: bool = True
 
     @property
-    def claimed(self) -> frozenset[ModelName]:
-        """Every name that the declaration speaks for, so that none of them is ever "undeclared"."""
+    def declared(self) -> tuple[DesiredModel, ...]:
+        """Every model of the manifest for this host, whatever the targets."""
+        return (*self.models, *self.left_out)
+
+    @property
+    def needed(self) -> frozenset[ModelName]:
+        """Every name that has to stay: declared, made from, pulled under another name, pushed under another name."""
         names: set[ModelName] = set()
-        for model in self.models:
+        for model in self.declared:
             spec = model.spec
-            names.add(spec.name)
-            names.update(name for name in (spec.push, spec.moved_from, model.made_from) if name)
+            names.update(name for name in (spec.name, spec.push, model.made_from) if name)
             if isinstance(spec.source, Pull):
                 names.add(spec.source.ref)
         return frozenset(names)
+
+    @property
+    def claimed(self) -> frozenset[ModelName]:
+        """Every name that the declaration speaks for, former ones too, so that none of them is ever "undeclared"."""
+        former = {model.spec.moved_from for model in self.declared if model.spec.moved_from}
+        return self.needed | former
 
 
 def source_of(spec: ModelSpec) -> ModelName | None:
@@ -84,8 +97,10 @@ def source_of(spec: ModelSpec) -> ModelName | None:
             return base
         case Copy(source=source):
             return source
-        case _:
+        case Pull():
             return None
+        case _:
+            assert_never(spec.source)
 
 
 def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
@@ -93,9 +108,13 @@ def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
     found: dict[Path, WeightsFile] = {}
     for spec in specs:
         if isinstance(spec.source, Build):
-            for file in (*spec.source.files, *spec.source.adapters, *spec.source.drafts):
+            for file in _files_of(spec.source):
                 found.setdefault(file.path, file)
     return tuple(found.values())
+
+
+def _files_of(build: Build) -> tuple[WeightsFile, ...]:
+    return (*build.files, *build.adapters, *build.drafts)
 
 
 def build_desired(
@@ -113,23 +132,22 @@ def build_desired(
     With `targets` only matching models stay, and what they are made from; the result is then not `complete`, so
     that nothing is taken for undeclared.
     """
-    facts = files or {}
-    declared = {spec.name: build_model(spec, facts) for spec in specs}
-    everything = {**{base.name: base for base in _implicit_bases(specs, declared)}, **declared}
+    declared = {spec.name: build_model(spec, files or {}) for spec in specs}
+    everything = {**_implicit_bases(declared.values()), **declared}
 
     def needs(name: ModelName) -> tuple[ModelName, ...]:
         source = everything[name].made_from
-        return (source,) if source and source in everything else ()
+        return (source,) if source else ()
 
     order = in_order(list(everything), needs)
+    kept = set(order)
     if targets:
-        chosen = [name for name in order if _is_target(name, targets) and not everything[name].implicit]
-        kept = with_needs(chosen, needs)
-        order = tuple(name for name in order if name in kept)
+        kept = with_needs((name for name in declared if _is_target(name, targets)), needs)
         absent = [entry for entry in absent if _is_absent_target(entry, targets)]
     return DesiredHost(
         host=host,
-        models=tuple(everything[name] for name in order),
+        models=tuple(everything[name] for name in order if name in kept),
+        left_out=tuple(everything[name] for name in order if name not in kept),
         absent=tuple(absent),
         policy=policy,
         pushes=frozenset(pushes),
@@ -141,19 +159,36 @@ def build_model(spec: ModelSpec, files: Mapping[Path, FileInfo]) -> DesiredModel
     """One ModelSpec with its files' digests filled in."""
     match spec.source:
         case Pull(ref=ref):
-            words: object = ["pull", ref.key, str(spec.digest or "")]
+            words = ["pull", ref.key, str(spec.digest or "")]
             return DesiredModel(spec=spec, fingerprint=_fingerprint(words, []))
         case Copy(source=source):
             return DesiredModel(spec=spec, fingerprint=_fingerprint(["copy", source.key], []))
         case Build():
-            return _build_model(spec, spec.source, files)
+            return _build_build(spec, spec.source, files)
+        case _:
+            assert_never(spec.source)
 
 
-def _build_model(spec: ModelSpec, build: Build, files: Mapping[Path, FileInfo]) -> DesiredModel:
+def _build_build(spec: ModelSpec, build: Build, files: Mapping[Path, FileInfo]) -> DesiredModel:
+    recipe = _recipe_of(build, files)
+    blobs = (
+        LocalBlob(digest=files[file.path].digest, path=str(file.path), size_bytes=files[file.path].size_bytes)
+        for file in _files_of(build)
+    )
+    return DesiredModel(
+        spec=spec,
+        fingerprint=_fingerprint(_words_of(recipe), _weights_of(recipe)),
+        recipe=recipe,
+        blobs=tuple(blobs),
+        weights=tuple(files[file.path] for file in build.files),
+    )
+
+
+def _recipe_of(build: Build, files: Mapping[Path, FileInfo]) -> Recipe:
     def blobs(wanted: tuple[WeightsFile, ...]) -> tuple[Blob, ...]:
         return tuple(Blob(file.name, files[file.path].digest) for file in wanted)
 
-    recipe = Recipe(
+    return Recipe(
         base=build.base,
         files=blobs(build.files),
         adapters=blobs(build.adapters),
@@ -169,34 +204,31 @@ def _build_model(spec: ModelSpec, build: Build, files: Mapping[Path, FileInfo]) 
         parser=build.parser,
         requires=build.requires,
     )
-    local = (*build.files, *build.adapters, *build.drafts)
-    return DesiredModel(
-        spec=spec,
-        fingerprint=_fingerprint(_words_of(recipe), _weights_of(recipe)),
-        recipe=recipe,
-        blobs=tuple(
-            LocalBlob(
-                digest=files[file.path].digest,
-                path=str(file.path),
-                size_bytes=files[file.path].size_bytes,
-            )
-            for file in local
-        ),
-        weights=tuple(files[file.path] for file in build.files),
-    )
 
 
-def _implicit_bases(
-    specs: Sequence[ModelSpec], declared: Mapping[ModelName, DesiredModel]
-) -> list[DesiredModel]:
+def _implicit_bases(declared: Iterable[DesiredModel]) -> dict[ModelName, DesiredModel]:
     """Bases that no entry declares: pulled when something needs them."""
-    bases: dict[ModelName, DesiredModel] = {}
-    for spec in specs:
-        source = source_of(spec)
-        if source and source not in declared:
-            base = ModelSpec(name=source, source=Pull(ref=source), place=spec.place, retries=spec.retries)
-            bases[source] = replace(build_model(base, {}), implicit=True)
-    return list(bases.values())
+    models = {model.name: model for model in declared}
+    asking: dict[ModelName, list[ModelSpec]] = {}
+    for model in models.values():
+        if model.made_from and model.made_from not in models:
+            asking.setdefault(model.made_from, []).append(model.spec)
+    return {source: _implicit_base(source, specs) for source, specs in asking.items()}
+
+
+def _implicit_base(source: ModelName, asking: Sequence[ModelSpec]) -> DesiredModel:
+    """The pull of `source`, as patient as the most patient of those who ask for it; all have it from one lock."""
+    pull = Pull(ref=source, insecure=any(base_is_insecure(spec, source) for spec in asking))
+    retries = max(spec.retries for spec in asking)
+    spec = ModelSpec(
+        name=source, source=pull, place=asking[0].place, retries=retries, accepts=asking[0].accepts
+    )
+    return replace(build_model(spec, {}), implicit=True)
+
+
+def base_is_insecure(spec: ModelSpec, source: ModelName) -> bool:
+    """Whether `insecure: true` of an entry is also meant for its base, and not for another registry it pushes to."""
+    return spec.push_insecure and (spec.push is None or spec.push.registry_host == source.registry_host)
 
 
 def _words_of(recipe: Recipe) -> object:
@@ -204,7 +236,7 @@ def _words_of(recipe: Recipe) -> object:
         "base": recipe.base.key if recipe.base else None,
         "template": recipe.template,
         "system": recipe.system,
-        "parameters": {name: _plain(value) for name, value in sorted(recipe.parameters.items())},
+        "parameters": {name: _plain(value) for name, value in recipe.parameters.items()},
         "messages": recipe.messages,
         "licenses": recipe.licenses,
         "renderer": recipe.renderer,
@@ -220,7 +252,7 @@ def _weights_of(recipe: Recipe) -> list[object]:
 
 def _plain(value: object) -> object:
     """Numbers of equal value are one number: 1 and 1.0 declare the same."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fingerprint(words: object, weights: list[object]) -> str:
@@ -241,6 +273,7 @@ def _is_target(name: ModelName, targets: Sequence[NamePattern]) -> bool:
 
 
 def _is_absent_target(entry: AbsentSpec, targets: Sequence[NamePattern]) -> bool:
+    """A removal by glob is a target when the very same glob is one: a part of it cannot be meant."""
     pattern = entry.pattern
     if pattern.is_literal:
         return _is_target(ModelName.parse(pattern.text), targets)

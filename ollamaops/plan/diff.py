@@ -1,17 +1,18 @@
 """When are two models the same? Declared against observed, with what is known of the base, never more.
 
-Decides in what a model on a host differs from its declaration; leaves to planner.py what to do about it. Values in,
+Decides in what a model on a host differs from its declaration; leaves to builds.py what to do about it. Values in,
 Differences out. The fact a reader would miss: for a model made from weights nobody can predict every value
 (a server detects a chat template and its stop words by itself), so what is undeclared there is judged mildly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ollamaops.manifest.recipe import same_parameter
+from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest
 from ollamaops.ollama.version import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
@@ -21,7 +22,13 @@ from ollamaops.plan.observed import Contents, FileInfo, Memory
 NO_TEMPLATE = "{{ .Prompt }}"  # what every server shows for a model without a template layer
 
 WeightsVerdict = Literal["same", "different", "unverified"]
-Parameters = Mapping[str, int | float | bool | str | tuple[str, ...] | None]
+Parameters = Mapping[str, ParameterValue]
+Field = tuple[str, str, str]  # path, desired, observed
+
+# what converts, or may convert, on its way into a layer: everything that is not a GGUF
+_CONVERTED = (".safetensors", ".json", ".bin", ".pth", ".model", ".jinja")
+_SHORT_QUANTIZATIONS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_UNKNOWN_QUANTIZATIONS = ("", "UNKNOWN")  # every server shows F32 as unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +57,17 @@ def compare_build(
     recipe = desired.recipe
     if recipe is None:
         raise ValueError(f"{desired.name} is not built from a recipe")
+    ignore = desired.spec.ignore
     found = [
         Difference(host=host, model=desired.name, kind="field", path=path, desired=wanted, observed=observed)
         for path, wanted, observed in _field_differences(recipe, own, base, desired.weights)
-        if not is_ignored(path, desired.spec.ignore)
+        if not is_ignored(path, ignore)
     ]
-    verdict = _weights_verdict(desired, own, base, features, memory, just_made=just_made)
+    verdict = _weights_verdict(desired, recipe, own, base, features, memory, just_made=just_made)
+    if ignores_weights(ignore):
+        verdict = "same"
     if verdict == "different":
-        found.append(_weights_difference(host, desired, own, base))
+        found.append(_weights_difference(host, desired, recipe, own, base))
     return Comparison(differences=tuple(found), weights=verdict)
 
 
@@ -66,16 +76,26 @@ def is_ignored(path: str, ignore: Iterable[str]) -> bool:
     return any(path == entry or path.startswith(f"{entry}.") for entry in ignore)
 
 
+def ignores_weights(ignore: Iterable[str]) -> bool:
+    """Whether it is tolerated that a model is made from other weights than declared."""
+    return not {"weights", "from", "files", "digest"}.isdisjoint(ignore)
+
+
+# fields
+
+
 def _field_differences(
     recipe: Recipe, own: Contents, base: Contents | None, weights: tuple[FileInfo, ...]
-) -> Iterable[tuple[str, str, str]]:
-    """(path, desired, observed) of every field that differs."""
-    from_weights = recipe.base is None
-    yield from _text_differences(recipe, own, base, from_weights=from_weights, weights=weights)
-    known = {} if from_weights else base.parameters if base else None
-    yield from _parameter_differences(recipe.parameters, own.parameters, known, _is_detected(weights))
-    yield from _message_differences(recipe, own, base, from_weights=from_weights)
-    yield from _license_differences(recipe, own, base, from_weights=from_weights)
+) -> Iterator[Field]:
+    """Every field that differs. What is inherited from is the base, or for plain weights an empty one."""
+    detected = recipe.base is None and _may_be_detected(weights)
+    if recipe.base is None:
+        base = Contents(digest="", template=own.template if detected else NO_TEMPLATE)
+    yield from _template_difference(recipe, own, base)
+    yield from _system_difference(recipe, own, base)
+    yield from _parameter_differences(recipe, own, base, detected=detected)
+    yield from _message_difference(recipe, own, base)
+    yield from _license_difference(recipe, own, base)
     for path, wanted, observed in (
         ("renderer", recipe.renderer, own.renderer),
         ("parser", recipe.parser, own.parser),
@@ -85,54 +105,50 @@ def _field_differences(
             yield path, wanted, observed
 
 
-def _text_differences(
-    recipe: Recipe,
-    own: Contents,
-    base: Contents | None,
-    *,
-    from_weights: bool,
-    weights: tuple[FileInfo, ...],
-) -> Iterable[tuple[str, str, str]]:
-    if recipe.template is not None:
-        if recipe.template not in own.templates:
-            yield "template", recipe.template, own.template
-    elif base is not None:
-        if base.template not in own.templates:
-            yield "template", base.template, own.template
-    elif from_weights and not _is_detected(weights) and NO_TEMPLATE not in own.templates:
-        yield "template", NO_TEMPLATE, own.template
-
-    wanted = recipe.system
-    if wanted is None:
-        wanted = "" if from_weights else base.system if base else own.system
-    if wanted != own.system:
-        yield "system", wanted, own.system
-
-
-def _is_detected(weights: tuple[FileInfo, ...]) -> bool:
+def _may_be_detected(weights: tuple[FileInfo, ...]) -> bool:
     """Whether the server may have added a template and stop words that it found in the weights."""
     return not weights or any(info.has_chat_template or not info.architecture for info in weights)
 
 
+def _template_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
+    wanted = recipe.template
+    if wanted is None:
+        wanted = base.template if base else own.template
+    if wanted != own.template and wanted not in own.templates:
+        yield "template", wanted, own.template
+
+
+def _system_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
+    wanted = recipe.system
+    if wanted is None:
+        wanted = base.system if base else own.system
+    if wanted != own.system:
+        yield "system", wanted, own.system
+
+
 def _parameter_differences(
-    declared: Parameters, observed: Parameters, inherited: Parameters | None, detected: bool
-) -> Iterable[tuple[str, str, str]]:
-    """Declared values over inherited ones. `inherited` None: not known, so undeclared ones are not judged."""
-    effective = {**(inherited or {}), **declared}
-    effective = {name: value for name, value in effective.items() if not _is_unset(value)}
-    for name, value in sorted(effective.items()):
-        if name not in observed or not same_parameter(name, value, observed[name]):
-            yield f"parameters.{name}", _show(value), _show(observed.get(name))
-    for name, value in sorted(observed.items()):
-        tolerated = name not in declared and (
-            inherited is None or (name == "stop" and detected and not inherited)
-        )
-        if name not in effective and not _is_unset(value) and not tolerated:
-            yield f"parameters.{name}", "", _show(value)
+    recipe: Recipe, own: Contents, base: Contents | None, *, detected: bool
+) -> Iterator[Field]:
+    """Declared values over inherited ones. Without a base, undeclared ones are not judged."""
+    declared, inherited = recipe.parameters, base.parameters if base else {}
+    wanted = {name: value for name, value in {**inherited, **declared}.items() if not _is_unset(value)}
+    there = {name: value for name, value in own.parameters.items() if not _is_unset(value)}
+    for name in sorted(wanted.keys() | there.keys()):
+        path, want, have = f"parameters.{name}", wanted.get(name), there.get(name)
+        if name not in wanted:
+            if name in declared or (base is not None and not (name == "stop" and detected)):
+                yield path, "", _show(have)
+        elif name not in there or not same_parameter(name, _flat(name, want), _flat(name, have)):
+            yield path, _show(want), _show(have)
 
 
 def _is_unset(value: object) -> bool:
     return value is None or value == ()
+
+
+def _flat(name: str, value: ParameterValue) -> ParameterValue:
+    """A list of one looks like its item in `show`, but for `stop`, which is always read as a list."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 and name != "stop" else value
 
 
 def _show(value: object) -> str:
@@ -147,12 +163,8 @@ def _show(value: object) -> str:
     return str(value)
 
 
-def _message_differences(
-    recipe: Recipe, own: Contents, base: Contents | None, *, from_weights: bool
-) -> Iterable[tuple[str, str, str]]:
-    wanted = recipe.messages
-    if not wanted:
-        wanted = () if from_weights else base.messages if base else own.messages
+def _message_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
+    wanted = recipe.messages or (base.messages if base else own.messages)
     if wanted != own.messages:
         yield "messages", _show_messages(wanted), _show_messages(own.messages)
 
@@ -161,22 +173,24 @@ def _show_messages(messages: tuple[tuple[str, str], ...]) -> str:
     return "\n".join(f"{role}: {content}" for role, content in messages)
 
 
-def _license_differences(
-    recipe: Recipe, own: Contents, base: Contents | None, *, from_weights: bool
-) -> Iterable[tuple[str, str, str]]:
+def _license_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
     """Licences append: the base's, then the declared ones, joined by newlines as `show` prints them."""
-    if base is None and not from_weights:
-        if recipe.licenses and not own.license_text.endswith("\n".join(recipe.licenses)):
-            yield "licenses", "\n".join(recipe.licenses), own.license_text
+    declared = "\n".join(recipe.licenses)
+    if base is None:
+        if declared and own.license_text != declared and not own.license_text.endswith(f"\n{declared}"):
+            yield "license", declared, own.license_text
         return
-    inherited = (base.license_text,) if base and base.license_text else ()
-    wanted = "\n".join((*inherited, *recipe.licenses))
+    wanted = "\n".join(text for text in (base.license_text, declared) if text)
     if wanted != own.license_text:
-        yield "licenses", wanted, own.license_text
+        yield "license", wanted, own.license_text
+
+
+# weights
 
 
 def _weights_verdict(
     desired: DesiredModel,
+    recipe: Recipe,
     own: Contents,
     base: Contents | None,
     features: Features,
@@ -184,70 +198,125 @@ def _weights_verdict(
     *,
     just_made: bool,
 ) -> WeightsVerdict:
-    recipe = desired.recipe
-    assert recipe is not None
+    """What is stored as it was given is compared by digest; what the server converts, by memory, else by header."""
     if recipe.base is not None and base is None:
-        return "same"  # not judged: the next round looks again, when the base is there
-    expected = _expected_blobs(recipe, base, features)
-    observed = {*own.blobs, *own.adapters}
-    if expected is not None and observed <= expected and bool(observed) == bool(expected):
-        return "same" if _has_all(expected, observed, recipe) else "different"
-    if expected is not None:
+        return "same"  # not judged: builds.py sees to it that somebody looks again when the base is there
+    tolerated = _adapters(recipe, own, base) if "adapters" in desired.spec.ignore else frozenset()
+    observed = {*own.blobs, *own.adapters} - tolerated
+    kept = _are_files_kept(desired, recipe, features)
+    given = _given_digests(recipe, base, kept=kept) - tolerated
+    converted = _is_converted(recipe, kept=kept)
+    if not given <= observed or (given != observed and not converted):
         return "different"
-    if just_made:
+    if just_made or (given and not converted):
         return "same"
-    if memory is not None and same_weights(memory.fingerprint, desired.fingerprint) and memory.blobs:
-        if not observed <= {Digest.parse(blob) for blob in memory.blobs}:
-            return "different"
-        return "same" if memory.verified else "unverified"
-    return "unverified" if _headers_agree(desired.weights, own, recipe.quantize) else "different"
+    if memory is not None and _is_outdated(memory, desired, recipe, base):
+        return "different"
+    if not converted:
+        return "same"  # a cloud stub, or a model whose layers no server shows
+    if memory is not None and memory.blobs:
+        remembered = {Digest.parse(blob) for blob in memory.blobs} - tolerated
+        return "different" if observed != remembered else "same" if memory.verified else "unverified"
+    return (
+        "unverified"
+        if _headers_agree(_expected_headers(desired, base), own, recipe.quantize)
+        else "different"
+    )
 
 
-def _has_all(expected: set[Digest], observed: set[Digest], recipe: Recipe) -> bool:
-    """Servers print one model layer only, so files of several shards need not all be seen; a base's must."""
-    return expected == observed or recipe.base is None
+def _adapters(recipe: Recipe, own: Contents, base: Contents | None) -> frozenset[Digest]:
+    inherited = base.adapters if base else ()
+    return frozenset((*own.adapters, *inherited, *(blob.digest for blob in recipe.adapters)))
 
 
-def _expected_blobs(recipe: Recipe, base: Contents | None, features: Features) -> set[Digest] | None:
-    """The digests that `show` must print, or None when the server converts what it is given."""
-    converted = recipe.quantize is not None or recipe.draft_quantize is not None
-    local = (*recipe.files, *recipe.adapters, *recipe.drafts)
-    if converted or not all(_is_gguf(blob) for blob in local):
-        return None
-    if (recipe.files or recipe.drafts) and features.gguf_rewritten:
-        return None
-    inherited = {*base.blobs, *base.adapters} if base else set()
-    return inherited | {blob.digest for blob in local}
+def _are_files_kept(desired: DesiredModel, recipe: Recipe, features: Features) -> bool:
+    """Whether the uploads in `files` are the layers that `show` prints. Of several models it prints the last only."""
+    models = [info for info in desired.weights if not info.is_projector]
+    return len(models) <= 1 and not (features.gguf_rewritten or recipe.quantize)
+
+
+def _given_digests(recipe: Recipe, base: Contents | None, *, kept: bool) -> set[Digest]:
+    """The digests of everything that is stored as it was given, so that `show` must print them."""
+    uploads = (*(recipe.files if kept else ()), *recipe.adapters)
+    given = {blob.digest for blob in uploads if _is_gguf(blob)}
+    if base is not None:
+        given |= {*base.adapters, *(() if recipe.quantize else base.blobs)}
+    return given
+
+
+def _is_converted(recipe: Recipe, *, kept: bool) -> bool:
+    """Whether the server makes layers whose digests nobody can predict."""
+    if recipe.drafts or recipe.quantize or (recipe.files and not kept):
+        return True
+    return not all(_is_gguf(blob) for blob in (*recipe.files, *recipe.adapters))
 
 
 def _is_gguf(blob: Blob) -> bool:
-    return not blob.name.endswith((".safetensors", ".json", ".bin", ".pth", ".model", ".jinja"))
+    return not blob.name.lower().endswith(_CONVERTED)
 
 
-def _headers_agree(weights: tuple[FileInfo, ...], own: Contents, quantize: str | None) -> bool:
-    """Whether what the file's header says is what the host shows, as far as both say anything."""
-    models = [info for info in weights if info.architecture and not info.is_projector]
-    if not models or not own.architecture:
+def _is_outdated(memory: Memory, desired: DesiredModel, recipe: Recipe, base: Contents | None) -> bool:
+    """Whether what we remember was made from other weights: other files, or a base that has changed since.
+
+    The base's layers, where they are to be seen in the model, are compared themselves.
+    """
+    if not same_weights(memory.fingerprint, desired.fingerprint):
         return True
-    if own.architecture not in {info.architecture for info in models}:
+    is_hidden = base is not None and (recipe.quantize is not None or not base.blobs)
+    return is_hidden and base is not None and memory.base_digest != base.digest
+
+
+def _expected_headers(desired: DesiredModel, base: Contents | None) -> list[FileInfo]:
+    if base is None:
+        return [info for info in desired.weights if not info.is_projector]
+    return [
+        FileInfo(
+            digest=Digest(base.digest),
+            size_bytes=0,
+            architecture=base.architecture,
+            parameter_count=base.parameter_count,
+            quantization=base.quantization,
+            tensors=base.tensors,
+        )
+    ]
+
+
+def _headers_agree(headers: list[FileInfo], own: Contents, quantize: str | None) -> bool:
+    """Whether the headers (of one model, maybe in shards) agree with what the host shows, where both say anything."""
+    architectures = {info.architecture for info in headers} - {""}
+    if not architectures or not own.architecture:
+        return True
+    count = sum(info.parameter_count for info in headers)
+    if own.architecture not in architectures:
         return False
-    count = sum(info.parameter_count for info in models)
+    count = sum(info.parameter_count for info in headers)
     if own.parameter_count and count and own.parameter_count != count:
         return False
-    if quantize:
-        return not own.quantization or own.quantization.lower() == quantize.lower()
-    return not own.tensors or models[0].tensors <= own.tensors or len(models) > 1
+    tensors = frozenset[tuple[str, tuple[int, ...]]]().union(*(info.tensors for info in headers))
+    if own.tensors and not tensors <= own.tensors:
+        return False
+    known = {_quantization(info.quantization) for info in headers} - {*_UNKNOWN_QUANTIZATIONS}
+    wanted = {_quantization(quantize)} if quantize else known
+    observed = _quantization(own.quantization)
+    return not wanted or observed in _UNKNOWN_QUANTIZATIONS or observed in wanted
 
 
-def _weights_difference(host: str, desired: DesiredModel, own: Contents, base: Contents | None) -> Difference:
-    recipe = desired.recipe
-    assert recipe is not None
-    wanted = base.blobs if base else tuple(blob.digest for blob in recipe.files)
+def _quantization(text: str) -> str:
+    return _SHORT_QUANTIZATIONS.get(text.upper(), text.upper())
+
+
+def _weights_difference(
+    host: str, desired: DesiredModel, recipe: Recipe, own: Contents, base: Contents | None
+) -> Difference:
+    inherited = (*base.blobs, *base.adapters) if base else ()
+    uploads = (blob.digest for blob in (*recipe.files, *recipe.adapters, *recipe.drafts))
+    if base and not (base.blobs or own.blobs):
+        return Difference(host=host, model=desired.name, kind="base", desired=str(recipe.base))
     return Difference(
         host=host,
         model=desired.name,
         kind="weights",
         path="weights",
-        desired=", ".join(digest.short for digest in wanted),
-        observed=", ".join(digest.short for digest in own.blobs),
+        desired=", ".join(digest.short for digest in (*inherited, *uploads)),
+        observed=", ".join(digest.short for digest in (*own.blobs, *own.adapters)),
     )

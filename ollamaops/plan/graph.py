@@ -5,30 +5,36 @@ Pure graph work over names. A cycle is reported by manifest/check.py with its pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 Node = TypeVar("Node", bound=Hashable)
 
 
 def in_order(nodes: Sequence[Node], needs: Callable[[Node], Iterable[Node]]) -> tuple[Node, ...]:
-    """`nodes`, each after those of them that it needs; otherwise as given. Members of a cycle keep their order."""
+    """`nodes`, each after those of them that it needs; otherwise as given.
+
+    What is not in `nodes` is left out, what comes twice comes once. In a cycle the one given first comes last.
+    """
     known = set(nodes)
     done: dict[Node, None] = {}
-    open_now: set[Node] = set()
+    begun: set[Node] = set()
+
+    def open_needs(node: Node) -> Iterator[Node]:
+        return (other for other in needs(node) if other in known)
 
     for start in nodes:
-        stack: list[tuple[Node, bool]] = [(start, False)]
-        while stack:
-            node, expanded = stack.pop()
-            if expanded:
-                open_now.discard(node)
-                done.setdefault(node)
-            elif node not in done and node not in open_now:
-                open_now.add(node)
-                stack.append((node, True))
-                wanted = [other for other in needs(node) if other in known and other not in done]
-                stack.extend((other, False) for other in reversed(wanted) if other not in open_now)
+        path = [(start, open_needs(start))] if start not in begun else []
+        begun.add(start)
+        while path:
+            node, waiting = path[-1]
+            following = next((other for other in waiting if other not in begun), None)
+            if following is None:
+                path.pop()
+                done[node] = None
+            else:
+                begun.add(following)
+                path.append((following, open_needs(following)))
     return tuple(done)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ollamaops.manifest.types import Limit
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
+    Action,
     CopyModel,
     CreateModel,
     DeleteModel,
@@ -20,6 +21,7 @@ from ollamaops.plan.actions import (
     Refusal,
 )
 from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.locking import needs_lock
 from ollamaops.plan.observed import ObservedHost
 
 PERCENT_FROM_MODELS = 10
@@ -42,7 +44,7 @@ def guard(
 
 
 def _protect(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
-    for name in _touched(plan, observed):
+    for name in dict.fromkeys([*_deleted(plan), *_replaced(plan, observed)]):
         if is_protected(name, desired):
             yield Refusal(
                 rule="protect",
@@ -56,12 +58,7 @@ def _protect(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> It
 def is_protected(name: ModelName, desired: DesiredHost) -> bool:
     """Whether the manifest says that `name` is never deleted or replaced."""
     by_pattern = any(pattern.matches(name) for pattern in desired.policy.protect)
-    return by_pattern or any(model.spec.protect for model in desired.models if model.name == name)
-
-
-def _touched(plan: HostPlan, observed: ObservedHost) -> list[ModelName]:
-    """Models that are there and would be deleted or replaced, each once."""
-    return list(dict.fromkeys([*_deleted(plan), *_replaced(plan, observed)]))
+    return by_pattern or any(model.spec.protect and model.name == name for model in desired.declared)
 
 
 def _deleted(plan: HostPlan) -> list[ModelName]:
@@ -87,31 +84,38 @@ def _max_replace(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -
 def _over(
     plan: HostPlan, limit: Limit | None, what: str, names: list[ModelName], observed: ObservedHost
 ) -> Iterator[Refusal]:
-    if limit is None:
-        return
-    total, changed = len(observed.models), len(set(names))
-    allowed = limit.count
-    if limit.percent is not None and total >= PERCENT_FROM_MODELS:
-        allowed = int(total * limit.percent / 100)
-    if allowed is not None and changed > allowed:
-        of_percent = f" ({limit.percent:g} % of {total})" if limit.percent is not None else ""
+    total = len(observed.models)
+    allowed, of_total = _allowed(limit, total) if limit else (None, "")
+    if allowed is not None and len(names) > allowed:
         yield Refusal(
             rule=f"max_change.{what}",
             host=plan.host,
-            message=f"{changed} models to {what}, {allowed} allowed{of_percent}",
+            message=f"{len(names)} models to {what}, {allowed} allowed{of_total}",
             hint=f"raise policy.max_change.{what}, or use --force max_change.{what} for this run",
         )
 
 
+def _allowed(limit: Limit, total: int) -> tuple[int | None, str]:
+    """How many changes are allowed (None: any number), and how that comes about."""
+    if limit.percent is None or total < PERCENT_FROM_MODELS:
+        return limit.count, ""
+    return int(total * limit.percent / 100), f" ({limit.percent:g} % of {total})"
+
+
 def _empty_manifest(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
-    deleted = _deleted(plan)
-    if deleted and not desired.models and not desired.absent:
+    """A wrong -f, -e or where: must not empty a host."""
+    pruned = [action for action in plan.actions if _is_prune(action)]
+    if pruned and not desired.models:
         yield Refusal(
             rule="empty-manifest",
             host=plan.host,
-            message=f"the manifest declares no model for this host, and prune would delete {len(deleted)}",
+            message=f"the manifest declares no model for this host, and prune would delete {len(pruned)}",
             hint="check -f, -e and where:, or use --force empty-manifest if that is meant",
         )
+
+
+def _is_prune(action: Action) -> bool:
+    return isinstance(action, DeleteModel) and any(reason.kind == "undeclared" for reason in action.because)
 
 
 def _registries(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
@@ -121,12 +125,12 @@ def _registries(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) ->
     folded = {entry.lower() for entry in allowed}
     for action in plan.actions:
         if isinstance(action, PullModel) and action.model.registry_host.lower() not in folded:
+            registry = action.model.registry_host
             yield Refusal(
                 rule="registries",
                 host=plan.host,
                 model=action.model,
-                message=f"'{action.model}' comes from {action.model.registry_host}, "
-                f"which policy.allow.registries does not name",
+                message=f"'{action.model}' comes from {registry}, which policy.allow.registries does not name",
                 hint="add the registry there, or use --force registries for this run",
             )
 
@@ -135,13 +139,38 @@ def _cloud(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iter
     if desired.policy.cloud:
         return
     for action in plan.actions:
-        if isinstance(action, PullModel) and action.model.source_suffix == "cloud":
+        if _sends_prompts_away(action):
             yield Refusal(
                 rule="cloud",
                 host=plan.host,
                 model=action.model,
                 message=f"'{action.model}' runs on ollama.com, not on this host",
-                hint="set policy.allow.cloud: true if prompts may leave the host",
+                hint="set policy.allow.cloud: true if prompts may leave the host, "
+                "or use --force cloud for this run",
+            )
+
+
+def _sends_prompts_away(action: Action) -> bool:
+    """Whether the result is a stub of a model that runs elsewhere: pulled, or made or copied from one."""
+    match action:
+        case PullModel(model=source) | CopyModel(source=source):
+            return source.source_suffix == "cloud"
+        case CreateModel(recipe=recipe):
+            return recipe.base is not None and recipe.base.source_suffix == "cloud"
+        case _:
+            return False
+
+
+def _locked(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    """--locked: everything that may ever be pulled has to be in the lock, be it there already or not."""
+    for model in desired.models if desired.policy.require_lock else ():
+        if needs_lock(model.spec):
+            yield Refusal(
+                rule="locked",
+                host=plan.host,
+                model=model.name,
+                message=f"'{model.name}' is not in the lock file, and this run is --locked",
+                hint="write its entry with: ollamaops lock",
             )
 
 
@@ -152,4 +181,5 @@ RULES: dict[str, Rule] = {
     "empty-manifest": _empty_manifest,
     "registries": _registries,
     "cloud": _cloud,
+    "locked": _locked,
 }

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ollamaops.errors import InvalidName
 from ollamaops.manifest.recipe import same_parameter
 from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
-from ollamaops.errors import InvalidName
 from ollamaops.names import ModelName
 from ollamaops.plan.desired import build_model
 from ollamaops.plan.diff import compare_build

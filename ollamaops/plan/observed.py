@@ -57,15 +57,6 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unreached:
-    """The host did not answer. An observation, never an empty list of models."""
-
-    host: str
-    error: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
 
@@ -137,6 +128,3 @@ class ObservedHost:
     def version(self) -> str:
         """The server's version, as it says it."""
         return str(self.features.version)
-
-
-ObservedState = ObservedHost | Unreached

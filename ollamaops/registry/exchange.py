@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import NoReturn
@@ -113,6 +113,35 @@ def redirect_target(answer: Answer, question: Question) -> str:
     return target
 
 
+class OpenAnswer:
+    """An answer whose body is still to be read, in pieces of any size. Use it as a context, or close it."""
+
+    def __init__(self, question: Question, response: requests.Response) -> None:
+        self.url = question.url
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._question = question
+        self._response = response
+
+    def __enter__(self) -> OpenAnswer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, as many as are there; b"" at the end. A RemoteError when the connection fails."""
+        try:
+            data: bytes = self._response.raw.read1(size)
+        except (HTTPError, OSError, http.client.HTTPException) as error:
+            _raise_remote(error, self._question)
+        return data
+
+    def close(self) -> None:
+        """Drop the connection, unless the body was read to its end and the pool has it back."""
+        self._response.close()
+
+
 class _Session(requests.Session):
     """A session that leaves redirects alone.
 
@@ -128,11 +157,12 @@ class Exchange:
 
     `timeout_s` bounds connecting and the silence between two pieces of an answer, ten times that the whole
     answer. `verify` is True, False or the path of a CA bundle. Proxies come from the environment, as does the
-    CA bundle when `verify` is True.
+    CA bundle when `verify` is True. `max_hops` is how many redirects are followed.
     """
 
-    def __init__(self, *, timeout_s: float, verify: bool | str = True) -> None:
+    def __init__(self, *, timeout_s: float, verify: bool | str = True, max_hops: int = _MAX_HOPS) -> None:
         self._timeout_s = timeout_s
+        self._max_hops = max_hops
         self._verify = (_authorities_of_environment() or True) if verify is True else verify
         if verify is False:
             disable_warnings(InsecureRequestWarning)
@@ -147,32 +177,57 @@ class Exchange:
         self._session.close()
 
     def ask(self, question: Question) -> Answer:
-        """The answer after at most five redirects, whatever its status. A RemoteError when none arrived."""
-        for _ in range(_MAX_HOPS + 1):
+        """The answer after redirects, whatever its status. A RemoteError when none arrived."""
+        for hop in self.hops(question):
+            answer = hop
+        return answer
+
+    def hops(self, question: Question) -> Iterator[Answer]:
+        """Every answer on the way, the last of which is no redirect. A RemoteError when it does not end."""
+        for _ in range(self._max_hops + 1):
             answer = self.ask_once(question)
+            yield answer
             if answer.status not in REDIRECTS:
-                return answer
+                return
             question = question.moved_to(redirect_target(answer, question))
-        raise _remote(ProtocolError, question, f"more than {_MAX_HOPS} redirects")
+        raise _remote(ProtocolError, question, f"more than {self._max_hops} redirects")
+
+    def open(self, question: Question) -> OpenAnswer:
+        """The answer after redirects, its body still to be read. A RemoteError when none arrived."""
+        for _ in range(self._max_hops + 1):
+            try:
+                response = self._send(question)
+            except (requests.RequestException, HTTPError, UnicodeError) as error:
+                _raise_remote(error, question)
+            if response.status_code not in REDIRECTS:
+                return OpenAnswer(question, response)
+            response.close()
+            answer = Answer(question.url, response.status_code, response.headers, b"")
+            question = question.moved_to(redirect_target(answer, question))
+        raise _remote(ProtocolError, question, f"more than {self._max_hops} redirects")
 
     def ask_once(self, question: Question) -> Answer:
         """The answer, which may be a redirect. A RemoteError when none arrived."""
         started = time.monotonic()
         try:
-            with self._session.request(
-                question.method,
-                question.url,
-                headers={"Accept-Encoding": "identity", **question.public, **question.private},
-                timeout=self._timeout_s,
-                verify=self._verify,
-                proxies=_choose_proxies(question.url),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
+            with self._send(question) as response:
                 body = self._read_body(question, response, started)
         except (requests.RequestException, HTTPError, UnicodeError) as error:
             _raise_remote(error, question)
         return Answer(question.url, response.status_code, response.headers, body)
+
+    def _send(self, question: Question) -> requests.Response:
+        """The head of an answer. Raises what requests raises."""
+        return self._session.request(
+            question.method,
+            question.url,
+            headers={"Accept-Encoding": "identity", **question.public, **question.private},
+            timeout=self._timeout_s,
+            verify=self._verify,
+            proxies=_choose_proxies(question.url),
+            allow_redirects=False,
+            stream=True,
+        )
 
     def _read_body(self, question: Question, response: requests.Response, started: float) -> bytes:
         """The body, at most `max_bytes` of it; the start of it when the answer is an error."""

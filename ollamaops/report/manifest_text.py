@@ -49,7 +49,8 @@ def _build(build: Build) -> dict[str, object]:
         "template": build.template,
         "system": build.system,
         "parameters": {
-            name: list(value) if isinstance(value, tuple) else value for name, value in sorted(build.parameters.items())
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in sorted(build.parameters.items())
         },
         "messages": [{"role": message.role, "content": message.content} for message in build.messages],
         "license": list(build.licenses),

@@ -67,6 +67,8 @@ class Behaviour:
     requires_known: bool = True
     info_type_errors: bool = True
     capabilities_inherited: bool = True
+    message_keys: tuple[str, ...] = ("thinking", "images", "tool_calls", "tool_name", "tool_call_id")
+    """What a stored message has besides its role and content."""
     old_chatml: bool = False
     splits_merge: bool = True
     drafts: bool = True
@@ -161,6 +163,7 @@ _0_6 = replace(
     waits_for_last_success=False,
     chat_missing='model "{}" not found, try pulling it first',
     config_extras=False,
+    message_keys=("images", "tool_calls"),
     file_ends_checked=True,
     projector_test="vision",
     quantize_types=(

@@ -218,8 +218,13 @@ class Creator:
         layers = self._with_parameters(dict(request.parameters or {}), layers)
         if request.messages:
             layers = without(self.store, layers, kinds.MESSAGES)
-            layers.append(new_layer(self.store, json_line(list(request.messages)), kinds.MESSAGES))
+            messages = [self._stored_message(message) for message in request.messages]
+            layers.append(new_layer(self.store, json_line(messages), kinds.MESSAGES))
         return layers
+
+    def _stored_message(self, message: Mapping[str, object]) -> dict[str, object]:
+        keys = ("role", "content", *self.behaviour.message_keys)
+        return {key: message[key] for key in keys if key in message}
 
     def template_layer(self, text: str) -> Layer:
         """The layer of a template. Refusal 400 for one that Go cannot parse."""

@@ -39,32 +39,15 @@ from ollamaops.sandbox.work import SUCCESS, Line, Work, bad_request, failure, li
 _NO_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
 )
-_INTEGERS = [
-    "num_keep",
-    "seed",
-    "num_predict",
-    "top_k",
-    "repeat_last_n",
-    "mirostat",
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-]
-_FLOATS = [
-    "top_p",
-    "min_p",
-    "tfs_z",
-    "typical_p",
-    "temperature",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "mirostat_tau",
-    "mirostat_eta",
-]
-_FLAGS = ["penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"]
+_INTEGERS = {
+    *("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat", "num_ctx", "num_batch"),
+    *("num_gpu", "main_gpu", "num_thread"),
+}
+_FLOATS = {
+    *("top_p", "min_p", "tfs_z", "typical_p", "temperature", "repeat_penalty", "presence_penalty"),
+    *("frequency_penalty", "mirostat_tau", "mirostat_eta"),
+}
+_FLAGS = {"penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"}
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
 _NEWER = {"renderer", "parser", "requires", "draft"}
 
@@ -93,6 +76,8 @@ class ModelfileCreator:
             raise bad_request("invalid model name")
         if self.creator.library.collides(name):
             raise bad_request("a model with that name already exists")
+        if not request.modelfile and request.path:
+            raise bad_request(f"error reading modelfile: open {request.path}: no such file or directory")
         if not request.modelfile:
             raise bad_request("path or modelfile are required")
         return name, _parse(request.modelfile)

@@ -107,7 +107,7 @@ class Door:
 
 def _bound(family: int, address: object) -> socket.socket:
     """A socket that holds the address without listening: connecting to it is refused."""
-    holder = socket.socket(family, socket.SOCK_STREAM)
+    holder = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so that asyncio sends at once
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

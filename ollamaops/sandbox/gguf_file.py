@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -201,9 +201,15 @@ def is_gguf(start: bytes) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of the GGUF file at `path`. OSError or BadGGUF."""
+    """The header of the GGUF file at `path`. OSError or BadGGUF. An unchanged file is read once."""
+    known = path.stat()
+    return _read_header(path, known.st_mtime_ns, known.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read_header(path: Path, _: int, size_bytes: int) -> Header:
     with path.open("rb") as stream:
-        return parse_header(stream, path.stat().st_size)
+        return parse_header(stream, size_bytes)
 
 
 def parse_header(stream: BinaryIO, size_bytes: int) -> Header:

@@ -78,12 +78,17 @@ def float_text(value: float) -> str:
 
 def shortest_float32(value: float) -> float:
     """The float64 whose shortest text is the shortest text of `value` as a float32 (Go encodes float32 so)."""
-    (narrow,) = struct.unpack("<f", struct.pack("<f", value))
-    for digits in range(1, 10):
-        short = float(f"{narrow:.{digits}g}")
-        if struct.pack("<f", short) == struct.pack("<f", narrow):
-            return short
-    return float(narrow)
+    wanted = struct.pack("<f", value)
+    (narrow,) = struct.unpack("<f", wanted)
+    candidates = (float(f"{narrow:.{digits}g}") for digits in range(1, 9))
+    return next((short for short in candidates if _float32_bytes(short) == wanted), float(f"{narrow:.9g}"))
+
+
+def _float32_bytes(value: float) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:  # rounded to fewer digits, it is more than a float32 can be
+        return b""
 
 
 _ESCAPES = {

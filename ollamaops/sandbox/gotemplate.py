@@ -11,33 +11,27 @@ from dataclasses import dataclass
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
-_FUNCTIONS = [
-    "and",
-    "break",
-    "call",
-    "continue",
-    "eq",
-    "ge",
-    "gt",
-    "html",
-    "index",
-    "js",
-    "json",
-    "le",
-    "len",
-    "lt",
-    "ne",
-    "not",
-    "or",
-    "print",
-    "printf",
-    "println",
-    "slice",
-    "urlquery",
-    "currentDate",
-    "toTypeScriptType",
-    "yesterdayDate",
-]
+_FUNCTIONS = {
+    *(
+        "and",
+        "break",
+        "call",
+        "continue",
+        "eq",
+        "ge",
+        "gt",
+        "html",
+        "index",
+        "js",
+        "le",
+        "len",
+        "lt",
+        "ne",
+        "not",
+    ),
+    *("or", "print", "printf", "println", "slice", "urlquery"),
+    *("currentDate", "json", "toTypeScriptType", "yesterdayDate"),  # Ollama's own
+}
 _BLOCKS = frozenset({"if", "range", "with", "block", "define"})
 _COMMANDS = _BLOCKS | {"else", "end", "template", "break", "continue"}
 _TOKEN = re.compile(

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from ollamaops.sandbox import inference
+from ollamaops.sandbox.architectures import KNOWN
 from ollamaops.sandbox.gguf_file import BadGGUF
 from ollamaops.sandbox.golang import json_line, time_text
 from ollamaops.sandbox.inference import Answer, PretendModel
@@ -38,6 +39,7 @@ from ollamaops.sandbox.work import bad_request
 Endpoint = Literal["generate", "chat", "embed", "embeddings"]
 _TRY_PULLING = 'model "{}" not found, try pulling it first'
 _NOT_REMOTE = "this server cannot run this remote model"
+_UNSUPPORTED = "this model is not supported by your version of Ollama. You may need to upgrade"
 _CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
 
 
@@ -99,6 +101,9 @@ def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
     except BadGGUF as error:
         raise Refusal(500, f"unable to load model: {model.weights}") from error
     result = question.ask(facts)
+    header = model.header()
+    if result.runner == "load" and header and header.architecture not in KNOWN:
+        raise Refusal(500, _UNSUPPORTED)
     context_length = integer_option({**model.options, **(question.options or {})}, "num_ctx", 4096)
     limit = facts.context_length if service.behaviour.ps_context_capped else context_length
     service.runners.apply(result, model, min(context_length, limit))

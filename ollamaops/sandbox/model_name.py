@@ -89,7 +89,16 @@ class Reference:
 
     name: str
     """The name to look up here."""
-    is_cloud: bool = False
+    source: str = ""
+    """`local`, `cloud` or nothing."""
+
+    @property
+    def is_cloud(self) -> bool:
+        return self.source == "cloud"
+
+    @property
+    def is_local(self) -> bool:
+        return self.source == "local"
 
 
 class BothSuffixes(ValueError):
@@ -103,7 +112,7 @@ def strip_source(text: str) -> Reference:
         return Reference(text)
     if _split_source(base)[1]:
         raise BothSuffixes(f'use either :local or :cloud, not both: "{text}"')
-    return Reference(base, suffix == "cloud")
+    return Reference(base, suffix)
 
 
 def pull_target(text: str) -> str:

@@ -48,11 +48,21 @@ class Reply:
         return urljoin(self.url, target) if target else ""
 
     def read(self) -> bytes:
-        """The rest of the body."""
+        """The rest of the body. RegistryError when it is cut."""
         try:
             return self.body.read()
         except (OSError, http.client.HTTPException) as error:
             raise RegistryError("unexpected EOF") from error
+
+    def read_some(self, most: int) -> bytes:
+        """The next bytes of the body as they arrive. RegistryError when there are no more."""
+        try:
+            data = self.body.read1(most)
+        except (OSError, http.client.HTTPException) as error:
+            raise RegistryError("unexpected EOF") from error
+        if not data:
+            raise RegistryError("EOF")
+        return data
 
 
 class RegistryHTTP:

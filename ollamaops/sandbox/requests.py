@@ -182,7 +182,7 @@ class Fields:
         return value
 
     def messages(self, key: str) -> list[dict[str, object]]:
-        """Chat messages as Go would marshal them again: role in lower case, then content, then what else there is."""
+        """Chat messages, keys in lower case: the role (also in lower case), the content, then what else is given."""
         value = self.get(key)
         if value is not None and not isinstance(value, list):
             raise self._wrong(key, value, "[]api.Message")
@@ -202,8 +202,7 @@ class Fields:
             "role": str(known.get("role") or "").lower(),
             "content": str(known.get("content") or ""),
         }
-        rest = ("thinking", "images", "tool_calls", "tool_name", "tool_call_id")
-        return message | {name: known[name] for name in rest if known.get(name)}
+        return message | {name: item for name, item in known.items() if name not in message and item}
 
     def _wrong(self, key: str, value: object, go_type: str) -> Refusal:
         return bad_request(

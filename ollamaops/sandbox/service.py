@@ -54,7 +54,8 @@ class Service:
     def show(self, body: bytes) -> dict[str, object]:
         """The answer of /api/show. Refusal."""
         fields = Fields("ShowRequest", body)
-        given = fields.text("model", "name")
+        given, verbose = fields.text("model", "name"), fields.flag("verbose") is True
+        overlay = Overlay(fields.text("system"), fields.text("template"), fields.mapping("options") or {})
         if not given:
             raise bad_request("model is required")
         reference = self._reference(given)
@@ -65,12 +66,15 @@ class Service:
             status, text = self.behaviour.invalid_show
             raise Refusal(status, text.format(given))
         name = self.library.spelt(name)
-        overlay = Overlay(fields.text("system"), fields.text("template"), fields.mapping("options") or {})
-        missing = name.short if self.behaviour.show_names_canonical else given
         try:
             model = self.library.load(name)
-            return show_model(model, self.behaviour, verbose=fields.flag("verbose") is True, overlay=overlay)
+            if model.config.remote_host and reference.is_local:
+                raise NoSuchModel(given)
+            if model.config.remote_host and self.behaviour.cloud_status_endpoint:
+                raise Refusal(403, _CLOUD_DISABLED)
+            return show_model(model, self.behaviour, verbose=verbose, overlay=overlay)
         except (NoSuchModel, FileNotFoundError) as error:
+            missing = name.short if self.behaviour.show_names_canonical else given
             raise Refusal(404, f"model '{missing}' not found") from error
         except (CorruptManifest, BadGGUF) as error:
             raise failure(str(error)) from error

@@ -12,7 +12,7 @@ from ollamaops.sandbox.behaviour import Behaviour
 from ollamaops.sandbox.gguf_file import TENSOR_TYPES, BadGGUF, Field, Header, Tensor, read_header
 from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
 from ollamaops.sandbox.golang import shortest_float32, time_text, value_syntax, value_text
-from ollamaops.sandbox.layers import MODEL, CorruptManifest
+from ollamaops.sandbox.layers import MODEL, Config, CorruptManifest
 from ollamaops.sandbox.library import Library, Listed, NoSuchModel, StoredModel
 
 _HIDDEN = ("general.name", "tokenizer.chat_template")
@@ -44,7 +44,9 @@ def show_model(
         "messages": [{"role": item.get("role"), "content": item.get("content")} for item in model.messages],
         "remote_model": model.config.remote_model,
         "remote_host": model.config.remote_host,
-        "model_info": _model_info(header, behaviour, verbose=verbose) if header else {},
+        "model_info": _model_info(header, behaviour, verbose=verbose)
+        if header
+        else _remote_info(model.config),
         "projector_info": _projector_info(model, behaviour, verbose=verbose),
         "tensors": list(_tensors(header, behaviour)) if header and behaviour.show_tensors else [],
         "capabilities": model.capabilities() if behaviour.show_capabilities else [],
@@ -111,6 +113,18 @@ def _model_info(header: Header, behaviour: Behaviour, *, verbose: bool) -> dict[
     limit = None if verbose else behaviour.show_array_limit
     info = {key: _shown(field, limit) for key, field in header.fields.items() if key not in _HIDDEN}
     return dict(sorted({**info, "general.parameter_count": header.parameter_count}.items()))
+
+
+def _remote_info(config: Config) -> dict[str, object]:
+    """What the config of a remote stub says about the model that is elsewhere."""
+    family = config.model_family
+    known = {
+        "general.architecture": family,
+        "general.basename": config.base_name,
+        f"{family}.context_length": config.context_length,
+        f"{family}.embedding_length": config.embedding_length,
+    }
+    return {key: value for key, value in known.items() if value} if family else {}
 
 
 def _shown(field: Field, limit: int | None) -> object:

@@ -102,9 +102,7 @@ class RegistrySource:
             have = have if reply.status == 206 else 0
             while have < total:
                 check_space(partial)
-                data = reply.body.read(min(_CHUNK, total - have))
-                if not data:
-                    raise RegistryError("EOF")
+                data = reply.read_some(min(_CHUNK, total - have))
                 stream.write(data)
                 have += len(data)
                 yield have, total, False

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 import threading
 import time
@@ -207,13 +206,6 @@ class Store:
             for path in removed:
                 path.unlink()
             return sorted(path.name for path in removed)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self.lock:
-            for folder in (self.blobs, self.manifests):
-                shutil.rmtree(folder)
-                folder.mkdir()
 
 
 def _is_blob(path: Path) -> bool:

@@ -6,6 +6,8 @@ the latter nothing.
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
@@ -30,14 +32,22 @@ async def receive_blob(store: Store, request: Request, digest: str) -> None:
 
 
 async def _receive(upload: Upload, request: Request) -> None:
-    """Write the body in large pieces, so that hashing (which lets other threads run) is worth a thread."""
+    """Write the body in large pieces, each in a thread while the next one arrives."""
     waiting: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        waiting.append(chunk)
-        size += len(chunk)
-        if size >= _BATCH:
-            await run_in_threadpool(upload.write, b"".join(waiting))
-            waiting, size = [], 0
-    if waiting:
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for chunk in request.stream():
+            waiting.append(chunk)
+            size += len(chunk)
+            if size >= _BATCH:
+                if writing:
+                    await writing
+                writing = asyncio.create_task(run_in_threadpool(upload.write, b"".join(waiting)))
+                waiting, size = [], 0
+        if writing:
+            await writing
         await run_in_threadpool(upload.write, b"".join(waiting))
+    finally:
+        if writing:
+            await asyncio.wait([writing])  # a thread cannot be stopped, and the file is closed next

@@ -1,0 +1,214 @@
+"""What the handlers of one host's run share: fresh looks, patience, memory, and telling what goes on.
+
+Decides nothing about actions. The fact a reader would miss: servers rewrite manifests in place (up to 0.33), so a
+model may be missing from one `/api/tags` and be there in the next; whoever relies on one looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
+
+from ollamaops.apply.retry import attempt
+from ollamaops.errors import Cancelled, InvalidName, NotFound, OllamaopsError, ProtocolError, StateError
+from ollamaops.events import Noted, Progressed, Retrying, Sink
+from ollamaops.manifest.types import HostSpec
+from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.cancel import CancelToken
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.wire import Progress
+from ollamaops.plan.actions import Action, UploadBlob, id_of
+from ollamaops.state.facts import Applied, How
+from ollamaops.state.ledger import Ledger
+
+Result = TypeVar("Result")
+RETRIES_OF_LOOKS = 3
+LOOKS_FOR_MISSING = 3
+PAUSE_S = 0.5
+
+
+class Seen(NamedTuple):
+    """A model as the host lists it: its name as the host spells it, its tags digest (bare hex), its size, and when
+    its manifest was written, in the server's words."""
+
+    name: ModelName
+    digest: str
+    size_bytes: int
+    modified_at: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Workbench:
+    """The tools of one host's run. `touched` are models that this run has changed itself.
+
+    `uploads` are the local files behind the blobs of this run's recipes, `spare` the models that nobody declares.
+    """
+
+    spec: HostSpec
+    client: OllamaClient
+    ledger: Ledger
+    cancel: CancelToken
+    emit: Sink
+    run_id: str
+    now: Callable[[], str]
+    uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
+    spare: frozenset[ModelName] = frozenset()
+    touched: set[ModelName] = field(default_factory=set)
+
+    # looking
+
+    def patiently(self, look: Callable[[], Result]) -> Result:
+        """`look`, tried again while the error may pass."""
+        return attempt(look, retries=RETRIES_OF_LOOKS, cancel=self.cancel)
+
+    def tags(self) -> dict[ModelName, Seen]:
+        """A fresh look at every model that has a name requests can use."""
+        return self.patiently(lambda: read_tags(self.client, self.cancel))
+
+    def find(self, name: ModelName, tags: Mapping[ModelName, Seen]) -> Seen | None:
+        """The model in `tags`, which were just read; looked for again before it is called missing."""
+        for _ in range(LOOKS_FOR_MISSING - 1):
+            if name in tags:
+                break
+            if self.cancel.wait(PAUSE_S):
+                raise Cancelled("stopped while looking for a model")
+            tags = self.tags()
+        return tags.get(name)
+
+    def require(self, name: ModelName, tags: Mapping[ModelName, Seen], purpose: str) -> Seen:
+        """The model that is needed `purpose` ("to copy to 'prod'"); NotFound if it is not there."""
+        found = self.find(name, tags)
+        if found is None:
+            raise NotFound(
+                f"{self.spec.name}: no model '{name}' {purpose}",
+                host=self.spec.name,
+                status=404,
+                hint="pull it first, or add it to models:",
+            )
+        return found
+
+    def prove(self, name: ModelName) -> Seen:
+        """The model that has just been made; ProtocolError if the host does not list it."""
+        found = self.find(name, self.tags())
+        if found is None:
+            raise ProtocolError(
+                f"{self.spec.name}: '{name}' is not there, although the server reported success",
+                host=self.spec.name,
+                hint="look at the server's log; run again to try once more",
+            )
+        return found
+
+    # telling
+
+    def retrying(self, action: Action, work: Callable[[], Result]) -> Result:
+        """`work`, tried again as often as the action allows, each retry being told."""
+
+        def tell(number: int, wait_s: float, error: OllamaopsError) -> None:
+            self.emit(
+                Retrying(
+                    run_id=self.run_id,
+                    at=self.now(),
+                    host=self.spec.name,
+                    action_id=id_of(action),
+                    attempt=number,
+                    attempts=action.retries + 1,
+                    wait_s=wait_s,
+                    error=str(error),
+                )
+            )
+
+        return attempt(work, retries=action.retries, cancel=self.cancel, on_retry=tell)
+
+    def reporter(self, action: Action) -> Callable[[Progress], None]:
+        """A sink for a stream's lines that tells them as events of the action, layer by layer."""
+
+        def report(progress: Progress) -> None:
+            self.emit(
+                Progressed(
+                    run_id=self.run_id,
+                    at=self.now(),
+                    host=self.spec.name,
+                    action_id=id_of(action),
+                    status=progress.status,
+                    layer=progress.digest.removeprefix("sha256:")[:12],
+                    completed_bytes=progress.completed_bytes,
+                    total_bytes=progress.total_bytes,
+                )
+            )
+
+        return report
+
+    def warn(self, action: Action, message: str) -> None:
+        """Say something that does not stop the action."""
+        self.emit(
+            Noted(
+                run_id=self.run_id,
+                at=self.now(),
+                host=self.spec.name,
+                action_id=id_of(action),
+                level="warning",
+                message=message,
+            )
+        )
+
+    # memory
+
+    def remember(
+        self,
+        action: Action,
+        seen: Seen,
+        how: How,
+        fingerprint: str,
+        *,
+        base: str | None = None,
+        blobs: tuple[Digest, ...] = (),
+    ) -> None:
+        """File what came out, in one atomic write. A ledger that cannot be written costs the next run a look."""
+        self.touched.add(action.model)
+        if not fingerprint:
+            return
+        fact = Applied(
+            host=self.spec.memory_key,
+            model=action.model.key,
+            how=how,
+            fingerprint=fingerprint,
+            digest=seen.digest,
+            at=self.now(),
+            base=base,
+            weights=tuple(map(str, blobs)),
+        )
+        self._file(action, lambda: self.ledger.remember(fact))
+
+    def remember_push(self, action: Action, source: ModelName, digest: str) -> None:
+        """File that the model `source` with this tags digest was pushed to the action's name."""
+        key = self.spec.memory_key
+        self._file(action, lambda: self.ledger.remember_push(key, source.key, action.model.key, digest))
+
+    def doubt(self, names: Collection[ModelName]) -> None:
+        """Models that a look found to differ after all are looked into again by the next run; they stay ours."""
+        for fact in self.ledger.recall(self.spec.memory_key).values():
+            if ModelName.parse(fact.model) in names:
+                self.ledger.remember(replace(fact, fingerprint=""))
+
+    def forget(self, action: Action) -> None:
+        """Drop what is remembered of a model that has gone."""
+        self.touched.add(action.model)
+        self._file(action, lambda: self.ledger.forget(self.spec.memory_key, action.model.key))
+
+    def _file(self, action: Action, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except StateError as error:
+            self.warn(action, f"done, but not remembered: {error}")
+
+
+def read_tags(client: OllamaClient, cancel: CancelToken | None) -> dict[ModelName, Seen]:
+    """Every model that has a name requests can use, as one answer of `/api/tags` lists it."""
+    found: dict[ModelName, Seen] = {}
+    for model in client.tags(cancel=cancel):
+        with suppress(InvalidName):
+            name = ModelName.parse(model.name)
+            found[name] = Seen(name, model.digest.hex, model.size_bytes, model.modified_at)
+    return found

@@ -1,0 +1,133 @@
+"""One look at one host and the plan that follows from it: ask, gather, decide.
+
+Leaves what is asked to observe.py, what follows to plan/. The fact a reader would miss: what is found in sync is
+remembered on the way, so that the next run need not look into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ollamaops.apply.case import HostCase, Surroundings, desired_of
+from ollamaops.apply.handlers import short_digest
+from ollamaops.apply.observe import Eyes, Glance, learn, look, look_at_digests
+from ollamaops.apply.weights import with_headers
+from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
+from ollamaops.events import HostObserved, HostUnreached
+from ollamaops.names import ModelName
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.actions import HostPlan, UnreachedHost
+from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.guard import guard
+from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.planner import plan_host
+from ollamaops.plan.questions import PlanOptions, is_trusted
+
+
+def survey_host(case: HostCase, around: Surroundings) -> HostPlan | UnreachedHost:
+    """What one host needs, or why that is not known. Errors that are not about the host are raised."""
+    try:
+        client = around.open_client(case.spec)
+    except OllamaopsError as error:
+        return unreached(case, around, error)
+    with client:
+        return survey(case, client, around)
+
+
+def survey(
+    case: HostCase,
+    client: OllamaClient,
+    around: Surroundings,
+    *,
+    distrust: frozenset[ModelName] = frozenset(),
+    made: frozenset[ModelName] = frozenset(),
+) -> HostPlan | UnreachedHost:
+    """Look at one host and plan what it needs. `distrust` and `made` are those of PlanOptions.
+
+    StateError, WeightsError and Cancelled are raised: they say nothing about the host.
+    """
+    options = PlanOptions(
+        verify_weights=case.options.verify_weights,
+        ask_registry=case.options.ask_registry,
+        distrust=distrust,
+        made=made,
+    )
+    eyes = _eyes(case, client, around)
+    desired = desired_of(case)
+    try:
+        observed = look(eyes, desired, options)
+    except RemoteError as error:
+        return unreached(case, around, error)
+    _tell(case, client, around, observed)
+    desired = _with_headers(case, desired, observed, options)
+    plan = plan_host(desired, observed, options)
+    learn(eyes, desired, observed, plan, options=options, now=around.now())
+    return guard(plan, desired, observed, force=case.options.force) if case.options.guarded else plan
+
+
+def _with_headers(
+    case: HostCase, desired: DesiredHost, observed: ObservedHost, options: PlanOptions
+) -> DesiredHost:
+    """The headers of local weights are read when a model of theirs has to be compared or built."""
+    is_needed = any(model.weights and not is_trusted(model, observed, options) for model in desired.models)
+    return desired_of(replace(case, files=with_headers(case.files))) if is_needed else desired
+
+
+def find_changes(case: HostCase, plan: HostPlan, around: Surroundings) -> list[str] | UnreachedHost:
+    """Every fact that the plan relies on and that is no longer so, in words."""
+    try:
+        with around.open_client(case.spec) as client:
+            digests = look_at_digests(_glance(case, client, around))
+    except Cancelled:
+        raise
+    except OllamaopsError as error:
+        return unreached(case, around, error)
+    facts = dict.fromkeys(fact for action in plan.actions for fact in action.expects)
+    return [
+        f"'{fact.model}' on {plan.host} was {short_digest(fact.digest)}, "
+        f"now it is {short_digest(digests.get(fact.model))}"
+        for fact in facts
+        if digests.get(fact.model) != fact.digest
+    ]
+
+
+def unreached(case: HostCase, around: Surroundings, error: OllamaopsError) -> UnreachedHost:
+    """Tell of a host that does not answer."""
+    around.emit(
+        HostUnreached(
+            run_id=case.options.run_id,
+            at=around.now(),
+            host=case.spec.name,
+            error=str(error),
+            hint=error.hint,
+        )
+    )
+    return UnreachedHost(host=case.spec.name, error=str(error), hint=error.hint)
+
+
+def _tell(case: HostCase, client: OllamaClient, around: Surroundings, observed: ObservedHost) -> None:
+    around.emit(
+        HostObserved(
+            run_id=case.options.run_id,
+            at=around.now(),
+            host=case.spec.name,
+            version=observed.version,
+            models=len(observed.models),
+            requests=client.transport.requests_sent,
+        )
+    )
+
+
+def _glance(case: HostCase, client: OllamaClient, around: Surroundings) -> Glance:
+    return Glance(spec=case.spec, client=client, cancel=around.cancel)
+
+
+def _eyes(case: HostCase, client: OllamaClient, around: Surroundings) -> Eyes:
+    return Eyes(
+        spec=case.spec,
+        client=client,
+        ledger=around.ledger,
+        upstreams=around.upstreams,
+        cancel=around.cancel,
+        costs=case.options.costs and case.options.ask_registry,
+    )

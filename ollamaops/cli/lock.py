@@ -1,0 +1,166 @@
+"""`ollamaops lock`: write down, or check, what each pulled model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.errors import UsageError
+
+if TYPE_CHECKING:
+    from ollamaops.cli.context import Fleet
+    from ollamaops.names import NamePattern
+    from ollamaops.plan.locking import Finding, LockUpdate, Reference
+    from ollamaops.registry.lock import Lock
+
+
+@command_with_shared(
+    name="lock",
+    epilog="\b\nExamples:\n  ollamaops lock                        add what is new, remove what is gone\n"
+    "  ollamaops lock --update qwen3:32b     take what the registry has now\n"
+    "  ollamaops lock --check                in CI: exit 2 when the lock no longer fits",
+)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--update", is_flag=True, help="Ask for locked models again: for each MODEL, or for all.")
+@click.option("--check", is_flag=True, help="Compare the lock with manifest and registries; write nothing.")
+def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) -> int:
+    """Write ollamaops.lock: for every pulled model its registry manifest's digest and every layer.
+
+    Entries that are there stay as they are; entries that nobody declares go. Models with update: latest or never
+    are not locked. Exit 2 when --check finds that the lock does not fit, 3 when a registry could not be asked.
+    """
+    from ollamaops.cli.context import load_unlocked, lock_path, open_fleet, targets_of
+    from ollamaops.manifest.hosts import models_on
+    from ollamaops.plan.locking import held_by_lock, references_on
+    from ollamaops.registry.lock import Lock
+    from ollamaops.registry.lock_file import load_lock
+
+    _check_usage(shared, models, update=update, check=check)
+    path = lock_path(shared)
+    old = load_lock(path)
+    with open_fleet(shared, load_unlocked(shared, locked=True)) as fleet:
+        targets = targets_of(shared, fleet.manifest, fleet.hosts)
+        references = held_by_lock(
+            reference
+            for host in fleet.hosts
+            for reference in references_on(models_on(host, fleet.manifest), targets)
+        )
+        if check:
+            return _check(shared, fleet, path, old or Lock(), references)
+        return _write(
+            shared, fleet, path, old, references, _renewal(shared, models, references, update=update)
+        )
+
+
+def _check_usage(shared: Shared, models: Sequence[str], *, update: bool, check: bool) -> None:
+    if check and (update or models):
+        raise click.UsageError("--check writes nothing: it goes with neither --update nor MODEL")
+    if models and not update:
+        raise click.UsageError("MODEL goes with --update: ollamaops lock --update MODEL")
+    if shared.no_registry:
+        raise UsageError("lock has to ask registries", hint="leave out --no-registry")
+
+
+def _is_complete(shared: Shared) -> bool:
+    """Whether everything declared was looked at, so that all else is known to be undeclared."""
+    return not (shared.hosts or shared.selector or shared.targets)
+
+
+def _renewal(
+    shared: Shared, models: Sequence[str], references: Sequence[Reference], *, update: bool
+) -> Callable[[Reference], bool]:
+    """Which entries --update means; UsageError for a MODEL that matches nothing, unless --allow-no-match."""
+    from ollamaops.names import NamePattern
+
+    patterns = [NamePattern.parse(model) for model in models]
+    for pattern in patterns:
+        if not (shared.allow_no_match or any(_matches(pattern, reference) for reference in references)):
+            known = ", ".join(str(reference.ref) for reference in references)
+            raise UsageError(
+                f"--update {pattern} matches no locked model", hint=f"pulled here: {known or 'nothing'}"
+            )
+
+    return lambda reference: update and (not patterns or any(_matches(each, reference) for each in patterns))
+
+
+def _matches(pattern: NamePattern, reference: Reference) -> bool:
+    return pattern.matches(reference.ref) or pattern.matches(reference.model)
+
+
+def _write(
+    shared: Shared,
+    fleet: Fleet,
+    path: Path,
+    old: Lock | None,
+    references: Sequence[Reference],
+    renew: Callable[[Reference], bool],
+) -> int:
+    from ollamaops.apply.registries import ask_registries
+    from ollamaops.plan.locking import to_ask, update_lock
+    from ollamaops.registry.lock import Lock
+    from ollamaops.registry.lock_file import save_lock
+
+    lock = old or Lock()
+    asked = to_ask(lock, references, renew)
+    answers = ask_registries(fleet.upstreams, asked, jobs=shared.jobs or 8)
+    result = update_lock(lock, references, answers, complete=_is_complete(shared))
+    has_failed = any(step.state == "failed" for step in result.steps)
+    is_worth_a_file = old is not None or result.lock.entries or not has_failed
+    written = bool(is_worth_a_file) and save_lock(path, result.lock)
+    _show_update(shared, result, path, written=written)
+    return exits.PARTIAL if has_failed else exits.DONE
+
+
+def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Sequence[Reference]) -> int:
+    from ollamaops.apply.registries import ask_registries, inspect_layers
+    from ollamaops.plan.locking import check_lock
+
+    jobs = shared.jobs or 8
+    locked = [reference for reference in references if reference.ref in lock.entries]
+    answers = ask_registries(fleet.upstreams, locked, jobs=jobs)
+    layers = inspect_layers(fleet.upstreams, lock, locked, answers, jobs=jobs)
+    findings = check_lock(lock, references, answers, layers, complete=_is_complete(shared))
+    _show_check(shared, findings, path)
+    states = {finding.state for finding in findings}
+    return exits.worst(
+        exits.DONE,
+        exits.PARTIAL if "unknown" in states else exits.DONE,
+        exits.CHANGES if states - {"same", "unknown"} else exits.DONE,
+    )
+
+
+def _show_update(shared: Shared, result: LockUpdate, path: Path, *, written: bool) -> None:
+    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.report.lock_text import lock_update_to_json, render_lock_update
+
+    colour, width = colour_and_width(shared)
+    emit(
+        shared,
+        {
+            "text": lambda: render_lock_update(
+                result, str(path), written=written, colour=colour, width=width, verbose=shared.verbose > 0
+            ),
+            "json": lambda: lock_update_to_json(result, str(path), written=written),
+        },
+    )
+
+
+def _show_check(shared: Shared, findings: Sequence[Finding], path: Path) -> None:
+    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.report.lock_text import lock_check_to_json, render_lock_check
+
+    colour, width = colour_and_width(shared)
+    emit(
+        shared,
+        {
+            "text": lambda: render_lock_check(
+                findings, str(path), colour=colour, width=width, verbose=shared.verbose > 0
+            ),
+            "json": lambda: lock_check_to_json(findings, str(path)),
+        },
+    )

@@ -1,0 +1,67 @@
+"""`ollamaops outdated`: what registries have that is newer than the hosts' models."""
+
+from __future__ import annotations
+
+import click
+
+from ollamaops.cli import exits
+from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.errors import UsageError
+
+
+@command_with_shared(
+    name="outdated",
+    epilog="\b\nExamples:\n  ollamaops outdated\n  ollamaops outdated -l site=paris -v\n"
+    "  ollamaops outdated --detailed-exitcode -o json",
+)
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when something is outdated.")
+def command(shared: Shared, detailed_exitcode: bool) -> int:
+    """Show what changed upstream for every pulled model on every host, and of what kind. Pulls nothing.
+
+    Says which of weights, template, parameters, system prompt and licence changed, and how many bytes an update would
+    download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked.
+    """
+    from ollamaops.apply.freshness import Search, find_outdated
+    from ollamaops.cli.context import load, lock_path, open_fleet, targets_of
+    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.manifest.hosts import models_on
+    from ollamaops.plan.locking import references_on
+    from ollamaops.registry.lock import Lock
+    from ollamaops.registry.lock_file import load_lock
+    from ollamaops.report.outdated_text import outdated_to_json, render_outdated
+
+    if shared.no_registry:
+        raise UsageError("outdated has to ask registries", hint="leave out --no-registry")
+    with open_fleet(shared, load(shared)) as fleet:
+        targets = targets_of(shared, fleet.manifest, fleet.hosts)
+        wanted = {
+            host.name: [
+                reference
+                for reference in references_on(models_on(host, fleet.manifest), targets)
+                if reference.update != "never"
+            ]
+            for host in fleet.hosts
+        }
+        search = Search(
+            upstreams=fleet.upstreams,
+            lock=load_lock(lock_path(shared)) or Lock(),
+            cancel=fleet.cancel,
+            jobs=shared.jobs or 8,
+        )
+        hosts, unreached = find_outdated(search, wanted, fleet.hosts)
+    colour, width = colour_and_width(shared)
+    emit(
+        shared,
+        {
+            "text": lambda: render_outdated(
+                hosts, unreached, colour=colour, width=width, verbose=shared.verbose > 0
+            ),
+            "json": lambda: outdated_to_json(hosts, unreached),
+        },
+    )
+    states = {model.state for host in hosts for model in host.models}
+    return exits.worst(
+        exits.DONE,
+        exits.CHANGES if detailed_exitcode and "outdated" in states else exits.DONE,
+        exits.PARTIAL if unreached or "unknown" in states else exits.DONE,
+    )

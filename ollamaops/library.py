@@ -1,0 +1,78 @@
+"""Planning and applying as two calls, for programs that use ollamaops as a library.
+
+The command line does the same with more around it: sandboxes, a display of progress, signals.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ollamaops.apply.case import HostCase, Options, Surroundings
+from ollamaops.apply.upstream import Upstreams
+from ollamaops.apply.weights import digests_of
+from ollamaops.errors import RefusedError
+from ollamaops.events import Sink, discard
+from ollamaops.manifest.hosts import models_on
+from ollamaops.manifest.types import Manifest
+from ollamaops.ollama.cancel import CancelToken
+from ollamaops.plan.actions import Plan
+from ollamaops.plan.desired import local_files
+from ollamaops.plan.results import RunReport
+from ollamaops.reconcile import apply_hosts, build_cases, plan_hosts
+from ollamaops.registry.client import RegistryClient
+from ollamaops.state.ledger import Ledger
+
+
+def make_plan(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool = True, jobs: int = 8) -> Plan:
+    """What every host of the manifest needs; writes to no server. Hosts that do not answer are `plan.unreached`.
+
+    `state_dir` is where ollamaops remembers what it applied. Errors: WeightsError for local files, StateError.
+    """
+    options = Options(ask_registry=ask_registry, jobs=jobs)
+    with _prepared(manifest, state_dir, options, discard, CancelToken()) as (cases, around):
+        return plan_hosts(cases, around)
+
+
+def apply_plan(
+    plan: Plan,
+    manifest: Manifest,
+    *,
+    state_dir: Path | str,
+    on_event: Sink = discard,
+    cancel: CancelToken | None = None,
+    jobs: int = 8,
+) -> RunReport:
+    """Carry out a plan of `make_plan` for the same manifest and look again. RefusedError if a safety rule says no.
+
+    `on_event` is told everything that happens, from several threads; `cancel` ends the run from another thread.
+    """
+    if plan.refusals:
+        raise RefusedError(
+            "; ".join(refusal.message for refusal in plan.refusals), hint=plan.refusals[0].hint
+        )
+    with _prepared(manifest, state_dir, Options(jobs=jobs), on_event, cancel or CancelToken()) as (
+        cases,
+        around,
+    ):
+        return apply_hosts(plan, cases, around)
+
+
+@contextmanager
+def _prepared(
+    manifest: Manifest, state_dir: Path | str, options: Options, emit: Sink, cancel: CancelToken
+) -> Iterator[tuple[tuple[HostCase, ...], Surroundings]]:
+    ledger = Ledger(Path(state_dir))
+    specs = [spec for host in manifest.hosts for spec in models_on(host, manifest)]
+    files = digests_of(local_files(specs), ledger, cancel=cancel.is_set)
+    numbered = Options(ask_registry=options.ask_registry, jobs=options.jobs, run_id=uuid.uuid4().hex[:12])
+    upstreams = Upstreams(RegistryClient, cancel)
+    try:
+        yield (
+            build_cases(manifest, manifest.hosts, files, numbered),
+            Surroundings(ledger=ledger, upstreams=upstreams, emit=emit, cancel=cancel),
+        )
+    finally:
+        upstreams.close()

@@ -1,0 +1,154 @@
+"""Built models: what must be made again, and from which uploads.
+
+Decides by what this very plan does to the base, then by memory, then by a look inside (diff.py). The fact a reader
+would miss: a model cannot be judged while its base is missing, so the base is fetched and the look comes after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ollamaops.names import ModelName
+from ollamaops.plan.actions import Cost, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.copies import rename
+from ollamaops.plan.desired import DesiredModel, LocalBlob
+from ollamaops.plan.diff import compare_build, ignores_weights
+from ollamaops.plan.draft import Draft
+from ollamaops.plan.limits import unsupported
+from ollamaops.plan.questions import Because, is_trusted, place_of
+from ollamaops.plan.sources import ensure
+
+NOT_VERIFIED = "weights not verified: the server stores them rewritten, and only the header could be compared"
+
+
+def plan_build(draft: Draft, model: DesiredModel, recipe: Recipe) -> None:
+    """A built model has the weights of its base or files, and the base's values overlaid with the declared ones."""
+    place = place_of(model, draft.desired, draft.observed)
+    because = _reasons(draft, model, recipe, place)
+    if because is None:
+        return
+    if because:
+        _plan_create(draft, model, recipe, because)
+    elif place == model.name or not rename(draft, model):
+        draft.keep(model)
+
+
+def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName | None) -> Because | None:
+    """Why `model` must be made; None, with a note, when it has to wait for its base or cannot be judged."""
+    if place is None:
+        return draft.why(model.name, "missing")
+    if recipe.base in draft.replaced and not ignores_weights(model.spec.ignore):
+        return draft.why(model.name, "base", desired=str(recipe.base))
+    if is_trusted(model, draft.observed, draft.options):
+        memory = draft.recall(model.name)
+        if memory is not None and not memory.verified:
+            _note_unverified(draft, model)
+        return ()
+    return _look_inside(draft, model, recipe, place)
+
+
+def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName) -> Because | None:
+    there, own = draft.find(place), draft.observed.shown.get(place)
+    if there is not None and there.is_cloud:
+        return _judge_stub(draft, model)
+    if own is None:
+        return draft.why(model.name, "missing", observed="listed, but it cannot be shown")
+    base = draft.observed.shown.get(recipe.base) if recipe.base else None
+    comparison = compare_build(
+        draft.host,
+        model,
+        own,
+        base,
+        draft.features,
+        memory=draft.recall(place),
+        just_made=model.name in draft.options.made,
+    )
+    if comparison.differences:
+        return comparison.differences
+    if recipe.base is not None and base is None:
+        return _wait_for(draft, model, recipe.base)
+    if comparison.weights == "unverified":
+        if draft.options.verify_weights:
+            return draft.why(model.name, "weights", "weights", desired="verified", observed="not verified")
+        _note_unverified(draft, model)
+    return ()
+
+
+def _judge_stub(draft: Draft, model: DesiredModel) -> Because:
+    """Nobody can look into what runs on ollama.com, so memory alone counts, even right after it was made."""
+    if is_trusted(model, draft.observed, replace(draft.options, distrust=frozenset())):
+        return ()
+    return draft.why(model.name, "missing", observed="a cloud stub, and not known to be this one")
+
+
+def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | None:
+    """Nothing declared differs, but what is inherited cannot be compared."""
+    there = draft.find(base)
+    if there is not None and there.is_cloud:
+        return ()
+    if there is not None:
+        draft.doubt(
+            model.name,
+            f"cannot be compared with '{base}', which is listed but cannot be shown",
+            f"delete '{base}' if it is broken: it is then pulled or made again",
+        )
+    elif ensure(draft, base, model.name):
+        draft.note(model.name, f"compared with '{base}' as soon as that is there")
+    return None
+
+
+def _note_unverified(draft: Draft, model: DesiredModel) -> None:
+    draft.note(model.name, NOT_VERIFIED, "--verify-weights builds the model again from the declared file")
+
+
+def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Because) -> None:
+    if draft.find(model.name) is not None and model.spec.update == "never":
+        what = ", ".join(dict.fromkeys(reason.path or reason.kind for reason in because))
+        draft.give_up(
+            model.name,
+            f"not as declared ({what}), and update: never forbids replacing it",
+            "set update: missing, or declare what is there",
+        )
+        return
+    problem = unsupported(recipe, draft.features)
+    if problem:
+        what, hint = problem
+        draft.give_up(model.name, f"cannot be made by Ollama {draft.observed.version}: {what}", hint)
+        return
+    if recipe.base and not ensure(draft, recipe.base, model.name):
+        return
+    uploads = dict.fromkeys(_add_upload(draft, model, blob) for blob in model.blobs)
+    draft.add(
+        CreateModel(
+            host=draft.host,
+            model=model.name,
+            recipe=recipe,
+            because=because,
+            needs=(*draft.needs(recipe.base), *uploads),
+            expects=draft.expect(model.name, recipe.base),
+            fingerprint=model.fingerprint,
+            retries=model.spec.retries,
+        )
+    )
+
+
+def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:
+    """Plan to send a file, once for all models that need it; which of them it names does not depend on order."""
+    is_there = blob.digest in draft.observed.present_blobs
+    upload = UploadBlob(
+        host=draft.host,
+        model=model.name,
+        digest=blob.digest,
+        path=blob.path,
+        size_bytes=blob.size_bytes,
+        cost=Cost(
+            upload_bytes=0 if is_there else blob.size_bytes,
+            present_bytes=blob.size_bytes if is_there else 0,
+        ),
+        retries=model.spec.retries,
+    )
+    before = draft.actions.get(id_of(upload))
+    if isinstance(before, UploadBlob):
+        first = min(before, upload, key=lambda one: (one.model, one.path))
+        upload = replace(first, retries=max(before.retries, upload.retries))
+    return draft.add(upload)

@@ -1,0 +1,93 @@
+"""What is a copy of another model on the host: aliases, and renames without a download.
+
+The fact a reader would miss: an alias whose undeclared source is gone stays in sync as long as it is what we made.
+"""
+
+from __future__ import annotations
+
+from ollamaops.names import ModelName
+from ollamaops.plan.actions import CopyModel
+from ollamaops.plan.desired import DesiredModel
+from ollamaops.plan.draft import Draft
+from ollamaops.plan.questions import Because, meets_pin, remembered, tolerates_content
+from ollamaops.plan.sources import ensure
+
+
+def add_copy(
+    draft: Draft, model: DesiredModel, source: ModelName, because: Because, *, to: ModelName | None = None
+) -> None:
+    """Plan to make `model` (or `to`, which is then not remembered as ours) the same as `source`."""
+    name = to or model.name
+    draft.add(
+        CopyModel(
+            host=draft.host,
+            model=name,
+            source=source,
+            because=because,
+            needs=draft.needs(source),
+            expects=draft.expect(name, source),
+            fingerprint="" if to else model.fingerprint,
+            retries=model.spec.retries,
+        )
+    )
+
+
+def rename(draft: Draft, model: DesiredModel) -> bool:
+    """Plan to copy `model` from the name it had before; False when there is nothing to copy, or the wrong thing."""
+    former = model.spec.moved_from
+    before = draft.find(former)
+    if former is None or before is None or draft.leaves_alone(former):
+        return False
+    if model.spec.digest and not meets_pin(model, before, draft.observed):
+        return False
+    because = draft.why(model.name, "moved", desired=str(model.name), observed=str(former))
+    add_copy(draft, model, former, because)
+    return True
+
+
+def plan_copy(draft: Draft, model: DesiredModel, source: ModelName) -> None:
+    """An alias has the digest of its source."""
+    name, own = model.name, draft.find(model.name)
+    if draft.find(source) is None and source not in draft.changing and _is_settled(draft, model, source):
+        return
+    if not ensure(draft, source, name):
+        return
+    because = _reasons(draft, model, source)
+    if because is None:
+        draft.note(name, f"compared with '{source}' as soon as that is there")
+    elif not because:
+        draft.keep(model)
+    elif own is not None and model.spec.update == "never":
+        draft.give_up(name, "another model than its source, and update: never forbids replacing it")
+    else:
+        add_copy(draft, model, source, because)
+
+
+def _is_settled(draft: Draft, model: DesiredModel, source: ModelName) -> bool:
+    """Without its undeclared source an alias is what we remember to have made, or what it was under its old name."""
+    own = draft.find(model.name)
+    if draft.implicit(source) is None:
+        return False
+    if own is None:
+        return rename(draft, model)
+    if remembered(model, own, draft.observed):
+        draft.keep(model)
+        return True
+    return False
+
+
+def _reasons(draft: Draft, model: DesiredModel, source: ModelName) -> Because | None:
+    """Why the alias must be set; None while its source is on its way."""
+    own, origin = draft.find(model.name), draft.find(source)
+    if own is None:
+        return draft.why(model.name, "missing")
+    if tolerates_content(model.spec):
+        return ()
+    if source in draft.replaced:
+        return draft.why(model.name, "base", desired=str(source))
+    if origin is None:
+        return None
+    if own.digest == origin.digest:
+        return ()
+    wanted = f"{source} ({origin.digest[:12]})"
+    return draft.why(model.name, "alias", "digest", desired=wanted, observed=own.digest[:12])

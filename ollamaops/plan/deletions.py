@@ -1,0 +1,127 @@
+"""What goes: names that were renamed, what is declared absent, and what nobody declares.
+
+Decides which models are deleted, and after what. The fact a reader would miss: a declared removal stands by itself,
+but a former name and an undeclared model go only when everything else on the host has worked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ollamaops.manifest.types import AbsentSpec
+from ollamaops.names import ModelName
+from ollamaops.plan.actions import DeleteModel
+from ollamaops.plan.desired import DesiredModel
+from ollamaops.plan.draft import Draft
+from ollamaops.plan.observed import ObservedModel
+from ollamaops.plan.questions import Because
+
+
+def plan_moves(draft: Draft, models: Iterable[DesiredModel]) -> None:
+    """Remove the former name of everything that was renamed, once the new one stands."""
+    for model in models:
+        former = model.spec.moved_from
+        before = draft.find(former)
+        if former is None or before is None or former in draft.desired.needed or draft.leaves_alone(former):
+            continue
+        if _is_succeeded(draft, model, before):
+            because = draft.why(former, "moved", desired=str(model.name))
+            _add_delete(draft, former, because, proven=True, by=model.name)
+        elif draft.find(model.name) and not _is_absent(draft, former):
+            draft.note(
+                former,
+                f"moved_from: '{former}' and '{model.name}' are both there, and they differ",
+                f"delete one of them, or declare '{former}' with ensure: absent",
+            )
+
+
+def _is_succeeded(draft: Draft, model: DesiredModel, before: ObservedModel) -> bool:
+    """Whether the new name takes the former one's place: made from it in this plan, equal, or both ours and done."""
+    now = draft.find(model.name)
+    if now is None:
+        return model.name in draft.changing
+    if now.digest == before.digest:
+        return True
+    return model.name in draft.unchanged and _is_ours(draft, now) and _is_ours(draft, before)
+
+
+def _is_absent(draft: Draft, name: ModelName) -> bool:
+    return any(entry.pattern.matches(name) for entry in draft.desired.absent)
+
+
+def _is_ours(draft: Draft, model: ObservedModel) -> bool:
+    """Whether we made exactly this content."""
+    memory = draft.recall(model.name)
+    return memory is not None and memory.is_ours and memory.digest == model.digest
+
+
+def plan_absent(draft: Draft) -> None:
+    """Remove what is declared absent."""
+    needed = draft.desired.needed
+    for entry in draft.desired.absent:
+        for name in _deletable(draft):
+            if entry.pattern.matches(name) and name not in needed:
+                _add_delete(draft, name, draft.why(name, "unwanted"), proven=False)
+        _note_contradiction(draft, entry, needed)
+
+
+def _note_contradiction(draft: Draft, entry: AbsentSpec, needed: frozenset[ModelName]) -> None:
+    """A glob passes over what is needed; a name that is absent and needed cannot have been meant."""
+    name = ModelName.parse(entry.pattern.text) if entry.pattern.is_literal else None
+    if name is not None and name in needed:
+        draft.doubt(name, "declared absent, but needed by another entry", "take one of the two out")
+
+
+def plan_prune(draft: Draft) -> tuple[ModelName, ...]:
+    """Remove what is undeclared and in the scope of prune; returns what is undeclared and stays."""
+    if not draft.desired.complete:
+        return ()
+    claimed, unmanaged = draft.desired.claimed, []
+    for name in _deletable(draft):
+        if name in claimed:
+            continue
+        if _is_prunable(draft, name):
+            _add_delete(draft, name, draft.why(name, "undeclared"), proven=True)
+        else:
+            unmanaged.append(name)
+    return tuple(unmanaged)
+
+
+def _deletable(draft: Draft) -> list[ModelName]:
+    """What is there, may be looked at, and is not changed by this plan."""
+    names = sorted(draft.observed.models)
+    return [name for name in names if name not in draft.changing and not draft.leaves_alone(name)]
+
+
+def _is_prunable(draft: Draft, name: ModelName) -> bool:
+    """Whether prune covers the model. Cloud stubs are nobody's weights, and are never pruned."""
+    prune, model = draft.desired.policy.prune, draft.observed.models[name]
+    if prune is False or model.is_cloud:
+        return False
+    if prune == "owned":
+        memory = draft.recall(name)
+        return memory is not None and memory.is_ours
+    return any(pattern.matches(name) for pattern in prune)
+
+
+def _add_delete(
+    draft: Draft, name: ModelName, because: Because, *, proven: bool, by: ModelName | None = None
+) -> None:
+    """Delete `name`; `proven` deletions need everything else on the host to have worked."""
+    if draft.features.suffix_routing and name.source_suffix == "local":
+        draft.doubt(
+            name,
+            f"cannot be deleted: servers from 0.18.0 on would delete '{name.pull_name}' instead",
+            "remove its file below manifests/ on the server by hand",
+        )
+        return
+    others = (action_id for action_id, action in draft.actions.items() if not isinstance(action, DeleteModel))
+    draft.add(
+        DeleteModel(
+            host=draft.host,
+            model=name,
+            because=because,
+            needs=tuple(others) if proven else (),
+            expects=draft.expect(name, by),
+        )
+    )

@@ -1,0 +1,122 @@
+"""A HostPlan in the making: what has been decided so far, and what later decisions have to know of it.
+
+Decides nothing itself. The fact a reader would miss: `changing` and `replaced` differ. Asking a server to pull may
+turn out to change nothing, and then nothing that is made from the model has to be made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ollamaops.names import ModelName
+from ollamaops.ollama.version import Features
+from ollamaops.plan.actions import (
+    Action,
+    Difference,
+    Expectation,
+    HostPlan,
+    Kind,
+    Note,
+    PushModel,
+    UploadBlob,
+    id_of,
+)
+from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
+from ollamaops.plan.questions import Because, PlanOptions, is_left_alone
+
+
+@dataclass(slots=True)
+class Draft:
+    """The plan so far.
+
+    `changing` maps a model to the action that changes it, `replaced` are those that are there and surely become
+    something else, `unusable` those from which nothing can be made.
+    """
+
+    desired: DesiredHost
+    observed: ObservedHost
+    options: PlanOptions
+    actions: dict[str, Action] = field(default_factory=dict)
+    changing: dict[ModelName, str] = field(default_factory=dict)
+    replaced: set[ModelName] = field(default_factory=set)
+    unusable: set[ModelName] = field(default_factory=set)
+    unchanged: list[ModelName] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def host(self) -> str:
+        return self.desired.host
+
+    @property
+    def features(self) -> Features:
+        return self.observed.features
+
+    def find(self, name: ModelName | None) -> ObservedModel | None:
+        return self.observed.models.get(name) if name else None
+
+    def recall(self, name: ModelName) -> Memory | None:
+        return self.observed.memory.get(name)
+
+    def implicit(self, name: ModelName) -> DesiredModel | None:
+        """The base of that name that nobody declared."""
+        return next((model for model in self.desired.models if model.implicit and model.name == name), None)
+
+    def leaves_alone(self, name: ModelName) -> bool:
+        return is_left_alone(self.desired, name)
+
+    def expect(self, *names: ModelName | None) -> tuple[Expectation, ...]:
+        """What is seen now of these models, as facts that an action relies on."""
+        seen = ((name, self.find(name)) for name in names if name)
+        return tuple(Expectation(name, model.digest if model else None) for name, model in seen)
+
+    def needs(self, *names: ModelName | None) -> tuple[str, ...]:
+        """The actions that change these models."""
+        return tuple(self.changing[name] for name in dict.fromkeys(names) if name and name in self.changing)
+
+    def add(self, action: Action) -> str:
+        """Plan the action, in the place of one with the same id; returns the id."""
+        action_id = id_of(action)
+        self.actions[action_id] = action
+        if not isinstance(action, UploadBlob | PushModel):
+            self.changing[action.model] = action_id
+            if self.find(action.model) and not any(why.kind == "unknown" for why in action.because):
+                self.replaced.add(action.model)
+        return action_id
+
+    def why(
+        self, name: ModelName, kind: Kind, path: str = "", *, desired: str = "", observed: str = ""
+    ) -> Because:
+        """One reason for an action."""
+        found = Difference(
+            host=self.host, model=name, kind=kind, path=path, desired=desired, observed=observed
+        )
+        return (found,)
+
+    def keep(self, model: DesiredModel) -> None:
+        """The model is as declared."""
+        self.unchanged.append(model.name)
+
+    def note(self, name: ModelName, message: str, hint: str | None = None) -> None:
+        """Say something that changes nothing."""
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint))
+
+    def doubt(self, name: ModelName, message: str, hint: str | None = None) -> None:
+        """Nobody can say that `name` is as declared, or it may not be made so; the run is then not complete."""
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))
+
+    def give_up(self, name: ModelName, message: str, hint: str | None = None) -> None:
+        """As `doubt`, and nothing can be made from `name` either."""
+        self.unusable.add(name)
+        self.doubt(name, message, hint)
+
+    def finish(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
+        """The plan as a value."""
+        return HostPlan(
+            host=self.host,
+            actions=tuple(self.actions.values()),
+            unchanged=tuple(self.unchanged),
+            unmanaged=unmanaged,
+            notes=tuple(self.notes),
+            server_version=self.observed.version,
+        )

@@ -1,0 +1,264 @@
+"""What `ollamaops lock` did, and what `lock --check` found, as text and as JSON.
+
+Decides the words for each entry's state; what the states mean is plan/locking.py's. The fact a reader would miss:
+entries that stay as they are have a line only when `verbose`, so that a review sees what a pull request changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import assert_never
+
+from ollamaops.plan.codec import Json
+from ollamaops.plan.locking import Finding, FindingState, LockStep, LockUpdate, StepState
+from ollamaops.registry.documents import Layer, LayerChange
+from ollamaops.registry.lock import LockEntry
+from ollamaops.report.layer_words import call_kind, changes_to_json, layer_to_json, say_changes, say_layer
+from ollamaops.report.lines import Line, Mark, join_lines, render_lines
+from ollamaops.report.words import Paint, plural
+from ollamaops.units import format_size
+
+_STEP_MARKS: Mapping[StepState, Mark] = {
+    "added": "new",
+    "updated": "change",
+    "removed": "delete",
+    "failed": "trouble",
+    "kept": "same",
+}
+_FINDING_MARKS: Mapping[FindingState, Mark] = {
+    "same": "same",
+    "missing": "new",
+    "surplus": "delete",
+    "contradicted": "trouble",
+    "moved": "change",
+    "gone": "trouble",
+    "damaged": "trouble",
+    "unknown": "unknown",
+}
+
+
+def render_lock_update(
+    update: LockUpdate,
+    path: str,
+    *,
+    written: bool,
+    colour: bool = False,
+    width: int | None = None,
+    verbose: bool = False,
+) -> str:
+    """A line for each entry that changed or could not be asked for, and one that counts."""
+    paint = Paint(colour)
+    lines = [_step_line(step) for step in update.steps if verbose or step.state != "kept"]
+    end = "written" if written else "not changed"
+    last = paint("bold", f"{_count(step.state for step in update.steps)}; {path} {end}")
+    return join_lines([*render_lines(lines, paint, width), last])
+
+
+def _step_line(step: LockStep) -> Line:
+    return Line(mark=_STEP_MARKS[step.state], subject=str(step.ref), text=_say_step(step), hint=step.hint)
+
+
+def _say_step(step: LockStep) -> str:
+    match step.state:
+        case "added":
+            return f"locked at {_say_entry(step.after)}"
+        case "updated":
+            return f"updated: {say_move(step.before, step.after, step.changes)}"
+        case "removed":
+            return "removed, no longer declared"
+        case "kept":
+            return f"kept at {_say_entry(step.after)}"
+        case "failed":
+            rest = f"kept at {_say_entry(step.before)}" if step.before else "not locked"
+            return f"{rest}: {step.error}"
+        case _:
+            assert_never(step.state)
+
+
+def _say_entry(entry: LockEntry | None) -> str:
+    """`9bc19bc19bc1: 2.0 GB in 5 layers`"""
+    if entry is None:
+        return "nothing"
+    return f"{entry.digest.short}, {format_size(entry.size_bytes)} in {plural(len(entry.document.parts), 'layer')}"
+
+
+def say_move(before: LockEntry | None, after: LockEntry | None, changes: Sequence[LayerChange]) -> str:
+    """`aaa → bbb: weights 2.0 GB → 2.1 GB: 2.1 GB to download`"""
+    digests = " → ".join(entry.digest.short for entry in (before, after) if entry)
+    return f"{digests}: {say_content(changes)}"
+
+
+def say_content(changes: Sequence[LayerChange]) -> str:
+    """What changed, and the bytes of all that is new; or that the layers are the same."""
+    if not changes:
+        return "the layers are the same, only the registry manifest is written differently"
+    new = sum(change.download_bytes for change in changes)
+    return f"{say_changes(changes)}: {format_size(new) if new else 'nothing'} new"
+
+
+def _count(states: Iterable[str]) -> str:
+    """`3 added, 1 updated, 12 kept`"""
+    found = list(states)
+    counts = [f"{found.count(state)} {state}" for state in (*_STEP_MARKS, *_FINDING_MARKS) if state in found]
+    return ", ".join(counts) or "nothing to lock"
+
+
+def lock_update_to_json(update: LockUpdate, path: str, *, written: bool) -> dict[str, Json]:
+    """`lock_file`, `written`, and `models`: each with `model`, `state`, `before`, `after`, `changes`, `error`."""
+    return {
+        "format": "ollamaops-lock",
+        "version": 1,
+        "lock_file": path,
+        "written": written,
+        "models": [
+            {
+                "model": str(step.ref),
+                "state": step.state,
+                "before": _entry_to_json(step.before),
+                "after": _entry_to_json(step.after),
+                "changes": changes_to_json(step.changes),
+                "error": step.error or None,
+                "hint": step.hint,
+            }
+            for step in update.steps
+        ],
+    }
+
+
+def _entry_to_json(entry: LockEntry | None) -> Json:
+    if entry is None:
+        return None
+    return {"digest": str(entry.digest), "size_bytes": entry.size_bytes}
+
+
+# checks
+
+
+def render_lock_check(
+    findings: Sequence[Finding],
+    path: str,
+    *,
+    colour: bool = False,
+    width: int | None = None,
+    verbose: bool = False,
+) -> str:
+    """A line for each entry that is not as it should be, and one that counts."""
+    paint = Paint(colour)
+    lines = [_finding_line(finding) for finding in findings if verbose or finding.state != "same"]
+    last = paint("bold", f"{path}: {_count(finding.state for finding in findings)}")
+    return join_lines([*render_lines(lines, paint, width), last])
+
+
+def _finding_line(finding: Finding) -> Line:
+    text, hint = _say_finding(finding)
+    return Line(
+        mark=_FINDING_MARKS[finding.state],
+        subject=str(finding.ref),
+        text=text,
+        details=tuple(_details(finding)),
+        hint=finding.hint or hint,
+    )
+
+
+def _say_finding(finding: Finding) -> tuple[str, str | None]:
+    """What is wrong with an entry, and the way out."""
+    again = f"look at what changed, then: ollamaops lock --update {finding.ref}"
+    match finding.state:
+        case "same":
+            return f"locked at {_say_entry(finding.entry)}", None
+        case "missing":
+            return "declared, but not in the lock", "ollamaops lock"
+        case "surplus":
+            return "in the lock, but no longer declared", "ollamaops lock"
+        case "contradicted":
+            return (
+                f"locked at {_digest(finding)}, but the manifest pins {_short(finding.pin)}",
+                "ollamaops lock",
+            )
+        case "moved":
+            digests = f"{_digest(finding)} → {_short(finding.found)}"
+            return f"the registry has moved on: {digests}: {say_content(finding.changes)}", again
+        case "gone":
+            return f"the registry no longer has it: {finding.error}", "push it again, or choose another tag"
+        case "damaged":
+            return _say_damage(finding)
+        case "unknown":
+            return f"not known: {finding.error}", None
+        case _:
+            assert_never(finding.state)
+
+
+def _say_damage(finding: Finding) -> tuple[str, str]:
+    if finding.error:
+        return f"tampered with: {finding.error}", "do not pull it before you know who changed the registry"
+    if finding.flaws:
+        count = plural(len(finding.flaws), "layer")
+        return f"tampered with: the registry has {count} other than locked", "push the model again"
+    anew = f"ollamaops lock --update {finding.ref}"
+    return (
+        f"tampered with: {_digest(finding)} has other layers in the registry than in the lock",
+        f"restore the lock file from version control, or make the entry anew: {anew}",
+    )
+
+
+def _details(finding: Finding) -> Iterable[str]:
+    for locked, found in finding.forged:
+        yield _say_forged(locked, found)
+    for flaw in finding.flaws:
+        yield f"{say_layer(flaw.layer)}: {flaw.error}"
+
+
+def _say_forged(locked: Layer | None, found: Layer | None) -> str:
+    """`weights 9bc19bc19bc1: size 1 in the lock, 2019377376 in the registry`"""
+    if locked is None or found is None:
+        known = locked or found
+        return f"{say_layer(known) if known else ''}: only in the {'lock' if locked else 'registry'}"
+    values = (
+        ("digest", locked.digest.short, found.digest.short),
+        ("size", str(locked.size_bytes), str(found.size_bytes)),
+        ("media type", locked.media_type, found.media_type),
+        ("name", locked.name, found.name),
+        ("from", locked.from_, found.from_),
+    )
+    said = [
+        f"{what} {ours} in the lock, {theirs} in the registry"
+        for what, ours, theirs in values
+        if ours != theirs
+    ]
+    return f"{call_kind(locked.kind)} {locked.digest.short}: {'; '.join(said)}"
+
+
+def _digest(finding: Finding) -> str:
+    return finding.entry.digest.short if finding.entry else ""
+
+
+def _short(digest: object) -> str:
+    return str(digest).removeprefix("sha256:")[:12]
+
+
+def lock_check_to_json(findings: Sequence[Finding], path: str) -> dict[str, Json]:
+    """`lock_file` and `models`: each with `model`, `state`, digests, `changes`, `forged`, `flaws` and `error`."""
+    return {
+        "format": "ollamaops-lock-check",
+        "version": 1,
+        "lock_file": path,
+        "models": [_finding_to_json(finding) for finding in findings],
+    }
+
+
+def _finding_to_json(finding: Finding) -> Json:
+    return {
+        "model": str(finding.ref),
+        "state": finding.state,
+        "locked": _entry_to_json(finding.entry),
+        "registry_digest": str(finding.found) if finding.found else None,
+        "manifest_pin": str(finding.pin) if finding.pin else None,
+        "changes": changes_to_json(finding.changes),
+        "forged": [
+            {"locked": layer_to_json(locked), "registry": layer_to_json(found)}
+            for locked, found in finding.forged
+        ],
+        "flaws": [{"layer": layer_to_json(flaw.layer), "error": flaw.error} for flaw in finding.flaws],
+        "error": finding.error or None,
+        "hint": finding.hint,
+    }

@@ -1,0 +1,48 @@
+"""How runs and plans add up."""
+
+from __future__ import annotations
+
+from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
+from ollamaops.names import ModelName
+from ollamaops.plan.actions import DeleteModel, HostPlan, Note, Plan, Refusal
+from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
+
+DELETE = DeleteModel(host="h", model=ModelName.parse("a"))
+OUTCOMES = (
+    Succeeded(),
+    Succeeded(changed=False),
+    Failed(error="e"),
+    Skipped(because="b"),
+    Refused(because="b"),
+    Interrupted(),
+)
+
+
+def test_outcomes_are_counted_by_kind_and_absent_kinds_are_zero() -> None:
+    results = tuple(ActionResult(action=DELETE, outcome=outcome) for outcome in OUTCOMES)
+    expected = {"succeeded": 2, "failed": 1, "skipped": 1, "refused": 1, "interrupted": 1}
+    assert count_outcomes(results) == expected
+    assert count_outcomes(()) == dict.fromkeys(expected, 0)
+
+
+def test_a_run_lists_the_results_of_all_hosts_in_order() -> None:
+    one, other = (ActionResult(action=DELETE, outcome=outcome) for outcome in OUTCOMES[:2])
+    hosts = (
+        HostReport(host="a", plan=HostPlan(host="a"), results=(one,)),
+        HostReport(host="b", plan=HostPlan(host="b"), results=(other, one)),
+    )
+    assert RunReport(run_id="r", plan=Plan(hosts=()), hosts=hosts).results == (one, other, one)
+
+
+def test_a_plan_sums_up_its_hosts() -> None:
+    said = Refusal(rule="protect", host="a", message="m", hint="h")
+    open_note, note = (Note(host="b", message="m", unresolved=unresolved) for unresolved in (True, False))
+    plan = Plan(
+        hosts=(
+            HostPlan(host="a", actions=(DELETE,), refusals=(said,)),
+            HostPlan(host="b", actions=(DELETE,), notes=(note, open_note)),
+        )
+    )
+    assert plan.actions == (DELETE, DELETE)
+    assert plan.refusals == (said,)
+    assert plan.unresolved == (open_note,)
