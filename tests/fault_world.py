@@ -10,11 +10,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
@@ -41,20 +39,21 @@ from ollamaops.state.ledger import Ledger
 
 WEIGHTS = Path(__file__).parent / "contract" / "weights"
 BASE = "llama3.2:1b"
-# what is on every host before the engine comes: name → what it is made from and its system prompt
+# what is on every host before the engine comes: name → what it is made from, and its system prompt (None: a copy)
 BEFORE = {
-    "theirs": (BASE, "somebody else's"),
+    "theirs:latest": (BASE, "somebody else's"),
     "keep:golden": (BASE, "do not touch"),
-    "bot": (BASE, "the old words"),
-    "alias": ("theirs", None),
-    "old-bot": (BASE, "not wanted any more"),
+    "bot:latest": (BASE, "the old words"),
+    "alias:latest": ("theirs", None),
+    "old-bot:latest": (BASE, "not wanted any more"),
 }
-BYSTANDERS = (BASE, "theirs", "keep:golden")
-PATIENT = TimeLimits(connect_s=10, idle_s=10, stall_s=10, quiet_s=10)
-HASTY = TimeLimits(connect_s=2, idle_s=0.3, stall_s=0.3, quiet_s=0.3)
+# nobody declares a change of these: the base, an unmanaged model, a protected one
+BYSTANDERS = (BASE, "theirs:latest", "keep:golden")
+PATIENT = TimeLimits(connect_s=20, idle_s=20, stall_s=20, quiet_s=20)
+HASTY = TimeLimits(connect_s=20, idle_s=0.4, stall_s=0.4, quiet_s=0.4)
 _TIMEOUT_S = 30
 # how much faster than real time the engine waits between two attempts
-_HURRY = 50
+_HURRY = 25
 
 
 class FastClock(CancelToken):
@@ -88,8 +87,8 @@ class Run:
         return exits.code_of_run(self.report)
 
     @property
-    def said(self) -> str:
-        """Every failure of the run in the words of the report, a line each."""
+    def said(self) -> list[str]:
+        """Every failure of the run in the words of the report, without the host's name."""
         results = self.report.results if self.report else ()
         hosts = self.report.hosts if self.report else ()
         unreached = [*self.plan.unreached, *(host.unreached for host in hosts if host.unreached)]
@@ -97,21 +96,26 @@ class Run:
         lines += [result.outcome.because for result in results if isinstance(result.outcome, Refused)]
         lines += [each.error for each in unreached]
         lines += [note.message for host in self.plan.hosts for note in host.notes if note.unresolved]
-        return "\n".join(lines)
+        return [line.removeprefix("gpu-1: ") for line in lines]
 
     @property
-    def retries(self) -> int:
-        """How many attempts of actions failed and were tried again."""
-        return sum(isinstance(event, Retrying) for event in self.events)
+    def outcomes(self) -> dict[str, str]:
+        """How each action ended, by its id without the host: `{"create/bot:latest": "Succeeded"}`."""
+        results = self.report.results if self.report else ()
+        return {
+            id_of(result.action).partition("/")[2]: type(result.outcome).__name__ for result in results
+        }
+
+    @property
+    def retries(self) -> list[str]:
+        """The errors after which an action was tried again."""
+        return [event.error for event in self.events if isinstance(event, Retrying)]
 
     def assert_every_action_has_one_outcome(self) -> None:
-        """Also in the events: each action of the plan that began has ended, and none twice in one round."""
-        if self.report is None:
-            return
-        for host in self.report.hosts:
+        """Each action of the plan, in its order; and in the events, what began has ended."""
+        for host in self.report.hosts if self.report else ():
             wanted = [id_of(action) for action in host.plan.actions]
-            got = [id_of(result.action) for result in host.results]
-            assert got[: len(wanted)] == wanted
+            assert [id_of(result.action) for result in host.results][: len(wanted)] == wanted
         began = [event.action_id for event in self.events if isinstance(event, ActionStarted)]
         ended = [event.action_id for event in self.events if isinstance(event, ActionEnded)]
         assert sorted(began) == sorted(ended)
@@ -119,15 +123,14 @@ class Run:
 
 @dataclass
 class World:
-    """One host and one manifest."""
+    """One host and one manifest. `limits` are the engine's, `asks_registry` False is `--no-registry`."""
 
     sandbox: Sandbox
     script: FaultScript
     folder: Path
     manifest: Manifest
-    limits: TimeLimits = PATIENT
-    asks_registry: bool = True
-    lost_by_others: set[str] = field(default_factory=set)
+    limits: TimeLimits
+    asks_registry: bool
 
     def arm(self, faults: str) -> None:
         """From now on, these faults."""
@@ -148,34 +151,36 @@ class World:
         events: list[Event] = []
         with self._around(emit=events.append) as (around, cases, clock):
             plan = plan_hosts(cases, around)
-            wanted = plan.actions and not plan.refusals
-            report = apply_hosts(plan, cases, around) if wanted else None
+            report = apply_hosts(plan, cases, around) if plan.actions and not plan.refusals else None
             return Run(plan, report, tuple(events), tuple(clock.waits))
 
     @contextmanager
     def _around(
         self, *, remembers: bool = True, emit: Callable[[Event], None] = lambda _: None
     ) -> Iterator[tuple[Surroundings, tuple[HostCase, ...], FastClock]]:
-        specs = self.manifest.models
-        options = Options(ask_registry=self.asks_registry)
-        files = digests_of(local_files(specs))
         hosts = tuple(
             replace(host, url=self.sandbox.url, identity="store", stall_s=self.limits.stall_s)
             for host in self.manifest.hosts
         )
-        endpoints = {"registry.ollama.ai": self.sandbox.url}  # which has no registry, and no network behind it
-        upstreams = Upstreams(lambda: RegistryClient(endpoints=endpoints, timeout_s=5))
+        files = digests_of(local_files(self.manifest.models))
+        cases = build_cases(self.manifest, hosts, files, Options(ask_registry=self.asks_registry))
         clock = FastClock()
+        endpoints = {"registry.ollama.ai": self.sandbox.url}  # no registry, but it answers without a network
+        upstreams = Upstreams(lambda: RegistryClient(endpoints=endpoints, timeout_s=5), clock)
         with tempfile.TemporaryDirectory(dir=self.folder) as empty:
-            around = Surroundings(
-                ledger=Ledger(self.folder / "state" if remembers else Path(empty)),
-                upstreams=upstreams,
-                emit=emit,
-                cancel=clock,
-                open_client=self._open_client,
-            )
+            ledger = Ledger(self.folder / "state" if remembers else Path(empty))
             try:
-                yield around, build_cases(self.manifest, hosts, files, options), clock
+                yield (
+                    Surroundings(
+                        ledger=ledger,
+                        upstreams=upstreams,
+                        emit=emit,
+                        cancel=clock,
+                        open_client=self._open_client,
+                    ),
+                    cases,
+                    clock,
+                )
             finally:
                 upstreams.close()
 
@@ -185,77 +190,75 @@ class World:
     # what is there
 
     def digests(self) -> dict[str, str]:
-        """The manifest digest of every model of the store, read from the disk: no fault can hide anything."""
+        """The digest of every model's manifest, read from the disk, where no fault can hide anything."""
         root = self.sandbox.store.manifests
-        found = (path for path in root.glob("*/*/*/*") if path.is_file())
         return {
-            ModelName.parse("/".join(path.relative_to(root).parts[:3]) + f":{path.name}").display: hashlib.sha256(
-                path.read_bytes()
-            ).hexdigest()
-            for path in found
+            ModelName.parse(
+                f"{'/'.join(path.relative_to(root).parts[:-1])}:{path.name}"
+            ).display: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self._manifests()
         }
 
     def assert_the_store_is_whole(self) -> None:
         """Every manifest is readable, has weights, and all of its blobs are there with the right content."""
-        root = self.sandbox.store.manifests
-        for path in (path for path in root.glob("*/*/*/*") if path.is_file()):
+        for path in self._manifests():
             manifest = json.loads(path.read_text())
             kinds = [layer["mediaType"].rpartition(".")[2] for layer in manifest["layers"]]
-            assert "model" in kinds, f"{path.name} has no weights"
+            assert "model" in kinds, f"{path} has no weights"
             for layer in (manifest["config"], *manifest["layers"]):
                 blob = self.sandbox.store.blob_path(layer["digest"])
-                assert hashlib.sha256(blob.read_bytes()).hexdigest() == layer["digest"][7:], blob.name
+                assert hashlib.sha256(blob.read_bytes()).hexdigest() == layer["digest"][7:]
+
+    def _manifests(self) -> Iterator[Path]:
+        return (path for path in self.sandbox.store.manifests.glob("*/*/*/*") if path.is_file())
 
 
-@contextmanager
-def a_world(
-    version: str, models: str, folder: Path, *, limits: TimeLimits = PATIENT, asks_registry: bool = True
-) -> Iterator[World]:
-    """A host of that version with the models of BEFORE, and a manifest whose `models:` are given as YAML."""
-    shutil.copytree(_store_of(version), folder / "store")
-    manifest = folder / "ollamaops.yaml"
-    manifest.write_text(
-        "hosts: {gpu-1: {url: http://127.0.0.1:1}}\n"
-        'policy: {protect: ["*:golden"]}\n'
-        "defaults: {model: {retries: 2}}\n"
-        f"models:\n  - {BASE}\n{models}\n"
-    )
-    for weights in ("tiny-f16.gguf", "tiny-a.gguf"):
-        shutil.copy(WEIGHTS / weights, folder)
-    script = FaultScript(())
-    with Sandbox(folder / "store", as_version=version, faults=with_faults(script)) as sandbox:
-        loaded = load_manifest([manifest])
-        yield World(sandbox, script, folder, loaded, limits, asks_registry)
+class Shelf:
+    """Stores with the models of BEFORE, one per version, made when first asked for and never changed."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
-@cache
-def _filled() -> tuple[tempfile.TemporaryDirectory[str], dict[str, Path], threading.Lock]:
-    return tempfile.TemporaryDirectory(prefix="ollamaops-worlds-"), {}, threading.Lock()
-
-
-def _store_of(version: str) -> Path:
-    """A store of that version with the models of BEFORE; made once per process."""
-    root, known, lock = _filled()
-    with lock:
-        if version not in known:
-            folder = Path(root.name) / version
-            with Sandbox(folder, as_version=version) as sandbox:
+    def store_of(self, version: str) -> Path:
+        """The folder to copy."""
+        store = self._folder / version
+        if not store.exists():
+            with Sandbox(store, as_version=version) as sandbox:
                 _fill(sandbox.url)
-            known[version] = folder
-        return known[version]
+        return store
+
+    @contextmanager
+    def a_world(
+        self, version: str, models: str, *, limits: TimeLimits = PATIENT, asks_registry: bool = True
+    ) -> Iterator[World]:
+        """A host of that version with the models of BEFORE; the manifest declares BASE and `models` (YAML)."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+            folder = Path(name)
+            shutil.copytree(self.store_of(version), folder / "store")
+            shutil.copy(WEIGHTS / "tiny-f16.gguf", folder)
+            manifest = folder / "ollamaops.yaml"
+            manifest.write_text(
+                "hosts: {gpu-1: {url: http://127.0.0.1:1}}\n"
+                "policy: {protect: ['*:golden']}\n"
+                "defaults: {model: {retries: 2}}\n"
+                f"models:\n- {BASE}\n{models}\n"
+            )
+            script = FaultScript(())
+            with Sandbox(folder / "store", as_version=version, faults=with_faults(script)) as sandbox:
+                yield World(sandbox, script, folder, load_manifest([manifest]), limits, asks_registry)
 
 
 def _fill(url: str) -> None:
-    _ask("pull", url, {"model": BASE, "stream": False})
+    ask(url, "pull", {"model": BASE, "stream": False})
     for name, (source, system) in BEFORE.items():
         if system is None:
-            _ask("copy", url, {"source": source, "destination": name})
+            ask(url, "copy", {"source": source, "destination": name})
             continue
-        modelfile = f"FROM {source}\nSYSTEM {system}"
+        modelfile = f"FROM {source}\nSYSTEM {system}"  # for servers up to 0.5.4, which read nothing else
         body = {"model": name, "from": source, "system": system, "modelfile": modelfile, "stream": False}
-        _ask("create", url, body)
+        ask(url, "create", body)
 
 
-def _ask(endpoint: str, url: str, body: Mapping[str, object]) -> None:
-    answer = requests.post(f"{url}/api/{endpoint}", json=body, timeout=_TIMEOUT_S)
-    answer.raise_for_status()
+def ask(url: str, endpoint: str, body: Mapping[str, object]) -> None:
+    """Do something as another client of the server would."""
+    requests.post(f"{url}/api/{endpoint}", json=body, timeout=_TIMEOUT_S).raise_for_status()

@@ -77,7 +77,8 @@ def parse_remote(text: str) -> RemoteRef:
     ref = RemoteRef(text)
     if ref.scheme not in SCHEMES:
         raise InvalidValue(
-            f"'{ref.scheme}://' is no place to fetch weights from", hint="use https://, http://, hf:// or s3://"
+            f"'{ref.scheme}://' is no place to fetch weights from",
+            hint="use https://, http://, hf:// or s3://",
         )
     try:
         parts = urlsplit(text)
@@ -87,10 +88,13 @@ def parse_remote(text: str) -> RemoteRef:
     if not host or any(character.isspace() or not character.isprintable() for character in text):
         raise InvalidValue("the address cannot be read", hint="write it like https://host/folder/file.gguf")
     if "@" in parts.netloc:
-        raise InvalidValue("an address with a user or password in it", hint="take them out: they would be shown")
+        raise InvalidValue(
+            "an address with a user or password in it", hint="take them out: they would be shown"
+        )
     if parts.query or parts.fragment:
         raise InvalidValue(
-            "an address with '?' or '#' in it", hint="take out what follows: it may be a secret, and would be shown"
+            "an address with '?' or '#' in it",
+            hint="take out what follows: it may be a secret, and would be shown",
         )
     if not ref.name:
         raise InvalidValue("the address names no file", hint="end it with the file's name")
