@@ -17,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ollamaops.about import __version__ as __version__
+
 if TYPE_CHECKING:
     from ollamaops.errors import OllamaopsError
     from ollamaops.library import apply_plan, make_plan

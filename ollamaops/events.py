@@ -134,14 +134,7 @@ class Noted(Stamp):
 
 
 Event = (
-    HostObserved
-    | HostUnreached
-    | ActionStarted
-    | Progressed
-    | Retrying
-    | ActionEnded
-    | RoundEnded
-    | Noted
+    HostObserved | HostUnreached | ActionStarted | Progressed | Retrying | ActionEnded | RoundEnded | Noted
 )
 Sink = Callable[[Event], None]
 

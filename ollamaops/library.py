@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ollamaops.apply.case import HostCase, Options, Surroundings
+from ollamaops.apply.elsewhere import Elsewhere
+from ollamaops.apply.holding import holding_hosts
+from ollamaops.apply.recording import recorded
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.apply.weights import digests_of
 from ollamaops.errors import RefusedError
@@ -23,6 +26,7 @@ from ollamaops.plan.desired import local_files
 from ollamaops.plan.results import RunReport
 from ollamaops.reconcile import apply_hosts, build_cases, plan_hosts
 from ollamaops.registry.client import RegistryClient
+from ollamaops.report.run_text import is_as_declared
 from ollamaops.state.ledger import Ledger
 
 
@@ -45,7 +49,9 @@ def apply_plan(
     cancel: CancelToken | None = None,
     jobs: int = 8,
 ) -> RunReport:
-    """Carry out a plan of `make_plan` for the same manifest and look again. RefusedError if a safety rule says no.
+    """Carry out a plan of `make_plan` for the same manifest and look again.
+
+    RefusedError if a safety rule says no, or another run has one of the hosts.
 
     `on_event` is told everything that happens, from several threads; `cancel` ends the run from another thread.
     """
@@ -57,7 +63,15 @@ def apply_plan(
         cases,
         around,
     ):
-        return apply_hosts(plan, cases, around)
+        specs = [case.spec for case in cases]
+        run_id = cases[0].options.run_id if cases else ""
+        with (
+            holding_hosts(specs, Path(state_dir), around, run_id=run_id),
+            recorded(plan, cases, around, command="apply_plan", folder=manifest.root) as recorder,
+        ):
+            report = apply_hosts(plan, cases, recorder.around)
+            recorder.finish(report, 0 if all(map(is_as_declared, report.hosts)) else 3)
+        return report
 
 
 @contextmanager
@@ -66,13 +80,10 @@ def _prepared(
 ) -> Iterator[tuple[tuple[HostCase, ...], Surroundings]]:
     ledger = Ledger(Path(state_dir))
     specs = [spec for host in manifest.hosts for spec in models_on(host, manifest)]
-    files = digests_of(local_files(specs), ledger, cancel=cancel.is_set)
     numbered = Options(ask_registry=options.ask_registry, jobs=options.jobs, run_id=uuid.uuid4().hex[:12])
-    upstreams = Upstreams(RegistryClient, cancel)
-    try:
+    with closing(Elsewhere()) as elsewhere, closing(Upstreams(RegistryClient, cancel)) as upstreams:
+        files = digests_of(local_files(specs), ledger, elsewhere=elsewhere, cancel=cancel.is_set)
         yield (
             build_cases(manifest, manifest.hosts, files, numbered),
-            Surroundings(ledger=ledger, upstreams=upstreams, emit=emit, cancel=cancel),
+            Surroundings(ledger=ledger, upstreams=upstreams, elsewhere=elsewhere, emit=emit, cancel=cancel),
         )
-    finally:
-        upstreams.close()

@@ -20,12 +20,16 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 DEFAULT_SCHEME = "https"
+NEXT, PREVIOUS = "-ollamaops-next", "-ollamaops-previous"  # tags of ours beside a model's own
+LEDGER_MODEL = "ollamaops-ledger"  # ours on every host: what is remembered of it there
 
 SourceSuffix = Literal["none", "local", "cloud"]
 
 _NAME_HINT = "write it like llama3.2:3b, me/model:tag or host/namespace/model:tag"
 _DIGEST_HINT = "Ollama cannot address a model by digest; pin it with digest: beside the name"
 _PATTERN_HINT = "write it like scratch/*, old-bot:* or *:golden"
+_ASIDE = re.compile(rf"(?:{NEXT}|{PREVIOUS}(?:-[0-9]{{1,2}})?)\Z", re.IGNORECASE)
+_MOST_OF_TAG = 80
 # part → (most characters, what the characters after the first may be); Ollama's types/model/name.go
 _PARTS = {
     "host": (350, re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")),
@@ -100,6 +104,24 @@ class ModelName:
         if tag == "local":
             return "local"
         return "cloud" if tag == "cloud" or tag.endswith("-cloud") else "none"
+
+    @property
+    def is_ledger(self) -> bool:
+        """Whether the name is reserved for what we remember of a host: `ollamaops-ledger` with any tag."""
+        return self.is_default_registry and self.repository.lower() == f"{DEFAULT_NAMESPACE}/{LEDGER_MODEL}"
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether the name is reserved for a version of a model that is not the current one; never a model's own."""
+        return _ASIDE.search(self.tag) is not None
+
+    def aside(self, suffix: str) -> ModelName:
+        """The reserved name with that suffix (NEXT, PREVIOUS, PREVIOUS and `-2`); valid, and this model's alone."""
+        kept = self.tag
+        if len(kept) + len(suffix) > _MOST_OF_TAG:
+            own = hashlib.sha256(kept.lower().encode()).hexdigest()[:8]
+            kept = f"{kept[: _MOST_OF_TAG - len(suffix) - len(own) - 1]}-{own}"
+        return replace(self, tag=kept + suffix)
 
     @property
     def base(self) -> ModelName:

@@ -1,28 +1,29 @@
 """One cycle: observe, plan, guard, apply, observe again. Reads as a table of contents.
 
 `plan_hosts` and `apply_hosts` run one function per host, of picklable values, through an executor; what they run is
-in apply/survey.py and apply/rounds.py. Nothing here knows the command line; nothing here makes words for people.
+in apply/survey.py and apply/rounds.py. Nothing here knows the command line; nothing here makes words for people. What
+only carries out is imported when it is needed, so that a plan starts quickly.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ollamaops.apply.case import HostCase, Options, Surroundings, desired_of
-from ollamaops.apply.rounds import reconcile_host
-from ollamaops.apply.survey import find_changes, survey_host
-from ollamaops.errors import RefusedError
+from ollamaops.apply.survey import find_changes, judge_again, survey_host
+from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError
+from ollamaops.files.remote import Location
 from ollamaops.manifest.hosts import absent_on, models_on
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import HostPlan, Plan, UnreachedHost
 from ollamaops.plan.observed import FileInfo
-from ollamaops.plan.results import RunReport
+
+if TYPE_CHECKING:
+    from ollamaops.plan.results import RunReport
 
 __all__ = [
     "HostCase",
@@ -33,7 +34,8 @@ __all__ = [
     "check_facts",
     "desired_of",
     "plan_hosts",
-    "reconcile_host",
+    "plan_rollbacks",
+    "release_hosts",
 ]
 
 Job = TypeVar("Job")
@@ -41,7 +43,7 @@ Result = TypeVar("Result")
 
 
 def build_cases(
-    manifest: Manifest, hosts: Sequence[HostSpec], files: Mapping[Path, FileInfo], options: Options
+    manifest: Manifest, hosts: Sequence[HostSpec], files: Mapping[Location, FileInfo], options: Options
 ) -> tuple[HostCase, ...]:
     """One case per host. A model is pushed by the first of `hosts` that has it."""
     pushed: set[ModelName] = set()
@@ -59,6 +61,7 @@ def build_cases(
                 pushes=mine,
                 files=files,
                 options=options,
+                state=manifest.state,
             )
         )
     return tuple(cases)
@@ -77,13 +80,18 @@ def apply_hosts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     """Carry out `plan` and look again, host by host, in parallel. A refused plan must not be given here.
 
     A plan that was saved (it says what it was made from) is carried out exactly; any other is followed by rounds
-    of mending.
+    of mending. RefusedError when another run has the lock of a host that keeps its own ledger.
     """
+    from ollamaops.apply.holding import holding_ledgers
+    from ollamaops.apply.rounds import reconcile_host
+    from ollamaops.plan.results import RunReport
+
     began = time.monotonic()
     plans = {host.host: host for host in plan.hosts}
     jobs = [(case, plans[case.spec.name]) for case in cases if case.spec.name in plans]
     exact = bool(plan.made_from)
-    reports = _for_each(cases, jobs, lambda job: reconcile_host(*job, around, exact=exact))
+    with holding_ledgers([case for case, host in jobs if _may_write(case, host)], around) as holding:
+        reports = _for_each(cases, jobs, lambda job: reconcile_host(*job, holding, exact=exact))
     return RunReport(
         run_id=cases[0].options.run_id if cases else "",
         plan=plan,
@@ -93,10 +101,45 @@ def apply_hosts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     )
 
 
+def _may_write(case: HostCase, plan: HostPlan) -> bool:
+    return bool(plan.actions or plan.leftovers or case.options.release)
+
+
+def plan_rollbacks(cases: Sequence[HostCase], around: Surroundings, version: int) -> Plan:
+    """What rolling the targets back by `version` versions takes on all hosts; it is carried out exactly."""
+    from ollamaops.apply.rollback import survey_rollback
+
+    found = _for_each(cases, cases, lambda case: survey_rollback(case, around, version))
+    return Plan(
+        hosts=tuple(each for each in found if isinstance(each, HostPlan)),
+        unreached=tuple(each for each in found if isinstance(each, UnreachedHost)),
+        made_from={"rollback": str(version)},
+    )
+
+
+def release_hosts(
+    cases: Sequence[HostCase], around: Surroundings
+) -> tuple[dict[str, tuple[ModelName, ...]], dict[str, OllamaopsError]]:
+    """Let go of what was rolled back: host → the models that were held, and host → why it could not be done."""
+    from ollamaops.apply.holding import holding_ledgers
+    from ollamaops.apply.rollback import release_host
+
+    released: dict[str, tuple[ModelName, ...]] = {}
+    failed: dict[str, OllamaopsError] = {}
+    with holding_ledgers(cases, around) as writing:
+        for case in cases:
+            try:
+                released[case.spec.name] = release_host(case, writing)
+            except (RemoteError, StateError) as error:
+                failed[case.spec.name] = error
+    return released, failed
+
+
 def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> Plan:
     """`plan`, for the hosts that answer, if everything it relies on is still so.
 
-    RefusedError names each fact that has changed; a host that does not answer becomes an unreached one.
+    The rules whose answer depends on the moment are asked again. RefusedError names each fact that has changed; a
+    host that does not answer becomes an unreached one.
     """
     by_host = {case.spec.name: case for case in cases}
     jobs = [(by_host[host.host], host) for host in plan.hosts]
@@ -104,11 +147,12 @@ def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     changes = [change for each in found if not isinstance(each, UnreachedHost) for change in each]
     if changes:
         raise RefusedError("the plan no longer fits: " + "; ".join(changes), hint="plan again")
-    unreached = tuple(each for each in found if isinstance(each, UnreachedHost))
+    judged = _for_each(cases, jobs, lambda job: judge_again(*job, around))
+    unreached = tuple(dict.fromkeys(each for each in (*found, *judged) if isinstance(each, UnreachedHost)))
     silent = {each.host for each in unreached}
     return replace(
         plan,
-        hosts=tuple(host for host in plan.hosts if host.host not in silent),
+        hosts=tuple(each for each in judged if isinstance(each, HostPlan) and each.host not in silent),
         unreached=(*plan.unreached, *unreached),
     )
 
@@ -117,6 +161,8 @@ def _for_each(cases: Sequence[HostCase], jobs: Sequence[Job], work: Callable[[Jo
     """`work` done for all jobs, in their order, on as many hosts at once as the cases' options say."""
     if len(jobs) <= 1:
         return [work(job) for job in jobs]
+    from concurrent.futures import ThreadPoolExecutor
+
     workers = max(1, min(cases[0].options.jobs, len(jobs)))
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="host") as pool:
         return list(pool.map(work, jobs))

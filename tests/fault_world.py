@@ -95,16 +95,21 @@ class Run:
         lines = [result.outcome.error for result in results if isinstance(result.outcome, Failed)]
         lines += [result.outcome.because for result in results if isinstance(result.outcome, Refused)]
         lines += [each.error for each in unreached]
-        lines += [note.message for host in self.plan.hosts for note in host.notes if note.unresolved]
+        notes = [note for host in self.plan.hosts for note in host.notes]
+        notes += [note for report in hosts for note in report.notes]
+        lines += dict.fromkeys(note.message for note in notes if note.unresolved)
         return [line.removeprefix("gpu-1: ") for line in lines]
+
+    @property
+    def remaining(self) -> bool:
+        """Whether the last look still found a difference; somebody may have changed something again."""
+        return any(host.remaining for host in self.report.hosts) if self.report else False
 
     @property
     def outcomes(self) -> dict[str, str]:
         """How each action ended, by its id without the host: `{"create/bot:latest": "Succeeded"}`."""
         results = self.report.results if self.report else ()
-        return {
-            id_of(result.action).partition("/")[2]: type(result.outcome).__name__ for result in results
-        }
+        return {id_of(result.action).partition("/")[2]: type(result.outcome).__name__ for result in results}
 
     @property
     def retries(self) -> list[str]:

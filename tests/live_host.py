@@ -159,6 +159,7 @@ class LiveHost:
     parallel: int = 2
     emit: Callable[[Event], None] | None = None
     registries: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     requests_sent: int = 0
 
     @property
@@ -175,7 +176,9 @@ class LiveHost:
 
     @property
     def spec(self) -> HostSpec:
-        return HostSpec(name="gpu-1", url=self.sandbox.url, parallel=self.parallel, identity="gpu-1")
+        return HostSpec(
+            name="gpu-1", url=self.sandbox.url, labels=self.labels, parallel=self.parallel, identity="gpu-1"
+        )
 
     def forget(self) -> None:
         """Lose the ledger."""
@@ -293,12 +296,12 @@ def others(before: dict[str, str], *changed: str) -> dict[str, str]:
 
 
 @contextmanager
-def a_host(version: str = VERSIONS[-1], **rest: Any) -> Iterator[LiveHost]:
+def a_host(version: str = VERSIONS[-1], *, max_loaded: int | None = None, **rest: Any) -> Iterator[LiveHost]:
     """An empty host of that version, without any memory."""
     overseer = Overseer()
     with (
         tempfile.TemporaryDirectory(prefix="ollamaops-test-") as state,
-        Sandbox(as_version=version, faults=overseer.wrap) as sandbox,
+        Sandbox(as_version=version, faults=overseer.wrap, max_loaded=max_loaded) as sandbox,
     ):
         yield LiveHost(sandbox, Path(state), overseer, **rest)
 

@@ -381,7 +381,10 @@ def _facts(action: Action) -> Iterator[str]:
         if not action.fingerprint:
             yield ", not ours"
     if isinstance(action, UploadBlob):
-        yield f", {action.cost.upload_bytes} B for {action.model}"
+        there = f" ({action.cost.present_bytes} B there)" if action.cost.present_bytes else ""
+        yield f", {action.cost.upload_bytes} B{there} for {action.model}"
+    if isinstance(action, CopyModel) and not action.fingerprint:
+        yield ", not ours"
 
 
 def say_reason(difference: Difference) -> str:

@@ -11,7 +11,7 @@ from ollamaops.plan.actions import (
     CreateModel,
     DeleteModel,
     Difference,
-    Expectation,
+    Fact,
     HostPlan,
     Kind,
     Note,
@@ -55,7 +55,7 @@ def a_pull(
         model=a_name(model),
         because=why(model, kind, host=host, desired=NOW, observed="" if kind == "missing" else OLD),
         cost=Cost(download_bytes=size, present_bytes=present),
-        expects=(Expectation(a_name(model), None if kind == "missing" else OLD),),
+        expects=(Fact(a_name(model), None if kind == "missing" else OLD),),
     )
 
 
@@ -67,7 +67,7 @@ def a_create(
         model=a_name(model),
         recipe=Recipe(base=a_name("qwen3:32b"), system=NEW_PROMPT, parameters={"temperature": 0.2}),
         because=because or why(model, "missing", host=host),
-        expects=(Expectation(a_name(model), None),),
+        expects=(Fact(a_name(model), None),),
     )
 
 
@@ -106,9 +106,7 @@ def a_copy(
 
 def a_delete(model: str = "old:latest", host: str = "gpu-1", kind: Kind = "unwanted") -> DeleteModel:
     because = why(model, kind, host=host, desired="embed:latest" if kind == "moved" else "")
-    return DeleteModel(
-        host=host, model=a_name(model), because=because, expects=(Expectation(a_name(model), OLD),)
-    )
+    return DeleteModel(host=host, model=a_name(model), because=because, expects=(Fact(a_name(model), OLD),))
 
 
 def names(*texts: str) -> tuple[ModelName, ...]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from plan_world import FILES as WORLD_FILES
 from plan_world import declarations
 
+from ollamaops.files.remote import Location
 from ollamaops.manifest.types import (
     AbsentSpec,
     Build,
@@ -30,11 +32,12 @@ from ollamaops.plan.desired import (
     local_files,
     same_weights,
     source_of,
+    without_words,
 )
 from ollamaops.plan.observed import FileInfo
 
 A, B, C = Path("/w/a.gguf"), Path("/w/b.gguf"), Path("/w/c.gguf")
-FILES = {
+FILES: dict[Location, FileInfo] = {
     path: FileInfo(digest=Digest.of(path.name.encode()), size_bytes=number)
     for number, path in enumerate((A, B, C), start=1)
 }
@@ -87,6 +90,7 @@ WORDS: list[Mapping[str, Any]] = [
     {"template": None},
     {"system": "x"},
     {"parameters": {"top_k": 2, "stop": ("a",)}},
+    {"parameters": {"top_k": 1.5, "stop": ("a",)}},
     {"parameters": {"top_k": True, "stop": ("a",)}},
     {"parameters": {"top_k": "1", "stop": ("a",)}},
     {"parameters": {"top_k": None, "stop": ("a",)}},
@@ -148,6 +152,17 @@ def test_files_count_by_what_is_in_them() -> None:
 )
 def test_sources_differ_in_their_fingerprints(other: ModelSpec) -> None:
     assert fingerprint(other) != fingerprint(a_pull("a"))
+
+
+def test_two_pins_are_two_declarations() -> None:
+    one, other = (fingerprint(a_pull("a", digest=Digest.of(word))) for word in (b"p", b"q"))
+    assert one != other
+
+
+def test_a_fingerprint_without_its_words_belongs_to_no_declaration_but_to_its_weights() -> None:
+    doubted = without_words(fingerprint(FULL))
+    assert doubted != fingerprint(FULL)
+    assert same_weights(doubted, fingerprint(FULL))
 
 
 def test_a_build_becomes_a_recipe_with_digests_for_files() -> None:
@@ -240,8 +255,6 @@ def test_every_name_of_the_declaration_is_claimed_whatever_the_targets(targets: 
 
 @given(declarations())
 def test_everything_comes_after_what_it_is_made_from(specs: list[ModelSpec]) -> None:
-    from plan_world import FILES as WORLD_FILES
-
     before: set[ModelName] = set()
     for model in build_desired("h", specs, files=WORLD_FILES).models:
         assert model.made_from is None or model.made_from in before

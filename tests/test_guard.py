@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull
+from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull, Window
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.version import ServerVersion, features_of
 from ollamaops.plan.actions import (
@@ -25,8 +26,8 @@ from ollamaops.plan.actions import (
     Refusal,
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
-from ollamaops.plan.guard import RULES, guard
-from ollamaops.plan.observed import ObservedHost, ObservedModel
+from ollamaops.plan.guard import RULES, guard, guard_again
+from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
 
 
 def a_name(text: str) -> ModelName:
@@ -200,19 +201,135 @@ def test_every_refusal_names_its_rule_the_host_and_a_way_out() -> None:
         "h",
         [],
         policy=Policy(
-            protect=patterns("*"), max_delete=Limit(count=0), max_replace=Limit(count=0), registries=()
+            protect=patterns("*"),
+            max_delete=Limit(count=0),
+            max_replace=Limit(count=0),
+            registries=(),
+            licenses=(),
+            min_version="99.0",
+            windows=(NIGHTS,),
+            busy="refuse",
         ),
     )
+    observed = replace(
+        a_host("a", "c"), at=NOON, in_use=frozenset({a_name("a")}), licences={a_name("b:cloud"): ("X",)}
+    )
     plan = HostPlan(host="h", actions=(a_delete("a"), a_pull("b:cloud"), a_create("c")))
-    found = guard(plan, desired, a_host("a", "c")).refusals
-    assert {refusal.rule for refusal in found} == RULES.keys() - {"locked"}
+    found = guard(plan, desired, observed).refusals
+    rules = {"protect", "max_change.delete", "max_change.replace", "empty-manifest", "registries", "cloud"}
+    rules |= {"licenses", "min-version", "windows", "busy"}
+    assert {refusal.rule for refusal in found} == rules
+    assert rules <= RULES.keys()
     for refusal in found:
         assert refusal.host == "h"
         assert refusal.rule in refusal.hint
-    assert guard(plan, desired, a_host("a", "c"), force=RULES).refusals == ()
+    assert guard(plan, desired, observed, force=RULES).refusals == ()
 
 
 def test_a_guarded_plan_has_no_refusals_of_before() -> None:
     old = Refusal(rule="protect", host="h", message="m", hint="h")
     plan = replace(HostPlan(host="h"), refusals=(old,))
     assert guard(plan, wanted(), a_host()).refusals == ()
+
+
+# rules about the moment, the server and the licences
+
+NOON = datetime.fromisoformat("2026-11-24T12:00:00+00:00")  # a Tuesday
+NIGHTS = Window(days=("sat",), begins_minute=22 * 60, ends_minute=6 * 60, timezone="Europe/Paris")
+
+
+@pytest.mark.parametrize(
+    "server, wanted_version, is_refused",
+    [
+        ("0.5.7", "0.12.6", True),
+        ("0.12.5", "0.12.6", True),
+        ("0.12.6", "0.12.6", False),
+        ("0.12.6-rc1", "0.12.6", False),
+        ("0.33.0", "0.12", False),
+        ("0.0.0", "0.12.6", False),
+        ("nonsense", "0.12.6", False),
+    ],
+)
+def test_nothing_is_changed_on_a_server_that_is_known_to_be_too_old(
+    server: str, wanted_version: str, is_refused: bool
+) -> None:
+    observed = replace(a_host(), features=features_of(ServerVersion.parse(server)))
+    desired = wanted(min_version=wanted_version)
+    said = f"min-version: the server is {server}, and policy.min_version is {wanted_version}"
+    assert refusals([a_pull("a")], desired, observed) == ([said] if is_refused else [])
+    assert refusals([], desired, observed) == []
+    assert refusals([a_pull("a")], desired, observed, ["min-version"]) == []
+
+
+def test_licences_are_refused_where_they_are_known() -> None:
+    base = Contents(digest="0" * 64, license_text="LLAMA LICENSE\n…")
+    observed = replace(
+        a_host("base"),
+        shown={a_name("base"): base},
+        licences={a_name("pulled"): ("MIT License\n…", "Other\n…")},
+    )
+    declared = Recipe(base=a_name("unknown"), licenses=("Apache-2.0", "Own licence"))
+    actions: list[Action] = [
+        a_pull("pulled"),
+        a_pull("not-asked"),
+        a_create("from-base", "base"),
+        CreateModel(host="h", model=a_name("declared"), recipe=declared),
+        CreateModel(host="h", model=a_name("weights"), recipe=Recipe()),
+        a_copy("copy"),
+        a_delete("gone"),
+    ]
+    desired = wanted(licenses=("MIT", "Apache-2.0"))
+    assert refusals(actions, desired, observed) == [
+        "licenses: 'pulled:latest' has the licence 'Other', which policy.allow.licenses does not name",
+        "licenses: 'from-base:latest' has the licence 'LLAMA LICENSE', which policy.allow.licenses does not name",
+        "licenses: 'declared:latest' has the licence 'Own licence', which policy.allow.licenses does not name",
+    ]
+    assert refusals(actions, wanted(), observed) == []
+    assert refusals(actions, desired, observed, ["licenses"]) == []
+    assert len(refusals(actions, wanted(licenses=()), observed)) == 5
+
+
+def test_a_licence_without_a_line_break_is_cut() -> None:
+    action = CreateModel(host="h", model=a_name("m"), recipe=Recipe(licenses=("x" * 500,)))
+    (said,) = refusals([action], wanted(licenses=("MIT",)), a_host())
+    assert len(said) < 200
+
+
+def test_outside_of_every_window_nothing_is_changed_and_the_next_one_is_named() -> None:
+    desired, observed = wanted(windows=(NIGHTS,)), replace(a_host("a"), at=NOON)
+    said = (
+        "windows: no maintenance window is open: it is tue 13:00 (Europe/Paris), "
+        "the next one opens sat 22:00 (Europe/Paris); changes that wait: 2"
+    )
+    assert refusals([a_create("a"), a_pull("b")], desired, observed) == [said]
+    assert refusals([], desired, observed) == []
+    assert refusals([a_pull("b")], wanted(), observed) == []
+    assert refusals([a_pull("b")], desired, observed, ["windows"]) == []
+    assert refusals([a_pull("b")], desired, replace(observed, at=None)) == []
+    night = datetime.fromisoformat("2026-11-29T03:00:00+01:00")
+    assert refusals([a_pull("b")], desired, replace(observed, at=night)) == []
+
+
+@pytest.mark.parametrize("action", [a_pull("A"), a_create("A"), a_copy("A"), a_delete("A")], ids=type)
+def test_a_model_in_use_is_neither_deleted_nor_replaced(action: Action) -> None:
+    observed = replace(a_host("a", "b"), in_use=frozenset({a_name("a"), a_name("b")}))
+    said = "busy: 'A:latest' is loaded right now, and this plan would delete or replace it"
+    assert refusals([action], wanted(busy="refuse"), observed) == [said]
+    assert refusals([action], wanted(busy="refuse"), observed, ["busy"]) == []
+    assert refusals([action], wanted(busy="wait"), observed) == []
+    assert refusals([action], wanted(busy="force"), observed) == []
+    assert refusals([action], wanted(), observed) == []
+    assert refusals([action], wanted(busy="refuse"), a_host("a")) == []
+
+
+def test_a_saved_plan_is_judged_again_by_the_moment_alone() -> None:
+    old = Refusal(rule="windows", host="h", message="closed", hint="wait")
+    lasting = Refusal(rule="protect", host="h", message="no", hint="no")
+    plan = HostPlan(host="h", actions=(a_delete("a"),), refusals=(old, lasting))
+    desired = wanted(windows=(NIGHTS,), busy="refuse", max_delete=Limit(count=0))
+    night = datetime.fromisoformat("2026-11-28T23:00:00+01:00")
+    observed = replace(a_host("a"), at=night)
+    assert guard_again(plan, desired, observed).refusals == (lasting,)
+    busy = replace(observed, at=NOON, in_use=frozenset({a_name("a")}))
+    assert [each.rule for each in guard_again(plan, desired, busy).refusals] == ["protect", "windows", "busy"]
+    assert guard_again(plan, desired, busy, force=["windows", "busy"]).refusals == (lasting,)

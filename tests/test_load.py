@@ -17,6 +17,7 @@ from manifest_folder import WEIGHTS, copy_weights, load_text, write
 from test_schema import EVERYTHING_ELSE, LONG_FORM
 
 from ollamaops.errors import ManifestError
+from ollamaops.files.remote import RemoteRef
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.schema import manifest_schema
 from ollamaops.manifest.types import (
@@ -257,11 +258,13 @@ def test_every_other_key_is_read_too(folder: Path) -> None:
         busy="wait",
         windows=(Window(days=("sat", "sun"), begins_minute=1320, ends_minute=360, timezone="Europe/Paris"),),
     )
+    assert manifest.state == "server"
     prod = load_manifest((), environment="prod", environ={})
-    assert (names(prod), prod.policy.prune, model(prod, "b").retries) == (
+    assert (names(prod), prod.policy.prune, model(prod, "b").retries, prod.state) == (
         ["b:latest", "c:latest"],
         "owned",
         1,
+        "local",
     )
     assert names(load_manifest((), environment="dev", environ={})) == [f"{one}:latest" for one in "abcde"]
 
@@ -472,8 +475,8 @@ def test_update_is_locked_by_default_when_there_is_a_lock_file(folder: Path) -> 
 def test_a_safetensors_folder_is_the_files_that_ollama_would_take(folder: Path) -> None:
     copy_weights(folder, "tiny-hf")
     manifest = load_text(folder, "models: [{name: a, files: [tiny-hf]}]")
-    assert [(file.name, file.path.parent) for file in build(manifest, "a").files] == [
-        (file, folder / "tiny-hf")
+    assert [(file.name, file.path) for file in build(manifest, "a").files] == [
+        (file, folder / "tiny-hf" / file)
         for file in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
     ]
 
@@ -483,6 +486,40 @@ def test_files_of_several_folders_are_named_from_the_one_they_share(folder: Path
         write(folder / file, (WEIGHTS / "tiny-a.gguf").read_bytes())
     manifest = load_text(folder, "models: [{name: x, files: [w/a/model.gguf, ./w/b/../b/mmproj.gguf]}]")
     assert [file.name for file in build(manifest, "x").files] == ["a/model.gguf", "b/mmproj.gguf"]
+
+
+def test_one_shard_of_a_split_gguf_stands_for_all_of_them(folder: Path) -> None:
+    names = [f"w/m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+    for file in (*names, "w/mmproj.gguf", "w/other.gguf"):
+        write(folder / file, (WEIGHTS / "tiny-a.gguf").read_bytes())
+    digest = TINY_A.hex
+    entry = f"{{name: a, files: [{names[1]}, w/mmproj.gguf], sha256: {{{names[2]}: {digest}}}}}"
+    files = build(load_text(folder, f"models: [{entry}]"), "a").files
+    assert files == (
+        *(WeightsFile(folder / file, file[2:], TINY_A if file == names[2] else None) for file in names),
+        WeightsFile(folder / "w" / "mmproj.gguf", "mmproj.gguf"),
+    )
+
+
+def test_a_shard_that_nobody_named_may_not_lead_out_of_the_folder(folder: Path) -> None:
+    (folder / "in").mkdir()
+    write(folder / "out.gguf", (WEIGHTS / "tiny-a.gguf").read_bytes())
+    write(folder / "in" / "m-00001-of-00002.gguf", (WEIGHTS / "tiny-a.gguf").read_bytes())
+    (folder / "in" / "m-00002-of-00002.gguf").symlink_to(folder / "out.gguf")
+    write(folder / "in" / "m.yaml", b"models: [{name: a, files: [m-00001-of-00002.gguf]}]")
+    with pytest.raises(ManifestError, match=r"'m-00002-of-00002\.gguf' is outside the manifest's folder"):
+        load_manifest([folder / "in" / "m.yaml"])
+
+
+def test_weights_may_lie_elsewhere(folder: Path) -> None:
+    web = "https://host/w/mmproj.gguf"
+    hub = [f"hf://org/repo@v1/m-{number:05d}-of-00002.gguf" for number in (1, 2)]
+    digest = TINY_A.hex
+    entry = f'{{name: a, files: ["{hub[1]}", "{web}"], sha256: {{"{web}": {digest}}}}}'
+    assert build(load_text(folder, f"models: [{entry}]"), "a").files == (
+        *(WeightsFile(RemoteRef(text), text.rpartition("/")[2]) for text in hub),
+        WeightsFile(RemoteRef(web), "mmproj.gguf", TINY_A),
+    )
 
 
 def test_safetensors_may_be_listed_one_by_one(folder: Path) -> None:

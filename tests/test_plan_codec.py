@@ -23,6 +23,8 @@ from ollamaops.plan.codec import ACTION_TYPES, fingerprint, plan_from_json, plan
 
 Edit = Callable[[dict[str, Any]], object]
 
+VERBS = "pull, upload, create, copy, delete, push, probe, load, unload"
+
 
 def through_text(plan: Plan) -> Any:
     return json.loads(json.dumps(plan_to_json(plan)))
@@ -222,11 +224,11 @@ def test_what_is_no_saved_plan_is_refused(document: object, message: str) -> Non
         (lambda plan: plan["hosts"][0].update(unchanged=["a b"]), None),
         (
             lambda plan: plan["hosts"][0]["actions"][0].update(action="explode"),
-            'hosts[0].actions[0].action: "explode" is not one of pull, upload, create, copy, delete, push',
+            f'hosts[0].actions[0].action: "explode" is not one of {VERBS}',
         ),
         (
             lambda plan: plan["hosts"][0]["actions"][0].update(action=["pull"]),
-            "hosts[0].actions[0].action: list is not one of pull, upload, create, copy, delete, push",
+            f"hosts[0].actions[0].action: list is not one of {VERBS}",
         ),
         (
             lambda plan: plan["hosts"][0]["actions"][0]["because"][0].update(kind="mood"),

@@ -22,7 +22,7 @@ from report_values import (
     why,
 )
 
-from ollamaops.plan.actions import Action, HostPlan, Plan, UploadBlob
+from ollamaops.plan.actions import Action, HostPlan, Plan, UploadBlob, continues_another
 from ollamaops.report.status_text import build_status, render_status, status_to_json
 
 PLANS_BY_NAME = {
@@ -101,6 +101,10 @@ def test_a_status_as_json_has_every_host(golden: Golden) -> None:
 def test_every_model_of_a_plan_has_a_state(plan: Plan) -> None:
     table = build_status(plan)
     for host in plan.hosts:
-        models = {action.model for action in host.actions if not isinstance(action, UploadBlob)}
+        models = {
+            action.model
+            for action in host.actions
+            if not isinstance(action, UploadBlob) and not continues_another(action)
+        }
         for name in (*models, *host.unchanged, *host.unmanaged):
             assert host.host in table[name]

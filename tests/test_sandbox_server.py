@@ -403,6 +403,29 @@ def test_for_ever_is_a_date_three_hundred_years_from_now(tmp_path: Path) -> None
         assert str(entry["expires_at"]).startswith("2262-")
 
 
+def test_a_request_that_says_no_time_keeps_the_one_that_was_given_before(tmp_path: Path) -> None:
+    now = [1000.0]
+    with a_caller(tmp_path) as caller:
+        caller.sandbox.service.runners = Runners(lambda: now[0])
+        caller.base()
+        caller.post("generate", model="base", keep_alive="10s")
+        now[0] += 5
+        caller.post("generate", model="base", prompt="hi", stream=False)
+        entry = cast("list[Json]", caller.call("GET", "/api/ps").document["models"])[0]
+        assert entry["expires_at"] == "1970-01-01T00:16:55Z"
+
+
+def test_a_full_memory_loses_what_is_kept_for_the_shortest_time(tmp_path: Path) -> None:
+    with Sandbox(tmp_path, max_loaded=2) as sandbox, requests.Session() as session:
+        caller = Caller(sandbox, session)
+        for name, file in (("a", "tiny-a.gguf"), ("b", "tiny-b.gguf"), ("c", "tiny-f16.gguf")):
+            caller.base(name, file)
+        for name, keep_alive in (("a", "10m"), ("b", -1), ("c", -1)):
+            caller.post("generate", model=name, keep_alive=keep_alive)
+        models = cast("list[Json]", caller.call("GET", "/api/ps").document["models"])
+        assert {model["name"] for model in models} == {"b:latest", "c:latest"}
+
+
 def test_other_options_load_the_model_anew(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()

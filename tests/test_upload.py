@@ -250,7 +250,7 @@ class FailingFile(io.RawIOBase):
 
 
 def test_a_disk_that_fails_while_reading_is_named(weights: Path) -> None:
-    body = upload_module._Body(FailingFile(), weights, Digest.of(b"x"), 10, None, None)
+    body = upload_module._LocalReader(FailingFile(), upload_module.LocalFile(weights, 10))
     with pytest.raises(WeightsError, match=r"tiny\.gguf: cannot be read: input/output error"):
         body.read(MIB)
 

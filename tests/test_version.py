@@ -57,6 +57,7 @@ BOUNDARIES = [
     ("delete_missing_is_404", "0.3.12", "0.3.13"),
     ("corrupt_manifests_tolerated", "0.3.14", "0.4.0"),
     ("case_insensitive_writes", "0.4.2", "0.4.3"),
+    ("format_takes_schema", "0.4.7", "0.5.0"),
     ("case_insensitive_names", "0.5.1", "0.5.2"),
     ("structured_create", "0.5.4", "0.5.5"),
     ("gguf_found_by_content", "0.5.5", "0.5.6"),

@@ -11,17 +11,27 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
+from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.retry import attempt
-from ollamaops.errors import Cancelled, InvalidName, NotFound, OllamaopsError, ProtocolError, StateError
+from ollamaops.errors import (
+    Cancelled,
+    InvalidName,
+    NotFound,
+    OllamaopsError,
+    ProtocolError,
+    RemoteError,
+    StateError,
+)
 from ollamaops.events import Noted, Progressed, Retrying, Sink
-from ollamaops.manifest.types import HostSpec
+from ollamaops.manifest.types import HostSpec, Policy
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.wire import Progress
-from ollamaops.plan.actions import Action, UploadBlob, id_of
-from ollamaops.state.facts import Applied, How
-from ollamaops.state.ledger import Ledger
+from ollamaops.plan.actions import Action, CopyModel, ProbeModel, PullModel, UploadBlob, id_of
+from ollamaops.plan.desired import without_words
+from ollamaops.plan.staging import after_trial, is_on_trial, on_trial
+from ollamaops.state.facts import Applied, FactStore, How
 
 Result = TypeVar("Result")
 RETRIES_OF_LOOKS = 3
@@ -43,18 +53,23 @@ class Seen(NamedTuple):
 class Workbench:
     """The tools of one host's run. `touched` are models that this run has changed itself.
 
-    `uploads` are the local files behind the blobs of this run's recipes, `spare` the models that nobody declares.
+    `uploads` are the local files behind the blobs of this run's recipes, `spare` the models that nobody declares,
+    `lifted` the rules that this run need not keep, `lasting` the models that are kept in memory for ever.
     """
 
     spec: HostSpec
     client: OllamaClient
-    ledger: Ledger
+    ledger: FactStore
     cancel: CancelToken
     emit: Sink
     run_id: str
     now: Callable[[], str]
+    policy: Policy = Policy()
+    lifted: frozenset[str] = frozenset()
     uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
     spare: frozenset[ModelName] = frozenset()
+    lasting: frozenset[ModelName] = frozenset()
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
     touched: set[ModelName] = field(default_factory=set)
 
     # looking
@@ -164,14 +179,17 @@ class Workbench:
         *,
         base: str | None = None,
         blobs: tuple[Digest, ...] = (),
+        name: ModelName | None = None,
     ) -> None:
-        """File what came out, in one atomic write. A ledger that cannot be written costs the next run a look."""
-        self.touched.add(action.model)
+        """File what came out under the action's model (or `name`), in one atomic write. A ledger that cannot be
+        written costs the next run a look."""
+        name = name or action.model
+        self.touched.add(name)
         if not fingerprint:
             return
         fact = Applied(
             host=self.spec.memory_key,
-            model=action.model.key,
+            model=name.key,
             how=how,
             fingerprint=fingerprint,
             digest=seen.digest,
@@ -181,6 +199,72 @@ class Workbench:
         )
         self._file(action, lambda: self.ledger.remember(fact))
 
+    def remember_copy(self, action: CopyModel, seen: Seen) -> None:
+        """As `remember`. A copy that is declared as its source was, as in a rename, keeps what is known of it."""
+        self.touched.add(action.model)
+        key, source = self.spec.memory_key, action.source.key
+
+        def write() -> None:
+            fact = Applied(
+                host=key,
+                model=action.model.key,
+                how="copied",
+                fingerprint=action.fingerprint,
+                digest=seen.digest,
+                at=self.now(),
+                base=seen.digest,
+            )
+            known = self.ledger.recall(key).get(source)
+            if known and (known.fingerprint, known.digest) == (fact.fingerprint, fact.digest):
+                fact = replace(known, model=fact.model, how=fact.how, at=fact.at)
+            self.ledger.remember(fact)
+
+        if action.fingerprint:
+            self._file(action, write)
+
+    def remember_hold(self, action: CopyModel, seen: Seen) -> None:
+        """File that the model was rolled back to this content, and stays so."""
+        self.touched.add(action.model)
+        fact = Applied(
+            host=self.spec.memory_key,
+            model=action.model.key,
+            how="held",
+            fingerprint=action.hold,
+            digest=seen.digest,
+            at=self.now(),
+        )
+        self._file(action, lambda: self.ledger.remember(fact))
+
+    def begin_trial(self, action: PullModel) -> None:
+        """File that what is about to be pulled is not proven, be the run killed before it knows the content."""
+        fact = Applied(
+            host=self.spec.memory_key,
+            model=action.model.key,
+            how="pulled",
+            fingerprint=on_trial(action.fingerprint),
+            digest="",
+            at=self.now(),
+        )
+        self._file(action, lambda: self.ledger.remember(fact))
+
+    def end_trial(self, action: ProbeModel, seen: Seen) -> None:
+        """File that what was pulled is proven."""
+        self.touched.add(action.model)
+        key = self.spec.memory_key
+
+        def write() -> None:
+            fact = self.ledger.recall(key).get(action.model.key)
+            if fact is not None and is_on_trial(fact.fingerprint):
+                proven = replace(fact, fingerprint=after_trial(fact.fingerprint), digest=seen.digest)
+                self.ledger.remember(proven)
+
+        self._file(action, write)
+
+    def unlearn(self, name: ModelName) -> None:
+        """Drop what is remembered under a name that holds nothing any more; if that fails nothing depends on it."""
+        with suppress(StateError):
+            self.ledger.forget(self.spec.memory_key, name.key)
+
     def remember_push(self, action: Action, source: ModelName, digest: str) -> None:
         """File that the model `source` with this tags digest was pushed to the action's name."""
         key = self.spec.memory_key
@@ -188,9 +272,14 @@ class Workbench:
 
     def doubt(self, names: Collection[ModelName]) -> None:
         """Models that a look found to differ after all are looked into again by the next run; they stay ours."""
-        for fact in self.ledger.recall(self.spec.memory_key).values():
-            if ModelName.parse(fact.model) in names:
-                self.ledger.remember(replace(fact, fingerprint=""))
+        known = self.ledger.recall(self.spec.memory_key).values() if names else ()
+        doubted = [
+            replace(fact, fingerprint=without_words(fact.fingerprint))
+            for fact in known
+            if ModelName.parse(fact.model) in names
+        ]
+        if doubted:
+            self.ledger.remember_all(doubted)
 
     def forget(self, action: Action) -> None:
         """Drop what is remembered of a model that has gone."""
@@ -200,7 +289,7 @@ class Workbench:
     def _file(self, action: Action, write: Callable[[], None]) -> None:
         try:
             write()
-        except StateError as error:
+        except (StateError, RemoteError) as error:
             self.warn(action, f"done, but not remembered: {error}")
 
 

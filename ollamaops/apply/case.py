@@ -7,25 +7,34 @@ Decides nothing. The fact a reader would miss: a case holds the declaration as t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from ollamaops.apply.connect import connect
+from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.upstream import Upstreams
+from ollamaops.errors import InvalidValue
 from ollamaops.events import Sink, discard
-from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy
+from ollamaops.files.remote import Location
+from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, StatePlace
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.observed import FileInfo
+from ollamaops.state.facts import FactStore
 from ollamaops.state.ledger import Ledger
+from ollamaops.units import parse_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to run, beyond what the manifest says. Picklable. `jobs` is how many hosts are worked on at once."""
+    """How to run, beyond what the manifest says. Picklable. `jobs` is how many hosts are worked on at once.
+
+    `prune_only` plans nothing but the deletion of what is undeclared; `wait_s` is how long a lock that another run
+    has is waited for; `release` gives nothing for what was rolled back.
+    """
 
     targets: tuple[NamePattern, ...] = ()
     force: frozenset[str] = frozenset()
@@ -35,6 +44,9 @@ class Options:
     guarded: bool = True
     jobs: int = 8
     run_id: str = "run"
+    prune_only: bool = False
+    wait_s: float = 0.0
+    release: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +58,32 @@ class HostCase:
     absent: tuple[AbsentSpec, ...] = ()
     policy: Policy = Policy()
     pushes: frozenset[ModelName] = frozenset()
-    files: Mapping[Path, FileInfo] = field(default_factory=dict)
+    files: Mapping[Location, FileInfo] = field(default_factory=dict)
     options: Options = Options()
+    state: StatePlace = "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the cycles of a run share: memory, registries, listeners, the wish to stop, and a clock."""
+    """What the cycles of a run share: memory, registries, weights elsewhere, listeners, the wish to stop, a clock.
+
+    `held` are the stores on hosts, by the host's name, that this run may write to: those whose lock it has.
+    """
 
     ledger: Ledger
     upstreams: Upstreams
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
     emit: Sink = discard
     cancel: CancelToken = field(default_factory=CancelToken)
     now: Callable[[], str] = lambda: (
         datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )
     open_client: Callable[[HostSpec], OllamaClient] = connect
+    held: Mapping[str, FactStore] = field(default_factory=dict)
+
+    def moment(self) -> datetime:
+        """What the clock says, as a value with its offset."""
+        return datetime.fromisoformat(self.now())
 
 
 def desired_of(case: HostCase) -> DesiredHost:
@@ -74,4 +96,12 @@ def desired_of(case: HostCase) -> DesiredHost:
         files=case.files,
         targets=case.options.targets,
         pushes=case.pushes,
+        vram_bytes=_vram_bytes(case.spec),
     )
+
+
+def _vram_bytes(spec: HostSpec) -> int | None:
+    """The label `vram` as a size; None without it, or when it says something else."""
+    with suppress(KeyError, InvalidValue):
+        return parse_size(spec.labels["vram"])
+    return None

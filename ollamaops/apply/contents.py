@@ -66,3 +66,8 @@ def _text(value: object) -> str:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def short_digest(digest: str | None) -> str:
+    """The first 12 digits, or that the model is not there."""
+    return digest[:12] if digest else "not there"

@@ -2,14 +2,15 @@
 
 Decides when an action may start; handlers.py decides how it is done. What is ready starts if its kind has a free
 slot and nobody else works on the same thing. create, copy, delete and push go one at a time per host, because
-servers lock nothing between them; deletions start when everything else of the host has ended. A failed action
-skips what needs it, never its neighbours. Every action gets exactly one outcome, whatever happens.
+servers lock nothing between them. Models are loaded into memory when all that changes them has ended, and deletions
+come last. A failed action skips what needs it, never its neighbours. Every action gets exactly one outcome, whatever
+happens.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from ollamaops.events import Failed, Interrupted, Outcome, Skipped, Succeeded
@@ -17,6 +18,7 @@ from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.actions import (
     Action,
     DeleteModel,
+    LoadModel,
     PullModel,
     UploadBlob,
     id_of,
@@ -76,10 +78,10 @@ class _Schedule:
         found: list[str] = []
         busy = Counter(map(_slot, self._running.values()))
         keys = set(map(_key, self._running.values()))
-        may_delete = _all_delete((*self.waiting.values(), *self._running.values()))
+        stage = min(map(_stage, (*self.waiting.values(), *self._running.values())), default=0)
         for action_id, action in list(self.waiting.items()):
             slot, key = _slot(action), _key(action)
-            if not self._is_ready(action_id, action) or (isinstance(action, DeleteModel) and not may_delete):
+            if not self._is_ready(action_id, action) or _stage(action) > stage:
                 continue
             if busy[slot] < self._slots[slot] and key not in keys:
                 busy[slot] += 1
@@ -121,8 +123,15 @@ class _Schedule:
         self.outcomes[action_id] = outcome
 
 
-def _all_delete(actions: Iterable[Action]) -> bool:
-    return all(isinstance(action, DeleteModel) for action in actions)
+def _stage(action: Action) -> int:
+    """An action starts when all those of earlier stages have ended."""
+    match action:
+        case LoadModel():
+            return 1
+        case DeleteModel():
+            return 2
+        case _:
+            return 0
 
 
 def _slot(action: Action) -> str:

@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import assert_never
 
-from ollamaops.apply.asides import keeping_previous
+from ollamaops.apply.asides import keeping_previous, secure, settle
 from ollamaops.apply.bench import Seen, Workbench
-from ollamaops.apply.contents import look_into
+from ollamaops.apply.contents import look_into, short_digest
+from ollamaops.apply.proof import prove
 from ollamaops.apply.requests import build_request, render_request
+from ollamaops.apply.residency import load, make_way, unload
+from ollamaops.apply.timing import await_turn
 from ollamaops.errors import (
     AnswerError,
     Cancelled,
@@ -25,6 +28,7 @@ from ollamaops.errors import (
     NotFound,
     OllamaopsError,
     ProtocolError,
+    RefusedError,
     RemoteError,
     ServerFault,
 )
@@ -37,25 +41,31 @@ from ollamaops.events import (
     Refused,
     Succeeded,
 )
+from ollamaops.files.remote import RemoteRef, is_remote
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import ProgressSink
-from ollamaops.ollama.upload import upload_blob
+from ollamaops.ollama.upload import BlobSource, LocalFile, upload_source
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
     CreateModel,
     DeleteModel,
+    LoadModel,
+    ProbeModel,
     PullModel,
     PushModel,
+    UnloadModel,
     UploadBlob,
     id_of,
     subject_of,
     verb_of,
 )
 from ollamaops.plan.observed import Contents
+from ollamaops.plan.staging import on_trial
 from ollamaops.units import format_size
 
 SPARE_TO_NAME = 3
+OTHERS_TO_OPEN = 3
 
 
 class ChangedMeanwhile(OllamaopsError):
@@ -76,11 +86,13 @@ def perform(bench: Workbench, action: Action) -> Outcome:
 
 def _outcome(bench: Workbench, action: Action, began: float) -> Outcome:
     try:
+        await_turn(bench, action)
         _check_expectations(bench, action)
+        make_way(bench, action)
         changed = _carry_out(bench, action)
     except Cancelled:
         return Interrupted(started=True)
-    except ChangedMeanwhile as error:
+    except (ChangedMeanwhile, RefusedError) as error:
         return Refused(because=str(error), hint=error.hint)
     except OllamaopsError as error:
         hint = _what_to_free(bench) if isinstance(error, DiskFull) else None
@@ -121,11 +133,6 @@ def _check_expectations(bench: Workbench, action: Action) -> None:
             )
 
 
-def short_digest(digest: str | None) -> str:
-    """The first 12 digits, or that the model is not there."""
-    return digest[:12] if digest else "not there"
-
-
 def _carry_out(bench: Workbench, action: Action) -> bool:
     """Do it; True if something changed on the host."""
     match action:
@@ -141,6 +148,12 @@ def _carry_out(bench: Workbench, action: Action) -> bool:
             return _delete(bench, action)
         case PushModel():
             return _push(bench, action)
+        case ProbeModel():
+            return prove(bench, action)
+        case LoadModel():
+            return load(bench, action)
+        case UnloadModel():
+            return unload(bench, action)
         case _:
             assert_never(action)
 
@@ -151,11 +164,14 @@ def _carry_out(bench: Workbench, action: Action) -> bool:
 def _pull(bench: Workbench, action: PullModel) -> bool:
     before = bench.tags().get(action.model)
     with keeping_previous(bench, action, before):
+        if action.on_trial and before is None:
+            bench.begin_trial(action)
         seen = _download(bench, action, before)
         if not _is_sound(bench, seen):
+            _blame_the_model(bench, seen)
             seen = _download_anew(bench, action, seen)
-    base = action.registry_digest or None
-    bench.remember(action, seen, "pulled", action.fingerprint, base=base)
+        fingerprint = on_trial(action.fingerprint) if action.on_trial else action.fingerprint
+        bench.remember(action, seen, "pulled", fingerprint, base=action.registry_digest or None)
     return before is None or before.digest != seen.digest
 
 
@@ -176,9 +192,16 @@ def _download(bench: Workbench, action: PullModel, before: Seen | None) -> Seen:
         raise DigestMismatch(
             f"{bench.spec.name}: '{action.model}' came out as {seen.digest[:12]}, which is not the pinned content",
             host=bench.spec.name,
-            hint="the registry has changed: look at what is new, then update the pin",
+            hint=_pin_hint(bench, action),
         )
     return seen
+
+
+def _pin_hint(bench: Workbench, action: PullModel) -> str:
+    """A pin of a single digest is the registry's own, which servers before 0.19 do not keep."""
+    if len(action.pin) == 1 and not bench.client.features().raw_registry_manifest:
+        return "this server writes manifests anew, so only the registry can tell: leave out --no-registry, or upgrade"
+    return "the registry has changed: look at what is new, then update the pin"
 
 
 def _is_sound(bench: Workbench, seen: Seen) -> bool:
@@ -194,6 +217,17 @@ def _is_sound(bench: Workbench, seen: Seen) -> bool:
 def _open(bench: Workbench, seen: Seen) -> Contents | None:
     show = partial(bench.client.show, seen.name, cancel=bench.cancel)
     return look_into(partial(bench.patiently, show), seen.digest, bench.client.features())
+
+
+def _blame_the_model(bench: Workbench, broken: Seen) -> None:
+    """ProtocolError when no other model can be opened either: then the server is ill, and nothing is removed."""
+    others = [seen for seen in bench.tags().values() if seen.digest != broken.digest][:OTHERS_TO_OPEN]
+    if others and not any(_is_sound(bench, other) for other in others):
+        raise ProtocolError(
+            f"{bench.spec.name}: '{broken.name}' cannot be opened, and no other model either",
+            host=bench.spec.name,
+            hint="look at the server's log; run again when it can show models",
+        )
 
 
 def _download_anew(bench: Workbench, action: PullModel, broken: Seen) -> Seen:
@@ -218,10 +252,10 @@ def _cannot_be_opened(bench: Workbench, seen: Seen, hint: str) -> ProtocolError:
 
 
 def _upload(bench: Workbench, upload: UploadBlob, report: ProgressSink) -> bool:
-    path = Path(upload.path)
-    return upload_blob(
-        bench.client, upload.digest, path, upload.size_bytes, on_progress=report, cancel=bench.cancel
-    )
+    source: BlobSource = LocalFile(Path(upload.path), upload.size_bytes)
+    if is_remote(upload.path):
+        source = bench.elsewhere.source_of(RemoteRef(upload.path), upload.digest, cancel=bench.cancel.is_set)
+    return upload_source(bench.client, upload.digest, source, on_progress=report, cancel=bench.cancel)
 
 
 def _create(bench: Workbench, action: CreateModel) -> bool:
@@ -231,7 +265,13 @@ def _create(bench: Workbench, action: CreateModel) -> bool:
         raise _cannot_be_opened(bench, seen, "delete the model, so that its blobs go too, then run again")
     blobs = (*contents.blobs, *contents.adapters)
     bench.remember(
-        action, seen, "created", action.fingerprint, base=base.digest if base else None, blobs=blobs
+        action,
+        seen,
+        "created",
+        action.fingerprint,
+        base=base.digest if base else None,
+        blobs=blobs,
+        name=action.aside,
     )
     return True
 
@@ -242,18 +282,19 @@ def _build(bench: Workbench, action: CreateModel) -> tuple[Seen, Seen | None]:
     _ensure_blobs(bench, action, report)
     tags = bench.tags()
     base = bench.require(recipe.base, tags, f"to make '{action.model}' from") if recipe.base else None
-    old = tags.get(action.model)
+    target = action.aside or action.model
+    old = tags.get(target)
     try:
-        _send_create(bench, action, old.name if old else action.model, base, report)
+        _send_create(bench, action, old.name if old else target, base, report)
     except AnswerError as error:
         if error.transient or not _may_pass(bench, action, error):
             raise
         raise ServerFault(str(error), host=error.host, status=error.status, text=error.text) from error
-    seen = bench.find(action.model, bench.tags())
+    seen = bench.find(target, bench.tags())
     if seen is None or (seen == old and not bench.client.features().stream_false_waits_to_end):
         # up to 0.6.8 the success of pulling a base that has just gone is taken for that of the create
         raise CutStream(
-            f"{bench.spec.name}: '{action.model}' was not written, although the server reported success",
+            f"{bench.spec.name}: '{target}' was not written, although the server reported success",
             host=bench.spec.name,
         )
     return seen, base
@@ -312,6 +353,8 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
     source = bench.require(action.source, tags, f"to copy to '{action.model}'")
     before = tags.get(action.model)
     target = before.name if before else action.model
+    if action.keep and before is not None:
+        secure(bench, before)
     bench.retrying(action, lambda: bench.client.copy(source.name, target, cancel=bench.cancel))
     seen = bench.prove(action.model)
     if seen.digest != source.digest:
@@ -321,7 +364,12 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
             host=bench.spec.name,
             hint="somebody else may have changed it: plan again",
         )
-    bench.remember(action, seen, "copied", action.fingerprint, base=source.digest)
+    if action.hold:
+        bench.remember_hold(action, seen)
+    else:
+        bench.remember_copy(action, seen)
+    if action.keep or action.source.is_aside:
+        settle(bench, action.model, keep=action.keep)
     return before is None or before.digest != seen.digest
 
 

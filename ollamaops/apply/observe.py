@@ -6,14 +6,14 @@ have to be asked. An unreachable host is an error, never an empty one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from ollamaops.apply.asides import is_aside
 from ollamaops.apply.contents import look_into
+from ollamaops.apply.loaded import read_loaded
 from ollamaops.apply.retry import attempt
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import AnswerError, InvalidName, ProtocolError, StateError
@@ -34,8 +34,8 @@ from ollamaops.plan.observed import (
 )
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.questions import PlanOptions, is_trusted, questions
-from ollamaops.state.facts import Applied
-from ollamaops.state.ledger import Ledger
+from ollamaops.plan.residency import is_managed, residents_of, to_compare, with_sharers
+from ollamaops.state.facts import Applied, FactStore
 
 RETRIES = 2
 Result = TypeVar("Result")
@@ -59,7 +59,13 @@ class Glance:
         listed = self.patiently(lambda: self.client.tags(cancel=self.cancel))
         found = (_observed(tagged, features) for tagged in listed)
         models = {model.name: model for model in found if model is not None}
-        return ObservedHost(host=self.spec.name, features=features, models=models)
+        asides = {name: model.digest for name, model in models.items() if name.is_aside}
+        return ObservedHost(
+            host=self.spec.name,
+            features=features,
+            models={name: model for name, model in models.items() if name not in asides},
+            asides=asides,
+        )
 
     def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:
         """What is in these models; one that cannot be opened, or runs in a cloud, is left out."""
@@ -73,12 +79,19 @@ class Glance:
                 found[model.name] = contents
         return found
 
+    def loaded(self, observed: ObservedHost, residents: Sequence[ModelName]) -> ObservedHost:
+        """The host with what is in its memory: one request, and looks inside where a resident may share a runner."""
+        listed = self.patiently(lambda: read_loaded(self.client, self.cancel))
+        observed = replace(observed, loaded=listed)
+        inside = self.show(observed, to_compare(residents, observed))
+        return replace(observed, loaded=with_sharers(residents, listed, inside))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eyes(Glance):
     """What looking at one host takes. `costs` also finds out how many bytes a plan would move."""
 
-    ledger: Ledger
+    ledger: FactStore
     upstreams: Upstreams
     costs: bool = True
 
@@ -89,6 +102,8 @@ def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost
     if any(model.name in observed.memory.keys() - observed.models.keys() for model in desired.models):
         # a list that is read while a manifest is rewritten misses that model (all servers up to 0.33)
         observed = replace(observed, models=eyes.models().models)
+    if is_managed(desired):
+        observed = eyes.loaded(observed, residents_of(desired))
     wanted = questions(desired, observed, options)
     observed = replace(
         observed,
@@ -111,10 +126,10 @@ def look_at_all(client: OllamaClient, spec: HostSpec, cancel: CancelToken) -> Ob
 
 
 def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
-    """One listed model; None for a name that no request could address, and for our own asides."""
+    """One listed model; None for a name that no request could address, and for our ledger."""
     with suppress(InvalidName):
         name = ModelName.parse(tagged.name)
-        if is_aside(name):
+        if name.is_ledger:
             return None
         return ObservedModel(
             name=name,
@@ -197,14 +212,15 @@ def learn(
     Nothing is lost when the state folder cannot be written: the next run looks again.
     """
     unverified = {note.model for note in plan.notes if note.model and not note.unresolved}
+    facts = []
     for model in desired.models:
         own = observed.shown.get(model.name)
         if model.name not in plan.unchanged or own is None or is_trusted(model, observed, options):
             continue
+        facts.append(_fact(eyes, model, own, observed, now, verified=model.name not in unverified))
+    if facts:
         with suppress(StateError):
-            eyes.ledger.remember(
-                _fact(eyes, model, own, observed, now, verified=model.name not in unverified)
-            )
+            eyes.ledger.remember_all(facts)
 
 
 def _fact(

@@ -15,6 +15,8 @@ from ollamaops.apply.bench import Workbench
 from ollamaops.apply.case import HostCase, Surroundings
 from ollamaops.apply.executor import execute
 from ollamaops.apply.handlers import perform
+from ollamaops.apply.memory import facts_of
+from ollamaops.apply.rollback import release
 from ollamaops.apply.survey import survey, unreached
 from ollamaops.errors import Cancelled, OllamaopsError
 from ollamaops.events import RoundEnded, Skipped, Succeeded
@@ -23,11 +25,15 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import (
     Action,
+    CopyModel,
     CreateModel,
     DeleteModel,
     HostPlan,
+    LoadModel,
     Note,
     PullModel,
+    PushModel,
+    UnloadModel,
     UnreachedHost,
     UploadBlob,
     id_of,
@@ -69,23 +75,32 @@ class _Cycle:
         self._bench = Workbench(
             spec=case.spec,
             client=client,
-            ledger=around.ledger,
+            ledger=facts_of(case, client, around),
             cancel=around.cancel,
             emit=around.emit,
             run_id=case.options.run_id,
             now=around.now,
             spare=frozenset(agreed.unmanaged),
+            lasting=frozenset(model.name for model in case.models if model.resident is True),
+            policy=case.policy,
+            lifted=case.options.force,
+            elsewhere=around.elsewhere,
         )
 
     def run(self, *, exact: bool) -> HostReport:
         """All rounds, and the report. A failed look does not lose what was done before it."""
         try:
+            if self._case.options.release:
+                release(self._bench.ledger, self._case.spec.memory_key, self._case.options.targets)
             seen = self._do_rounds(exact=exact)
             if isinstance(seen, UnreachedHost):
                 return replace(self._report, unreached=seen)
             if not self._case.options.targets:  # with which only some models were looked at
-                proven = names_of(model for model in self._case.models if model.name in seen.unchanged)
-                settle_leftovers(self._bench, declared=names_of(self._case.models), proven=proven)
+                stands = {*seen.unchanged, *seen.held}
+                proven = names_of(model for model in self._case.models if model.name in stands)
+                settle_leftovers(
+                    self._bench, declared=kept_versions(self._case.models), proven=proven | stands
+                )
         except Cancelled:
             pass
         except OllamaopsError as error:
@@ -114,6 +129,9 @@ class _Cycle:
         self._report = replace(
             self._report, results=self._report.results + results, rounds=self._report.rounds + 1
         )
+        for action in actions:
+            if isinstance(action, PushModel):
+                self._around.upstreams.forget(action.model, action.insecure)
 
     def _look_again(self) -> HostPlan | UnreachedHost:
         """The plan that a fresh look gives; the report learns what it says."""
@@ -124,6 +142,7 @@ class _Cycle:
             self._around,
             distrust=frozenset(self._bench.touched),
             made=_made(report.results),
+            settled=_settled(report.results),
         )
         if isinstance(seen, HostPlan):
             self._report = with_verdict(report, seen)
@@ -140,12 +159,23 @@ class _Cycle:
         return seen
 
 
-def _made(results: Iterable[ActionResult]) -> frozenset[ModelName]:
-    """Models that were built from uploads the server has checked."""
+def _made(results: Sequence[ActionResult]) -> frozenset[ModelName]:
+    """Models that were built from uploads the server has checked, and did not stay aside."""
+    done = [result.action for result in results if isinstance(result.outcome, Succeeded)]
+    switched = {action.source for action in done if isinstance(action, CopyModel)}
+    return frozenset(
+        action.model
+        for action in done
+        if isinstance(action, CreateModel) and (action.aside is None or action.aside in switched)
+    )
+
+
+def _settled(results: Iterable[ActionResult]) -> frozenset[ModelName]:
+    """Models that were loaded or unloaded, which is not done twice in a run."""
     return frozenset(
         result.action.model
         for result in results
-        if isinstance(result.action, CreateModel) and isinstance(result.outcome, Succeeded)
+        if isinstance(result.action, LoadModel | UnloadModel) and isinstance(result.outcome, Succeeded)
     )
 
 
@@ -206,3 +236,8 @@ def _only_supports(action: Action, declared: Collection[ModelName]) -> bool:
 def names_of(models: Iterable[ModelSpec]) -> frozenset[ModelName]:
     """The names under which these models come to be on a host: a pull lands under its own reference."""
     return frozenset(model.source.ref if isinstance(model.source, Pull) else model.name for model in models)
+
+
+def kept_versions(models: Sequence[ModelSpec]) -> dict[ModelName, int]:
+    """How many previous versions stay of every name that these models come to have on a host."""
+    return dict.fromkeys(names_of(models), 0) | {model.name: model.keep_previous for model in models}

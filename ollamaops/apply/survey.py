@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollamaops.apply.case import HostCase, Surroundings, desired_of
-from ollamaops.apply.handlers import short_digest
+from ollamaops.apply.circumstances import with_circumstances
+from ollamaops.apply.contents import short_digest
+from ollamaops.apply.memory import facts_of
 from ollamaops.apply.observe import Eyes, Glance, learn, look, look_at_digests
 from ollamaops.apply.weights import with_headers
 from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
@@ -18,9 +20,10 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import HostPlan, UnreachedHost
 from ollamaops.plan.desired import DesiredHost
-from ollamaops.plan.guard import guard
+from ollamaops.plan.guard import guard, guard_again
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
+from ollamaops.plan.pruning import only_prune
 from ollamaops.plan.questions import PlanOptions, is_trusted
 
 
@@ -41,8 +44,9 @@ def survey(
     *,
     distrust: frozenset[ModelName] = frozenset(),
     made: frozenset[ModelName] = frozenset(),
+    settled: frozenset[ModelName] = frozenset(),
 ) -> HostPlan | UnreachedHost:
-    """Look at one host and plan what it needs. `distrust` and `made` are those of PlanOptions.
+    """Look at one host and plan what it needs. `distrust`, `made` and `settled` are those of PlanOptions.
 
     StateError, WeightsError and Cancelled are raised: they say nothing about the host.
     """
@@ -51,6 +55,8 @@ def survey(
         ask_registry=case.options.ask_registry,
         distrust=distrust,
         made=made,
+        settled=settled,
+        release=case.options.release,
     )
     eyes = _eyes(case, client, around)
     desired = desired_of(case)
@@ -62,7 +68,51 @@ def survey(
     desired = _with_headers(case, desired, observed, options)
     plan = plan_host(desired, observed, options)
     learn(eyes, desired, observed, plan, options=options, now=around.now())
-    return guard(plan, desired, observed, force=case.options.force) if case.options.guarded else plan
+    if case.options.prune_only:
+        plan = only_prune(plan, force=case.options.force)
+    return guarded(case, eyes, plan, desired, observed, around) if case.options.guarded else plan
+
+
+def guarded(
+    case: HostCase,
+    glance: Glance,
+    plan: HostPlan,
+    desired: DesiredHost,
+    observed: ObservedHost,
+    around: Surroundings,
+) -> HostPlan | UnreachedHost:
+    """The plan with what the rules say against it."""
+    force = case.options.force
+    try:
+        observed = with_circumstances(
+            glance, around.upstreams, case.policy, plan, observed, at=around.moment(), lifted=force
+        )
+    except RemoteError as error:
+        return unreached(case, around, error)
+    return guard(plan, desired, observed, force=force)
+
+
+def judge_again(case: HostCase, plan: HostPlan, around: Surroundings) -> HostPlan | UnreachedHost:
+    """A saved plan with what the rules say now whose answer depends on the moment: windows, and models in use."""
+    if not (case.policy.windows or case.policy.busy):
+        return plan
+    try:
+        with around.open_client(case.spec) as client:
+            glance = _glance(case, client, around)
+            observed = with_circumstances(
+                glance,
+                around.upstreams,
+                replace(case.policy, licenses=None),
+                plan,
+                glance.models(),
+                at=around.moment(),
+                lifted=case.options.force,
+            )
+    except Cancelled:
+        raise
+    except OllamaopsError as error:
+        return unreached(case, around, error)
+    return guard_again(plan, desired_of(case), observed, force=case.options.force)
 
 
 def _with_headers(
@@ -126,7 +176,7 @@ def _eyes(case: HostCase, client: OllamaClient, around: Surroundings) -> Eyes:
     return Eyes(
         spec=case.spec,
         client=client,
-        ledger=around.ledger,
+        ledger=facts_of(case, client, around),
         upstreams=around.upstreams,
         cancel=around.cancel,
         costs=case.options.costs and case.options.ask_registry,

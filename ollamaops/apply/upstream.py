@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ollamaops.apply.retry import attempt
 from ollamaops.errors import (
@@ -26,8 +26,10 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.locking import Answer, Cause, Unanswered
 from ollamaops.plan.observed import Upstream
-from ollamaops.registry.client import RegistryClient
-from ollamaops.registry.documents import Layer, digest_set
+
+if TYPE_CHECKING:
+    from ollamaops.registry.client import RegistryClient
+    from ollamaops.registry.documents import Layer
 
 RETRIES = 2
 LONGEST_WAIT_S = 10.0
@@ -161,6 +163,8 @@ def _cause(error: OllamaopsError) -> Cause:
 def _upstream_of(answer: Answer) -> Upstream:
     if isinstance(answer, Unanswered):
         return Upstream(error=answer.error, hint=answer.hint, answered=answer.cause != "unreached")
+    from ollamaops.registry.documents import digest_set
+
     return Upstream(
         digests=digest_set(answer.raw),
         registry_digest=answer.digest.hex,

@@ -1,7 +1,8 @@
-"""Local weights as facts for the plan: digests (hashed once in a file's life) and, when asked for, headers.
+"""Weights as facts for the plan: digests (hashed once in a file's life) and, when asked for, headers.
 
-Decides which files are hashed; files/digest.py decides how. The fact a reader would miss: a digest that the manifest
-states is believed here without a look at the bytes, because the server checks it when they arrive.
+Decides which files are hashed; files/digest.py decides how, and elsewhere.py what is known of those that are not on
+this disk. The fact a reader would miss: a digest that the manifest states is believed here without a look at the
+bytes, because the server checks it when they arrive.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
+from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.events import ActionEnded, ActionStarted, Progressed, Sink, Succeeded
-from ollamaops.files.digest import DigestCache, FileFacts, hash_files, stamp_of
-from ollamaops.files.gguf import read_gguf, require_complete
+from ollamaops.files.digest import DigestCache, hash_files, stamp_of
+from ollamaops.files.remote import Location, RemoteRef
 from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
 from ollamaops.plan.observed import FileInfo
+
+if TYPE_CHECKING:
+    from ollamaops.files.gguf_types import GgufHeader
 
 OnHashed = Callable[[Path, int], None]
 
@@ -28,25 +34,29 @@ def digests_of(
     files: Iterable[WeightsFile],
     cache: DigestCache | None = None,
     *,
+    elsewhere: Elsewhere | None = None,
     on_progress: OnHashed | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> dict[Path, FileInfo]:
+) -> dict[Location, FileInfo]:
     """Digest and size of every file. A digest stated in the manifest is believed; the server checks it on upload.
 
-    `on_progress` is told a file and how many of its bytes are hashed, from several threads. WeightsError for a
-    file that cannot be used, Cancelled.
+    `elsewhere` is asked about files that are not here. `on_progress` is told a file and how many of its bytes are
+    hashed, from several threads. WeightsError for a file that cannot be used, RemoteError for one elsewhere that
+    cannot be asked about, Cancelled.
     """
     wanted = list(files)
-    unknown = [file.path for file in wanted if file.known is None]
+    unknown = [file.path for file in wanted if file.known is None and isinstance(file.path, Path)]
     hashed = hash_files(unknown, cache=cache, on_progress=on_progress, cancel=cancel) if unknown else {}
-    return {file.path: _info(file, hashed.get(file.path)) for file in wanted}
-
-
-def _info(file: WeightsFile, hashed: FileFacts | None) -> FileInfo:
-    if hashed is not None:
-        return FileInfo(digest=hashed.digest, size_bytes=hashed.size_bytes)
-    assert file.known is not None
-    return FileInfo(digest=file.known, size_bytes=stamp_of(file.path).size_bytes)
+    found: dict[Location, FileInfo] = {}
+    for file in wanted:
+        where, known = file.path, file.known
+        if isinstance(where, RemoteRef):
+            found[where] = (elsewhere or Elsewhere()).info_of(where, known, cancel=cancel)
+        elif known is not None:
+            found[where] = FileInfo(digest=known, size_bytes=stamp_of(where).size_bytes)
+        else:
+            found[where] = FileInfo(digest=hashed[where].digest, size_bytes=hashed[where].size_bytes)
+    return found
 
 
 def tell_hashing(emit: Sink, *, run_id: str, now: Callable[[], str]) -> OnHashed:
@@ -73,16 +83,26 @@ def tell_hashing(emit: Sink, *, run_id: str, now: Callable[[], str]) -> OnHashed
     return tell
 
 
-def with_headers(found: Mapping[Path, FileInfo]) -> dict[Path, FileInfo]:
-    """`found` with what the headers say. WeightsError for a GGUF that is damaged or cut short."""
-    return {path: _with_header(path, info) for path, info in found.items()}
+def with_headers(found: Mapping[Location, FileInfo]) -> dict[Location, FileInfo]:
+    """`found` with what the headers of the files on this disk say.
+
+    WeightsError for a GGUF that is damaged or cut short, and for shards that do not belong together.
+    """
+    from ollamaops.files.gguf import read_gguf, require_complete
+    from ollamaops.files.shards import check_shard_headers
+
+    headers: dict[Location, GgufHeader] = {
+        path: read_gguf(path) for path in found if isinstance(path, Path) and sniff(path) == "gguf"
+    }
+    for path, header in headers.items():
+        require_complete(header, str(path))
+    check_shard_headers({str(path): header for path, header in headers.items()})
+    return {
+        path: _with_header(info, headers[path]) if path in headers else info for path, info in found.items()
+    }
 
 
-def _with_header(path: Path, info: FileInfo) -> FileInfo:
-    if sniff(path) != "gguf":
-        return info
-    header = read_gguf(path)
-    require_complete(header, path)
+def _with_header(info: FileInfo, header: GgufHeader) -> FileInfo:
     return replace(
         info,
         architecture=header.architecture,

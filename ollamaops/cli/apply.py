@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 @click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
 @click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
 @click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
+@click.option("--release", is_flag=True, help="Bring forward what was rolled back.")
+@click.option("--wait", metavar="D", help="Wait so long for a run that has a host: 10m (refuse at once).")
 def command(
     shared: Shared,
     saved: str | None,
@@ -41,23 +43,34 @@ def command(
     force: tuple[str, ...],
     verify_weights: bool,
     locked: bool,
+    release: bool,
+    wait: str | None,
 ) -> int:
     """Make the servers as declared: plan, ask, do it, and look again.
 
     PLAN is a file written by `plan --out`; then exactly that is done, without asking, and it is refused when a
-    fact it relies on has changed. Ctrl-C stops cleanly; run again to continue.
+    fact it relies on has changed. Ctrl-C stops cleanly; run again to continue. One run at a time changes a host:
+    a second one is refused and told who has it, or waits (--wait).
     """
-    from ollamaops.cli.context import listening, open_scene
+    from ollamaops.cli.carrying import carry_out
+    from ollamaops.cli.context import holding, open_scene
     from ollamaops.cli.showing import show_plan, show_run
-    from ollamaops.cli.signals import exit_code
-    from ollamaops.reconcile import apply_hosts
 
     if not (yes or saved or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use -y, or apply a saved plan")
     scope = "none" if no_prune else prune
-    with open_scene(
-        shared, force=force, verify_weights=verify_weights, prune=scope, require_lock=locked
-    ) as scene:
+    with (
+        open_scene(
+            shared,
+            force=force,
+            verify_weights=verify_weights,
+            prune=scope,
+            require_lock=locked,
+            release=release,
+            wait=wait,
+        ) as scene,
+        holding(scene),
+    ):
         plan = _agree(shared, scene, saved)
         if shared.output in (None, "text") or plan.refusals:
             show_plan(shared, plan, warnings=scene.manifest.warnings)
@@ -66,12 +79,12 @@ def command(
         if plan.actions and not (yes or saved) and not _confirm(plan):
             click.echo("nothing was changed", err=True)
             return exits.ERROR
-        if not plan.actions and shared.output in (None, "text"):
+        is_idle = not plan.actions and not any(host.leftovers for host in plan.hosts) and not release
+        if is_idle and shared.output in (None, "text"):
             return exits.code_of_plan(plan, detailed=False)
-        with listening(scene) as around:
-            report = apply_hosts(plan, scene.cases, around)
+        report, code = carry_out(scene, plan, "apply", force)
         show_run(shared, report)
-        return exit_code() if report.interrupted else exits.code_of_run(report)
+        return code
 
 
 def _agree(shared: Shared, scene: Scene, saved: str | None) -> Plan:

@@ -10,33 +10,32 @@ import re
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.apply.weights import digests_of
 from ollamaops.cli.options import Shared
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
+from ollamaops.events import Event, Noted, discard
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import NamePattern
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.desired import local_files
-from ollamaops.plan.locking import with_lock
 from ollamaops.reconcile import HostCase, Options, Surroundings, build_cases
-from ollamaops.registry.lock import Lock
-from ollamaops.registry.lock_file import load_lock
-from ollamaops.report.live import ProgressKind, progress_sink
 from ollamaops.report.words import wants_colour
 from ollamaops.state.ledger import Ledger
 from ollamaops.units import parse_duration
 
 if TYPE_CHECKING:
     from ollamaops.registry.client import RegistryClient
+    from ollamaops.report.live import ProgressKind
 
 LOCK_FILE = "ollamaops.lock"
 
@@ -63,6 +62,14 @@ class Fleet:
 
 def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
     """The manifest that -f, -e and the current folder name, held to its lock file if there is one."""
+    if not require_lock and not lock_path(shared).exists():
+        manifest = load_unlocked(shared, locked=False)
+        if all(spec.update != "locked" for spec in manifest.models):
+            return manifest
+    from ollamaops.plan.locking import with_lock
+    from ollamaops.registry.lock import Lock
+    from ollamaops.registry.lock_file import load_lock
+
     lock = load_lock(lock_path(shared))
     manifest = load_unlocked(shared, locked=require_lock or lock is not None)
     return with_lock(manifest, lock or Lock(), required=require_lock)
@@ -135,11 +142,14 @@ def open_scene(
     guarded: bool = True,
     prune: str | None = None,
     require_lock: bool = False,
+    prune_only: bool = False,
+    wait: str | None = None,
+    release: bool = False,
     manifest: Manifest | None = None,
 ) -> Iterator[Scene]:
-    """Everything for a command that looks at hosts or changes them."""
+    """Everything for a command that looks at hosts or changes them. `wait` is the text of --wait."""
     wanted = _with_prune(manifest or load(shared, require_lock=require_lock), prune)
-    with open_fleet(shared, wanted) as fleet:
+    with open_fleet(shared, wanted) as fleet, closing(Elsewhere()) as elsewhere:
         hosts, cancel = fleet.hosts, fleet.cancel
         ledger = open_ledger(shared)
         options = Options(
@@ -151,14 +161,17 @@ def open_scene(
             guarded=guarded,
             jobs=shared.jobs or 8,
             run_id=uuid.uuid4().hex[:12],
+            prune_only=prune_only,
+            wait_s=parse_duration(wait) if wait else 0.0,
+            release=release,
         )
         specs = [spec for host in hosts for spec in models_on(host, wanted)]
-        files = digests_of(local_files(specs), ledger, cancel=cancel.is_set)
+        files = digests_of(local_files(specs), ledger, elsewhere=elsewhere, cancel=cancel.is_set)
         yield Scene(
             shared=shared,
             manifest=wanted,
             cases=build_cases(wanted, hosts, files, options),
-            around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, cancel=cancel),
+            around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel),
         )
 
 
@@ -207,7 +220,7 @@ def _in_sandboxes(
     replaced = []
     for host in hosts:
         folder = store / re.sub(r"[^A-Za-z0-9_.-]", "_", host.name)
-        running = stack.enter_context(Sandbox(store=folder))
+        running = stack.enter_context(Sandbox(store=folder, registry=True))
         endpoints.setdefault("registry.ollama.ai", running.url)
         replaced.append(
             HostSpec(
@@ -230,9 +243,26 @@ def _open_registry(endpoints: dict[str, str]) -> RegistryClient:
     return RegistryClient(endpoints=endpoints, timeout_s=10.0)
 
 
+def holding(scene: Scene) -> AbstractContextManager[None]:
+    """The locks of the scene's hosts; RefusedError says who has one. Waiting for one is told on stderr."""
+    from ollamaops.apply.holding import holding_hosts
+
+    options = scene.cases[0].options if scene.cases else Options()
+    around = replace(scene.around, emit=discard if scene.shared.quiet else _say)
+    specs = [case.spec for case in scene.cases]
+    return holding_hosts(specs, around.ledger.folder, around, run_id=options.run_id, wait_s=options.wait_s)
+
+
+def _say(event: Event) -> None:
+    if isinstance(event, Noted):
+        sys.stderr.write(f"{event.host}: {event.message}\n")
+
+
 @contextmanager
 def listening(scene: Scene) -> Iterator[Surroundings]:
     """The scene's surroundings with a progress display on stderr that listens to them."""
+    from ollamaops.report.live import progress_sink
+
     shared = scene.shared
     kind: ProgressKind = "none" if shared.quiet else shared.progress or "auto"
     colour = wants_colour(sys.stderr, os.environ, no_color=shared.no_color)

@@ -16,6 +16,7 @@ ERROR: Final = 1
 CHANGES: Final = 2
 PARTIAL: Final = 3
 REFUSED: Final = 4
+UNEXPECTED: Final = 5
 USAGE: Final = 64
 INVALID: Final = 65
 INTERRUPTED: Final = 130
@@ -27,15 +28,16 @@ MEANINGS: Final = {
     CHANGES: "changes pending: drift always, plan and diff with --detailed-exitcode",
     PARTIAL: "partial: some hosts unreached or some actions failed",
     REFUSED: "refused by a safety rule; nothing was changed",
+    UNEXPECTED: "applied, but an expectation failed",
     USAGE: "the command line is wrong",
     INVALID: "the manifest is not valid",
     INTERRUPTED: "interrupted (143: terminated); consistent, run again",
 }
-_PRECEDENCE: Final = (INVALID, REFUSED, ERROR, PARTIAL, CHANGES, DONE)
+_PRECEDENCE: Final = (INVALID, REFUSED, ERROR, UNEXPECTED, PARTIAL, CHANGES, DONE)
 
 
 def worst(*codes: int) -> int:
-    """The code that counts when several hold: 65 > 4 > 1 > 3 > 2 > 0."""
+    """The code that counts when several hold: 65 > 4 > 1 > 5 > 3 > 2 > 0."""
     return next(code for code in _PRECEDENCE if code in codes)
 
 
@@ -51,10 +53,15 @@ def code_of_plan(plan: Plan, *, detailed: bool) -> int:
 
 def code_of_run(report: RunReport) -> int:
     """For apply."""
-    from ollamaops.events import Succeeded
+    from ollamaops.events import Failed, Succeeded
 
     if report.interrupted:
         return INTERRUPTED
+    if any(
+        isinstance(result.outcome, Failed) and result.outcome.exit_code == UNEXPECTED
+        for result in report.results
+    ):
+        return UNEXPECTED
     all_worked = all(isinstance(result.outcome, Succeeded) for result in report.results)
     all_there = (
         all(host.verified and not host.unreached for host in report.hosts) and not report.plan.unreached

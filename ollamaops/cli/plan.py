@@ -25,6 +25,7 @@ from ollamaops.cli.options import Shared, command_with_shared
 @click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
 @click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
 @click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
+@click.option("--release", is_flag=True, help="Plan for what was rolled back as well.")
 def command(
     shared: Shared,
     out: str | None,
@@ -34,6 +35,7 @@ def command(
     force: tuple[str, ...],
     verify_weights: bool,
     locked: bool,
+    release: bool,
 ) -> int:
     """Show what apply would do, and why. Writes to no server.
 
@@ -48,7 +50,12 @@ def command(
 
     scope = "none" if no_prune else prune
     with open_scene(
-        shared, force=force, verify_weights=verify_weights, prune=scope, require_lock=locked
+        shared,
+        force=force,
+        verify_weights=verify_weights,
+        prune=scope,
+        require_lock=locked,
+        release=release,
     ) as scene:
         plan = plan_hosts(scene.cases, scene.around)
         if out:

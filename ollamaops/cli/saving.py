@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
+from ollamaops.apply.recording import declaration_digest
 from ollamaops.cli.context import Scene
 from ollamaops.errors import RefusedError, UsageError
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.codec import plan_from_json, plan_to_json
-from ollamaops.reconcile import desired_of
 
 
 def save_plan(plan: Plan, scene: Scene, path: str) -> None:
@@ -51,13 +50,4 @@ def load_plan(path: str, scene: Scene) -> Plan:
 
 def declaration_of(scene: Scene) -> str:
     """A digest of everything declared for the chosen hosts, local weights included."""
-    facts = [
-        [
-            case.spec.name,
-            sorted((str(model.name), model.fingerprint) for model in desired_of(case).models),
-            sorted(str(entry.pattern) for entry in case.absent),
-            repr(case.policy),
-        ]
-        for case in sorted(scene.cases, key=lambda case: case.spec.name)
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return declaration_digest(scene.cases)

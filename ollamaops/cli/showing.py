@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ollamaops.cli.options import Shared
 from ollamaops.cli.printing import colour_and_width, emit
 from ollamaops.errors import Problem
 from ollamaops.plan.actions import Plan
-from ollamaops.plan.results import RunReport
+
+if TYPE_CHECKING:
+    from ollamaops.plan.results import RunReport
 
 
 def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -> None:
     """A plan on stdout, the manifest's warnings on stderr."""
-    from ollamaops.report.as_json import plan_report_to_json
-    from ollamaops.report.markup import render_plan_html, render_plan_markdown
-    from ollamaops.report.plan_text import render_plan
-
     warn(shared, warnings)
     colour, width = colour_and_width(shared)
-    emit(
-        shared,
-        {
-            "text": lambda: render_plan(plan, colour=colour, width=width, verbose=shared.verbose > 0),
-            "json": lambda: plan_report_to_json(plan),
-            "markdown": lambda: render_plan_markdown(plan),
-            "html": lambda: render_plan_html(plan),
-        },
-    )
+
+    def as_text() -> str:
+        from ollamaops.report.plan_text import render_plan
+
+        return render_plan(plan, colour=colour, width=width, verbose=shared.verbose > 0)
+
+    def as_json() -> object:
+        from ollamaops.report.as_json import plan_report_to_json
+
+        return plan_report_to_json(plan)
+
+    def as_markdown() -> str:
+        from ollamaops.report.markup import render_plan_markdown
+
+        return render_plan_markdown(plan)
+
+    def as_html() -> str:
+        from ollamaops.report.markup import render_plan_html
+
+        return render_plan_html(plan)
+
+    emit(shared, {"text": as_text, "json": as_json, "markdown": as_markdown, "html": as_html})
 
 
 def show_run(shared: Shared, report: RunReport) -> None:

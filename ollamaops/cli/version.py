@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ollamaops.about import __version__
 from ollamaops.cli import exits
 from ollamaops.cli.options import Shared, command_with_shared
 
@@ -15,11 +16,10 @@ from ollamaops.cli.options import Shared, command_with_shared
 def command(shared: Shared, servers: bool) -> int:
     """Show the version of ollamaops, and with --servers that of every host."""
     import platform
-    from importlib.metadata import version
 
     from ollamaops.cli.printing import emit
 
-    own = {"ollamaops": version("ollamaops"), "python": platform.python_version()}
+    own = {"ollamaops": __version__, "python": platform.python_version()}
     found = _ask_hosts(shared) if servers else {}
     lines = [
         f"ollamaops {own['ollamaops']} (Python {own['python']})",

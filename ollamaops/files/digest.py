@@ -13,7 +13,6 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -160,6 +159,8 @@ def hash_files(
         except BaseException:
             stop.set()
             raise
+
+    from concurrent.futures import ThreadPoolExecutor
 
     distinct = tuple(dict.fromkeys(paths))
     with ThreadPoolExecutor(max_workers=workers or min(4, os.cpu_count() or 1)) as pool:

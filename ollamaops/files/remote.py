@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
@@ -40,6 +41,10 @@ class RemoteRef:
     def name(self) -> str:
         """The last part of the path, which is what the file is called."""
         return unquote(urlsplit(self.text).path.rpartition("/")[2])
+
+
+Location = Path | RemoteRef
+"""Where weights lie: on this disk, or elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def parse_remote(text: str) -> RemoteRef:
         raise InvalidValue(
             "an address with a user or password in it", hint="take them out: they would be shown"
         )
-    if parts.query or parts.fragment:
+    if "?" in text or "#" in text:
         raise InvalidValue(
             "an address with '?' or '#' in it",
             hint="take out what follows: it may be a secret, and would be shown",

@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ollamaops.errors import WeightsError
-from ollamaops.files.gguf_types import GgufHeader
+
+if TYPE_CHECKING:
+    from ollamaops.files.gguf_types import GgufHeader
 
 MAX_SHARDS = 9999
 _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
@@ -65,10 +68,13 @@ def complete_shards(declared: Sequence[str], found: Collection[str]) -> tuple[st
     shards = {name: parse_shard(name) for name in declared}
     _refuse_repeats(name for name in declared if shards[name])
     _refuse_mixed_totals(shard for shard in shards.values() if shard)
-    complete: dict[str, None] = {}
+    complete: list[str] = []
     for name in declared:
         shard = shards[name]
-        complete |= dict.fromkeys([name] if shard is None else _whole_set(shard, found))
+        if shard is None:
+            complete.append(name)
+        elif name not in complete:
+            complete += _whole_set(shard, found)
     return tuple(complete)
 
 

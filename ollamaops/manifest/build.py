@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
+from zoneinfo import ZoneInfo
 
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.check import Gathered, source_kind
@@ -387,4 +388,15 @@ def _hours(text: str) -> tuple[int, int]:
 def _zone(text: str) -> str:
     if not _ZONE.fullmatch(text):
         raise InvalidValue(f"'{text[:60]}' is not a time zone", hint="write an IANA name like Europe/Paris")
+    if text.upper() != "UTC":
+        _require_zone(text)
     return text
+
+
+def _require_zone(name: str) -> None:
+    """InvalidValue if this system has no such time zone (a folder of zones or a corrupt file is none either)."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        hint = "write an IANA name like Europe/Paris; a system without time zones needs: pip install tzdata"
+        raise InvalidValue(f"'{name[:60]}' is not a time zone that this system knows", hint=hint) from None

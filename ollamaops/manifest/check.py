@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
 from ollamaops.errors import InvalidName
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
@@ -189,12 +189,26 @@ def _check_names(entry: Table, kind: SourceKind, findings: Findings) -> None:
         _refuse_suffix(node, name, findings)
     elif name is not None:
         _refuse_local(node, name, findings)
+    if name is not None and name.is_ledger:
+        message = f"'{_shown(node)}' is a reserved name: what is remembered of a host is kept there"
+        findings.add(node, message, "choose another name")
+    for key in ("name", "pull", "from", "copy", "moved_from"):
+        _refuse_aside(entry.get(key), findings)
     for key in ("pull", "from", "copy", "moved_from"):
         if (other := _name_at(entry.get(key))) is not None:
             _refuse_local(entry.nodes[key], other, findings)
             if key == "moved_from" and other == name:
                 findings.add(entry.nodes[key], "moved_from: the old name is the new one", "leave it out")
     _check_push(entry.get("push"), findings)
+
+
+def _refuse_aside(node: Node | None, findings: Findings) -> None:
+    name = _name_at(node)
+    if node is not None and name is not None and name.is_aside:
+        message = f"'{_shown(node)}' is a reserved name: versions of '{name.model}' wait there"
+        findings.add(
+            node, message, "choose a tag that does not end in -ollamaops-next or -ollamaops-previous"
+        )
 
 
 def _refuse_suffix(node: Node, name: ModelName, findings: Findings) -> None:
@@ -221,6 +235,7 @@ def _refuse_local(node: Node, name: ModelName, findings: Findings) -> None:
 
 def _check_push(node: Node | None, findings: Findings) -> None:
     target = node.get("name") if isinstance(node, Table) else node
+    _refuse_aside(target, findings)
     name = _name_at(target)
     if target is None or name is None:
         return
@@ -306,6 +321,8 @@ def _check_expectation(table: Table, findings: Findings) -> None:
         findings.add(pattern, "matches: not a regular expression", "it is read by Python's re module")
     if isinstance(load, Scalar):
         findings.read(load, parse_duration)
+    _check_options(table.get("options"), findings)
+    _check_schema(table.get("json_schema"), findings)
     if "prompt" in table.nodes and "messages" in table.nodes:
         findings.add(
             table.keys["messages"], "messages beside a prompt: one of the two is asked", "keep one of them"
@@ -317,6 +334,31 @@ def _check_expectation(table: Table, findings: Findings) -> None:
             findings.add(
                 table.keys[key], f"'{key}' needs a prompt or messages: there is no answer without", None
             )
+
+
+def _check_options(options: Node | None, findings: Findings) -> None:
+    """Servers answer 500 to an option of the wrong type, which would look like a fault of the model."""
+    for name, node in options.nodes.items() if isinstance(options, Table) else ():
+        if flaw := check_parameter(name, to_plain(node)):
+            if isinstance(node, Scalar) and node.secret_as is not None:
+                flaw = f"what {node.shown} stands for does not fit parameter '{name}'"
+            findings.add(
+                node, flaw + ("" if name in PARAMETER_TYPES else did_you_mean(name, PARAMETER_TYPES))
+            )
+
+
+def _check_schema(node: Node | None, findings: Findings) -> None:
+    if not isinstance(node, Table):
+        return
+    from jsonschema import validators  # costs 50 ms, so only when there is one
+    from jsonschema.exceptions import best_match
+
+    schema = cast("dict[str, Any]", to_plain(node))
+    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+    error = best_match(kind(kind.META_SCHEMA).iter_errors(schema))
+    if error is not None:
+        place = error.json_path.removeprefix("$.")
+        findings.add(node, f"json_schema: not a JSON Schema: {place} is wrong")
 
 
 def _is_regular(pattern: str) -> bool:

@@ -8,13 +8,16 @@ what does not exist is the name of a model.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import cast
 
-from ollamaops.errors import InvalidName, ManifestError, Problem, WeightsError
+from ollamaops.errors import InvalidName, InvalidValue, ManifestError, Problem, WeightsError
+from ollamaops.files.remote import Location, RemoteRef, is_remote, parse_remote
+from ollamaops.files.shards import complete_shards, parse_shard
 from ollamaops.files.sniff import Kind, content_type, sniff
 from ollamaops.manifest.check import Gathered
 from ollamaops.manifest.disk import Disk, Folder, Named, is_there, reason_of
@@ -58,9 +61,9 @@ class _Cooked:
 
     recipe: Recipe | None = None
     base: ModelName | None = None
-    files: list[Path] = field(default_factory=list)
-    adapters: list[Path] = field(default_factory=list)
-    drafts: list[Path] = field(default_factory=list)
+    files: list[Location] = field(default_factory=list)
+    adapters: list[Location] = field(default_factory=list)
+    drafts: list[Location] = field(default_factory=list)
 
 
 class Gatherer:
@@ -70,16 +73,17 @@ class Gatherer:
         self._disk = disk
         self._findings = findings
         self._warnings = warnings
-        self._kinds: dict[Path, Kind] = {}
+        self._kinds: dict[Location, Kind] = {}
 
     def gather(self, entry: Table) -> Gathered:
         """Everything that one model's entry names; what cannot be used is a problem and left out."""
         cooked = self._modelfile(entry.get("modelfile"))
-        files = [*cooked.files, *self._listed(entry.get("files"))]
+        files = self._with_shards(entry, [*cooked.files, *self._listed(entry.get("files"))])
         adapters = cooked.adapters or self._listed(entry.get("adapters"))
         drafts = cooked.drafts or self._listed(entry.get("drafts"))
         self._check_kinds(entry, files, adapters)
         known = self._known_digests(entry, {*files, *adapters, *drafts})
+        self._require_digests(entry, [*files, *adapters, *drafts], known)
         texts = {key: self._text(entry.get(key)) for key in ("system", "template")}
         return Gathered(
             texts={key: text for key, text in texts.items() if text is not None},
@@ -142,12 +146,14 @@ class Gatherer:
         for problem in problems:
             to.add(source.place(problem.line, problem.column), source.reword(problem), problem.hint)
 
-    def _listed(self, node: Node | None) -> list[Path]:
+    def _listed(self, node: Node | None) -> list[Location]:
         items = node.nodes if isinstance(node, Items) else ()
-        return [path for item in items for path in self._weights(self._disk.named(cast("Scalar", item)))]
+        return [where for item in items for where in self._weights(self._disk.named(cast("Scalar", item)))]
 
-    def _weights(self, named: Named) -> list[Path]:
-        """The weights file, or the files of a folder as `ollama create` chooses them."""
+    def _weights(self, named: Named) -> list[Location]:
+        """The weights file, here or elsewhere, or the files of a folder as `ollama create` chooses them."""
+        if is_remote(named.text):
+            return self._address(named)
         if named.text.startswith("@"):
             self._disk.refuse(named, "names a blob on a server, not a file", "name the file itself")
             return []
@@ -162,7 +168,55 @@ class Gatherer:
             self._disk.refuse(named, f"cannot be read: {reason_of(error)}")
         return []
 
-    def _weights_file(self, path: Path, named: Named) -> list[Path]:
+    def _address(self, named: Named) -> list[Location]:
+        """The file at an address, of which only the name is known here."""
+        try:
+            ref = parse_remote(named.text)
+        except InvalidValue as error:
+            self._findings.add(named.place, str(error), error.hint)
+            return []
+        if not ref.name.endswith(_LISTED_ENDINGS):
+            self._disk.refuse(named, "not weights by its name", "name a GGUF or safetensors file")
+            return []
+        return [ref]
+
+    def _with_shards(self, entry: Table, files: list[Location]) -> list[Location]:
+        """`files`, in which one shard of a split GGUF stands for all of them, found beside it."""
+        place = (entry.get("files") or entry.get("modelfile") or entry).place
+        found = {name for where in files for name in _beside(where)}
+        try:
+            complete = complete_shards([str(where) for where in files], found)
+        except WeightsError as error:
+            folders = {str(where)[: -len(where.name)] for where in files}
+            message = reduce(lambda text, folder: text.replace(folder, ""), sorted(folders), str(error))
+            self._findings.add(place, f"files: {message}", error.hint)
+            return list(dict.fromkeys(files))
+        declared = {str(where): where for where in files}
+        return [
+            where
+            for name in complete
+            for where in ([declared[name]] if name in declared else self._shard(name, place))
+        ]
+
+    def _shard(self, name: str, place: Place) -> list[Location]:
+        """A shard that nobody named: it has to be a usable file like any other."""
+        if is_remote(name):
+            return [RemoteRef(name)]
+        path = Path(name)
+        return self._weights(
+            Named(path.name, path.name, place, Folder(path.parent, self._disk.folder_of(place).root))
+        )
+
+    def _require_digests(self, entry: Table, used: list[Location], known: Mapping[Location, Digest]) -> None:
+        """The web says nothing that could be believed of a file's digest."""
+        for where in used:
+            if isinstance(where, RemoteRef) and where.scheme in ("https", "http") and where not in known:
+                place = (entry.get("files") or entry).place
+                self._findings.add(
+                    place, f"files: {where.name}: its digest is not known", "state it under sha256:"
+                )
+
+    def _weights_file(self, path: Path, named: Named) -> list[Location]:
         kind = sniff(path)
         self._kinds[path] = kind
         if kind == "lfs-pointer":
@@ -173,7 +227,7 @@ class Gatherer:
             return []
         return [path]
 
-    def _weights_in(self, folder: Path, named: Named) -> list[Path]:
+    def _weights_in(self, folder: Path, named: Named) -> list[Location]:
         candidates = sorted(path for glob in ("*", "*/*") for path in folder.glob(glob))
         listing = [
             (path.relative_to(folder).as_posix(), content_type(path))
@@ -184,32 +238,33 @@ class Gatherer:
         chosen = [Named(name, f"{named.shown}/{name}", named.place, here) for name in select_weights(listing)]
         return [path for path in map(self._disk.locate, chosen) if path is not None]
 
-    def _check_kinds(self, entry: Table, files: list[Path], adapters: list[Path]) -> None:
+    def _check_kinds(self, entry: Table, files: list[Location], adapters: list[Location]) -> None:
         """A server takes either GGUF files or others, never both, and one GGUF adapter."""
         for key, paths in (("files", files), ("adapters", adapters)):
             place = (entry.get(key) or entry.get("modelfile") or entry).place
-            gguf = [path for path in paths if path.suffix == ".gguf" or self._kinds.get(path) == "gguf"]
+            gguf = [path for path in paths if path.name.endswith(".gguf") or self._kinds.get(path) == "gguf"]
             if gguf and len(gguf) < len(paths):
                 self._findings.add(
                     place, f"{key}: GGUF files and others together: a server takes one kind", "name one"
                 )
-            elif paths and not gguf and not any(path.suffix in _WEIGHTS_ENDINGS for path in paths):
+            elif paths and not gguf and not any(path.name.endswith(_WEIGHTS_ENDINGS) for path in paths):
                 self._findings.add(place, f"{key}: no weights among them", "name GGUF files, or a folder")
             if len(set(paths)) < len(paths):
                 self._findings.add(place, f"{key}: a file is named twice", "keep one of the two")
+            elif name := _first_twice(file.name for file in _as_weights(paths, {})):
+                self._findings.add(
+                    place, f"{key}: two files would be called '{name}'", "let one of them have another name"
+                )
             if key == "adapters" and len(gguf) > 1:
                 self._findings.add(place, f"{len(gguf)} GGUF adapters: a server takes one", "keep one")
-            for lacking in _missing_shards(paths):
-                message = f"{key}: {lacking} is missing: a split GGUF needs all its parts"
-                self._findings.add(place, message, "name every part")
 
-    def _known_digests(self, entry: Table, used: set[Path]) -> dict[Path, Digest]:
+    def _known_digests(self, entry: Table, used: set[Location]) -> dict[Location, Digest]:
         """The digests under `sha256:`, each of which must be of a file that is used."""
         table = entry.get("sha256")
-        known: dict[Path, Digest] = {}
+        known: dict[Location, Digest] = {}
         for text, node in table.nodes.items() if isinstance(table, Table) else ():
             place = cast("Table", table).keys[text]
-            path = self._disk.locate(Named(text, text, place, self._disk.folder_of(place)))
+            path = self._located(text, place)
             digest = self._findings.read(cast("Scalar", node), Digest.parse)
             if path is None or digest is None:
                 continue
@@ -220,6 +275,35 @@ class Gatherer:
                     place, f"sha256: '{text}' is none of the files that the model is made from{meant}"
                 )
         return known
+
+    def _located(self, text: str, place: Place) -> Location | None:
+        if is_remote(text):
+            return RemoteRef(text)
+        return self._disk.locate(Named(text, text, place, self._disk.folder_of(place)))
+
+
+def _beside(where: Location) -> Iterable[str]:
+    """The names of all files beside a shard. Those elsewhere cannot be listed and are taken to be there."""
+    try:
+        shard = parse_shard(str(where))
+    except WeightsError:
+        return ()  # which is complained of when its set is completed
+    if shard is None:
+        return ()
+    if isinstance(where, RemoteRef):
+        return shard.names_of_all
+    with suppress(OSError):  # a folder that may be entered but not listed
+        return [str(path) for path in where.parent.iterdir()]
+    return [name for name in shard.names_of_all if is_there(Path(name))]
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _arguments(modelfile: Modelfile, command: str, source: _Source) -> list[Named]:
@@ -248,25 +332,18 @@ def _model_name(named: Named) -> ModelName | None:
     return None if is_there(named.folder.path / named.text) else name
 
 
-_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
+def _as_weights(files: list[Location], known: Mapping[Location, Digest]) -> tuple[WeightsFile, ...]:
+    """The files under the names that a server is told: relative to the folder that they have in common.
 
-
-def _missing_shards(paths: list[Path]) -> list[str]:
-    """The first part that lacks of each split GGUF; the name of a part has its number and their count."""
-    found: dict[tuple[str, int], set[int]] = {}
-    for path in paths:
-        if match := _SHARD.fullmatch(path.name):
-            found.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
-    lacking = [
-        (name, next((n for n in range(1, count + 1) if n not in there), 0), count)
-        for (name, count), there in found.items()
-    ]
-    return [f"{name}-{first:05d}-of-{count:05d}.gguf" for name, first, count in lacking if first]
-
-
-def _as_weights(paths: list[Path], known: Mapping[Path, Digest]) -> tuple[WeightsFile, ...]:
-    """The files under the names that a server is told: relative to the folder that they have in common."""
-    if not paths:
-        return ()
-    common = Path(os.path.commonpath([path.parent for path in paths]))
-    return tuple(WeightsFile(path, path.relative_to(common).as_posix(), known.get(path)) for path in paths)
+    A file elsewhere goes by its own name.
+    """
+    folders = [where.parent for where in files if isinstance(where, Path)]
+    common = Path(os.path.commonpath(folders)) if folders else Path()
+    return tuple(
+        WeightsFile(
+            where,
+            where.relative_to(common).as_posix() if isinstance(where, Path) else where.name,
+            known.get(where),
+        )
+        for where in files
+    )

@@ -101,7 +101,12 @@ def load_manifest(
         absent=absent,
         policy=policy,
         warnings=ManifestError(tuple(dict.fromkeys(warnings.problems))).problems,
+        state="server" if _is_on_server(whole.get("state")) else "local",
     )
+
+
+def _is_on_server(node: Node | None) -> bool:
+    return isinstance(node, Scalar) and node.value == "server"
 
 
 def _combine(

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from ollamaops.errors import Problem
+from ollamaops.files.remote import Location
 from ollamaops.names import Digest, ModelName, NamePattern
 
 Update = Literal["missing", "latest", "locked", "never"]
+StatePlace = Literal["local", "server"]
 ParameterValue = int | float | bool | str | tuple[str, ...] | None
 
 
@@ -112,13 +114,13 @@ class HostSpec:
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A local file that goes to the server as a blob.
+    """A file, on this disk or elsewhere, that goes to the server as a blob.
 
     `name` is relative to the common folder of the files (what the server is told), `known` the digest the
     manifest states, if it does.
     """
 
-    path: Path
+    path: Location
     name: str
     known: Digest | None = None
 
@@ -270,7 +272,8 @@ class Manifest:
     """Everything the user's files declare for one environment.
 
     `root` is the folder that paths were confined to, `files` every file that was read (relative to the current
-    folder where possible), `warnings` what is legal but surely not meant.
+    folder where possible), `warnings` what is legal but surely not meant. `state` is where facts about hosts are
+    kept: in the local state folder, or on each host itself.
     """
 
     root: Path
@@ -280,3 +283,4 @@ class Manifest:
     absent: tuple[AbsentSpec, ...] = ()
     policy: Policy = Policy()
     warnings: tuple[Problem, ...] = ()
+    state: StatePlace = "local"

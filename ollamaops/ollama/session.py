@@ -7,8 +7,6 @@ no message, and a header that HTTP cannot carry is refused before requests would
 from __future__ import annotations
 
 import base64
-import functools
-import importlib.metadata
 import ipaddress
 import os
 import re
@@ -22,6 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 from requests.utils import get_environ_proxies
 
+from ollamaops.about import __version__
 from ollamaops.errors import InvalidValue, TlsError
 from ollamaops.ollama.sockets import WatchedAdapter
 
@@ -97,7 +96,7 @@ def split_credentials(host_name: str, url: str) -> tuple[str, Credentials | None
 def build_headers(host_name: str, headers: Mapping[str, str], auth: Credentials | None) -> dict[str, str]:
     """What goes with every request. InvalidValue, without the value, for what HTTP cannot carry."""
     built = {
-        "User-Agent": _user_agent(),
+        "User-Agent": f"ollamaops/{__version__}",
         "Accept": "*/*",
         "Accept-Encoding": "identity",
         **headers,
@@ -112,15 +111,6 @@ def build_headers(host_name: str, headers: Mapping[str, str], auth: Credentials 
                 hint="a secret must be one line of plain characters without blanks around it",
             )
     return built
-
-
-@functools.cache
-def _user_agent() -> str:
-    """`ollamaops/0.1.0`; without a number when run from a folder that is not installed."""
-    try:
-        return f"ollamaops/{importlib.metadata.version('ollamaops')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "ollamaops"
 
 
 def build_session(host_name: str, tls: TlsFiles) -> requests.Session:

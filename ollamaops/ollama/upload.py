@@ -1,4 +1,4 @@
-"""Sending a local file to a server as a blob: look first, then stream it, with nothing of it in memory.
+"""Sending weights to a server as a blob: look first, then stream them, with nothing of them in memory.
 
 Decides when a blob counts as there. No retries; those are in apply/. Easily missed: a server that already has the
 blob answers before it reads the body, so the sender sees a broken pipe. That is why HEAD comes first, and comes
@@ -11,7 +11,10 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ollamaops.errors import ConnectionLost, DigestMismatch, WeightsError
 from ollamaops.names import Digest
@@ -20,6 +23,24 @@ from ollamaops.ollama.client import OllamaClient, ProgressSink
 from ollamaops.ollama.wire import Progress
 
 STATUS = "uploading"
+
+
+class Readable(Protocol):
+    """Bytes in order, as many as are there at once; b"" at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class BlobSource(Protocol):
+    """Where the bytes of a blob come from. `name` is short and `place` full, both for messages."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def open(self) -> AbstractContextManager[Readable]: ...
 
 
 def upload_blob(
@@ -36,10 +57,23 @@ def upload_blob(
     `size_bytes` is what the file had when its digest was computed. WeightsError when the file cannot be read or has
     another size, DigestMismatch when the server finds another digest (it then keeps the bytes as an orphan).
     """
+    source = LocalFile(path, size_bytes)
+    return upload_source(client, digest, source, on_progress=on_progress, cancel=cancel)
+
+
+def upload_source(
+    client: OllamaClient,
+    digest: Digest,
+    source: BlobSource,
+    *,
+    on_progress: ProgressSink | None = None,
+    cancel: CancelToken | None = None,
+) -> bool:
+    """As `upload_blob`, from anywhere. `source` is opened only if the host lacks the blob."""
     if client.has_blob(digest, cancel=cancel):
         return False
-    with _opened(path, size_bytes) as file:
-        body = _Body(file, path, digest, size_bytes, on_progress, cancel)
+    with source.open() as reader:
+        body = _Body(reader, source, digest, on_progress, cancel)
         try:
             _post(client, body, cancel)
         except ConnectionLost:
@@ -54,7 +88,7 @@ def _post(client: OllamaClient, body: _Body, cancel: CancelToken | None) -> None
             "POST",
             f"/api/blobs/{body.digest}",
             upload=body,
-            what=f"upload {body.path.name}",
+            what=f"upload {body.source.name}",
             idle_s=client.transport.limits.stall_s,
             cancel=cancel,
         )
@@ -64,48 +98,41 @@ def _post(client: OllamaClient, body: _Body, cancel: CancelToken | None) -> None
             host=error.host,
             status=error.status,
             text=error.text,
-            hint=f"'{body.path}' changed since its digest was computed, or a stated digest is wrong",
+            hint=f"'{body.source.place}' changed since its digest was computed, or a stated digest is wrong",
         ) from error
 
 
 class _Body:
-    """A file as a request body: its length is fixed, and it must still have that length at the end."""
+    """A source as a request body: its length is fixed, and it must have that length in the end."""
 
     def __init__(
         self,
-        file: io.RawIOBase,
-        path: Path,
+        reader: Readable,
+        source: BlobSource,
         digest: Digest,
-        size_bytes: int,
         on_progress: ProgressSink | None,
         cancel: CancelToken | None,
     ) -> None:
-        self.path = path
+        self.source = source
         self.digest = digest
-        self._file = file
-        self._size_bytes = size_bytes
+        self._reader = reader
         self._sent_bytes = 0
         self._on_progress = on_progress
         self._cancel = cancel
 
     def __len__(self) -> int:
-        return self._size_bytes
+        return self.source.size_bytes
 
     def read(self, size: int = -1, /) -> bytes:
         """The next block, never past the announced length. Asking for it means that the one before went out."""
         self._report()
         if self._cancel is not None:
-            self._cancel.check(f"upload {self.path.name}: cancelled")
-        left = self._size_bytes - self._sent_bytes
-        try:
-            block = self._file.read(left if size < 0 else min(size, left))
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+            self._cancel.check(f"upload {self.source.name}: cancelled")
+        left = len(self) - self._sent_bytes
+        block = self._reader.read(left if size < 0 else min(size, left)) if left else b""
         self._sent_bytes += len(block)
         if left and not block:
-            raise _changed(self.path, f"it ends after {self._sent_bytes} of {self._size_bytes} bytes")
-        if self._sent_bytes == self._size_bytes:
-            _check_size(self._file, self.path, self._size_bytes)
+            raise _changed(self.source.place, f"it ends after {self._sent_bytes} of {len(self)} bytes")
         return block
 
     def _report(self) -> None:
@@ -114,34 +141,73 @@ class _Body:
                 Progress(
                     status=STATUS,
                     digest=str(self.digest),
-                    total_bytes=self._size_bytes,
+                    total_bytes=len(self),
                     completed_bytes=self._sent_bytes,
                 )
             )
 
 
-@contextlib.contextmanager
-def _opened(path: Path, size_bytes: int) -> Iterator[io.FileIO]:
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    with file:
-        _check_size(file, path, size_bytes)
-        yield file
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file on this disk, which had `size_bytes` when its digest was computed."""
+
+    path: Path
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def place(self) -> str:
+        """The whole path."""
+        return str(self.path)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Readable]:
+        """The file's bytes. WeightsError if it cannot be read, or has another size before or after."""
+        try:
+            file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise _unreadable(self.place, error) from error
+        with file:
+            _check_size(file, self)
+            yield _LocalReader(file, self)
 
 
-def _check_size(file: io.RawIOBase, path: Path, size_bytes: int) -> None:
+class _LocalReader:
+    """Reads a local file, and looks at its size once more when the last byte was read."""
+
+    def __init__(self, file: io.RawIOBase, source: LocalFile) -> None:
+        self._file = file
+        self._source = source
+        self._read_bytes = 0
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            block = self._file.read(size) or b""
+        except OSError as error:
+            raise _unreadable(self._source.place, error) from error
+        self._read_bytes += len(block)
+        if self._read_bytes == self._source.size_bytes:
+            _check_size(self._file, self._source)
+        return block
+
+
+def _check_size(file: io.RawIOBase, source: LocalFile) -> None:
     now_bytes = os.fstat(file.fileno()).st_size
-    if now_bytes != size_bytes:
-        raise _changed(path, f"it had {size_bytes} bytes when it was hashed and has {now_bytes} now")
+    if now_bytes != source.size_bytes:
+        raise _changed(
+            source.place, f"it had {source.size_bytes} bytes when it was hashed and has {now_bytes} now"
+        )
 
 
-def _changed(path: Path, how: str) -> WeightsError:
+def _changed(place: str, how: str) -> WeightsError:
     return WeightsError(
-        f"{path}: changed while it was used: {how}", hint="run again when nothing writes to it"
+        f"{place}: changed while it was used: {how}", hint="run again when nothing writes to it"
     )
 
 
-def _unreadable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(f"{path}: cannot be read: {(error.strerror or 'input/output error').lower()}")
+def _unreadable(place: str, error: OSError) -> WeightsError:
+    return WeightsError(f"{place}: cannot be read: {(error.strerror or 'input/output error').lower()}")

@@ -60,6 +60,11 @@ class ServerVersion:
         """Whether this is `number` or newer; an unknown version is newer than all."""
         return self.number is None or self.number >= number
 
+    def is_older_than(self, text: str) -> bool:
+        """Whether this is known to be older than the version in `text`; pre-releases count as their release."""
+        other = ServerVersion.parse(text).number
+        return other is not None and not self.is_at_least(other)
+
     def __str__(self) -> str:
         return self.text
 
@@ -85,6 +90,8 @@ class Features:
     """A corrupt manifest does not stop a pull over it (0.4.0)."""
     case_insensitive_writes: bool
     """create, pull and copy land on the model whose whole name differs only in case (0.4.3)."""
+    format_takes_schema: bool
+    """`format` may be a JSON Schema; before, only `json` (0.5.0)."""
     case_insensitive_names: bool
     """Every part of a name takes the spelling of any stored name; but not `from` of create (0.5.2)."""
     structured_create: bool
@@ -182,6 +189,7 @@ _SINCE: Final[dict[str, Number]] = {
     "delete_missing_is_404": (0, 3, 13),
     "corrupt_manifests_tolerated": (0, 4, 0),
     "case_insensitive_writes": (0, 4, 3),
+    "format_takes_schema": (0, 5, 0),
     "case_insensitive_names": (0, 5, 2),
     "structured_create": (0, 5, 5),
     "gguf_found_by_content": (0, 5, 6),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from ollamaops.names import Digest, ModelName
+from ollamaops.plan.expectations import Expectation
 
 Kind = Literal[
     "missing",  # declared, not there
@@ -24,7 +25,9 @@ Kind = Literal[
     "alias",  # a copy does not point where it should
     "moved",  # it is there under the name it had before
     "unpushed",  # the registry is not known to have this content
+    "unproven",  # it was pulled, and nobody has seen yet that it does what is expected
     "unknown",  # cannot be told from here; asking the server to pull settles it
+    "resident",  # in memory or not, against the declaration
 ]
 
 
@@ -45,7 +48,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Expectation:
+class Fact:
     """A fact the action relies on: `model` had this tags digest when the plan was made (None: was not there)."""
 
     model: ModelName
@@ -92,17 +95,23 @@ class Recipe:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullModel:
     """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `pin`
-    the tags digests one of which the result must have (none: anything)."""
+    the tags digests one of which the result must have (none: anything).
+
+    `on_trial`: a ProbeModel says afterwards whether it stays, until when the previous content is kept. `keep` is how
+    many previous versions stay on the host for good.
+    """
 
     host: str
     model: ModelName
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
-    expects: tuple[Expectation, ...] = ()
+    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost(download_bytes=None)
     insecure: bool = False
     registry_digest: str = ""
     pin: tuple[str, ...] = ()
+    on_trial: bool = False
+    keep: int = 0
     fingerprint: str = ""
     retries: int = 5
 
@@ -118,21 +127,25 @@ class UploadBlob:
     size_bytes: int
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
-    expects: tuple[Expectation, ...] = ()
+    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost()
     retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateModel:
-    """Build `model` on the host from `recipe`, replacing what has that name."""
+    """Build `model` on the host from `recipe`, replacing what has that name.
+
+    With `aside` it is built under that name, and `model` stays as it is until a CopyModel switches.
+    """
 
     host: str
     model: ModelName
     recipe: Recipe
+    aside: ModelName | None = None
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
-    expects: tuple[Expectation, ...] = ()
+    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost()
     fingerprint: str = ""
     retries: int = 5
@@ -140,15 +153,18 @@ class CreateModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyModel:
-    """Make `model` the same as `source`."""
+    """Make `model` the same as `source`, which goes afterwards when it is an aside. `keep` is how many previous
+    versions of `model` stay on the host. `hold` is what a rollback is remembered under."""
 
     host: str
     model: ModelName
     source: ModelName
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
-    expects: tuple[Expectation, ...] = ()
+    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost()
+    keep: int = 0
+    hold: str = ""
     fingerprint: str = ""
     retries: int = 5
 
@@ -161,7 +177,7 @@ class DeleteModel:
     model: ModelName
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
-    expects: tuple[Expectation, ...] = ()
+    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost()
     retries: int = 5
 
@@ -175,17 +191,74 @@ class PushModel:
     source: ModelName
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
-    expects: tuple[Expectation, ...] = ()
+    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost()
     insecure: bool = False
     retries: int = 5
 
 
-Action = PullModel | UploadBlob | CreateModel | CopyModel | DeleteModel | PushModel
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeModel:
+    """See that the new content of `model`, which is found under the name `at`, does what is expected of it.
+
+    No expectation means that it can be loaded. When it fails and `at` is the model itself, which was pulled on
+    trial, the previous content comes back. `keep` is how many previous versions stay when it does not.
+    """
+
+    host: str
+    model: ModelName
+    at: ModelName
+    expectations: tuple[Expectation, ...] = ()
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Fact, ...] = ()
+    cost: Cost = Cost()
+    keep: int = 0
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadModel:
+    """Have the host load `model` and keep it for `keep_alive_s` seconds after its last use; negative: for ever."""
+
+    host: str
+    model: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Fact, ...] = ()
+    cost: Cost = Cost()
+    keep_alive_s: float = -1.0
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnloadModel:
+    """Have the host drop `model` from memory; it stays on its disk."""
+
+    host: str
+    model: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Fact, ...] = ()
+    cost: Cost = Cost()
+    retries: int = 5
+
+
+Action = (
+    PullModel
+    | UploadBlob
+    | CreateModel
+    | CopyModel
+    | DeleteModel
+    | PushModel
+    | ProbeModel
+    | LoadModel
+    | UnloadModel
+)
 
 
 def verb_of(action: Action) -> str:
-    """`pull`, `upload`, `create`, `copy`, `delete` or `push`."""
+    """`pull`, `upload`, `create`, `copy`, `delete`, `push`, `probe`, `load` or `unload`."""
     match action:
         case PullModel():
             return "pull"
@@ -199,6 +272,12 @@ def verb_of(action: Action) -> str:
             return "delete"
         case PushModel():
             return "push"
+        case ProbeModel():
+            return "probe"
+        case LoadModel():
+            return "load"
+        case UnloadModel():
+            return "unload"
         case _:
             assert_never(action)
 
@@ -206,6 +285,11 @@ def verb_of(action: Action) -> str:
 def subject_of(action: Action) -> str:
     """What the action is about: a model's display name, or the short digest of a blob."""
     return f"sha256:{action.digest.short}" if isinstance(action, UploadBlob) else action.model.display
+
+
+def continues_another(action: Action) -> bool:
+    """Whether the action is a step of what another one began with the same model, for whose reasons it is there."""
+    return isinstance(action, ProbeModel | CopyModel) and not action.because
 
 
 def id_of(action: Action) -> str:
@@ -240,12 +324,16 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
-    """What one host needs. `unmanaged` are models that nobody declared and nothing will touch."""
+    """What one host needs. `unmanaged` are models that nobody declared and nothing will touch, `held` those that
+    were rolled back and stay so. `leftovers` are asides that a run which was stopped may have left behind.
+    """
 
     host: str
     actions: tuple[Action, ...] = ()
     unchanged: tuple[ModelName, ...] = ()
     unmanaged: tuple[ModelName, ...] = ()
+    held: tuple[ModelName, ...] = ()
+    leftovers: tuple[ModelName, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Note, ...] = ()
     server_version: str = ""

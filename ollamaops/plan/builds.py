@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Cost, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.asides import next_of
 from ollamaops.plan.copies import rename
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
@@ -17,6 +18,7 @@ from ollamaops.plan.draft import Draft
 from ollamaops.plan.limits import unsupported
 from ollamaops.plan.questions import Because, is_trusted, place_of
 from ollamaops.plan.sources import ensure
+from ollamaops.plan.staging import add_probe, add_switch, is_staged
 
 NOT_VERIFIED = "weights not verified: the server stores them rewritten, and only the header could be compared"
 
@@ -29,8 +31,10 @@ def plan_build(draft: Draft, model: DesiredModel, recipe: Recipe) -> None:
         return
     if because:
         _plan_create(draft, model, recipe, because)
-    elif place == model.name or not rename(draft, model):
+    elif place == model.name:
         draft.keep(model)
+    else:
+        rename(draft, model)
 
 
 def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName | None) -> Because | None:
@@ -48,8 +52,8 @@ def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName
 
 
 def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName) -> Because | None:
-    there, own = draft.find(place), draft.observed.shown.get(place)
-    if there is not None and there.is_cloud:
+    own = draft.observed.shown.get(place)
+    if draft.observed.models[place].is_cloud:
         return _judge_stub(draft, model)
     if own is None:
         return draft.why(model.name, "missing", observed="listed, but it cannot be shown")
@@ -118,11 +122,13 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
     if recipe.base and not ensure(draft, recipe.base, model.name):
         return
     uploads = dict.fromkeys(_add_upload(draft, model, blob) for blob in model.blobs)
+    aside = next_of(model.name) if is_staged(model.spec) else None
     draft.add(
         CreateModel(
             host=draft.host,
             model=model.name,
             recipe=recipe,
+            aside=aside,
             because=because,
             needs=(*draft.needs(recipe.base), *uploads),
             expects=draft.expect(model.name, recipe.base),
@@ -130,6 +136,9 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
             retries=model.spec.retries,
         )
     )
+    if aside is not None:
+        add_probe(draft, model, aside)
+        add_switch(draft, model)
 
 
 def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:

@@ -24,10 +24,13 @@ from ollamaops.plan.actions import (
     CreateModel,
     DeleteModel,
     HostPlan,
+    LoadModel,
     Plan,
+    ProbeModel,
     PullModel,
     PushModel,
     Refusal,
+    UnloadModel,
     UnreachedHost,
     UploadBlob,
     id_of,
@@ -46,6 +49,9 @@ ACTION_TYPES: Mapping[str, type[Action]] = {
     "copy": CopyModel,
     "delete": DeleteModel,
     "push": PushModel,
+    "probe": ProbeModel,
+    "load": LoadModel,
+    "unload": UnloadModel,
 }
 _ACTIONS = tuple(ACTION_TYPES.values())
 _SCALARS = (NoneType, bool, int, float, str)
@@ -53,14 +59,14 @@ _SCALARS = (NoneType, bool, int, float, str)
 # What is said for people, by type of value; it makes no difference between two plans.
 _PROSE: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"because"})),
-    HostPlan: frozenset({"notes"}),
+    HostPlan: frozenset({"notes", "leftovers"}),
     Refusal: frozenset({"message", "hint"}),
     UnreachedHost: frozenset({"error", "hint"}),
 }
 # Tuples whose order says nothing; all others (stop words, messages, licences) mean what they say in order.
 _UNORDERED: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"needs", "expects", "pin"})),
-    HostPlan: frozenset({"actions", "unchanged", "unmanaged", "refusals"}),
+    HostPlan: frozenset({"actions", "unchanged", "unmanaged", "held", "refusals"}),
     Plan: frozenset({"hosts", "unreached"}),
 }
 _NEW_PLAN = "make a new one with: ollamaops plan --out FILE"

@@ -15,14 +15,14 @@ from ollamaops.plan.desired import DesiredModel
 
 def find_conflicts(models: Iterable[DesiredModel]) -> dict[ModelName, str]:
     """Models for which nothing can be planned, each with what is wrong."""
-    declared = {model.name: model for model in models if not model.implicit}
+    declared = {model.name: model for model in models}
     found = _pinned_twice(declared.values()) | _pushed_twice(declared.values())
     for model in declared.values():
         spec = model.spec
         if isinstance(spec.source, Pull) and _is_made_otherwise(spec.source.ref, declared):
             found[spec.name] = f"pulled as '{spec.source.ref}', which another entry makes on the host"
         elif spec.push and spec.push != spec.name and spec.push in declared:
-            found[spec.name] = f"pushed as '{spec.push}', which another entry declares"
+            found[spec.name] = f"pushed as '{spec.push}', which another entry declares or is made from"
     return found
 
 

@@ -11,6 +11,7 @@ from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.questions import Because, meets_pin, remembered, tolerates_content
 from ollamaops.plan.sources import ensure
+from ollamaops.plan.staging import add_probe
 
 
 def add_copy(
@@ -18,14 +19,19 @@ def add_copy(
 ) -> None:
     """Plan to make `model` (or `to`, which is then not remembered as ours) the same as `source`."""
     name = to or model.name
+    needs = draft.needs(source)
+    if to is None and because[0].kind != "moved":
+        add_probe(draft, model, source)
+        needs = tuple(dict.fromkeys((*draft.needs(name), *needs)))
     draft.add(
         CopyModel(
             host=draft.host,
             model=name,
             source=source,
             because=because,
-            needs=draft.needs(source),
+            needs=needs,
             expects=draft.expect(name, source),
+            keep=0 if to else model.spec.keep_previous,
             fingerprint="" if to else model.fingerprint,
             retries=model.spec.retries,
         )
@@ -48,7 +54,7 @@ def rename(draft: Draft, model: DesiredModel) -> bool:
 def plan_copy(draft: Draft, model: DesiredModel, source: ModelName) -> None:
     """An alias has the digest of its source."""
     name, own = model.name, draft.find(model.name)
-    if draft.find(source) is None and source not in draft.changing and _is_settled(draft, model, source):
+    if draft.find(source) is None and _is_settled(draft, model, source):
         return
     if not ensure(draft, source, name):
         return

@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import assert_never
 
+from ollamaops.files.remote import Location
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob, Recipe
@@ -22,7 +22,7 @@ from ollamaops.plan.observed import FileInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalBlob:
-    """A local file that a recipe needs on the host."""
+    """A file that a recipe needs on the host. `path` is its path here, or its address elsewhere."""
 
     digest: Digest
     path: str
@@ -56,7 +56,7 @@ class DesiredHost:
     """Everything one host should and should not have; models in the order in which they can be made.
 
     `left_out` is declared as well, but this run has other targets; it is then not `complete`. `pushes` are the
-    models that this host pushes: a model is pushed by the first host that has it.
+    models that this host pushes: a model is pushed by the first host that has it. `vram_bytes` is its label `vram`.
     """
 
     host: str
@@ -66,6 +66,7 @@ class DesiredHost:
     policy: Policy = Policy()
     pushes: frozenset[ModelName] = frozenset()
     complete: bool = True
+    vram_bytes: int | None = None
 
     @property
     def declared(self) -> tuple[DesiredModel, ...]:
@@ -104,8 +105,8 @@ def source_of(spec: ModelSpec) -> ModelName | None:
 
 
 def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
-    """Every local weights file of `specs`, each path once."""
-    found: dict[Path, WeightsFile] = {}
+    """Every weights file of `specs`, each path or address once."""
+    found: dict[Location, WeightsFile] = {}
     for spec in specs:
         if isinstance(spec.source, Build):
             for file in _files_of(spec.source):
@@ -123,9 +124,10 @@ def build_desired(
     *,
     absent: Sequence[AbsentSpec] = (),
     policy: Policy = Policy(),
-    files: Mapping[Path, FileInfo] | None = None,
+    files: Mapping[Location, FileInfo] | None = None,
     targets: Sequence[NamePattern] = (),
     pushes: Iterable[ModelName] = (),
+    vram_bytes: int | None = None,
 ) -> DesiredHost:
     """The DesiredHost for `specs`. `files` must know every path of `local_files(specs)`.
 
@@ -152,10 +154,11 @@ def build_desired(
         policy=policy,
         pushes=frozenset(pushes),
         complete=not targets,
+        vram_bytes=vram_bytes,
     )
 
 
-def build_model(spec: ModelSpec, files: Mapping[Path, FileInfo]) -> DesiredModel:
+def build_model(spec: ModelSpec, files: Mapping[Location, FileInfo]) -> DesiredModel:
     """One ModelSpec with its files' digests filled in."""
     match spec.source:
         case Pull(ref=ref):
@@ -169,7 +172,7 @@ def build_model(spec: ModelSpec, files: Mapping[Path, FileInfo]) -> DesiredModel
             assert_never(spec.source)
 
 
-def _build_build(spec: ModelSpec, build: Build, files: Mapping[Path, FileInfo]) -> DesiredModel:
+def _build_build(spec: ModelSpec, build: Build, files: Mapping[Location, FileInfo]) -> DesiredModel:
     recipe = _recipe_of(build, files)
     blobs = (
         LocalBlob(digest=files[file.path].digest, path=str(file.path), size_bytes=files[file.path].size_bytes)
@@ -184,7 +187,7 @@ def _build_build(spec: ModelSpec, build: Build, files: Mapping[Path, FileInfo]) 
     )
 
 
-def _recipe_of(build: Build, files: Mapping[Path, FileInfo]) -> Recipe:
+def _recipe_of(build: Build, files: Mapping[Location, FileInfo]) -> Recipe:
     def blobs(wanted: tuple[WeightsFile, ...]) -> tuple[Blob, ...]:
         return tuple(Blob(file.name, files[file.path].digest) for file in wanted)
 
@@ -266,6 +269,11 @@ def _hash(value: object) -> str:
 def same_weights(fingerprint: str, other: str) -> bool:
     """Whether two fingerprints declare the same weights, whatever else differs."""
     return fingerprint.partition(":")[2] == other.partition(":")[2]
+
+
+def without_words(fingerprint: str) -> str:
+    """A fingerprint that no declaration has, but that still tells which weights were declared."""
+    return f":{fingerprint.partition(':')[2]}"
 
 
 def _is_target(name: ModelName, targets: Sequence[NamePattern]) -> bool:

@@ -107,7 +107,7 @@ def _field_differences(
 
 def _may_be_detected(weights: tuple[FileInfo, ...]) -> bool:
     """Whether the server may have added a template and stop words that it found in the weights."""
-    return not weights or any(info.has_chat_template or not info.architecture for info in weights)
+    return any(info.has_chat_template or not info.architecture for info in weights)
 
 
 def _template_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
@@ -138,7 +138,7 @@ def _parameter_differences(
         if name not in wanted:
             if name in declared or (base is not None and not (name == "stop" and detected)):
                 yield path, "", _show(have)
-        elif name not in there or not same_parameter(name, _flat(name, want), _flat(name, have)):
+        elif not same_parameter(name, _flat(want), _flat(have)):
             yield path, _show(want), _show(have)
 
 
@@ -146,9 +146,9 @@ def _is_unset(value: object) -> bool:
     return value is None or value == ()
 
 
-def _flat(name: str, value: ParameterValue) -> ParameterValue:
-    """A list of one looks like its item in `show`, but for `stop`, which is always read as a list."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 and name != "stop" else value
+def _flat(value: ParameterValue) -> ParameterValue:
+    """A list of one looks like its item in `show`."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
 def _show(value: object) -> str:

@@ -13,14 +13,18 @@ from ollamaops.ollama.version import Features
 from ollamaops.plan.actions import (
     Action,
     Difference,
-    Expectation,
+    Fact,
     HostPlan,
     Kind,
+    LoadModel,
     Note,
+    ProbeModel,
     PushModel,
+    UnloadModel,
     UploadBlob,
     id_of,
 )
+from ollamaops.plan.asides import left_behind
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
 from ollamaops.plan.questions import Because, PlanOptions, is_left_alone
@@ -42,20 +46,25 @@ class Draft:
     replaced: set[ModelName] = field(default_factory=set)
     unusable: set[ModelName] = field(default_factory=set)
     unchanged: list[ModelName] = field(default_factory=list)
+    held: list[ModelName] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     @property
     def host(self) -> str:
+        """The host's name."""
         return self.desired.host
 
     @property
     def features(self) -> Features:
+        """What the host's server can do."""
         return self.observed.features
 
     def find(self, name: ModelName | None) -> ObservedModel | None:
+        """The model as the host lists it."""
         return self.observed.models.get(name) if name else None
 
     def recall(self, name: ModelName) -> Memory | None:
+        """What we remember of the model."""
         return self.observed.memory.get(name)
 
     def implicit(self, name: ModelName) -> DesiredModel | None:
@@ -63,12 +72,13 @@ class Draft:
         return next((model for model in self.desired.models if model.implicit and model.name == name), None)
 
     def leaves_alone(self, name: ModelName) -> bool:
+        """Whether the name is never looked at."""
         return is_left_alone(self.desired, name)
 
-    def expect(self, *names: ModelName | None) -> tuple[Expectation, ...]:
+    def expect(self, *names: ModelName | None) -> tuple[Fact, ...]:
         """What is seen now of these models, as facts that an action relies on."""
         seen = ((name, self.find(name)) for name in names if name)
-        return tuple(Expectation(name, model.digest if model else None) for name, model in seen)
+        return tuple(Fact(name, model.digest if model else None) for name, model in seen)
 
     def needs(self, *names: ModelName | None) -> tuple[str, ...]:
         """The actions that change these models."""
@@ -77,9 +87,14 @@ class Draft:
     def add(self, action: Action) -> str:
         """Plan the action, in the place of one with the same id; returns the id."""
         action_id = id_of(action)
+        is_new = action_id not in self.actions
         self.actions[action_id] = action
-        if not isinstance(action, UploadBlob | PushModel):
+        if isinstance(action, ProbeModel):
             self.changing[action.model] = action_id
+            return action_id
+        if not isinstance(action, UploadBlob | PushModel | LoadModel | UnloadModel):
+            if is_new:  # or else what has been planned since then comes after it
+                self.changing[action.model] = action_id
             if self.find(action.model) and not any(why.kind == "unknown" for why in action.because):
                 self.replaced.add(action.model)
         return action_id
@@ -97,6 +112,15 @@ class Draft:
         """The model is as declared."""
         self.unchanged.append(model.name)
 
+    def hold(self, model: DesiredModel) -> None:
+        """The model was rolled back, and stays so."""
+        self.held.append(model.name)
+        self.note(
+            model.name,
+            "held at its previous version since it was rolled back",
+            f"change its entry, or let it go: ollamaops rollback {model.name} --release",
+        )
+
     def note(self, name: ModelName, message: str, hint: str | None = None) -> None:
         """Say something that changes nothing."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint))
@@ -110,6 +134,9 @@ class Draft:
         self.unusable.add(name)
         self.doubt(name, message, hint)
 
+    def _kept(self) -> dict[ModelName, int]:
+        return {model.name: model.spec.keep_previous for model in self.desired.declared}
+
     def finish(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
         """The plan as a value."""
         return HostPlan(
@@ -117,6 +144,8 @@ class Draft:
             actions=tuple(self.actions.values()),
             unchanged=tuple(self.unchanged),
             unmanaged=unmanaged,
+            held=tuple(self.held),
+            leftovers=left_behind(self.observed.asides, self._kept()),
             notes=tuple(self.notes),
             server_version=self.observed.version,
         )

@@ -6,9 +6,10 @@ reader would miss: percentages count only from ten models up, so that a host wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
+from ollamaops.errors import cut_text
 from ollamaops.manifest.types import Limit
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
@@ -18,11 +19,16 @@ from ollamaops.plan.actions import (
     DeleteModel,
     HostPlan,
     PullModel,
+    PushModel,
     Refusal,
+    UploadBlob,
 )
 from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.licences import refused_licences
 from ollamaops.plan.locking import needs_lock
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.vram import refuse_vram
+from ollamaops.plan.windows import describe_moment, is_open, next_opening, zone_of
 
 PERCENT_FROM_MODELS = 10
 
@@ -33,18 +39,27 @@ def guard(
     plan: HostPlan, desired: DesiredHost, observed: ObservedHost, *, force: Iterable[str] = ()
 ) -> HostPlan:
     """`plan` with the refusals of every rule that says no and is not named in `force`."""
-    lifted = frozenset(force)
-    refusals = tuple(
-        refusal
-        for name, rule in RULES.items()
-        if name not in lifted
-        for refusal in rule(plan, desired, observed)
-    )
-    return replace(plan, refusals=refusals)
+    return replace(plan, refusals=_refusals(RULES.keys() - set(force), plan, desired, observed))
+
+
+def guard_again(
+    plan: HostPlan, desired: DesiredHost, observed: ObservedHost, *, force: Iterable[str] = ()
+) -> HostPlan:
+    """A saved plan, judged anew by the rules whose answer depends on the moment; what others refused stays so."""
+    kept = tuple(refusal for refusal in plan.refusals if refusal.rule not in OF_THE_MOMENT)
+    refusals = _refusals(OF_THE_MOMENT - set(force), plan, desired, observed)
+    return replace(plan, refusals=(*kept, *refusals))
+
+
+def _refusals(
+    rules: Collection[str], plan: HostPlan, desired: DesiredHost, observed: ObservedHost
+) -> tuple[Refusal, ...]:
+    asked = [rule for name, rule in RULES.items() if name in rules]
+    return tuple(refusal for rule in asked for refusal in rule(plan, desired, observed))
 
 
 def _protect(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
-    for name in dict.fromkeys([*_deleted(plan), *_replaced(plan, observed)]):
+    for name in disturbed(plan, observed):
         if is_protected(name, desired):
             yield Refusal(
                 rule="protect",
@@ -66,11 +81,11 @@ def _deleted(plan: HostPlan) -> list[ModelName]:
 
 
 def _replaced(plan: HostPlan, observed: ObservedHost) -> list[ModelName]:
-    return [
-        action.model
-        for action in plan.actions
-        if isinstance(action, PullModel | CreateModel | CopyModel) and action.model in observed.models
-    ]
+    """Each model once: making it aside and switching to it is one change."""
+    names = (
+        action.model for action in plan.actions if isinstance(action, PullModel | CreateModel | CopyModel)
+    )
+    return [name for name in dict.fromkeys(names) if name in observed.models]
 
 
 def _max_delete(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
@@ -104,7 +119,7 @@ def _allowed(limit: Limit, total: int) -> tuple[int | None, str]:
 
 def _empty_manifest(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
     """A wrong -f, -e or where: must not empty a host."""
-    pruned = [action for action in plan.actions if _is_prune(action)]
+    pruned = [action for action in plan.actions if is_prune(action)]
     if pruned and not desired.models:
         yield Refusal(
             rule="empty-manifest",
@@ -114,7 +129,7 @@ def _empty_manifest(plan: HostPlan, desired: DesiredHost, observed: ObservedHost
         )
 
 
-def _is_prune(action: Action) -> bool:
+def is_prune(action: Action) -> bool:
     return isinstance(action, DeleteModel) and any(reason.kind == "undeclared" for reason in action.because)
 
 
@@ -174,6 +189,82 @@ def _locked(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Ite
             )
 
 
+def _min_version(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    """A server that does not know its version is not known to be too old."""
+    wanted = desired.policy.min_version
+    if changes_of(plan) and wanted and observed.features.version.is_older_than(wanted):
+        yield Refusal(
+            rule="min-version",
+            host=plan.host,
+            message=f"the server is {observed.version}, and policy.min_version is {wanted}",
+            hint="upgrade the server, or use --force min-version for this run",
+        )
+
+
+def _licenses(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    """Only what is known is refused: declared texts, those of a base that was looked into, and of pulls."""
+    allowed = desired.policy.licenses
+    for action in plan.actions if allowed is not None else ():
+        for name in refused_licences(_licence_texts(action, observed), allowed or ()):
+            yield Refusal(
+                rule="licenses",
+                host=plan.host,
+                model=action.model,
+                message=f"'{action.model}' has the licence '{cut_text(name, 80)}', "
+                "which policy.allow.licenses does not name",
+                hint="add the licence there, or use --force licenses for this run",
+            )
+
+
+def _licence_texts(action: Action, observed: ObservedHost) -> tuple[str, ...]:
+    match action:
+        case PullModel(model=name):
+            return observed.licences.get(name, ())
+        case CreateModel(recipe=recipe):
+            base = observed.shown.get(recipe.base) if recipe.base else None
+            return (*recipe.licenses, *((base.license_text,) if base else ()))
+        case _:
+            return ()
+
+
+def _windows(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    windows, now = desired.policy.windows, observed.at
+    opening, changes = next_opening(windows, now) if now else None, changes_of(plan)
+    if not changes or now is None or opening is None or is_open(windows, now):
+        return
+    here = now.astimezone(zone_of(windows[0]))
+    yield Refusal(
+        rule="windows",
+        host=plan.host,
+        message=f"no maintenance window is open: it is {describe_moment(here)}, "
+        f"the next one opens {describe_moment(opening)}; changes that wait: {len(changes)}",
+        hint="run again then, or use --force windows for this run",
+    )
+
+
+def _busy(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    for name in disturbed(plan, observed) if desired.policy.busy == "refuse" else ():
+        if name in observed.in_use:
+            yield Refusal(
+                rule="busy",
+                host=plan.host,
+                model=name,
+                message=f"'{name}' is loaded right now, and this plan would delete or replace it",
+                hint="run again when it is idle (policy.busy: wait does), or use --force busy for this run",
+            )
+
+
+def changes_of(plan: HostPlan) -> tuple[Action, ...]:
+    """The actions that change what is stored somewhere; loading and proving models is not among them."""
+    return tuple(action for action in plan.actions if isinstance(action, CHANGING))
+
+
+def disturbed(plan: HostPlan, observed: ObservedHost) -> tuple[ModelName, ...]:
+    """Every model that is there and that the plan would delete or replace."""
+    return tuple(dict.fromkeys([*_deleted(plan), *_replaced(plan, observed)]))
+
+
+CHANGING: tuple[type[Action], ...] = (PullModel, UploadBlob, CreateModel, CopyModel, DeleteModel, PushModel)
 RULES: dict[str, Rule] = {
     "protect": _protect,
     "max_change.delete": _max_delete,
@@ -182,4 +273,10 @@ RULES: dict[str, Rule] = {
     "registries": _registries,
     "cloud": _cloud,
     "locked": _locked,
+    "min-version": _min_version,
+    "licenses": _licenses,
+    "windows": _windows,
+    "busy": _busy,
+    "vram": refuse_vram,
 }
+OF_THE_MOMENT = frozenset({"windows", "busy"})

@@ -36,7 +36,9 @@ def import_host(observed: ObservedHost) -> Imported:
     names = sorted(name for name in observed.models if name not in left_out)
     parents = {name: _parent_of(name, observed, names) for name in names}
     originals = _originals(names, observed, parents)
-    specs = [ModelSpec(name=name, source=_source_of(name, observed, parents[name], originals)) for name in names]
+    specs = [
+        ModelSpec(name=name, source=_source_of(name, observed, parents[name], originals)) for name in names
+    ]
     return Imported(specs=tuple(specs), left_out=left_out)
 
 
@@ -53,7 +55,7 @@ def _parent_of(name: ModelName, observed: ObservedHost, names: list[ModelName]) 
 def _originals(
     names: list[ModelName], observed: ObservedHost, parents: Mapping[ModelName, ModelName | None]
 ) -> dict[str, ModelName]:
-    """For every digest the model that others with it are copies of: one that others derive from, else the shortest."""
+    """For every digest the model that others with it are copies of: one with children, else the shortest name."""
     used = set(parents.values())
     best: dict[str, ModelName] = {}
     for name in sorted(names, key=lambda name: (name not in used, len(name.display), name)):

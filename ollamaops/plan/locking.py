@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ollamaops.errors import Problem
 from ollamaops.manifest.types import Manifest, ModelSpec, Pull, Update
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.desired import base_is_insecure, source_of
 from ollamaops.plan.graph import with_needs
-from ollamaops.registry.documents import FetchedManifest, Layer, LayerChange, compare
-from ollamaops.registry.lock import Lock, LockEntry, compare_entry
+
+if TYPE_CHECKING:
+    from ollamaops.registry.documents import FetchedManifest, Layer, LayerChange
+    from ollamaops.registry.lock import Lock, LockEntry
 
 Cause = Literal["unreached", "refused", "gone", "tampered"]
 HELD: frozenset[Update] = frozenset({"locked", "missing"})  # latest follows its tag, never is never pulled
@@ -34,7 +36,7 @@ class Unanswered:
     cause: Cause = "unreached"
 
 
-Answer = FetchedManifest | Unanswered
+Answer: TypeAlias = "FetchedManifest | Unanswered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

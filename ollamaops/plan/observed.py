@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.version import Features
+from ollamaops.plan.loaded import Loaded
 from ollamaops.state.facts import How
 
 
@@ -113,7 +115,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedHost:
-    """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName)."""
+    """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName).
+
+    `asides` are our own names beside the models, each with its tags digest; they are never among `models`.
+
+    `at` (aware), `in_use` (what is loaded right now) and `licences` (texts of what would be pulled) are there for
+    guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: nobody
+    asked, because nothing is declared resident.
+    """
 
     host: str
     features: Features
@@ -121,8 +130,13 @@ class ObservedHost:
     shown: Mapping[ModelName, Contents] = field(default_factory=dict)
     memory: Mapping[ModelName, Memory] = field(default_factory=dict)
     pushed: Mapping[tuple[ModelName, ModelName], str] = field(default_factory=dict)
+    asides: Mapping[ModelName, str] = field(default_factory=dict)
     upstream: Mapping[ModelName, Upstream] = field(default_factory=dict)
     present_blobs: frozenset[Digest] = frozenset()
+    loaded: tuple[Loaded, ...] | None = None
+    at: datetime | None = None
+    in_use: frozenset[ModelName] = frozenset()
+    licences: Mapping[ModelName, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def version(self) -> str:

@@ -1,8 +1,8 @@
 """What has to be done to one host: desired and observed in, a HostPlan out.
 
-Decides the order in which things are decided: pulls, then what is made from others, pushes, and deletions at the
-end; each has its own module. guard.py decides whether the plan may be carried out, apply/ does it. The fact a reader
-would miss: what cannot be found out becomes an unresolved note, never "in sync".
+Decides the order in which things are decided: pulls, then what is made from others, pushes, what is loaded into
+memory, and deletions at the end; each has its own module. guard.py decides whether the plan may be carried out,
+apply/ does it. The fact a reader would miss: what cannot be found out becomes an unresolved note, never "in sync".
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from ollamaops.plan.copies import plan_copy
 from ollamaops.plan.deletions import plan_absent, plan_moves, plan_prune
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.draft import Draft
+from ollamaops.plan.holds import is_held
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.pulls import plan_pulls
 from ollamaops.plan.pushes import plan_pushes
 from ollamaops.plan.questions import PlanOptions, Questions, is_trusted, questions
+from ollamaops.plan.residency import plan_residency
 
 __all__ = ["PlanOptions", "Questions", "is_trusted", "plan_host", "questions"]
 
@@ -26,20 +28,22 @@ __all__ = ["PlanOptions", "Questions", "is_trusted", "plan_host", "questions"]
 def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions | None = None) -> HostPlan:
     """Everything this host needs, deletions last."""
     draft = Draft(desired, observed, options or PlanOptions())
-    models = _plannable(draft)
+    models, held = _plannable(draft)
     plan_pulls(draft, models)
     for model in models:
         _plan_made(draft, model)
     plan_pushes(draft, models)
+    plan_residency(draft, [*models, *held])
     plan_moves(draft, models)
     plan_absent(draft)
     return draft.finish(unmanaged=plan_prune(draft))
 
 
-def _plannable(draft: Draft) -> list[DesiredModel]:
-    """The declared models but those that are never looked at, and those that contradict each other (a note each)."""
+def _plannable(draft: Draft) -> tuple[list[DesiredModel], list[DesiredModel]]:
+    """The declared models but those that are never looked at, and those that contradict each other (a note each);
+    and those that a rollback holds."""
     conflicts = find_conflicts(draft.desired.declared)
-    models = []
+    models, held = [], []
     for model in draft.desired.models:
         if model.implicit:
             continue
@@ -47,9 +51,12 @@ def _plannable(draft: Draft) -> list[DesiredModel]:
             draft.note(model.name, "declared, but policy.ignore covers it: not looked at")
         elif model.name in conflicts:
             draft.give_up(model.name, conflicts[model.name], "change one of the entries")
+        elif is_held(model, draft.observed) and not draft.options.release:
+            draft.hold(model)
+            held.append(model)
         else:
             models.append(model)
-    return models
+    return models, held
 
 
 def _plan_made(draft: Draft, model: DesiredModel) -> None:

@@ -25,6 +25,7 @@ from ollamaops.plan.questions import (
     upstream_of,
 )
 from ollamaops.plan.sources import add_pull
+from ollamaops.plan.staging import add_probe, awaits_proof
 
 
 def plan_pulls(draft: Draft, models: Iterable[DesiredModel]) -> None:
@@ -46,6 +47,8 @@ def _plan_pull(draft: Draft, model: DesiredModel, pull: Pull) -> None:
     because = _reasons(draft, model, pull)
     if because:
         add_pull(draft, model, pull, because)
+    elif because is not None and awaits_proof(model, draft.observed):
+        add_probe(draft, model, pull.ref, draft.why(model.name, "unproven"))
     elif because is not None:
         draft.keep(model)
 

@@ -40,7 +40,7 @@ def _has_registry(draft: Draft, model: DesiredModel, ref: ModelName) -> bool:
 def _add_push(draft: Draft, model: DesiredModel, ref: ModelName) -> None:
     name = model.name
     because = draft.why(ref, "unpushed", desired=str(name))
-    if ref != name and draft.leaves_alone(ref):
+    if draft.leaves_alone(ref):
         draft.doubt(
             name,
             f"not pushed: '{ref}' would become an alias of it, but policy.ignore covers that name",

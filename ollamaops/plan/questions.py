@@ -15,6 +15,7 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
+from ollamaops.plan.holds import is_held
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, Upstream
 
 Because = tuple[Difference, ...]
@@ -23,12 +24,15 @@ Because = tuple[Difference, ...]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
     """How to plan. `distrust` are models whose memory is not to be believed (just changed by this run);
-    `made` those of them that this run built; `ask_registry` False takes the server's word for `latest`."""
+    `made` those of them that this run built; `ask_registry` False takes the server's word for `latest`; `settled`
+    are models that this run has loaded or unloaded already; `release` gives nothing for a rollback."""
 
     verify_weights: bool = False
     ask_registry: bool = True
     distrust: frozenset[ModelName] = frozenset()
     made: frozenset[ModelName] = frozenset()
+    settled: frozenset[ModelName] = frozenset()
+    release: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,11 @@ class Questions:
 
 def questions(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) -> Questions:
     """What `plan_host` needs to know beyond tags and memory."""
-    models = [model for model in desired.models if not is_left_alone(desired, model.name)]
+    models = [
+        model
+        for model in desired.models
+        if not is_left_alone(desired, model.name) and (options.release or not is_held(model, observed))
+    ]
     upstream = {name for model in models for name in _to_ask(model, desired, observed)}
     return Questions(
         show=frozenset(name for model in models for name in _to_show(model, desired, observed, options)),

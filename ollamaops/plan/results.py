@@ -5,10 +5,20 @@ reconcile.py fills these, report/ says them, cli/exits.py turns them into a proc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
+from ollamaops.plan.expectations import Verdict
+
+_NAMES: Mapping[type[Outcome], str] = {
+    Succeeded: "succeeded",
+    Failed: "failed",
+    Skipped: "skipped",
+    Refused: "refused",
+    Interrupted: "interrupted",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +65,21 @@ class RunReport:
 
 def count_outcomes(results: tuple[ActionResult, ...]) -> dict[str, int]:
     """How many `succeeded`, `failed`, `skipped`, `refused`, `interrupted`; all five keys are always there."""
-    names = {
-        Succeeded: "succeeded",
-        Failed: "failed",
-        Skipped: "skipped",
-        Refused: "refused",
-        Interrupted: "interrupted",
-    }
-    counts = dict.fromkeys(names.values(), 0)
+    counts = dict.fromkeys(_NAMES.values(), 0)
     for result in results:
-        counts[names[type(result.outcome)]] += 1
+        counts[outcome_name(result.outcome)] += 1
     return counts
+
+
+def outcome_name(outcome: Outcome) -> str:
+    """`succeeded`, `failed`, `skipped`, `refused` or `interrupted`."""
+    return _NAMES[type(outcome)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostVerdicts:
+    """One host's models held to their expectations. `unreached` says why there are no more of them."""
+
+    host: str
+    verdicts: tuple[Verdict, ...] = ()
+    unreached: UnreachedHost | None = None

@@ -15,6 +15,7 @@ from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.observed import Upstream
 from ollamaops.plan.questions import Because, pins_of, upstream_of
+from ollamaops.plan.staging import add_probe, is_proven_first
 
 
 def add_pull(draft: Draft, model: DesiredModel, pull: Pull, because: Because) -> bool:
@@ -26,6 +27,8 @@ def add_pull(draft: Draft, model: DesiredModel, pull: Pull, because: Because) ->
     action = _pull_action(draft, model, pull, because)
     before = draft.actions.get(id_of(action))
     draft.add(_merge(before, action) if isinstance(before, PullModel) else action)
+    if pull.ref == model.name:
+        add_probe(draft, model, pull.ref)
     return True
 
 
@@ -52,6 +55,7 @@ def _refusal(draft: Draft, model: DesiredModel, pull: Pull) -> tuple[str, str] |
 
 def _pull_action(draft: Draft, model: DesiredModel, pull: Pull, because: Because) -> PullModel:
     upstream, pins = upstream_of(model, draft.observed), pins_of(model.spec)
+    is_in_place = pull.ref == model.name
     if upstream and pins:
         pins |= upstream.digests  # the same content, as servers of other versions write it
     return PullModel(
@@ -63,6 +67,8 @@ def _pull_action(draft: Draft, model: DesiredModel, pull: Pull, because: Because
         insecure=pull.insecure,
         registry_digest=upstream.registry_digest if upstream else "",
         pin=tuple(sorted(pins)),
+        on_trial=is_in_place and is_proven_first(model.spec),
+        keep=model.spec.keep_previous if is_in_place else 0,
         fingerprint="" if model.implicit else model.fingerprint,
         retries=model.spec.retries,
     )
@@ -82,6 +88,8 @@ def _merge(one: PullModel, other: PullModel) -> PullModel:
         strict,
         because=(*one.because, *other.because),
         insecure=one.insecure or other.insecure,
+        on_trial=one.on_trial or other.on_trial,
+        keep=max(one.keep, other.keep),
         retries=max(strict.retries, mild.retries),
     )
 

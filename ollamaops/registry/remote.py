@@ -157,12 +157,8 @@ class RemoteWeights:
     # Hugging Face
 
     def _resolve_hub(self, ref: RemoteRef, hub: HubFile, known: Digest | None) -> RemoteFile:
-        try:
-            place = self._place(ref, self._hub_url(hub, "resolve", hub.revision))
-        except ValueError:
-            raise UsageError(
-                "the environment variable HF_ENDPOINT holds no address", hint=f"the usual one is {HUB}"
-            ) from None
+        self._check_endpoint()
+        place = self._place(ref, self._hub_url(hub, "resolve", hub.revision))
         hops = self._ask_hub(place)
         commit = _first(hops, "X-Repo-Commit")
         etag = _first(hops, "X-Linked-Etag") or hops[-1].headers.get("ETag", "")
@@ -179,6 +175,16 @@ class RemoteWeights:
             size_bytes=size,
             version=commit or etag,
         )
+
+    def _check_endpoint(self) -> None:
+        try:
+            scheme, host, _ = origin_of(self._endpoint)
+        except ValueError:
+            scheme = host = ""
+        if scheme not in ("http", "https") or not host:
+            raise UsageError(
+                "the environment variable HF_ENDPOINT holds no address", hint=f"the usual one is {HUB}"
+            )
 
     def _hub_url(self, hub: HubFile, kind: str, revision: str) -> str:
         return f"{self._endpoint}/{hub.repo}/{kind}/{quote(revision, safe='')}/{quote(hub.path)}"

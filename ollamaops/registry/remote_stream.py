@@ -46,8 +46,8 @@ class RemoteStream:
     """A file's bytes from `offset` on. Use it as a context, or close it.
 
     `size_bytes` is that of the whole file, None if nobody knows before the end. After a cut, reading goes on where it
-    was, up to `RESUMES` times in a row without a byte in between; then the RemoteError is raised. WeightsError when
-    the file changed meanwhile.
+    was: at once, then after growing waits, up to `RESUMES` times without a byte in between. Then the RemoteError is
+    raised; WeightsError when the file changed meanwhile.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class RemoteStream:
         self._failures += 1
         if not error.transient or self._failures > RESUMES:
             raise error
-        self._sleep(_FIRST_WAIT_S * 2 ** (self._failures - 1))
+        if self._failures > 1:
+            self._sleep(_FIRST_WAIT_S * 2 ** (self._failures - 2))
 
     def _resume(self) -> None:
         opened = self._open_at(self.position, self.version)

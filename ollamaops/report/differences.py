@@ -60,6 +60,10 @@ def say_difference(difference: Difference) -> str:
             return "its name before" if observed else f"renamed to {desired}"
         case "unpushed":
             return "not known to be in the registry"
+        case "resident":
+            return observed
+        case "unproven":
+            return "pulled by a run that was stopped before it was proven"
         case "unknown":
             return "the server will find out whether it is current"
         case _:

@@ -39,7 +39,7 @@ def _suite(host: str, cases: list[tuple[str, Cell]]) -> Iterator[str]:
 def _verdict(cell: Cell) -> str:
     why = _escape(": ".join([cell.state, *filter(None, ["; ".join(cell.why)])]))
     match cell.state:
-        case "in sync":
+        case "in sync" | "held":
             return ""
         case "unmanaged":
             return "<skipped/>"

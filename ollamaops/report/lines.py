@@ -14,7 +14,9 @@ from typing import Literal
 
 from ollamaops.report.words import Paint, Style, clean, clean_line, join_names
 
-Mark = Literal["new", "change", "delete", "send", "unknown", "same", "note", "trouble", "failed", "skipped"]
+Mark = Literal[
+    "new", "change", "delete", "send", "unknown", "same", "note", "trouble", "failed", "skipped", "passed"
+]
 
 SYMBOLS: Mapping[Mark, str] = {
     "new": "+",
@@ -27,6 +29,7 @@ SYMBOLS: Mapping[Mark, str] = {
     "trouble": "!",
     "failed": "✗",
     "skipped": "»",
+    "passed": "✓",
 }
 _STYLES: Mapping[Mark, Style] = {
     "new": "good",
@@ -39,6 +42,7 @@ _STYLES: Mapping[Mark, Style] = {
     "trouble": "bad",
     "failed": "bad",
     "skipped": "change",
+    "passed": "good",
 }
 _DETAIL_STYLES: Mapping[str, Style] = {"+": "good", "-": "bad", "@": "dim"}
 _INDENT = "    "

@@ -6,10 +6,11 @@ fact a reader would miss: uploads have no line of their own, they are a cost of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
+from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -17,14 +18,18 @@ from ollamaops.plan.actions import (
     CreateModel,
     DeleteModel,
     HostPlan,
+    LoadModel,
     Note,
     Plan,
+    ProbeModel,
     PullModel,
     PushModel,
     Recipe,
     Refusal,
+    UnloadModel,
     UnreachedHost,
     UploadBlob,
+    continues_another,
     id_of,
     subject_of,
     verb_of,
@@ -32,7 +37,7 @@ from ollamaops.plan.actions import (
 from ollamaops.report.differences import detail_lines, say_reasons
 from ollamaops.report.lines import Line, Mark, group_lines
 from ollamaops.report.words import plural, without_host
-from ollamaops.units import format_size
+from ollamaops.units import format_duration, format_size
 
 _MAX_DETAIL_LINES = 40
 
@@ -54,15 +59,18 @@ def trouble_lines(plan: Plan) -> list[Line]:
 
 def _host_lines(host: HostPlan, *, verbose: bool) -> Iterator[Line]:
     uploads = {id_of(action): action for action in host.actions if isinstance(action, UploadBlob)}
+    proven = {action.model for action in host.actions if isinstance(action, ProbeModel)}
     for action in host.actions:
-        if isinstance(action, UploadBlob):
+        if isinstance(action, UploadBlob) or (continues_another(action) and not verbose):
             continue
         mine = [uploads.pop(need) for need in action.needs if need in uploads]
         yield Line(
             mark=mark_of(action),
             subject=subject_of(action),
             hosts=(action.host,),
-            text=say_verb(action) + say_reasons(action.because, everything=verbose),
+            text=say_verb(action)
+            + _say_staging(action, proven)
+            + say_reasons(action.because, everything=verbose),
             cost=_say_cost(action, [upload.cost for upload in mine]),
             details=_details(action, mine) if verbose else (),
         )
@@ -91,12 +99,18 @@ def mark_of(action: Action) -> Mark:
     match action:
         case DeleteModel():
             return "delete"
+        case CopyModel() if action.hold:
+            return "change"
         case CopyModel() | PushModel() | UploadBlob():
             return "send"
         case PullModel() | CreateModel() if "unknown" in kinds:
             return "unknown"
         case PullModel() | CreateModel():
             return "change" if kinds - {"missing"} else "new"
+        case ProbeModel():
+            return "unknown"
+        case LoadModel() | UnloadModel():
+            return "change"
         case _:
             assert_never(action)
 
@@ -106,12 +120,34 @@ def say_verb(action: Action) -> str:
     match action:
         case CreateModel() if mark_of(action) == "new":
             return f"create{_say_origin(action.recipe)}"
+        case CopyModel() if action.hold:
+            return "roll back to the previous version"
+        case CopyModel() if action.source.is_aside:
+            return "switch"
+        case ProbeModel():
+            return "prove"
         case CopyModel():
             return f"copy of {action.source}"
         case PushModel() if action.source != action.model:
             return f"push of {action.source}"
+        case LoadModel() if action.keep_alive_s >= 0:
+            return f"load for {format_duration(action.keep_alive_s)}"
         case _:
             return verb_of(action)
+
+
+def _say_staging(action: Action, proven: Collection[ModelName]) -> str:
+    """What else is done before it counts: ` (proven before it is switched to)`."""
+    is_proven = action.model in proven
+    match action:
+        case CreateModel(aside=aside) if aside is not None:
+            return " (proven before it is switched to)" if is_proven else " (aside, then switched to)"
+        case PullModel() if action.on_trial:
+            return " (taken back unless it is proven)"
+        case CopyModel() if is_proven and action.because:
+            return " (proven before)"
+        case _:
+            return ""
 
 
 def _say_origin(recipe: Recipe) -> str:

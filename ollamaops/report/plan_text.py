@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ollamaops.plan.actions import Plan, verb_of
+from ollamaops.plan.actions import Plan, continues_another, verb_of
 from ollamaops.report.lines import join_lines, render_lines
 from ollamaops.report.plan_lines import plan_lines
 from ollamaops.report.words import Paint, plural
 from ollamaops.units import format_size
 
-_VERBS = ("pull", "create", "copy", "delete", "push")
+_VERBS = ("pull", "create", "copy", "delete", "push", "probe", "load", "unload")
 _ALWAYS_COUNTED = frozenset({"pull", "create", "delete"})
 
 
@@ -38,7 +38,7 @@ class PlanCounts:
 
 def count_plan(plan: Plan) -> PlanCounts:
     """The numbers of the last line; `actions` has a key for every verb, uploads are not counted as actions."""
-    verbs = [verb_of(action) for action in plan.actions]
+    verbs = [verb_of(action) for action in plan.actions if not continues_another(action)]
     downloads = [action.cost.download_bytes for action in plan.actions]
     return PlanCounts(
         actions={verb: verbs.count(verb) for verb in _VERBS},

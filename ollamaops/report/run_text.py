@@ -12,7 +12,16 @@ from dataclasses import replace
 from typing import assert_never
 
 from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
-from ollamaops.plan.actions import UploadBlob, subject_of, verb_of
+from ollamaops.plan.actions import (
+    Action,
+    CopyModel,
+    CreateModel,
+    ProbeModel,
+    UploadBlob,
+    continues_another,
+    subject_of,
+    verb_of,
+)
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
 from ollamaops.report.differences import say_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
@@ -28,7 +37,11 @@ PAST: Mapping[str, str] = {
     "copy": "copied",
     "delete": "deleted",
     "push": "pushed",
+    "probe": "proven",
+    "load": "loaded",
+    "unload": "unloaded",
 }
+ROLLED_BACK = "rolled back"
 
 
 def render_run(
@@ -56,11 +69,21 @@ def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
     seconds: dict[Line, float] = {}
     for result in results:
         if isinstance(result.outcome, Succeeded) and not isinstance(result.action, UploadBlob):
-            text = PAST[verb_of(result.action)] + ("" if result.outcome.changed else ", nothing had to move")
-            seconds[_result_line(result, text)] = result.outcome.seconds
+            text = _say_done(result.action, has_changed=result.outcome.changed)
+            mark: Mark | None = "passed" if isinstance(result.action, ProbeModel) else None
+            seconds[_result_line(result, text, mark)] = result.outcome.seconds
     for line in group_lines(seconds):
         time = f" in {format_duration(seconds[line])}" if line in seconds else ""
         yield replace(line, text=line.text + time)
+
+
+def _say_done(action: Action, *, has_changed: bool) -> str:
+    if isinstance(action, CopyModel) and action.source.is_aside:
+        return ROLLED_BACK if action.hold else "switched to"
+    if isinstance(action, CreateModel) and action.aside is not None:
+        return "created aside"
+    is_idle = not has_changed and not isinstance(action, ProbeModel)
+    return PAST[verb_of(action)] + (", nothing had to move" if is_idle else "")
 
 
 def _failed_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
@@ -73,6 +96,8 @@ def _failed_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
                 time = f" after {format_duration(outcome.seconds)}" if outcome.seconds else ""
                 error = without_host(result.action.host, outcome.error)
                 yield _result_line(result, f"{verb} failed{time}: {error}", "failed", outcome.hint)
+            case Skipped() if _is_passed_over(result):
+                continue
             case Skipped():
                 yield _result_line(result, f"{verb} skipped: {outcome.because}", "skipped")
             case Refused():
@@ -133,21 +158,42 @@ def _say_end(report: RunReport, is_declared: Sequence[bool]) -> str:
         return "interrupted, run it again to go on; after"
     if all(is_declared):
         return "done in"
-    return "partly done in" if count_outcomes(report.results)["succeeded"] else "failed after"
+    has_worked = any(
+        isinstance(result.outcome, Succeeded) and not _is_tried(result) for result in report.results
+    )
+    return "partly done in" if has_worked else "failed after"
+
+
+def _is_tried(result: ActionResult) -> bool:
+    """Whether what was done counts only when the steps after it have worked as well."""
+    action = result.action
+    return isinstance(action, ProbeModel) or (isinstance(action, CreateModel) and action.aside is not None)
 
 
 def _say_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
     """`3 pulled`, `1 created`, `1 failed` …; what did not happen is left out."""
-    done = Counter(verb_of(result.action) for result in results if _has_changed(result))
-    yield from (f"{done[verb]} {word}" for verb, word in PAST.items() if done[verb])
-    counts = count_outcomes(tuple(results))
+    done = Counter(_count_as(result.action) for result in results if _has_changed(result))
+    yield from (f"{done[word]} {word}" for word in (*PAST.values(), ROLLED_BACK) if done[word])
+    counts = count_outcomes(tuple(result for result in results if not _is_passed_over(result)))
     yield from (
         f"{counts[name]} {name}" for name in ("failed", "skipped", "refused", "interrupted") if counts[name]
     )
 
 
 def _has_changed(result: ActionResult) -> bool:
-    return isinstance(result.outcome, Succeeded) and result.outcome.changed
+    return isinstance(result.outcome, Succeeded) and result.outcome.changed and not _is_tried(result)
+
+
+def _count_as(action: Action) -> str:
+    """What has become of a model all in all: a switch completes what was created aside."""
+    if isinstance(action, CopyModel) and action.source.is_aside:
+        return ROLLED_BACK if action.hold else PAST["create"]
+    return PAST[verb_of(action)]
+
+
+def _is_passed_over(result: ActionResult) -> bool:
+    """Whether it was not done because what it continues has failed, and says so."""
+    return isinstance(result.outcome, Skipped) and continues_another(result.action)
 
 
 def _say_hosts(report: RunReport) -> str:

@@ -11,14 +11,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import Action, DeleteModel, Difference, HostPlan, Plan, UploadBlob
+from ollamaops.plan.actions import (
+    Action,
+    DeleteModel,
+    Difference,
+    HostPlan,
+    LoadModel,
+    Plan,
+    UnloadModel,
+    UploadBlob,
+    continues_another,
+)
 from ollamaops.plan.codec import Json
 from ollamaops.report.differences import say_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
 from ollamaops.report.plan_lines import unreached_lines
 from ollamaops.report.words import Paint, Style, cells, clean, pad, plural
 
-State = Literal["in sync", "missing", "drifted", "unwanted", "unmanaged", "unknown"]
+State = Literal["in sync", "missing", "drifted", "unwanted", "unmanaged", "held", "unknown"]
 
 _STYLES: Mapping[State, Style] = {
     "in sync": "good",
@@ -26,6 +36,7 @@ _STYLES: Mapping[State, Style] = {
     "drifted": "change",
     "unwanted": "bad",
     "unmanaged": "dim",
+    "held": "change",
     "unknown": "unknown",
 }
 _MARKS: Mapping[State, Mark] = {
@@ -34,6 +45,7 @@ _MARKS: Mapping[State, Mark] = {
     "drifted": "change",
     "unwanted": "delete",
     "unmanaged": "note",
+    "held": "note",
     "unknown": "unknown",
 }
 _GAP = 2
@@ -73,13 +85,23 @@ def _is_unmanaged(row: Mapping[str, Cell]) -> bool:
 def _host_cells(host: HostPlan) -> dict[ModelName, Cell]:
     found = {name: Cell(state="unmanaged") for name in host.unmanaged}
     found |= {name: Cell(state="in sync") for name in host.unchanged}
+    found |= {name: Cell(state="held") for name in host.held}
     for note in host.notes:
         if note.unresolved and note.model:
             found[note.model] = Cell(state="unknown", why=(note.message,))
-    for action in host.actions:
-        if not isinstance(action, UploadBlob):
-            found[action.model] = _cell_of(action)
+    changes = [
+        action
+        for action in host.actions
+        if not isinstance(action, UploadBlob) and not continues_another(action)
+    ]
+    for action in sorted(changes, key=_is_about_memory, reverse=True):
+        found[action.model] = _cell_of(action)
     return found
+
+
+def _is_about_memory(action: Action) -> bool:
+    """Whether what is stored is as declared: of two things to do, changing that says more."""
+    return isinstance(action, LoadModel | UnloadModel)
 
 
 def _cell_of(action: Action) -> Cell:

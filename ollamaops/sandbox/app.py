@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.inference_routes import infer
+from ollamaops.sandbox.registry_face import answer_as_registry, is_registry_path
 from ollamaops.sandbox.service import Service
 from ollamaops.sandbox.store import InvalidDigest
 from ollamaops.sandbox.streams import JSON, answer, refuse, send_work
@@ -134,10 +135,13 @@ _BLOB_PATH = re.compile(r"/api/blobs/([^/]+)")
 
 
 class App:
-    """The ASGI app that answers for `service`. A middleware reaches the store through `app.service.store`."""
+    """The ASGI app that answers for `service`. A middleware reaches the store through `app.service.store`.
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    With `registry`, paths below /v2/ are answered as by a registry that has the catalogue; a real server has none.
+    """
+
+    def __init__(self, service: Service, *, registry: bool = False) -> None:
+        self.service, self._is_registry = service, registry
         self._routes = dict(_ROUTES)
         if service.behaviour.cloud_status_endpoint:
             self._routes["/api/status"] = {"GET": _cloud_status}
@@ -147,6 +151,8 @@ class App:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        if self._is_registry and is_registry_path(request.url.path):
+            return await run_in_threadpool(answer_as_registry, self.service.transfer.catalogue, request)
         routes = self._routes_at(request)
         if request.method not in routes:
             return _no_route(self.service.behaviour.wrong_method_status if routes else 404)

@@ -165,9 +165,28 @@ class Catalogue:
             self._manifests[pretend.name] = self._make(pretend)
         return self._manifests[pretend.name]
 
+    def manifest_of_digest(self, repository: str, digest: str) -> bytes | None:
+        """The registry manifest of `library/model` that has this digest, whatever its tag; None if there is none."""
+        documents = self._documents(repository)
+        return next((raw for raw in documents if _digest(raw) == digest), None)
+
     def blob(self, digest: str) -> bytes:
         """A blob that a manifest given out refers to. KeyError."""
         return self._blobs[digest]
+
+    def blob_of(self, repository: str, digest: str) -> bytes | None:
+        """A blob that some tag of `library/model` refers to; None if there is none."""
+        return (
+            self._blobs.get(digest)
+            if any(digest.encode() in raw for raw in self._documents(repository))
+            else None
+        )
+
+    def _documents(self, repository: str) -> list[bytes]:
+        """The manifests of every tag of `library/model`."""
+        model = repository.lower().partition("/")[2]
+        found = (self.manifest(repository, tag) for each, tag in self._by_name if each == model)
+        return [raw for raw in found if raw is not None]
 
     def _make(self, pretend: Pretend) -> bytes:
         layers = [self._layer(media_type, data) for media_type, data in _contents(pretend)]
@@ -190,9 +209,13 @@ class Catalogue:
         return json.dumps(document, indent=3).encode()
 
     def _layer(self, media_type: str, data: bytes) -> dict[str, object]:
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        digest = _digest(data)
         self._blobs[digest] = data
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _contents(pretend: Pretend) -> Iterator[tuple[str, bytes]]:

@@ -51,7 +51,6 @@ from ollamaops.sandbox.faults import (
     TruncateJson,
     VanishBlob,
 )
-from ollamaops.sandbox.runner import Runners
 
 if TYPE_CHECKING:
     import uvicorn
@@ -99,7 +98,7 @@ def with_faults(script: FaultScript) -> Callable[[App], FaultInjector]:
         service = app.service
 
         def forget() -> None:
-            service.runners = Runners()
+            service.runners = service.runners.emptied()
 
         return FaultInjector(app, script, service.store, forget=forget)
 

@@ -1,11 +1,12 @@
 """Which models are in memory, until when: the pretend scheduler behind generate, chat, embed and ps.
 
-Decides loading, keep-alive and expiry; nothing is really loaded. Time comes from a clock that tests can replace.
+Decides loading, keep-alive, expiry and, where there is a limit, eviction; nothing is really loaded. Time comes from a
+clock that tests can replace. The fact one would miss: a request without `keep_alive` leaves a loaded model the time
+that it was given before.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -24,14 +25,20 @@ class _Runner:
     model: StoredModel
     context_length: int
     runner_options: tuple[object, ...]
-    expires_at: float
+    keep_alive_s: float
+    expires_at: float = 0.0
+
+    def used(self, now: float, keep_alive_s: float | None) -> None:
+        """Used just now; it stays as long as is asked for, else as long as it was told before."""
+        self.keep_alive_s = self.keep_alive_s if keep_alive_s is None else keep_alive_s
+        self.expires_at = now + min(self.keep_alive_s, MAX_DURATION_S)
 
 
 class Runners:
-    """The loaded models of one server."""
+    """The loaded models of one server, at most `limit` of them (OLLAMA_MAX_LOADED_MODELS)."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock, self._lock = clock, threading.Lock()
+    def __init__(self, clock: Callable[[], float] = time.time, limit: int | None = None) -> None:
+        self._clock, self._limit, self._lock = clock, limit, threading.Lock()
         self._loaded: dict[str, _Runner] = {}
 
     def apply(self, answer: Answer, model: StoredModel, context_length: int) -> None:
@@ -43,23 +50,36 @@ class Runners:
                 self._load(model, context_length, answer.keep_alive_s)
 
     def _load(self, model: StoredModel, context_length: int, keep_alive_s: float | None) -> None:
-        seconds = DEFAULT_KEEP_ALIVE_S if keep_alive_s is None else keep_alive_s
-        if seconds == 0:
+        if keep_alive_s == 0:
             self._loaded.pop(model.weights_digest, None)
             return
         options = tuple(model.options.get(name) for name in _RUNNER_OPTIONS)
         known = self._loaded.get(model.weights_digest)
-        expires_at = self._clock() + (MAX_DURATION_S if math.isinf(seconds) else seconds)
-        if known and known.runner_options == options and known.model.adapters == model.adapters:
-            known.expires_at = expires_at
-        else:
-            self._loaded[model.weights_digest] = _Runner(model, context_length, options, expires_at)
+        if not known or (known.runner_options, known.model.adapters) != (options, model.adapters):
+            self._loaded.pop(model.weights_digest, None)
+            self._make_room()
+            known = _Runner(model, context_length, options, DEFAULT_KEEP_ALIVE_S)
+            self._loaded[model.weights_digest] = known
+        known.used(self._clock(), keep_alive_s)
+
+    def _make_room(self) -> None:
+        """Evict what is kept for the shortest time; of two the one that was loaded first."""
+        self._expire()
+        while self._limit is not None and len(self._loaded) >= self._limit:
+            del self._loaded[min(self._loaded, key=lambda key: self._loaded[key].keep_alive_s)]
+
+    def _expire(self) -> None:
+        now = self._clock()
+        self._loaded = {key: runner for key, runner in self._loaded.items() if runner.expires_at > now}
+
+    def emptied(self) -> Runners:
+        """The runners of the same server after a restart: none."""
+        return Runners(self._clock, self._limit)
 
     def listed(self, *, with_context: bool) -> list[dict[str, object]]:
         """The models of ps, the one that stays longest first."""
         with self._lock:
-            now = self._clock()
-            self._loaded = {key: runner for key, runner in self._loaded.items() if runner.expires_at > now}
+            self._expire()
             runners = sorted(self._loaded.values(), key=lambda runner: -runner.expires_at)
         return [_entry(runner, with_context=with_context) for runner in runners]
 

@@ -97,6 +97,8 @@ class Sandbox:
 
     `store` is the folder of models (a temporary one if None), `as_version` the server to be, `port` 0 for any free
     one. `faults` wraps the app, for scripts of things going wrong. `behaviour` overrides what the version says.
+    `registry` also serves the built-in models as registry.ollama.ai does, below /v2/, which no real server has.
+    `max_loaded` is how many models it keeps in memory at once; None: any number.
     """
 
     def __init__(
@@ -108,16 +110,20 @@ class Sandbox:
         port: int = 0,
         faults: Wrap | None = None,
         behaviour: Behaviour | None = None,
+        registry: bool = False,
+        max_loaded: int | None = None,
     ) -> None:
         self.version = as_version
         self._behaviour = behaviour or behaviour_for(as_version)
         self._folder = tempfile.TemporaryDirectory(prefix="ollamaops-sandbox-") if store is None else None
         self._root = Path(self._folder.name if self._folder else str(store))
         self._host, self._port, self._faults = host, port, faults
+        self._is_registry = registry
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: _Server | None = None
-        self.service = Service(Store(self._root), self._behaviour, as_version)
+        self._max_loaded = max_loaded
+        self.service = self._new_service(Store(self._root))
 
     @property
     def store(self) -> Store:
@@ -138,9 +144,9 @@ class Sandbox:
         """Bind, prune the store as a starting server does, and serve. OSError when the port is taken."""
         listener = _listener(self._host, self._port)
         self._port = listener.getsockname()[1]
-        self.service = Service(self.store, self._behaviour, self.version)
+        self.service = self._new_service(self.store)
         self.service.start()
-        app = App(self.service)
+        app = App(self.service, registry=self._is_registry)
         started = threading.Event()
         wrapped = self._faults(app) if self._faults else app
         self._thread = threading.Thread(
@@ -149,6 +155,9 @@ class Sandbox:
         self._thread.start()
         started.wait()
         return self
+
+    def _new_service(self, store: Store) -> Service:
+        return Service(store, self._behaviour, self.version, self._max_loaded)
 
     def _run(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
         asyncio.run(self._serve(app, listener, started))
@@ -203,7 +212,7 @@ def run_forever(host: str, port: int, store: Path, as_version: str, faults: Wrap
     asked = threading.Event()
     with (
         _signals(asked),
-        Sandbox(store, as_version=as_version, host=host, port=port, faults=faults) as sandbox,
+        Sandbox(store, as_version=as_version, host=host, port=port, faults=faults, registry=True) as sandbox,
     ):
         sys.stdout.write(f"{sandbox.url}\n")
         sys.stdout.flush()

@@ -27,11 +27,13 @@ _CLOUD_DISABLED = "ollama cloud is disabled: remote model details are unavailabl
 class Service:
     """What the server does. Its methods may be called from any thread."""
 
-    def __init__(self, store: Store, behaviour: Behaviour, version: str) -> None:
+    def __init__(
+        self, store: Store, behaviour: Behaviour, version: str, max_loaded: int | None = None
+    ) -> None:
         self.store, self.behaviour, self.version = store, behaviour, version
         self.library = Library(store, behaviour)
         self.transfer = Transfer(self.library, version)
-        self.runners = Runners()
+        self.runners = Runners(limit=max_loaded)
         self._creator = Creator(self.library, self.transfer.pull_base)
         self._modelfiles = ModelfileCreator(self._creator)
 

@@ -31,7 +31,7 @@ class Transfer:
     def __init__(self, library: Library, version: str, catalogue: Catalogue | None = None) -> None:
         self._library, self._store, self._behaviour = library, library.store, library.behaviour
         self._user_agent = f"ollama/{version}"
-        self._catalogue = catalogue or Catalogue()
+        self.catalogue = catalogue or Catalogue()
 
     def pull_base(self, name: Name) -> Work:
         """The lines of pulling a base that a create lacks."""
@@ -77,7 +77,7 @@ class Transfer:
 
     def _source(self, name: Name, *, insecure: bool) -> Source:
         if name.host.lower() == DEFAULT_HOST:
-            return CatalogueSource(self._catalogue, name, has_lines=self._behaviour.fresh_blob_lines)
+            return CatalogueSource(self.catalogue, name, has_lines=self._behaviour.fresh_blob_lines)
         http = RegistryHTTP(self._user_agent)
         return RegistrySource(
             http, _base_url(name, insecure=insecure), name, self._behaviour.blob_without_redirect

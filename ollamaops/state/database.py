@@ -44,6 +44,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             run_id TEXT PRIMARY KEY, at TEXT NOT NULL, command TEXT NOT NULL, hosts TEXT NOT NULL,
             manifest_digest TEXT NOT NULL, exit_code INTEGER NOT NULL)""",
     ),
+    (
+        "ALTER TABLE run ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN outcomes TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN who TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN commit_id TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN ended_at TEXT NOT NULL DEFAULT ''",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

@@ -8,7 +8,7 @@ lost one costs comparisons and hashing, never a model.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +24,9 @@ FILE_NAME = "ledger.sqlite3"
 BUSY_TIMEOUT_S = 30.0
 
 _APPLIED_COLUMNS = "host, model, how, fingerprint, digest, base, weights, verified, at"
-_RUN_COLUMNS = "run_id, at, command, hosts, manifest_digest, exit_code"
+_RUN_COLUMNS = (
+    "run_id, at, command, hosts, manifest_digest, exit_code, plan, outcomes, who, commit_id, ended_at"
+)
 
 
 class Ledger:
@@ -64,6 +66,11 @@ class Ledger:
             int(fact.verified),
             fact.at,
         )
+
+    def remember_all(self, facts: Iterable[Applied]) -> None:
+        """Keep all of them, each in a write of its own."""
+        for fact in facts:
+            self.remember(fact)
 
     def recall(self, host: str) -> Mapping[str, Applied]:
         """Everything known of one host, by `ModelName.key`."""
@@ -136,13 +143,18 @@ class Ledger:
     def record_run(self, run: Run) -> None:
         """Keep a run; recording it again (with its exit code) replaces it."""
         self._database.write(
-            f"REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             run.run_id,
             run.at,
             run.command,
             run.hosts,
             run.manifest_digest,
             run.exit_code,
+            run.plan,
+            run.outcomes,
+            run.who,
+            run.commit,
+            run.ended_at,
         )
 
     def runs(self, limit: int = 50) -> tuple[Run, ...]:
@@ -153,13 +165,23 @@ class Ledger:
         )
         return tuple(_run(row) for row in rows)
 
+    def find_runs(self, prefix: str) -> tuple[Run, ...]:
+        """The runs whose id begins with `prefix`, the one recorded last first."""
+        rows = self._database.query(
+            f"SELECT {_RUN_COLUMNS} FROM run WHERE substr(run_id, 1, ?) = ? ORDER BY rowid DESC",  # noqa: S608
+            len(prefix),
+            prefix,
+        )
+        return tuple(_run(row) for row in rows)
+
 
 def _reopen(folder: Path, busy_timeout_s: float) -> Ledger:
     return Ledger(folder, busy_timeout_s=busy_timeout_s)
 
 
 def _run(row: Row) -> Run:
-    run_id, at, command, hosts, manifest_digest, exit_code = row
+    run_id, at, command, hosts, manifest_digest, exit_code, *rest = row
+    plan, outcomes, who, commit, ended_at = map(str, rest)
     return Run(
         run_id=str(run_id),
         at=str(at),
@@ -167,6 +189,11 @@ def _run(row: Row) -> Run:
         hosts=str(hosts),
         manifest_digest=str(manifest_digest),
         exit_code=exit_code if isinstance(exit_code, int) else 1,
+        plan=plan,
+        outcomes=outcomes,
+        who=who,
+        commit=commit,
+        ended_at=ended_at,
     )
 
 

@@ -1,0 +1,60 @@
+"""What is in the memory of every host, several hosts at once: three requests to each.
+
+Decides nothing; which of it is stale or not as declared is read off the values in plan/loaded.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ollamaops.apply.connect import connect
+from ollamaops.apply.observe import Glance
+from ollamaops.errors import Cancelled, OllamaopsError
+from ollamaops.manifest.types import HostSpec, ModelSpec
+from ollamaops.ollama.cancel import CancelToken
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.actions import UnreachedHost
+from ollamaops.plan.loaded import HostLoaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What looking at all hosts takes; `jobs` is how many at once."""
+
+    cancel: CancelToken = field(default_factory=CancelToken)
+    jobs: int = 8
+    open_client: Callable[[HostSpec], OllamaClient] = connect
+
+
+def look_at_loaded(
+    overview: Overview, hosts: Sequence[HostSpec], declared: Mapping[str, Sequence[ModelSpec]]
+) -> tuple[tuple[HostLoaded, ...], tuple[UnreachedHost, ...]]:
+    """What each host has in memory (`declared`: host → its models), and the hosts that did not answer. Cancelled."""
+    with ThreadPoolExecutor(max_workers=max(1, min(overview.jobs, len(hosts)))) as pool:
+        found = list(pool.map(lambda host: _host(overview, host, declared[host.name]), hosts))
+    return (
+        tuple(each for each in found if isinstance(each, HostLoaded)),
+        tuple(each for each in found if isinstance(each, UnreachedHost)),
+    )
+
+
+def _host(overview: Overview, spec: HostSpec, models: Sequence[ModelSpec]) -> HostLoaded | UnreachedHost:
+    declared = {model.name: model.resident for model in models if model.resident is not None}
+    try:
+        with overview.open_client(spec) as client:
+            glance = Glance(spec=spec, client=client, cancel=overview.cancel)
+            observed = glance.loaded(
+                glance.models(), [name for name, resident in declared.items() if resident]
+            )
+    except Cancelled:
+        raise
+    except OllamaopsError as error:
+        return UnreachedHost(host=spec.name, error=str(error), hint=error.hint)
+    return HostLoaded(
+        host=spec.name,
+        loaded=observed.loaded or (),
+        digests={name: model.digest for name, model in observed.models.items()},
+        declared=declared,
+    )

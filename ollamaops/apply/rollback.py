@@ -1,0 +1,52 @@
+"""Rolling back on one host: what it takes, and letting go of what was rolled back.
+
+What is switched to what is plan/rollback.py's; the switch itself is a copy like any other. The fact a reader would
+miss: nothing is looked into and no registry is asked, so that the way back is open when little else works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ollamaops.apply.case import HostCase, Surroundings, desired_of
+from ollamaops.apply.memory import facts_of
+from ollamaops.apply.observe import Glance
+from ollamaops.apply.survey import guarded, unreached
+from ollamaops.errors import OllamaopsError, RemoteError
+from ollamaops.names import ModelName, NamePattern
+from ollamaops.plan.actions import HostPlan, UnreachedHost
+from ollamaops.plan.rollback import plan_rollback
+from ollamaops.state.facts import FactStore
+
+
+def survey_rollback(case: HostCase, around: Surroundings, version: int) -> HostPlan | UnreachedHost:
+    """What rolling the case's targets back takes; Cancelled is raised."""
+    try:
+        client = around.open_client(case.spec)
+    except OllamaopsError as error:
+        return unreached(case, around, error)
+    with client:
+        glance = Glance(spec=case.spec, client=client, cancel=around.cancel)
+        try:
+            observed = glance.models()
+        except RemoteError as error:
+            return unreached(case, around, error)
+        desired = desired_of(case)
+        plan = plan_rollback(desired, observed, case.options.targets, version=version)
+        return guarded(case, glance, plan, desired, observed, around)
+
+
+def release_host(case: HostCase, around: Surroundings) -> tuple[ModelName, ...]:
+    """Forget what the case's targets are held at; the models that were. RemoteError, StateError."""
+    with around.open_client(case.spec) as client:
+        return release(facts_of(case, client, around), case.spec.memory_key, case.options.targets)
+
+
+def release(facts: FactStore, host: str, targets: Sequence[NamePattern] = ()) -> tuple[ModelName, ...]:
+    """Forget what models of the host are held at, all or those that a target means; the models that were."""
+    held = {ModelName.parse(key): fact for key, fact in facts.recall(host).items() if fact.how == "held"}
+    named = [name for name in held if not targets or any(target.matches(name) for target in targets)]
+    if named:
+        facts.remember_all([replace(held[name], how="copied", fingerprint="") for name in named])
+    return tuple(sorted(named))

@@ -1,0 +1,86 @@
+"""What is in a host's memory right now, as values: the lines of `/api/ps`, and how long each of them stays.
+
+apply/loaded.py fills these, residency.py and report/ read them. The fact a reader would miss: models with the same
+weights share one runner, which is listed under the name that was loaded first, so a model can be in memory without
+being listed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from ollamaops.names import ModelName
+
+FOREVER_S = math.inf
+_YEAR_S = 365 * 86400.0
+_LONG_S = 50 * _YEAR_S  # servers write "for ever" as a date 292 years ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """One line of `/api/ps`. `digest` is the tags digest (bare hex) of what was loaded, which may be replaced by now.
+
+    `size_bytes` is all that it takes, `vram_bytes` what of it is on a GPU. `stays_s` is how long it stays if nobody
+    uses it. `also` are models that would use this very runner, although it is listed under another name.
+    """
+
+    name: ModelName
+    digest: str
+    size_bytes: int = 0
+    vram_bytes: int = 0
+    context_length: int = 0
+    expires_at: str = ""
+    stays_s: float = FOREVER_S
+    also: frozenset[ModelName] = frozenset()
+
+    @property
+    def is_forever(self) -> bool:
+        """Whether it stays until it is evicted."""
+        return self.stays_s == FOREVER_S
+
+    def serves(self, name: ModelName, digest: str) -> bool:
+        """Whether the model of that name and tags digest is in memory by this."""
+        return self.digest == digest or name in self.also
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLoaded:
+    """What is in memory on one host. `digests` are the tags digests of its models, `declared` the `resident` of
+    those that declare one."""
+
+    host: str
+    loaded: tuple[Loaded, ...] = ()
+    digests: Mapping[ModelName, str] = field(default_factory=dict)
+    declared: Mapping[ModelName, bool | float] = field(default_factory=dict)
+
+    def state_of(self, one: Loaded) -> Literal["current", "stale", "deleted"]:
+        """Whether what was loaded is what the name stands for now; without the name, whether another has it."""
+        now = self.digests.get(one.name)
+        if now == one.digest or (now is None and one.digest in self.digests.values()):
+            return "current"
+        return "deleted" if now is None else "stale"
+
+    @property
+    def absent(self) -> tuple[ModelName, ...]:
+        """What is declared resident and is not in memory, not even an older content of it."""
+        wanted = (name for name, resident in self.declared.items() if resident)
+        return tuple(name for name in wanted if not any(self._is_of(one, name) for one in self.loaded))
+
+    def _is_of(self, one: Loaded, name: ModelName) -> bool:
+        return one.name == name or one.serves(name, self.digests.get(name, ""))
+
+
+def read_stay(expires_at: str, now: datetime) -> float:
+    """Seconds until `expires_at` (RFC 3339, as ps writes it), FOREVER_S when that is decades away; 0 when it is over.
+
+    A text that is no moment says nothing, so it counts as for ever.
+    """
+    try:
+        left_s = (datetime.fromisoformat(expires_at) - now).total_seconds()
+    except (ValueError, TypeError):
+        return FOREVER_S
+    return FOREVER_S if left_s > _LONG_S else max(left_s, 0.0)

@@ -1,0 +1,219 @@
+"""Residency: which models have to be loaded into memory or dropped from it, once everything else is done.
+
+Decides by what `/api/ps` lists; how a model is loaded is apply/residency.py's, whether all of them fit is vram.py's.
+The fact a reader would miss: what this run has loaded itself and is gone again was evicted by the next one, so it is
+reported and not loaded once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ollamaops.manifest.types import ModelSpec
+from ollamaops.names import ModelName
+from ollamaops.plan.actions import LoadModel, UnloadModel, UploadBlob
+from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.draft import Draft
+from ollamaops.plan.loaded import Loaded
+from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
+from ollamaops.plan.questions import is_left_alone
+from ollamaops.units import format_size
+
+FOREVER = -1.0
+NOT_THERE = "not in memory"
+# what servers up to 0.33 start a runner anew for, besides other weights and adapters
+_RUNNER_OPTIONS = (
+    *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock"),
+    *("low_vram", "f16_kv", "logits_all", "vocab_only", "numa"),
+)
+
+
+def wants_loaded(spec: ModelSpec) -> bool:
+    """Whether the model is declared to be in memory; a duration of 0 means the same as false."""
+    return bool(spec.resident)
+
+
+def wants_unloaded(spec: ModelSpec) -> bool:
+    """Whether the model is declared not to be in memory."""
+    return spec.resident is not None and not spec.resident
+
+
+def is_managed(desired: DesiredHost) -> bool:
+    """Whether the host has to be asked what is in its memory."""
+    return any(
+        model.spec.resident is not None and not is_left_alone(desired, model.name) for model in desired.models
+    )
+
+
+def residents_of(desired: DesiredHost) -> tuple[ModelName, ...]:
+    """Every model that is declared to be in memory."""
+    wanted = (model.name for model in desired.models if wants_loaded(model.spec))
+    return tuple(name for name in wanted if not is_left_alone(desired, name))
+
+
+def to_compare(residents: Iterable[ModelName], observed: ObservedHost) -> frozenset[ModelName]:
+    """Models to look into, to see whether a resident that is not listed shares the runner of one that is."""
+    found = [observed.models[name] for name in residents if name in observed.models]
+    hidden = {own.name for own in found if not own.is_cloud and not _serving(observed, own)}
+    listed = {one.name for one in observed.loaded or () if _is_current(one, observed)}
+    return frozenset(hidden | listed) if hidden and listed else frozenset()
+
+
+def with_sharers(
+    residents: Iterable[ModelName], loaded: Iterable[Loaded], inside: Mapping[ModelName, Contents]
+) -> tuple[Loaded, ...]:
+    """What is loaded, each with the residents that would use its runner; `inside` is what was looked into."""
+    names = [name for name in residents if name in inside]
+    return tuple(_with_sharers(one, names, inside) for one in loaded)
+
+
+def _with_sharers(one: Loaded, names: Iterable[ModelName], inside: Mapping[ModelName, Contents]) -> Loaded:
+    own = inside.get(one.name)
+    if own is None or own.digest != one.digest:
+        return one
+    sharers = (name for name in names if name != one.name and share_runner(inside[name], own))
+    return replace(one, also=frozenset(sharers))
+
+
+def share_runner(one: Contents, other: Contents) -> bool:
+    """Whether a server uses one runner for both: the same weights, adapters and options of loading."""
+    if not one.blobs or (one.blobs, one.adapters) != (other.blobs, other.adapters):
+        return False
+    return all(one.parameters.get(name) == other.parameters.get(name) for name in _RUNNER_OPTIONS)
+
+
+def _is_current(one: Loaded, observed: ObservedHost) -> bool:
+    there = observed.models.get(one.name)
+    return there is not None and there.digest == one.digest
+
+
+def _serving(observed: ObservedHost, own: ObservedModel) -> list[Loaded]:
+    return [one for one in observed.loaded or () if one.serves(own.name, own.digest)]
+
+
+def plan_residency(draft: Draft, models: Iterable[DesiredModel]) -> None:
+    """Load and unload what the declaration says. Those that stay for ever come last: they may share a runner."""
+    if draft.observed.loaded is None:
+        return
+    for model in sorted(models, key=lambda model: model.spec.resident is True):
+        if wants_loaded(model.spec):
+            _plan_load(draft, model)
+        elif wants_unloaded(model.spec):
+            _plan_unload(draft, model)
+
+
+def _plan_load(draft: Draft, model: DesiredModel) -> None:
+    name = model.name
+    if draft.find(name) is None and name not in draft.changing:
+        return  # why it is not there has been said
+    problem = _cannot_stay(draft, name)
+    if problem:
+        draft.note(name, problem, "leave out resident")
+        return
+    why = _why_load(draft, model)
+    if not why:
+        _note_leftovers(draft, name)
+    elif name in draft.options.settled:
+        _report_eviction(draft, model, why)
+    else:
+        draft.add(
+            LoadModel(
+                host=draft.host,
+                model=name,
+                because=draft.why(name, "resident", desired="in memory", observed=why),
+                needs=_everything_about(draft, name),
+                expects=draft.expect(name),
+                keep_alive_s=FOREVER if model.spec.resident is True else float(model.spec.resident or 0),
+                retries=model.spec.retries,
+            )
+        )
+
+
+def _cannot_stay(draft: Draft, name: ModelName) -> str:
+    own = draft.find(name)
+    if (own and own.is_cloud) or (draft.features.suffix_routing and name.source_suffix == "cloud"):
+        return "runs on ollama.com, so it cannot be kept in this host's memory"
+    if draft.features.suffix_routing and name.source_suffix == "local":
+        return f"cannot be loaded: servers from 0.18.0 on would load '{name.pull_name}' instead"
+    return ""
+
+
+def _why_load(draft: Draft, model: DesiredModel) -> str:
+    """What is not as declared; nothing if it is in memory, for as long as is wanted."""
+    own = draft.find(model.name)
+    if own is None:
+        return NOT_THERE
+    if model.name in draft.replaced:
+        return "its content changes"
+    serving = _serving(draft.observed, own)
+    if not serving:
+        is_stale = any(one.name == own.name for one in draft.observed.loaded or ())
+        return "an older content is in memory" if is_stale else NOT_THERE
+    if model.spec.resident is True:
+        return "" if any(one.is_forever for one in serving) else "in memory for a while only"
+    is_too_long = all(one.is_forever and not _is_kept_for_another(draft, one) for one in serving)
+    return "in memory for good" if is_too_long else ""
+
+
+def _is_kept_for_another(draft: Draft, one: Loaded) -> bool:
+    """Whether a model that is declared to stay for ever uses this runner too."""
+    lasting = (draft.find(model.name) for model in draft.desired.models if model.spec.resident is True)
+    return any(other and one.serves(other.name, other.digest) for other in lasting)
+
+
+def _everything_about(draft: Draft, name: ModelName) -> tuple[str, ...]:
+    """The actions on the model that come before: it is loaded when it is what it should be, and proven."""
+    return tuple(
+        action_id
+        for action_id, action in draft.actions.items()
+        if action.model == name and not isinstance(action, UploadBlob)
+    )
+
+
+def _report_eviction(draft: Draft, model: DesiredModel, why: str) -> None:
+    """This run has loaded it: to do so again would evict another one."""
+    others = [one for one in draft.observed.loaded or () if one.name != model.name]
+    listed = ", ".join(f"{one.name} ({format_size(one.size_bytes)})" for one in others)
+    said = f"; in memory now: {listed}" if listed else ""
+    if why == NOT_THERE:
+        draft.doubt(
+            model.name,
+            f"was loaded, and is not in memory any more: evicted{said}",
+            "they do not fit together: declare fewer models resident, or raise OLLAMA_MAX_LOADED_MODELS",
+        )
+    else:
+        draft.doubt(model.name, f"was loaded, but: {why}{said}", "look at what else uses it, then run again")
+
+
+def _plan_unload(draft: Draft, model: DesiredModel) -> None:
+    name = model.name
+    if draft.find(name) is None or not any(one.name == name for one in draft.observed.loaded or ()):
+        return
+    if name in draft.options.settled:
+        draft.doubt(
+            name,
+            "was unloaded, and is still or again in memory",
+            "somebody uses it: stop that, or leave out resident",
+        )
+        return
+    draft.add(
+        UnloadModel(
+            host=draft.host,
+            model=name,
+            because=draft.why(name, "resident", desired=NOT_THERE, observed="in memory"),
+            retries=model.spec.retries,
+        )
+    )
+
+
+def _note_leftovers(draft: Draft, name: ModelName) -> None:
+    """Weights that were replaced while they were kept for good have no name by which a server would drop them."""
+    own = draft.find(name)
+    for one in draft.observed.loaded or ():
+        if own and one.name == name and one.digest != own.digest and one.is_forever:
+            draft.note(
+                name,
+                f"an older content of it is in memory as well ({format_size(one.size_bytes)})",
+                "the server drops it when it needs the space; to have it now, restart the server",
+            )

@@ -1,0 +1,124 @@
+"""How models met their expectations, as text, JSON and JUnit.
+
+Decides the words and the documents; whether something failed is plan/expectations.py's. The fact a reader would
+miss: what a model said is in the failures, so every text passes through `clean` like a server's.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+
+from ollamaops.plan.codec import Json
+from ollamaops.plan.expectations import Verdict
+from ollamaops.plan.results import HostVerdicts
+from ollamaops.report.lines import Line, join_lines, render_lines
+from ollamaops.report.words import Paint, clean, plural, without_host
+from ollamaops.units import format_duration
+
+
+def render_verdicts(hosts: Sequence[HostVerdicts], *, colour: bool = False, width: int | None = None) -> str:
+    """A line per model, or per failure of it, and the counts."""
+    paint = Paint(colour)
+    lines = [line for host in hosts for line in _lines(host)]
+    return join_lines([*render_lines(lines, paint, width), paint("bold", say_verdicts(hosts))])
+
+
+def _lines(host: HostVerdicts) -> Iterator[Line]:
+    for verdict in host.verdicts:
+        yield from _verdict_lines(host.host, verdict)
+    if host.unreached:
+        text = f"not reached: {without_host(host.host, host.unreached.error)}"
+        yield Line(mark="trouble", hosts=(host.host,), text=text, hint=host.unreached.hint)
+
+
+def _verdict_lines(host: str, verdict: Verdict) -> Iterator[Line]:
+    subject, hosts = str(verdict.model), (host,)
+    if verdict.is_met:
+        yield Line(mark="passed", subject=subject, hosts=hosts, text=_say_met(verdict))
+    for failure in verdict.failures:
+        yield Line(mark="failed", subject=subject, hosts=hosts, text=str(failure), hint=failure.hint)
+
+
+def _say_met(verdict: Verdict) -> str:
+    """`2 expectations met; loaded in 3.2s, 41 tokens a second`"""
+    speed = f", {verdict.tokens_per_s:.0f} tokens a second" if verdict.tokens_per_s else ""
+    return f"{plural(verdict.expectations, 'expectation')} met; loaded in {format_duration(verdict.load_s)}{speed}"
+
+
+def say_verdicts(hosts: Sequence[HostVerdicts]) -> str:
+    """The last line: `3 models tested on 2 hosts: 2 passed, 1 failed; 1 host not reached`."""
+    verdicts = [verdict for host in hosts for verdict in host.verdicts]
+    unreached = sum(1 for host in hosts if host.unreached)
+    if not verdicts and not unreached:
+        return "nothing to test: no model of these hosts has expect:"
+    passed = sum(verdict.is_met for verdict in verdicts)
+    counts = [f"{passed} passed"] + ([f"{len(verdicts) - passed} failed"] if passed < len(verdicts) else [])
+    tested = f"{plural(len(verdicts), 'model')} tested on {plural(len(hosts) - unreached, 'host')}"
+    away = f"; {plural(unreached, 'host')} not reached" if unreached else ""
+    return f"{tested}: {', '.join(counts)}{away}"
+
+
+def verdicts_to_json(hosts: Sequence[HostVerdicts]) -> dict[str, Json]:
+    """`hosts`: each with `host`, `reached`, `error` and `models`, a model with `passed` and its `failures`."""
+    return {
+        "format": "ollamaops-test",
+        "version": 1,
+        "passed": all(verdict.is_met for host in hosts for verdict in host.verdicts),
+        "hosts": [
+            {
+                "host": host.host,
+                "reached": host.unreached is None,
+                "error": host.unreached.error if host.unreached else None,
+                "models": [_verdict_to_json(verdict) for verdict in host.verdicts],
+            }
+            for host in hosts
+        ],
+    }
+
+
+def _verdict_to_json(verdict: Verdict) -> Json:
+    return {
+        "model": str(verdict.model),
+        "passed": verdict.is_met,
+        "expectations": verdict.expectations,
+        "load_s": verdict.load_s,
+        "tokens_per_s": verdict.tokens_per_s,
+        "seconds": verdict.seconds,
+        "failures": [
+            {"what": failure.what, "message": failure.message, "hint": failure.hint}
+            for failure in verdict.failures
+        ],
+    }
+
+
+def verdicts_to_junit(hosts: Sequence[HostVerdicts]) -> str:
+    """JUnit XML: a suite per host, a case per model; a host that was not reached is an error of its suite."""
+    body = "".join(line for host in hosts for line in _suite(host))
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?>\n<testsuites name="ollamaops test">\n{body}</testsuites>\n'
+    )
+
+
+def _suite(host: HostVerdicts) -> Iterator[str]:
+    failed, errors = sum(not verdict.is_met for verdict in host.verdicts), int(host.unreached is not None)
+    name = _escape(host.host)
+    yield (
+        f'  <testsuite name="{name}" tests="{len(host.verdicts) + errors}" failures="{failed}" '
+        f'errors="{errors}" skipped="0">\n'
+    )
+    for verdict in host.verdicts:
+        failures = "".join(f'<failure message="{_escape(str(failure))}"/>' for failure in verdict.failures)
+        yield (
+            f'    <testcase classname="{name}" name="{_escape(str(verdict.model))}" '
+            f'time="{verdict.seconds:.3f}">{failures}</testcase>\n'
+        )
+    if host.unreached:
+        error = _escape(f"not reached: {host.unreached.error}")
+        yield f'    <testcase classname="{name}" name="host"><error message="{error}"/></testcase>\n'
+    yield "  </testsuite>\n"
+
+
+def _escape(text: str) -> str:
+    """Safe in XML 1.0: markup escaped, controls written as escapes."""
+    return html.escape(clean(text).replace("\ufffe", "").replace("\uffff", ""))

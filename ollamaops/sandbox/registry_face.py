@@ -1,0 +1,102 @@
+"""The built-in catalogue as a container registry: read-only answers below /v2/.
+
+Decides paths, headers and statuses; what there is to pull is the catalogue's. A real Ollama server knows no /v2/, so
+the sandbox has this face only where it is asked to. The fact one would miss: Ollama pulls a blob only from a registry
+that redirects to another host name, so 127.0.0.1 sends to localhost and the reverse.
+
+Source: OCI distribution specification 1.1; the redirect is Ollama's, 0.3.1 to 0.33.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ollamaops.sandbox.catalogue import Catalogue
+from ollamaops.sandbox.layers import MANIFEST_TYPE
+from ollamaops.sandbox.streams import BARE_JSON, answer
+
+_MANIFEST = re.compile(r"/v2/([^/]+/[^/]+)/manifests/([^/]+)")
+_BLOB = re.compile(r"/v2/([^/]+/[^/]+)/blobs/(sha256:[0-9a-f]{64})")
+_STORED_BLOB = re.compile(r"/v2/_stored/([^/]+/[^/]+)/(sha256:[0-9a-f]{64})")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_OTHER_NAME = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
+_VERSION = {"docker-distribution-api-version": "registry/2.0"}
+Missing = Literal["NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"]
+
+
+def is_registry_path(path: str) -> bool:
+    """Whether the request is for the registry."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def answer_as_registry(catalogue: Catalogue, request: Request) -> Response:
+    """The registry's answer. Nothing can be written: 405."""
+    path = request.url.path
+    if request.method not in {"GET", "HEAD"}:
+        return _error(405, "UNSUPPORTED", "this registry is read-only")
+    if path.rstrip("/") == "/v2":
+        return answer({}, content_type=BARE_JSON)
+    if found := _MANIFEST.fullmatch(path):
+        return _manifest(catalogue, found[1], found[2])
+    if found := _BLOB.fullmatch(path):
+        return _blob(catalogue, request, found[1], found[2])
+    if found := _STORED_BLOB.fullmatch(path):
+        return _stored_blob(catalogue, request, found[1], found[2])
+    return _missing("NAME_UNKNOWN")
+
+
+def _manifest(catalogue: Catalogue, repository: str, reference: str) -> Response:
+    is_digest = reference.startswith("sha256:")
+    find = catalogue.manifest_of_digest if is_digest else catalogue.manifest
+    raw = find(repository, reference)
+    if raw is None:
+        return _missing("MANIFEST_UNKNOWN")
+    headers = {"docker-content-digest": f"sha256:{hashlib.sha256(raw).hexdigest()}", **_VERSION}
+    return Response(raw, headers={"content-type": MANIFEST_TYPE, **headers})
+
+
+def _blob(catalogue: Catalogue, request: Request, repository: str, digest: str) -> Response:
+    """The way to the blob; the blob itself to HEAD, and where no other name for this machine is known."""
+    host = request.url.hostname or ""
+    if request.method == "HEAD" or host not in _OTHER_NAME:
+        return _stored_blob(catalogue, request, repository, digest)
+    if catalogue.blob_of(repository, digest) is None:
+        return _missing("BLOB_UNKNOWN")
+    port = f":{request.url.port}" if request.url.port else ""
+    target = f"{request.url.scheme}://{_OTHER_NAME[host]}{port}/v2/_stored/{repository}/{digest}"
+    return Response(status_code=307, headers={"location": target, **_VERSION})
+
+
+def _stored_blob(catalogue: Catalogue, request: Request, repository: str, digest: str) -> Response:
+    data = catalogue.blob_of(repository, digest)
+    if data is None:
+        return _missing("BLOB_UNKNOWN")
+    headers = {
+        "content-type": "application/octet-stream",
+        "docker-content-digest": digest,
+        "accept-ranges": "bytes",
+        **_VERSION,
+    }
+    wanted = _RANGE.fullmatch(request.headers.get("range", ""))
+    if wanted is None:
+        return Response(data, headers=headers)
+    first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+    if first > last:
+        return Response(status_code=416, headers={"content-range": f"bytes */{len(data)}", **_VERSION})
+    headers["content-range"] = f"bytes {first}-{last}/{len(data)}"
+    return Response(data[first : last + 1], 206, headers=headers)
+
+
+def _missing(code: Missing) -> Response:
+    return _error(404, code, code.replace("_", " ").lower())
+
+
+def _error(status: int, code: str, text: str) -> Response:
+    response = answer({"errors": [{"code": code, "message": text}]}, status, BARE_JSON)
+    response.headers.update(_VERSION)
+    return response

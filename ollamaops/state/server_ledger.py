@@ -1,0 +1,267 @@
+"""The ledger of one host on that host, for controllers that share no disk: read it, change it, hold its lock.
+
+Decides how a change gets there although servers know no compare-and-swap: write, look again, and write again what
+somebody else has overwritten. Leaves the text to shared_document.py and how a host keeps it to a Shelf. The one fact
+a reader would miss: a store that may not write keeps what it is told until it is dropped, so that plan and drift,
+which write to no server, can learn within one run.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+from ollamaops.errors import RemoteError, StateError
+from ollamaops.state.facts import Applied
+from ollamaops.state.holder import Holder
+from ollamaops.state.shared_document import SharedDocument, parse_document, render_document
+
+ATTEMPTS = 6
+SETTLE_S = 1.0
+PAUSE_S = 0.2
+LOOKS_FOR_MISSING = 4
+
+Edit = Callable[[SharedDocument], SharedDocument]
+
+
+class Shelf(Protocol):
+    """One text on one host. Every method raises RemoteError when the host does not do it."""
+
+    @property
+    def host(self) -> str:
+        """The host's name, for messages."""
+
+    def digest(self) -> str | None:
+        """What changes whenever the text does; None when there is no text."""
+
+    def read(self) -> str:
+        """The text; "" when what should hold it cannot be opened any more."""
+
+    def write(self, text: str) -> None:
+        """Put the text there, in the place of the old one."""
+
+
+class _TakenOver(StateError):
+    """Somebody else has the lock that was ours, or that we were about to take."""
+
+    def __init__(self, host: str, by: Holder) -> None:
+        super().__init__(
+            f"{host}: the lock of this run was taken over by {by}", hint="run again when that run has ended"
+        )
+        self.by = by
+
+
+class ServerLedger:
+    """A FactStore on a shelf, for one host; the `host` that facts are asked by is not compared. Thread-safe.
+
+    Reading raises RemoteError and StateError, writing StateError alone. `now` is an aware clock, `pause` waits
+    for some seconds.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        writing: bool,
+        now: Callable[[], datetime],
+        pause: Callable[[float], object],
+        new_revision: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
+    ) -> None:
+        self._shelf = shelf
+        self._writing = writing
+        self._now = now
+        self._pause = pause
+        self._new_revision = new_revision
+        self._lock = threading.RLock()
+        self._seen: tuple[str | None, SharedDocument] = (None, SharedDocument())
+        self._edits: list[Edit] = []  # all of this store's life, in order; doing one twice does no harm
+        self._written: str | None = None
+        self._holder: Holder | None = None
+
+    # A FactStore
+
+    def remember(self, fact: Applied) -> None:
+        """Keep the fact; an older one about the same model is replaced."""
+        self._change(lambda document: document.with_facts([fact]))
+
+    def remember_all(self, facts: Iterable[Applied]) -> None:
+        """Keep all of them, in one write."""
+        kept = tuple(facts)
+        self._change(lambda document: document.with_facts(kept))
+
+    def recall(self, host: str) -> Mapping[str, Applied]:
+        """Everything known of this host, by `ModelName.key`."""
+        with self._lock:
+            facts = self._with_mine(self._look()).facts
+        return {key: replace(facts[key], host=host) for key in sorted(facts)}
+
+    def forget(self, host: str, model: str) -> None:
+        """Drop what is known of one model."""
+        self._change(lambda document: document.without_fact(model))
+
+    def remember_push(self, host: str, model: str, ref: str, digest: str) -> None:
+        """Keep that the model with this tags digest was pushed to `ref`."""
+        self._change(lambda document: document.with_push(model, ref, digest))
+
+    def recall_pushes(self, host: str) -> Mapping[tuple[str, str], str]:
+        """(`ModelName.key`, ref) → the tags digest that was pushed there last."""
+        with self._lock:
+            return self._with_mine(self._look()).pushes
+
+    def settle(self) -> None:
+        """Make sure that everything written by this store is still there: another writer may not have seen it."""
+        with self._lock:
+            if self._written is not None:
+                self._persist(_unchanged)
+
+    # The lock
+
+    def take(self, holder: Holder) -> Holder | None:
+        """Take the host's lock; None when it is ours now, else who has it. One that has run out is taken over."""
+        with self._lock:
+            other = self._other_holder(self._looked_for_writing(), holder)
+            if other is not None:
+                return other
+            self._holder = holder
+            try:
+                self._persist(_unchanged)
+                self._pause(SETTLE_S)  # whoever looked before we wrote has written by then, and it is theirs
+                self._persist(_unchanged)
+            except _TakenOver as error:
+                self._holder = None
+                return error.by
+            except StateError:
+                self._holder = None
+                raise
+            return None
+
+    def renew(self, expires_at: str) -> None:
+        """Move the end of our lock. StateError when somebody else has taken it over."""
+        with self._lock:
+            if self._holder is not None:
+                self._holder = replace(self._holder, expires_at=expires_at)
+                self._persist(_unchanged)
+
+    def release(self) -> None:
+        """Give the lock back, if it is still ours."""
+        with self._lock:
+            holder, self._holder = self._holder, None
+            if holder is not None:
+                self._persist(lambda document: _without_holder(document, holder.token))
+
+    def _other_holder(self, document: SharedDocument, holder: Holder) -> Holder | None:
+        other = document.holder
+        if other is None or other.token == holder.token or other.has_expired(self._now()):
+            return None
+        return other
+
+    # How
+
+    def _change(self, edit: Edit) -> None:
+        with self._lock:
+            if self._writing:
+                self._persist(edit)
+            self._edits.append(edit)
+
+    def _persist(self, edit: Edit) -> None:
+        """Write until a look finds the write there, or it turns out that there is nothing to write."""
+        cause: RemoteError | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self._pause(random.uniform(0, PAUSE_S * attempt))  # noqa: S311  so that two writers get out of step
+            try:
+                if self._wrote(edit):
+                    return
+                cause = None
+            except RemoteError as error:  # of any kind: while another one writes, what is there seems missing
+                cause = error
+        raise self._not_written(cause) from cause
+
+    def _wrote(self, edit: Edit) -> bool:
+        """One attempt; False when another writer came between."""
+        document = self._look()
+        wanted = edit(self._with_lock(self._with_mine(document)))
+        if wanted == document:
+            return True
+        new = wanted.succeeded_by(self._new_revision())
+        self._shelf.write(render_document(new))
+        if not self._look().has_seen(new.revision):
+            return False
+        self._written = new.revision
+        return True
+
+    def _look(self) -> SharedDocument:
+        """The document as it is now; it is read again only when it has changed."""
+        digest = self._digest()
+        if digest != self._seen[0]:
+            text = self._text() if digest else ""
+            self._seen = (digest, self._parsed(text) if text else SharedDocument())
+        return self._seen[1]
+
+    def _digest(self) -> str | None:
+        """None only when several looks find nothing: servers rewrite in place, and meanwhile list no such model."""
+        looks = LOOKS_FOR_MISSING if self._seen[0] else 2
+        for _ in range(looks - 1):
+            digest = self._shelf.digest()
+            if digest is not None:
+                return digest
+            self._pause(PAUSE_S)
+        return self._shelf.digest()
+
+    def _text(self) -> str:
+        """ "" only when several looks cannot open it, for the same reason."""
+        for _ in range(LOOKS_FOR_MISSING - 1):
+            text = self._shelf.read()
+            if text:
+                return text
+            self._pause(PAUSE_S)
+        return self._shelf.read()
+
+    def _looked_for_writing(self) -> SharedDocument:
+        try:
+            return self._look()
+        except RemoteError as error:
+            raise self._not_written(error) from error
+
+    def _parsed(self, text: str) -> SharedDocument:
+        try:
+            return parse_document(text)
+        except StateError as error:
+            raise StateError(f"{self._shelf.host}: {error}", hint=error.hint) from error
+
+    def _with_mine(self, document: SharedDocument) -> SharedDocument:
+        """The document with our changes, should another writer not have seen them."""
+        if self._written is not None and document.has_seen(self._written):
+            return document
+        for edit in self._edits:
+            document = edit(document)
+        return document
+
+    def _with_lock(self, document: SharedDocument) -> SharedDocument:
+        if self._holder is None:
+            return document
+        other = self._other_holder(document, self._holder)
+        if other is not None:
+            raise _TakenOver(self._shelf.host, other)
+        return replace(document, holder=self._holder)
+
+    def _not_written(self, cause: RemoteError | None) -> StateError:
+        why = str(cause) if cause else f"{self._shelf.host}: {ATTEMPTS} writes in a row were overwritten"
+        return StateError(
+            f"the ledger on the host cannot be written: {why}",
+            hint=(cause and cause.hint) or "let one controller at a time change the host",
+        )
+
+
+def _unchanged(document: SharedDocument) -> SharedDocument:
+    return document
+
+
+def _without_holder(document: SharedDocument, token: str) -> SharedDocument:
+    is_ours = document.holder is not None and document.holder.token == token
+    return replace(document, holder=None) if is_ours else document

@@ -1,0 +1,210 @@
+"""What `ollamaops ps` and reports say of memory: sizes, shares, times, what is stale, what is to be loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import requests
+
+from ollamaops.apply.overview import Overview, look_at_loaded
+from ollamaops.cli.main import run
+from ollamaops.errors import Cancelled
+from ollamaops.manifest.types import HostSpec
+from ollamaops.names import ModelName
+from ollamaops.ollama.cancel import CancelToken
+from ollamaops.plan.actions import (
+    Difference,
+    HostPlan,
+    LoadModel,
+    Plan,
+    PullModel,
+    UnloadModel,
+    UnreachedHost,
+)
+from ollamaops.plan.loaded import HostLoaded, Loaded
+from ollamaops.report.loaded_text import loaded_to_json, render_loaded
+from ollamaops.report.plan_text import render_plan
+from ollamaops.report.status_text import build_status
+from ollamaops.sandbox.server import Sandbox
+
+NOW, BEFORE = "9f2c" * 16, "3f2a" * 16
+GB = 10**9
+
+
+def a_name(text: str) -> ModelName:
+    return ModelName.parse(text)
+
+
+def fleet() -> tuple[HostLoaded, HostLoaded]:
+    return (
+        HostLoaded(
+            host="gpu-1",
+            loaded=(
+                Loaded(name=a_name("qwen3:32b"), digest=NOW, size_bytes=24 * GB, vram_bytes=18 * GB),
+                Loaded(
+                    name=a_name("bot"), digest=BEFORE, size_bytes=2 * GB, vram_bytes=2 * GB, stays_s=272.0
+                ),
+                Loaded(name=a_name("gone"), digest=BEFORE, size_bytes=0, stays_s=1.0, context_length=4096),
+            ),
+            digests={a_name("qwen3:32b"): NOW, a_name("bot"): NOW},
+            declared={
+                a_name("qwen3:32b"): True,
+                a_name("bot"): 1800.0,
+                a_name("gone"): False,
+                a_name("emb"): True,
+            },
+        ),
+        HostLoaded(host="gpu-2", loaded=(Loaded(name=a_name("llava"), digest=NOW, size_bytes=GB),)),
+    )
+
+
+AWAY = UnreachedHost(host="gpu-3", error="gpu-3: nobody answers", hint="start it")
+
+
+def test_memory_is_shown_as_a_table_of_what_is_there_and_what_should_be() -> None:
+    assert render_loaded(fleet(), [AWAY]) == (
+        "model         host   size     on GPU  stays     declared  state\n"
+        "bot:latest    gpu-1  2.0 GB   100 %   4m32s     30m00s    stale\n"
+        "gone:latest   gpu-1  0 B      0 %     1.0s      unload    deleted\n"
+        "qwen3:32b     gpu-1  24.0 GB  75 %    for ever  for ever  current\n"
+        "emb:latest    gpu-1  -        -       -         for ever  not in memory\n"
+        "llava:latest  gpu-2  1.0 GB   0 %     for ever  -         deleted\n"
+        "! gpu-3: not reached: nobody answers; its state is unknown, nothing is planned for it\n"
+        "    hint: start it\n"
+        "4 models in memory on 2 hosts: 27.0 GB, 20.0 GB of it on GPUs; 1 stale; 2 deleted; "
+        "1 declared but not in memory; 1 host not reached\n"
+    )
+
+
+def test_an_empty_memory_is_one_line() -> None:
+    assert render_loaded([HostLoaded(host="gpu-2")], []) == "0 models in memory on 1 host\n"
+
+
+def test_colours_change_nothing_but_colours() -> None:
+    coloured = render_loaded(fleet(), [], colour=True)
+    assert "\x1b[33mstale\x1b[0m" in coloured
+    assert "\x1b[31mnot in memory\x1b[0m" in coloured
+
+
+def test_programs_get_numbers() -> None:
+    document = loaded_to_json(fleet(), [AWAY])
+    assert json.loads(json.dumps(document)) == document
+    hosts = document["hosts"]
+    assert isinstance(hosts, list)
+    first, second, away = hosts
+    assert isinstance(first, dict)
+    assert first["absent"] == ["emb:latest"]
+    models = first["models"]
+    assert isinstance(models, list)
+    assert models[0] == {
+        "model": "qwen3:32b",
+        "digest": NOW,
+        "state": "current",
+        "size_bytes": 24 * GB,
+        "vram_bytes": 18 * GB,
+        "gpu_percent": 75,
+        "context_length": None,
+        "expires_at": "",
+        "stays_s": None,
+        "resident": True,
+        "also": [],
+    }
+    assert isinstance(second, dict)
+    assert (second["reached"], second["absent"]) == (True, [])
+    assert isinstance(away, dict)
+    assert (away["reached"], away["error"]) == (False, "gpu-3: nobody answers")
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "ollamaops.yaml"
+
+
+def test_ps_shows_every_host_and_ends_3_when_one_is_away(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Sandbox() as sandbox:
+        hosts = {"gpu-1": {"url": sandbox.url}}
+        models = [{"name": "llama3.2:3b", "resident": True}, {"name": "bot", "from": "llama3.2:3b"}]
+        manifest.write_text(json.dumps({"hosts": hosts, "models": models}))
+        assert run(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
+        requests.post(
+            f"{sandbox.url}/api/create",
+            json={"model": "llama3.2:3b", "from": "bot", "system": "s"},
+            timeout=30,
+        )
+        capsys.readouterr()
+        assert run(["ps"]) == 0
+        head, row, total = capsys.readouterr().out.splitlines()
+        assert head.split()[:2] == ["model", "host"]
+        assert row.split() == [
+            "llama3.2:3b",
+            "gpu-1",
+            "43.5",
+            "kB",
+            "0",
+            "%",
+            *(["for", "ever"] * 2),
+            "stale",
+        ]
+        assert total == "1 model in memory on 1 host: 43.5 kB, 0 B of it on GPUs; 1 stale"
+        hosts["gpu-2"] = {"url": "http://127.0.0.1:9"}
+        manifest.write_text(json.dumps({"hosts": hosts, "models": models}))
+        assert run(["ps", "-o", "json"]) == 3
+        document = json.loads(capsys.readouterr().out)
+        assert [(host["host"], host["reached"]) for host in document["hosts"]] == [
+            ("gpu-1", True),
+            ("gpu-2", False),
+        ]
+        assert run(["ps", "-o", "html"]) == 64
+
+
+def test_a_stop_ends_the_look_at_all_hosts() -> None:
+    stopped = CancelToken()
+    stopped.cancel()
+    with Sandbox() as sandbox, pytest.raises(Cancelled):
+        look_at_loaded(Overview(cancel=stopped), [HostSpec(name="h", url=sandbox.url)], {"h": []})
+
+
+# --- plans ----------------------------------------------------------------------------------------------------------
+
+
+def because(model: str, observed: str) -> tuple[Difference, ...]:
+    return (Difference(host="gpu-1", model=a_name(model), kind="resident", observed=observed),)
+
+
+def memory_plan() -> Plan:
+    load = LoadModel(host="gpu-1", model=a_name("a"), because=because("a", "not in memory"))
+    brief = LoadModel(
+        host="gpu-1",
+        model=a_name("b"),
+        because=because("b", "an older content is in memory"),
+        keep_alive_s=90,
+    )
+    unload = UnloadModel(host="gpu-1", model=a_name("c"), because=because("c", "in memory"))
+    missing = (Difference(host="gpu-1", model=a_name("b"), kind="missing"),)
+    pull = PullModel(host="gpu-1", model=a_name("b"), because=missing)
+    unchanged = (a_name("a"), a_name("c"))
+    return Plan(hosts=(HostPlan(host="gpu-1", actions=(pull, load, brief, unload), unchanged=unchanged),))
+
+
+def test_what_is_loaded_and_unloaded_is_said_and_counted() -> None:
+    assert render_plan(memory_plan()).splitlines() == [
+        "+ b:latest on gpu-1: pull, not there: size not known",
+        "~ a:latest on gpu-1: load, not in memory",
+        "~ b:latest on gpu-1: load for 1m30s, an older content is in memory",
+        "~ c:latest on gpu-1: unload, in memory",
+        "1 to pull, 0 to create, 0 to delete, 2 to load, 1 to unload, 2 unchanged; ? to download",
+    ]
+
+
+def test_status_tells_a_missing_model_before_one_that_is_only_not_in_memory() -> None:
+    table = build_status(memory_plan())
+    states = {str(name): row["gpu-1"].state for name, row in table.items()}
+    assert states == {"a:latest": "drifted", "b:latest": "missing", "c:latest": "drifted"}
