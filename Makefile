@@ -21,10 +21,12 @@ $(VENV)/made:
 
 $(VENV)/demo: $(VENV)/made pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[sandbox]'
+	@$(BIN)/python -m compileall -q ollamaops
 	@touch $@
 
 $(VENV)/test: $(VENV)/made pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m compileall -q ollamaops
 	@touch $@ $(VENV)/demo
 
 demo: $(VENV)/demo

@@ -8,6 +8,7 @@ are ollama-python (`pip install ollama`) and curl; rows whose peer is not instal
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import json
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 from bench_rows import Measured, Row
 from bench_servers import BLOCK_BYTES, OLLAMAOPS, SERVER_VERSION, Counting, Server, serving, sink
 
+from ollamaops import about
 from ollamaops.files.digest import hash_file
 from ollamaops.files.gguf_types import GgufValue
 from ollamaops.files.gguf_writer import TensorData, build_gguf
@@ -339,6 +341,7 @@ def main() -> None:
     if unknown := set(options.sections) - SECTIONS.keys():
         parser.error(f"no section {', '.join(sorted(unknown))}: use {' '.join(SECTIONS)}")
     size_bytes = parse_size(options.size)
+    compileall.compile_dir(Path(about.__file__).parent, quiet=1)  # as pip does with what it installs
     if not has_peer():
         print("ollama-python is not installed, its rows are left out: pip install ollama", file=sys.stderr)
     print(f"{'ours : theirs':<74} {'ours':>11} {'theirs':>11} {'ratio':>7}   aim")

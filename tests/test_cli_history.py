@@ -35,7 +35,11 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    return lambda manifest: (tmp_path / "ollamaops.yaml").write_text(yaml.safe_dump(manifest)) and None
+
+    def write(manifest: object) -> None:
+        (tmp_path / "ollamaops.yaml").write_text(yaml.safe_dump(manifest))
+
+    return write
 
 
 @pytest.fixture
@@ -149,16 +153,15 @@ def test_the_state_folder_may_be_named_before_and_after_the_command(
 # one run at a time
 
 
-def start_slow_apply(folder: Path, host: Sandbox) -> subprocess.Popen[str]:
+def start_slow_apply(folder: Path, host: Sandbox) -> subprocess.Popen[bytes]:
     """A real process that has the host, and waits until somebody lets the server go on."""
     environ = {**os.environ, "OLLAMA_HOST": host.url}
     return subprocess.Popen(
         [PROGRAM, "apply", "-y", "--progress", "plain"],
         cwd=folder,
         env=environ,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -210,26 +213,26 @@ def test_a_second_apply_is_refused_and_told_who_has_the_host(
 
 
 def test_a_second_apply_waits_and_finds_everything_done(
-    gate: Gate, write: Write, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gate: Gate, write: Write, state: Path, tmp_path: Path
 ) -> None:
     host, begun, go_on = gate
     write({"models": [BASE]})
     first = start_slow_apply(tmp_path, host)
     assert begun.wait(30)
-    timer = threading.Timer(0.5, go_on.set)
-    timer.start()
-    assert run(["apply", "-y", "--wait", "60s"]) == 0
-    timer.join()
-    assert first.wait(60) == 0
-    shown = capsys.readouterr()
-    assert "local: waiting for the lock, which another run has: " in shown.err
-    assert "nothing to do" in shown.out
+    arguments = [str(PROGRAM), "apply", "-y", "--wait", "60s"]
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as second:
+        assert second.stderr is not None
+        assert "local: waiting for the lock, which another run has: " in second.stderr.readline()
+        go_on.set()
+        shown, _ = second.communicate(timeout=60)
+    assert (first.wait(60), second.returncode) == (0, 0)
+    assert "nothing to do" in shown
     assert len(Ledger(state).runs()) == 1
 
 
-def test_a_run_that_was_killed_holds_nobody_up(
-    gate: Gate, write: Write, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_killed_holds_nobody_up(gate: Gate, write: Write, state: Path, tmp_path: Path) -> None:
     host, begun, go_on = gate
     write({"models": [BASE]})
     first = start_slow_apply(tmp_path, host)

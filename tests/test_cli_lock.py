@@ -90,7 +90,7 @@ class TestWriting:
         publish(registry, luigi)
         refs = {name: f"{registry.host}/{name}" for name in (mario, luigi)}
         world.declare({"name": "mirror", "pull": refs[mario], "insecure": True}, entry(registry, luigi))
-        world.run("lock")
+        assert set(world.states("lock").values()) == {"added"}
         for path in (mario, luigi):
             publish(registry, path, model=WEIGHTS_B)
         assert world.states("lock", "--update", "mirror") == {refs[mario]: "updated", refs[luigi]: "kept"}
@@ -102,7 +102,7 @@ class TestWriting:
         luigi = mario.replace("mario", "luigi")
         publish(registry, luigi)
         world.declare(entry(registry, mario), entry(registry, luigi))
-        world.run("lock")
+        assert set(world.states("lock").values()) == {"added"}
         world.declare(entry(registry, mario))
         only = f"{registry.host}/{mario}"
         assert world.states("lock", "--target", only) == {only: "kept"}

@@ -29,7 +29,11 @@ def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     monkeypatch.chdir(tmp_path)
-    return lambda manifest: (tmp_path / "ollamaops.yaml").write_text(yaml.safe_dump(manifest)) and None
+
+    def write(manifest: object) -> None:
+        (tmp_path / "ollamaops.yaml").write_text(yaml.safe_dump(manifest))
+
+    return write
 
 
 def tags(host: Sandbox) -> set[str]:

@@ -26,7 +26,7 @@ from ollamaops.errors import StateError
 from ollamaops.files.digest import FileStamp, digest_of
 from ollamaops.names import Digest
 from ollamaops.state.database import APPLICATION_ID, MIGRATIONS, VERSION
-from ollamaops.state.facts import Applied, Run
+from ollamaops.state.facts import UNFINISHED, Applied, Run
 from ollamaops.state.ledger import Ledger
 
 HOST = "http://gpu-1.lan:11434"
@@ -124,6 +124,35 @@ def test_the_last_runs_come_first(ledger: Ledger) -> None:
         ledger.record_run(a_run(f"r{number}"))
     assert [run.run_id for run in ledger.runs(3)] == ["r4", "r3", "r2"]
     assert ledger.runs()[-1] == a_run("r0")
+
+
+def test_everything_about_a_run_is_kept_and_one_that_was_killed_is_not_finished(ledger: Ledger) -> None:
+    run = replace(
+        a_run(),
+        plan='{"hosts": []}',
+        outcomes="[]",
+        who="alice@build-7",
+        commit="c" * 40,
+        ended_at=AT,
+    )
+    ledger.record_run(run)
+    ledger.record_run(a_run("killed", exit_code=UNFINISHED))
+    assert ledger.runs() == (a_run("killed", exit_code=UNFINISHED), run)
+    assert [run.is_finished for run in ledger.runs()] == [False, True]
+
+
+def test_runs_are_found_by_the_beginning_of_their_id_taken_literally(ledger: Ledger) -> None:
+    for run_id in ("abc", "abd", "b%", "b_x"):
+        ledger.record_run(a_run(run_id))
+    assert [run.run_id for run in ledger.find_runs("ab")] == ["abd", "abc"]
+    assert [run.run_id for run in ledger.find_runs("b%")] == ["b%"]
+    assert ledger.find_runs("AB") == ledger.find_runs("abcd") == ()
+
+
+def test_several_facts_are_kept_at_once(ledger: Ledger) -> None:
+    facts = [a_fact(), a_fact("other")]
+    ledger.remember_all(facts)
+    assert list(ledger.recall(HOST).values()) == sorted(facts, key=lambda fact: fact.model)
 
 
 def test_a_run_recorded_again_with_its_end_is_one_run(ledger: Ledger) -> None:

@@ -286,3 +286,18 @@ def test_a_literal_pattern_matches_its_own_name_only(name: ModelName, other: Mod
     pattern = NamePattern.parse(str(name))
     assert pattern.matches(name)
     assert pattern.matches(other) == (name == other)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("ollamaops-ledger:state", True),
+        ("OLLAMAOPS-Ledger", True),
+        ("registry.ollama.ai/library/ollamaops-ledger:x", True),
+        ("me/ollamaops-ledger:state", False),
+        ("hf.co/library/ollamaops-ledger", False),
+        ("ollamaops-ledger2", False),
+    ],
+)
+def test_the_reserved_name_is_known_with_any_tag(text: str, expected: bool) -> None:
+    assert ModelName.parse(text).is_ledger == expected

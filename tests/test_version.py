@@ -163,3 +163,22 @@ def test_what_began_never_ends(one: tuple[int, int, int], other: tuple[int, int,
 )
 def test_quantization_types_depend_on_the_version(version: str, quantize: str, taken: bool) -> None:
     assert features(version).takes_quantize(quantize) is taken
+
+
+@pytest.mark.parametrize(
+    "server, wanted, is_older",
+    [
+        ("0.5.7", "0.12.6", True),
+        ("0.12.6", "0.12.6", False),
+        ("0.12.6", "v0.12.7", True),
+        ("0.33.0-rc2", "0.33.0", False),
+        ("0.32.15", "0.33", True),
+        ("0.0.0", "99.0", False),
+        ("somebody's build", "99.0", False),
+        ("0.1.0", "not a version", False),
+    ],
+)
+def test_a_server_is_older_only_when_both_versions_are_known(
+    server: str, wanted: str, is_older: bool
+) -> None:
+    assert ServerVersion.parse(server).is_older_than(wanted) == is_older

@@ -210,6 +210,8 @@ def update_lock(
 
     `complete` says that `references` is all that is declared, so that every other entry goes.
     """
+    from ollamaops.registry.lock import Lock
+
     steps = [_step(reference, lock.entries.get(reference.ref), answers) for reference in references]
     entries = {step.ref: step.after for step in steps if step.after}
     named = {step.ref for step in steps}
@@ -221,6 +223,9 @@ def update_lock(
 
 
 def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelName, Answer]) -> LockStep:
+    from ollamaops.registry.documents import compare
+    from ollamaops.registry.lock import LockEntry
+
     ref, answer = reference.ref, answers.get(reference.ref)
     if answer is None:
         return LockStep(ref=ref, state="kept", before=entry, after=entry)
@@ -316,6 +321,8 @@ def check_lock(
 
 
 def _find(reference: Reference, entry: LockEntry, answer: Answer, layers: Inspection) -> Finding:
+    from ollamaops.registry.lock import compare_entry
+
     base = Finding(ref=reference.ref, state="same", entry=entry, pin=reference.pin)
     if reference.pin not in (None, entry.digest):
         return replace(base, state="contradicted")

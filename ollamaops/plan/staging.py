@@ -7,6 +7,8 @@ else waits aside and is switched to by a copy.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import CopyModel, ProbeModel
@@ -32,6 +34,8 @@ def _runs_elsewhere(spec: ModelSpec) -> bool:
             return name.source_suffix == "cloud"
         case Build(base=base):
             return base is not None and base.source_suffix == "cloud"
+        case _:
+            assert_never(spec.source)
 
 
 def is_staged(spec: ModelSpec) -> bool:
