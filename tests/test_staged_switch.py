@@ -21,6 +21,7 @@ from live_host import (
     ids,
     name,
 )
+from overseer import Request
 
 from ollamaops.apply.case import Surroundings
 from ollamaops.cli import exits
@@ -28,7 +29,10 @@ from ollamaops.events import ActionEnded, ActionStarted, Event
 from ollamaops.manifest.types import HostSpec, ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.desired import build_desired
+from ollamaops.plan.staging import on_trial
 from ollamaops.reconcile import Options, apply_hosts, plan_hosts
+from ollamaops.state.facts import Applied
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 OTHER = "qwen2.5:0.5b"
@@ -290,6 +294,50 @@ def test_what_was_pulled_and_not_proven_is_proven_by_the_next_run(
         exit_code(newest, [replace(model, update="missing") for model in a_pulled(FAILS)]) == exits.UNEXPECTED
     )
     assert newest.stranger.tags() == before
+
+
+def test_what_is_not_known_to_be_ours_is_not_removed_when_it_fails(newest: LiveHost) -> None:
+    """A run was killed around its first pull, so nobody knows which content came of it."""
+    newest.stranger.pull(BASE)
+    [model] = a_pulled(FAILS)
+    [desired] = build_desired("gpu-1", [model]).models
+    fact = Applied(
+        host="gpu-1",
+        model=model.name.key,
+        how="pulled",
+        fingerprint=on_trial(desired.fingerprint),
+        digest="",
+        at="",
+    )
+    newest.ledger.remember(fact)
+    before = newest.stranger.tags()
+    report = newest.apply([replace(model, update="missing")])
+    assert "it stays as it is" in failures(report)[f"probe/{BASE}"]
+    assert newest.stranger.tags() == before
+    passing = replace(a_pulled()[0], update="missing")
+    assert_converged(newest, newest.apply([passing]))
+    assert newest.plan([passing]).actions == ()
+
+
+def test_what_cannot_be_taken_back_is_left_to_the_next_run(newest: LiveHost) -> None:
+    newest.apply(a_bot("red"))
+    asked_before = len(newest.overseer.seen)
+
+    def refuse(request: Request, body: bytes) -> bytes:
+        has_asked = any(one.path == "/api/generate" for one in newest.overseer.seen[asked_before:])
+        return b"<html>no</html>" if request.path == "/api/tags" and has_asked else body
+
+    newest.overseer.edit = refuse
+    report = newest.apply(a_bot("blue", "green"))
+    newest.overseer.edit = None
+    assert (
+        "it could not be taken back, which the next run does: gpu-1: list models"
+        in (failures(report)["probe/bot:latest"])
+    )
+    assert says(newest) == "red"
+    assert asides(newest) == ["bot:latest-ollamaops-next"]
+    assert_converged(newest, newest.apply(a_bot("green")))
+    assert asides(newest) == []
 
 
 def test_a_pinned_pull_is_proven_as_well(newest: LiveHost) -> None:

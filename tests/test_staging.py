@@ -113,7 +113,7 @@ def test_a_pull_is_on_trial_and_what_is_made_from_it_waits_for_the_proof() -> No
             "probe/base:latest",
             "pull/base:latest",
         ]
-        by_id = {action_id: action for action_id, action in zip(ids(plan.actions), plan.actions, strict=True)}
+        by_id = dict(zip(ids(plan.actions), plan.actions, strict=True))
         pull = by_id["pull/base:latest"]
         assert isinstance(pull, PullModel)
         assert (pull.on_trial, pull.keep) == (True, 1)
