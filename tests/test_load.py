@@ -511,6 +511,22 @@ def test_a_shard_that_nobody_named_may_not_lead_out_of_the_folder(folder: Path) 
         load_manifest([folder / "in" / "m.yaml"])
 
 
+def test_shards_in_a_folder_that_cannot_be_listed_are_looked_for_by_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> list[Path]:
+        raise PermissionError
+
+    for number in (1, 2):
+        write(folder / f"m-0000{number}-of-00002.gguf", (WEIGHTS / "tiny-a.gguf").read_bytes())
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    manifest = load_text(folder, "models: [{name: a, files: [m-00001-of-00002.gguf]}]")
+    assert [file.name for file in build(manifest, "a").files] == [
+        "m-00001-of-00002.gguf",
+        "m-00002-of-00002.gguf",
+    ]
+
+
 def test_weights_may_lie_elsewhere(folder: Path) -> None:
     web = "https://host/w/mmproj.gguf"
     hub = [f"hf://org/repo@v1/m-{number:05d}-of-00002.gguf" for number in (1, 2)]
