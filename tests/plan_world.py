@@ -33,14 +33,17 @@ from ollamaops.plan.actions import (
     CreateModel,
     DeleteModel,
     HostPlan,
+    ProbeModel,
     PullModel,
     PushModel,
     Recipe,
 )
+from ollamaops.plan.asides import finish, next_of, previous_of
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.diff import NO_TEMPLATE
 from ollamaops.plan.observed import Contents, FileInfo, Memory, ObservedHost, ObservedModel, Upstream
 from ollamaops.plan.questions import PlanOptions, is_trusted, questions
+from ollamaops.plan.staging import after_trial, on_trial
 from ollamaops.state.facts import How
 
 HOST = "h"
@@ -112,8 +115,11 @@ class World:
             host=HOST,
             features=self.features,
             models={
-                name: ObservedModel(name=name, digest=inside.digest) for name, inside in self.models.items()
+                name: ObservedModel(name=name, digest=inside.digest)
+                for name, inside in self.models.items()
+                if not name.is_aside
             },
+            asides={name: inside.digest for name, inside in self.models.items() if name.is_aside},
             memory=dict(self.memory),
             pushed=dict(self.pushed),
         )
@@ -144,18 +150,20 @@ class World:
     def _do(self, action: Action) -> None:
         match action:
             case PullModel():
-                self._keep(
-                    action, self.as_pulled(action.model), "pulled", base=action.registry_digest or None
-                )
-                assert not action.pin or self.models[action.model].digest in action.pin
+                self._pull(action)
             case CreateModel():
                 base = self.models[action.recipe.base] if action.recipe.base else None
                 inside = build(action.recipe, base, self.features)
                 blobs = tuple(map(str, (*inside.blobs, *inside.adapters)))
-                self._keep(action, inside, "created", base=base.digest if base else None, blobs=blobs)
+                target = action.aside or action.model
+                self._keep(
+                    action, inside, "created", base=base.digest if base else None, blobs=blobs, name=target
+                )
                 self.made.add(action.model)
             case CopyModel():
                 self._copy(action)
+            case ProbeModel():
+                self._prove(action)
             case DeleteModel():
                 del self.models[action.model]
                 self.memory.pop(action.model, None)
@@ -173,15 +181,57 @@ class World:
         *,
         base: str | None,
         blobs: tuple[str, ...] = (),
+        name: ModelName | None = None,
     ) -> None:
-        self.models[action.model] = inside
-        self.touched.add(action.model)
+        name = name or action.model
+        self.models[name] = inside
+        self.touched.add(name)
         if action.fingerprint:
-            self.memory[action.model] = Memory(
-                fingerprint=action.fingerprint, digest=inside.digest, how=how, base_digest=base, blobs=blobs
+            is_tried = isinstance(action, PullModel) and action.on_trial
+            fingerprint = on_trial(action.fingerprint) if is_tried else action.fingerprint
+            self.memory[name] = Memory(
+                fingerprint=fingerprint, digest=inside.digest, how=how, base_digest=base, blobs=blobs
             )
 
+    def _pull(self, action: PullModel) -> None:
+        is_careful = bool(action.pin or action.on_trial or action.keep)
+        if is_careful:
+            self._secure(action.model)
+        self._keep(action, self.as_pulled(action.model), "pulled", base=action.registry_digest or None)
+        assert not action.pin or self.models[action.model].digest in action.pin
+        if is_careful and not action.on_trial:
+            self._settle(action.model, action.keep)
+
+    def _prove(self, action: ProbeModel) -> None:
+        """Everything is as expected here."""
+        assert action.at in self.models
+        if action.at == action.model:
+            if known := self.memory.get(action.model):
+                fingerprint = after_trial(known.fingerprint)
+                self.memory[action.model] = replace(known, fingerprint=fingerprint)
+            self._settle(action.model, action.keep)
+
+    def _secure(self, name: ModelName) -> None:
+        if name in self.models:
+            self.models.setdefault(previous_of(name), self.models[name])
+
+    def _settle(self, name: ModelName, keep: int) -> None:
+        digests = {each: inside.digest for each, inside in self.models.items()}
+        for step in finish(name, digests, keep=keep):
+            if step.target is None:
+                del self.models[step.source]
+                self.memory.pop(step.source, None)
+            else:
+                self.models[step.target] = self.models[step.source]
+
     def _copy(self, action: CopyModel) -> None:
+        if action.keep:
+            self._secure(action.model)
+        self._switch(action)
+        if action.keep or action.source.is_aside:
+            self._settle(action.model, action.keep)
+
+    def _switch(self, action: CopyModel) -> None:
         source = self.models[action.source]
         before = self.memory.get(action.source)
         self._keep(action, source, "copied", base=source.digest)
@@ -312,6 +362,9 @@ def specs(draw: st.DrawFn, name: str, sources: tuple[str, ...]) -> ModelSpec:
         protect=draw(st.sampled_from((False, False, False, True))),
         ignore=draw(st.sampled_from(((), (), (), ("system",), ("weights",)))),
         retries=draw(st.integers(1, 3)),
+        staged=draw(st.sampled_from((False, False, False, True))),
+        keep_previous=draw(st.sampled_from((0, 0, 0, 1, 2))),
+        expect=draw(st.sampled_from(((), (), ({"prompt": "hi"},)))),
     )
 
 
@@ -397,4 +450,7 @@ def worlds(draw: st.DrawFn, desired: DesiredHost) -> World:
         world.models[name] = world.as_pulled(name) if is_registry_model else draw(insides())
         if draw(st.booleans()):
             world.memory[name] = draw(memories(world.models[name], fingerprints))
+    for name in map(a_name, draw(st.lists(st.sampled_from((*PULLED, *MADE)), max_size=2))):
+        aside = draw(st.sampled_from((next_of, previous_of)))
+        world.models[aside(name)] = draw(insides())  # of a run that was killed
     return world

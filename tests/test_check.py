@@ -10,7 +10,7 @@ import pytest
 import yaml
 from manifest_folder import Case, problems_of
 
-from ollamaops.manifest.check import QUANTIZATIONS, check_hosts, check_models
+from ollamaops.manifest.check import QUANTIZATIONS, Written, check_hosts, check_models
 from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.hosts import parse_selector
 from ollamaops.manifest.types import Copy, HostSpec, ModelSpec, Place, Pull
@@ -60,7 +60,7 @@ def test_a_problem_of_many_hosts_is_said_once() -> None:
         a_model("b", copy="c", where="n<9"),
     ]
     findings = Findings()
-    check_models(models, (), hosts, findings)
+    check_models(models, (), hosts, Written(), findings)
     assert [problem.message for problem in findings.problems] == [
         "'A:latest' is declared twice for host h6: the first one is at m:1:1"
     ]

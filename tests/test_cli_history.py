@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from overseer import Overseer, Request
 
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
@@ -257,6 +258,37 @@ def test_a_wait_that_cannot_be_read_is_a_wrong_command_line(
 
 
 # a stateless controller
+
+
+@pytest.mark.parametrize("number", [12, 18, 24, 30, 36, 45])
+def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by_the_next(
+    write: Write, state: Path, tmp_path: Path, number: int
+) -> None:
+    overseer = Overseer()
+    with Sandbox(as_version="0.12.11", faults=overseer.wrap) as host:
+        write(
+            {
+                "state": "server",
+                "hosts": {"gpu-1": {"url": host.url}},
+                "models": [
+                    BASE,
+                    {"name": "bot", "from": BASE, "system": "s"},
+                    {"name": "chat", "copy": "bot"},
+                ],
+            }
+        )
+        program = start_slow_apply(tmp_path, host)
+
+        def kill(_: Request) -> None:
+            if len(overseer.seen) == number:
+                program.kill()
+
+        overseer.before = kill
+        program.wait(60)
+        overseer.before = None
+        assert run(["apply", "-y"]) == 0
+        assert run(["drift"]) == 0
+        assert Ledger(state).recall(host.url) == {}
 
 
 def test_with_the_state_on_the_server_a_second_machine_has_nothing_to_do_and_may_prune(

@@ -360,7 +360,7 @@ class TestChecking:
     def test_a_tampered_manifest_in_the_registry_is_named(
         self, locked: World, registry: RunningRegistry, mario: str
     ) -> None:
-        path = registry.stored_blob(publish(registry, mario))
+        path = registry.stored_blob(publish(registry, mario, system=b"only here: " + mario.encode()))
         locked.run("lock", "--update")
         path.write_bytes(path.read_bytes() + b" ")
         code, said = locked.run("lock", "--check")

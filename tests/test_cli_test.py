@@ -12,6 +12,7 @@ import pytest
 import requests
 from pulled_models import World
 
+from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
 
 MODEL = "llama3.2:3b"
@@ -106,3 +107,13 @@ def test_a_report_that_cannot_be_written_is_an_error_of_usage(world: World, tmp_
     world.declare({"name": MODEL, "expect": PONG})
     code, text = world.run("test", "--junit", str(tmp_path))
     assert (code, "is a directory" in text) == (64, True)
+
+
+def test_what_is_asked_is_told_while_it_goes_on(
+    world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    world.declare({"name": MODEL, "expect": PONG})
+    assert run(["test", "-f", str(tmp_path / "ollamaops.yaml"), "--state-dir", str(tmp_path / "state")]) == 0
+    assert capsys.readouterr().err == f"{MODEL} on gpu-1: asking\n"
+    assert run(["test", "-q", "-f", str(tmp_path / "ollamaops.yaml")]) == 0
+    assert capsys.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.errors import StateError
-from ollamaops.state.holder import NOBODY_KNOWN, Holder, holder_from_json, holder_to_json, who_am_i
+from ollamaops.state.holder import (
+    NOBODY_KNOWN,
+    Holder,
+    has_died,
+    holder_from_json,
+    holder_to_json,
+    where_am_i,
+    who_am_i,
+)
 from ollamaops.state.host_lock import HostLock
 
 HOST = "http://gpu-1.lan:11434"
@@ -172,6 +181,7 @@ def test_a_holder_survives_json(holder: Holder) -> None:
         {**holder_to_json(ALICE), "process": "1"},
         {**holder_to_json(ALICE), "who": None},
         {**holder_to_json(ALICE), "expires_at": 3},
+        {**holder_to_json(ALICE), "place": None},
     ],
 )
 def test_what_is_no_holder_is_none(value: object) -> None:
@@ -204,3 +214,34 @@ def test_somebody_without_a_name_is_known_by_number(monkeypatch: pytest.MonkeyPa
     assert who_am_i().count("@") == 1
     monkeypatch.setattr("getpass.getuser", refuse)
     assert who_am_i().partition("@")[0] == str(os.getuid())
+
+
+def an_owner(process: int, place: str) -> Holder:
+    return Holder(token="t", who="w", process=process, since="s", place=place)
+
+
+def test_only_an_owner_that_would_be_seen_from_here_is_known_to_have_died() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    assert has_died(an_owner(ended.pid, where_am_i()))
+    assert not has_died(an_owner(ended.pid, ""))
+    assert not has_died(an_owner(ended.pid, "another machine"))
+    assert not has_died(an_owner(os.getpid(), where_am_i()))
+    assert not has_died(an_owner(1, where_am_i()))
+    assert not has_died(an_owner(1 << 80, where_am_i()))
+
+
+def test_a_place_is_the_same_for_every_process_of_a_machine() -> None:
+    code = "from ollamaops.state.holder import where_am_i; print(where_am_i(), end='')"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == where_am_i()
+
+
+def test_where_the_system_does_not_tell_the_name_of_the_machine_has_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("pathlib.Path.readlink", refuse)
+    assert where_am_i() == socket.gethostname()

@@ -46,7 +46,7 @@ class MemoryShelf:
     def digest(self) -> str | None:
         return self.text or None
 
-    def read(self) -> str:
+    def read(self) -> str | None:
         self.reads += 1
         return self.text
 
@@ -179,8 +179,8 @@ class Flickering(MemoryShelf):
     def digest(self) -> str | None:
         return super().digest() if self._is_seen() else None
 
-    def read(self) -> str:
-        return super().read() if self._is_seen() else ""
+    def read(self) -> str | None:
+        return super().read() if self._is_seen() else None
 
     def _is_seen(self) -> bool:
         self.blinks -= 1
@@ -319,9 +319,10 @@ def test_who_is_overwritten_while_it_settles_does_not_have_it() -> None:
     shelf = MemoryShelf()
     theirs = a_ledger(shelf)
 
-    def meanwhile(_: float) -> None:
-        shelf.text = ""
-        assert theirs.take(a_holder("theirs")) is None
+    def meanwhile(seconds: float) -> None:
+        if seconds == SETTLE_S:
+            shelf.text = ""
+            assert theirs.take(a_holder("theirs")) is None
 
     ours = ServerLedger(
         shelf, writing=True, now=lambda: NOW, pause=meanwhile, new_revision=lambda: f"r{next(REVISIONS)}"

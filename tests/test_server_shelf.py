@@ -123,9 +123,12 @@ def test_facts_written_by_one_controller_are_read_by_another(client: OllamaClien
     assert len(a_ledger(client, writing=False).recall("h")) == 200
 
 
-def test_somebody_elses_model_of_that_name_is_left_alone(host: LiveHost, client: OllamaClient) -> None:
+@pytest.mark.parametrize("words", [{"system": "You are a pirate."}, {}])
+def test_somebody_elses_model_of_that_name_is_left_alone(
+    host: LiveHost, client: OllamaClient, words: dict[str, str]
+) -> None:
     host.stranger.pull(BASE)
-    host.stranger.create(LEDGER, BASE, system="You are a pirate.")
+    host.stranger.create(LEDGER, BASE, **words)
     before = host.stranger.tags()
     with pytest.raises(StateError, match="gpu-1: 'ollamaops-ledger:state' is not a usable ledger"):
         a_ledger(client).remember(a_fact("a"))

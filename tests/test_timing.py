@@ -10,10 +10,13 @@ import requests
 from live_host import BASE, Hurried, LiveHost, a_build, a_host, a_model, an_absence, failures
 
 from ollamaops.apply.case import Options, Surroundings
+from ollamaops.apply.survey import judge_again
 from ollamaops.apply.timing import LOOKS_AT_BUSY
+from ollamaops.errors import Cancelled, ConnectError
 from ollamaops.events import Progressed
-from ollamaops.manifest.types import AbsentSpec, ModelSpec, Policy, Window
-from ollamaops.plan.actions import Plan
+from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, Window
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.actions import Plan, UnreachedHost
 from ollamaops.plan.results import HostReport
 from ollamaops.reconcile import apply_hosts, check_facts, plan_hosts
 
@@ -246,3 +249,39 @@ def test_without_a_rule_nobody_waits(newest: LiveHost, busy: str | None) -> None
     models = with_old_bot(newest)
     load(newest, "bot")
     assert newest.apply(models).verified
+
+
+# hosts that do not answer just then
+
+
+def refuse(spec: HostSpec) -> OllamaClient:
+    raise ConnectError("gpu-1: nobody answers", host="gpu-1")
+
+
+def interrupt(spec: HostSpec) -> OllamaClient:
+    raise Cancelled("stopped")
+
+
+def test_a_host_that_does_not_say_what_is_loaded_is_unreached(newest: LiveHost) -> None:
+    newest.policy = Policy(busy="refuse")
+    cases = newest.cases(with_old_bot(newest))
+    newest.overseer.edit = lambda request, body: b"<html>" if request.path == "/api/ps" else body
+    with newest.around() as around:
+        plan = plan_hosts(cases, around)
+    assert (plan.hosts, [each.host for each in plan.unreached]) == ((), ["gpu-1"])
+
+
+def test_judging_a_saved_plan_again_needs_the_host_only_when_a_rule_depends_on_the_moment(
+    newest: LiveHost,
+) -> None:
+    newest.policy = Policy(windows=(Window(),))
+    (case,) = newest.cases([a_model(BASE)])
+    with newest.around() as around:
+        (plan,) = plan_hosts([case], around).hosts
+        lost = judge_again(case, plan, replace(around, open_client=refuse))
+        assert isinstance(lost, UnreachedHost)
+        assert lost.error == "gpu-1: nobody answers"
+        with pytest.raises(Cancelled):
+            judge_again(case, plan, replace(around, open_client=interrupt))
+        free = replace(case, policy=Policy())
+        assert judge_again(free, plan, replace(around, open_client=refuse)) == plan

@@ -96,12 +96,17 @@ def desired_of(case: HostCase) -> DesiredHost:
         files=case.files,
         targets=case.options.targets,
         pushes=case.pushes,
-        vram_bytes=_vram_bytes(case.spec),
+        vram_bytes=_size_in_label(case.spec, "vram"),
+        disk_bytes=_disk_bytes(case.spec),
     )
 
 
-def _vram_bytes(spec: HostSpec) -> int | None:
-    """The label `vram` as a size; None without it, or when it says something else."""
+def _disk_bytes(spec: HostSpec) -> int | None:
+    return _size_in_label(spec, "disk") if spec.disk_bytes is None else spec.disk_bytes
+
+
+def _size_in_label(spec: HostSpec, label: str) -> int | None:
+    """The label as a size; None without it, or when it says something else."""
     with suppress(KeyError, InvalidValue):
-        return parse_size(spec.labels["vram"])
+        return parse_size(spec.labels[label])
     return None

@@ -24,11 +24,11 @@ from ollamaops.apply.memory import server_ledger
 from ollamaops.errors import Cancelled, OllamaopsError, RefusedError, RemoteError, StateError
 from ollamaops.events import Noted
 from ollamaops.manifest.types import HostSpec
-from ollamaops.state.holder import Holder, who_am_i
+from ollamaops.state.holder import Holder, where_am_i, who_am_i
 from ollamaops.state.host_lock import HostLock
 from ollamaops.state.server_ledger import ServerLedger
 
-LEASE_S = 900.0
+LEASE_S = 300.0
 PAUSE_S = 0.5
 
 Take = Callable[[], Holder | None]
@@ -149,7 +149,7 @@ def _take(host: str, take: Take, around: Surroundings, run_id: str, wait_s: floa
 
 
 def _me(run_id: str, around: Surroundings) -> Holder:
-    return Holder(token=run_id, who=who_am_i(), process=os.getpid(), since=around.now())
+    return Holder(token=run_id, who=who_am_i(), process=os.getpid(), since=around.now(), place=where_am_i())
 
 
 def _end(around: Surroundings, lease_s: float) -> str:

@@ -51,13 +51,13 @@ class ServerShelf:
         self._is_sound = False
         return None
 
-    def read(self) -> str:
-        """The text; "" when the model is listed but cannot be opened."""
+    def read(self) -> str | None:
+        """The text; None when the model is listed but cannot be opened."""
         try:
             text = self._client.show(LEDGER_NAME).system
         except NotFound:
             self._is_sound = False
-            return ""
+            return None
         self._is_sound = True
         return text
 

@@ -16,6 +16,7 @@ from ollamaops.errors import UsageError
 if TYPE_CHECKING:
     from ollamaops.cli.context import Fleet
     from ollamaops.manifest.types import ModelSpec
+    from ollamaops.names import ModelName
     from ollamaops.plan.results import HostVerdicts
 
 
@@ -40,6 +41,8 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_fleet(asked, load(asked)) as fleet:
         trials = Trials(cancel=fleet.cancel, jobs=shared.jobs or 8)
+        if not shared.quiet and shared.progress != "none":
+            trials = replace(trials, on_model=_tell)
         hosts = try_hosts(trials, fleet.hosts, _wanted(asked, fleet))
     if junit is not None:
         _write(Path(junit), verdicts_to_junit(hosts))
@@ -52,6 +55,11 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
         },
     )
     return _exit_code(hosts)
+
+
+def _tell(host: str, model: ModelName) -> None:
+    """On stderr, because loading a model can take minutes."""
+    click.echo(f"{model} on {host}: asking", err=True)
 
 
 def _wanted(shared: Shared, fleet: Fleet) -> Mapping[str, Sequence[ModelSpec]]:

@@ -19,11 +19,13 @@ from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.hosts import labels_of, matches
 from ollamaops.manifest.recipe import GONE_PARAMETERS, PARAMETER_TYPES, Recipe, check_parameter
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, HostSpec, ModelSpec, WeightsFile
-from ollamaops.names import ModelName
+from ollamaops.names import ModelName, NamePattern
 from ollamaops.units import parse_duration
 
 MANIFEST_VERSION = 1
 SourceKind = Literal["absent", "pull", "from", "files", "modelfile", "copy"]
+
+_NAMING = ("name", "pull", "from", "copy", "moved_from", "push")
 
 SOURCES: tuple[SourceKind, ...] = ("pull", "from", "files", "modelfile", "copy")
 
@@ -205,7 +207,7 @@ def _check_names(entry: Table, kind: SourceKind, findings: Findings) -> None:
 def _refuse_aside(node: Node | None, findings: Findings) -> None:
     name = _name_at(node)
     if node is not None and name is not None and name.is_aside:
-        message = f"'{_shown(node)}' is a reserved name: versions of '{name.model}' wait there"
+        message = f"'{_shown(node)}' is a reserved name: versions of a model wait there"
         findings.add(
             node, message, "choose a tag that does not end in -ollamaops-next or -ollamaops-previous"
         )
@@ -371,16 +373,36 @@ def _is_regular(pattern: str) -> bool:
     return True
 
 
+class Written(dict[str, str]):
+    """Names that came from `${env:}` → how the manifest writes them. `say` is what a message may say of any name."""
+
+    @classmethod
+    def of(cls, entries: Iterable[Table]) -> Written:
+        """Those of all the names in the models' entries."""
+        nodes = [entry.get(key) for entry in entries for key in _NAMING]
+        texts = [node for node in nodes if isinstance(node, Scalar) and node.secret_as is not None]
+        found = cls((node.text, node.shown) for node in texts)
+        found.update((name.key, node.shown) for node in texts if (name := _name_at(node)) is not None)
+        return found
+
+    def say(self, name: ModelName | NamePattern) -> str:
+        return self.get(name.key if isinstance(name, ModelName) else name.text, str(name))
+
+
 def check_models(
-    models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], hosts: Sequence[HostSpec], findings: Findings
+    models: Sequence[ModelSpec],
+    absent: Sequence[AbsentSpec],
+    hosts: Sequence[HostSpec],
+    written: Written,
+    findings: Findings,
 ) -> None:
     """The rules between entries, for each set of them that meets on a host. Said once, for the first such host."""
     seen: set[tuple[str, ...]] = set()
     for here, gone, host in _meetings(models, absent, hosts):
         found = Findings()
-        _check_duplicates(here, host, found)
-        _check_circles(here, found)
-        _check_needs(here, gone, found)
+        _check_duplicates(here, host, written, found)
+        _check_circles(here, written, found)
+        _check_needs(here, gone, written, found)
         for problem in found.problems:
             if (key := (problem.place, problem.message.replace(host.name, "*"))) not in seen:
                 seen.add(key)
@@ -400,14 +422,15 @@ def _meetings(
     return sets.values()
 
 
-def _check_duplicates(models: Sequence[ModelSpec], host: HostSpec, findings: Findings) -> None:
+def _check_duplicates(
+    models: Sequence[ModelSpec], host: HostSpec, written: Written, findings: Findings
+) -> None:
     first: dict[str, ModelSpec] = {}
     for model in models:
         other = first.setdefault(model.name.key, model)
         if other is not model:
-            message = (
-                f"'{model.name}' is declared twice for host {host.name}: the first one is at {other.place}"
-            )
+            what = f"'{written.say(model.name)}' is declared twice for host {host.name}"
+            message = f"{what}: the first one is at {other.place}"
             findings.add(
                 model.place, message, "keep one of them, or give each a where: so that no host gets both"
             )
@@ -424,7 +447,7 @@ def _needed(model: ModelSpec) -> ModelName | None:
             return None
 
 
-def _check_circles(models: Sequence[ModelSpec], findings: Findings) -> None:
+def _check_circles(models: Sequence[ModelSpec], written: Written, findings: Findings) -> None:
     by_name = {model.name.key: model for model in models}
     done: set[str] = set()
     for model in models:
@@ -436,39 +459,40 @@ def _check_circles(models: Sequence[ModelSpec], findings: Findings) -> None:
             key = needed.key if needed else ""
         if key in path:
             circle = [by_name[step] for step in path[path.index(key) :]]
-            names = " → ".join(str(one.name) for one in [*circle, circle[0]])
+            names = " → ".join(written.say(one.name) for one in [*circle, circle[0]])
             message = f"models are made from each other in a circle: {names}"
             findings.add(circle[0].place, message, "let one of them be pulled, or made from another base")
         done.update(path)
 
 
-def _check_needs(models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], findings: Findings) -> None:
+def _check_needs(
+    models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], written: Written, findings: Findings
+) -> None:
     """Nothing that is declared, or that a declared model is made from, may be removed or renamed away."""
+    say = written.say
     declared = {model.name.key: model for model in models}
     needed = {name.key: (name, model) for model in models if (name := _needed(model)) is not None}
     for entry in absent:
+        gone = f"'{say(entry.pattern)}' is to be absent, but"
         for model in models:
             if entry.pattern.matches(model.name):
-                message = (
-                    f"'{entry.pattern}' is to be absent, but '{model.name}' is declared at {model.place}"
-                )
+                message = f"{gone} '{say(model.name)}' is declared at {model.place}"
                 findings.add(entry.place, message, "keep one of the two")
         for name, model in needed.values():
             if name.key not in declared and entry.pattern.matches(name):
-                message = (
-                    f"'{entry.pattern}' is to be absent, but '{model.name}' at {model.place} is made from it"
-                )
+                message = f"{gone} '{say(model.name)}' at {model.place} is made from it"
                 findings.add(entry.place, message, "for a new name alone write moved_from:")
     for model in models:
         if model.moved_from is None:
             continue
         old = model.moved_from
+        was = f"'{say(model.name)}' was '{say(old)}'"
         if (other := declared.get(old.key)) is not None and other is not model:
-            message = f"'{model.name}' was '{old}', which is declared itself at {other.place}"
+            message = f"{was}, which is declared itself at {other.place}"
             findings.add(
                 model.place, message, "an old name cannot stay: leave out moved_from:, or that entry"
             )
         elif old.key in needed:
             user = needed[old.key][1]
-            message = f"'{model.name}' was '{old}', but '{user.name}' at {user.place} is made from that"
+            message = f"{was}, but '{say(user.name)}' at {user.place} is made from that"
             findings.add(model.place, message, "name the new one there")

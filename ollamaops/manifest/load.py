@@ -17,6 +17,7 @@ from typing import BinaryIO
 from ollamaops.errors import InvalidValue, ManifestError, Problem
 from ollamaops.manifest.build import build_host, build_model, build_policy
 from ollamaops.manifest.check import (
+    Written,
     check_entry,
     check_host,
     check_hosts,
@@ -84,13 +85,15 @@ def load_manifest(
     whole = _combine(files, environment, environ, findings)
     disk = Disk({file.shown: file.folder for file in files}, findings, allow_outside=allow_outside)
     hosts = _hosts(whole, disk, environ, findings)
-    specs = _models(whole, Gatherer(disk, findings, warnings), "locked" if locked else "missing", findings)
+    entries = _entries(whole)
+    specs = _models(entries, Gatherer(disk, findings, warnings), "locked" if locked else "missing", findings)
     models = tuple(spec for spec in specs if isinstance(spec, ModelSpec))
     absent = tuple(spec for spec in specs if isinstance(spec, AbsentSpec))
+    written = Written.of(entries)
     check_hosts(hosts, findings)
-    check_models(models, absent, hosts, findings)
+    check_models(models, absent, hosts, written, findings)
     policy = build_policy(_table_at(whole, "policy") or Table(Place()), findings)
-    _warn_of_nowhere(models, hosts, warnings)
+    _warn_of_nowhere(models, hosts, written, warnings)
     if findings.problems:
         raise ManifestError(tuple(dict.fromkeys(findings.problems)))
     return Manifest(
@@ -215,24 +218,34 @@ def _local_host(address: str, findings: Findings) -> Table:
     return Table(place, {LOCAL_HOST: host}, {LOCAL_HOST: place})
 
 
-def _models(
-    whole: Table, gatherer: Gatherer, update: Update, findings: Findings
-) -> tuple[ModelSpec | AbsentSpec, ...]:
+def _entries(whole: Table) -> list[Table]:
+    """The models' entries, each with the defaults that mean something for it."""
     models, defaults = whole.get("models"), _table_at(whole, "defaults", "model")
+    entries = [as_entry(node) for node in (models.nodes if isinstance(models, Items) else ())]
+    return (
+        entries
+        if defaults is None
+        else [with_defaults(keep_useful(defaults, entry), entry) for entry in entries]
+    )
+
+
+def _models(
+    entries: Sequence[Table], gatherer: Gatherer, update: Update, findings: Findings
+) -> tuple[ModelSpec | AbsentSpec, ...]:
     specs = []
-    for node in models.nodes if isinstance(models, Items) else ():
-        entry = as_entry(node)
-        if defaults is not None:
-            entry = with_defaults(keep_useful(defaults, entry), entry)
+    for entry in entries:
         gathered = gatherer.gather(entry)
         check_entry(entry, gathered, findings)
         specs.append(build_model(entry, gathered, update, findings))
     return tuple(spec for spec in specs if spec is not None)
 
 
-def _warn_of_nowhere(models: Sequence[ModelSpec], hosts: Sequence[HostSpec], warnings: Findings) -> None:
+def _warn_of_nowhere(
+    models: Sequence[ModelSpec], hosts: Sequence[HostSpec], written: Written, warnings: Findings
+) -> None:
     labels = [labels_of(host) for host in hosts]
     for model in models:
         if not any(matches(model.where, one) for one in labels):
-            message = f"'{model.name}' is meant for no host: none has the labels that its where: asks for"
+            name = written.say(model.name)
+            message = f"'{name}' is meant for no host: none has the labels that its where: asks for"
             warnings.add(model.place, message, "correct where:, or the labels of a host")

@@ -56,7 +56,8 @@ class DesiredHost:
     """Everything one host should and should not have; models in the order in which they can be made.
 
     `left_out` is declared as well, but this run has other targets; it is then not `complete`. `pushes` are the
-    models that this host pushes: a model is pushed by the first host that has it. `vram_bytes` is its label `vram`.
+    models that this host pushes: a model is pushed by the first host that has it. `vram_bytes` is its label `vram`,
+    `disk_bytes` what models may take on its disk.
     """
 
     host: str
@@ -67,6 +68,7 @@ class DesiredHost:
     pushes: frozenset[ModelName] = frozenset()
     complete: bool = True
     vram_bytes: int | None = None
+    disk_bytes: int | None = None
 
     @property
     def declared(self) -> tuple[DesiredModel, ...]:
@@ -128,6 +130,7 @@ def build_desired(
     targets: Sequence[NamePattern] = (),
     pushes: Iterable[ModelName] = (),
     vram_bytes: int | None = None,
+    disk_bytes: int | None = None,
 ) -> DesiredHost:
     """The DesiredHost for `specs`. `files` must know every path of `local_files(specs)`.
 
@@ -155,6 +158,7 @@ def build_desired(
         pushes=frozenset(pushes),
         complete=not targets,
         vram_bytes=vram_bytes,
+        disk_bytes=disk_bytes,
     )
 
 

@@ -24,6 +24,7 @@ from ollamaops.plan.actions import (
     UploadBlob,
 )
 from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.disk import refuse_disk
 from ollamaops.plan.licences import refused_licences
 from ollamaops.plan.locking import needs_lock
 from ollamaops.plan.observed import ObservedHost
@@ -278,5 +279,6 @@ RULES: dict[str, Rule] = {
     "windows": _windows,
     "busy": _busy,
     "vram": refuse_vram,
+    "disk": refuse_disk,
 }
 OF_THE_MOMENT = frozenset({"windows", "busy"})

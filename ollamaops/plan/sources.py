@@ -6,6 +6,7 @@ miss: an implicit base is pulled without a fingerprint, so that it is never reme
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ollamaops.manifest.types import Pull
@@ -63,7 +64,7 @@ def _pull_action(draft: Draft, model: DesiredModel, pull: Pull, because: Because
         model=pull.ref,
         because=because,
         expects=draft.expect(pull.ref),
-        cost=_cost(draft, upstream),
+        cost=_cost(draft, pull.ref, upstream),
         insecure=pull.insecure,
         registry_digest=upstream.registry_digest if upstream else "",
         pin=tuple(sorted(pins)),
@@ -74,11 +75,24 @@ def _pull_action(draft: Draft, model: DesiredModel, pull: Pull, because: Because
     )
 
 
-def _cost(draft: Draft, upstream: Upstream | None) -> Cost:
+def _cost(draft: Draft, ref: ModelName, upstream: Upstream | None) -> Cost:
+    """What the pull moves; layers that an earlier pull of this plan brings are moved once."""
     if upstream is None:
         return Cost(download_bytes=None)
     present = sum(size for digest, size in upstream.layers if digest in draft.observed.present_blobs)
-    return Cost(download_bytes=upstream.total_bytes - present, present_bytes=present)
+    others = {digest for pull in _pulls_but(draft, ref) for digest, _ in pull.layers}
+    coming = others - draft.observed.present_blobs
+    shared = sum(size for digest, size in upstream.layers if digest in coming)
+    return Cost(download_bytes=upstream.total_bytes - present - shared, present_bytes=present)
+
+
+def _pulls_but(draft: Draft, ref: ModelName) -> Iterator[Upstream]:
+    """What all other pulls that are planned so far bring, as far as it is known."""
+    for action in draft.actions.values():
+        if isinstance(action, PullModel) and action.model != ref:
+            known = draft.observed.upstream.get(action.model)
+            if known is not None:
+                yield known
 
 
 def _merge(one: PullModel, other: PullModel) -> PullModel:

@@ -13,13 +13,14 @@ import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """The owner of a lock. `token` is the run's id, `who` is `user@machine`; moments are RFC 3339 with an offset.
 
-    `expires_at` "" means that the lock ends with its process.
+    `expires_at` "" means that the lock ends with its process. `place` is where the number of the process counts.
     """
 
     token: str
@@ -27,6 +28,7 @@ class Holder:
     process: int
     since: str
     expires_at: str = ""
+    place: str = ""
 
     def has_expired(self, now: datetime) -> bool:
         """Whether the lock has run out; one whose end cannot be read has."""
@@ -64,9 +66,33 @@ def holder_from_json(value: object) -> Holder | None:
     if not isinstance(value, Mapping):
         return None
     texts = {key: value.get(key) for key in ("token", "who", "since")}
-    process, expires_at = value.get("process"), value.get("expires_at", "")
-    if not (type(process) is int and isinstance(expires_at, str)):
+    texts |= {key: value.get(key, "") for key in ("expires_at", "place")}
+    process = value.get("process")
+    if type(process) is not int or not all(isinstance(text, str) for text in texts.values()):
         return None
-    if not all(isinstance(text, str) for text in texts.values()):
-        return None
-    return Holder(**{key: str(text) for key, text in texts.items()}, process=process, expires_at=expires_at)
+    return Holder(**{key: str(text) for key, text in texts.items()}, process=process)
+
+
+def where_am_i() -> str:
+    """What two processes have in common that see each other by number: the boot of the system, the PID namespace.
+
+    The machine's name where the system does not tell (it is not Linux).
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def has_died(holder: Holder) -> bool:
+    """Whether the owner is known to have ended: its process would be seen from here, and is not there."""
+    if not holder.place or holder.place != where_am_i():
+        return False
+    try:
+        os.kill(holder.process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's process; not the number of any
+        return False
+    return False

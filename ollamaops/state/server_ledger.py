@@ -18,7 +18,7 @@ from typing import Protocol
 
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.state.facts import Applied
-from ollamaops.state.holder import Holder
+from ollamaops.state.holder import Holder, has_died
 from ollamaops.state.shared_document import SharedDocument, parse_document, render_document
 
 ATTEMPTS = 6
@@ -39,8 +39,8 @@ class Shelf(Protocol):
     def digest(self) -> str | None:
         """What changes whenever the text does; None when there is no text."""
 
-    def read(self) -> str:
-        """The text; "" when what should hold it cannot be opened any more."""
+    def read(self) -> str | None:
+        """The text; None when what should hold it cannot be opened any more."""
 
     def write(self, text: str) -> None:
         """Put the text there, in the place of the old one."""
@@ -122,7 +122,10 @@ class ServerLedger:
     # The lock
 
     def take(self, holder: Holder) -> Holder | None:
-        """Take the host's lock; None when it is ours now, else who has it. One that has run out is taken over."""
+        """Take the host's lock; None when it is ours now, else who has it.
+
+        One that has run out, or whose owner is known to have died, is taken over.
+        """
         with self._lock:
             other = self._other_holder(self._looked_for_writing(), holder)
             if other is not None:
@@ -158,7 +161,7 @@ class ServerLedger:
         other = document.holder
         if other is None or other.token == holder.token or other.has_expired(self._now()):
             return None
-        return other
+        return None if has_died(other) else other
 
     # How
 
@@ -199,8 +202,8 @@ class ServerLedger:
         """The document as it is now; it is read again only when it has changed."""
         digest = self._digest()
         if digest != self._seen[0]:
-            text = self._text() if digest else ""
-            self._seen = (digest, self._parsed(text) if text else SharedDocument())
+            text = self._text() if digest else None
+            self._seen = (digest, SharedDocument() if text is None else self._parsed(text))
         return self._seen[1]
 
     def _digest(self) -> str | None:
@@ -213,11 +216,11 @@ class ServerLedger:
             self._pause(PAUSE_S)
         return self._shelf.digest()
 
-    def _text(self) -> str:
-        """ "" only when several looks cannot open it, for the same reason."""
+    def _text(self) -> str | None:
+        """None only when several looks cannot open it, for the same reason."""
         for _ in range(LOOKS_FOR_MISSING - 1):
             text = self._shelf.read()
-            if text:
+            if text is not None:
                 return text
             self._pause(PAUSE_S)
         return self._shelf.read()

@@ -1,0 +1,87 @@
+"""A split GGUF from the manifest to a server: one shard is named, all are sent, or the reason is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from ollamaops.cli.main import run
+from ollamaops.files.gguf import read_gguf
+from ollamaops.files.gguf_types import GgufValue
+from ollamaops.files.gguf_writer import TensorData, build_gguf
+from ollamaops.sandbox.server import Sandbox
+
+WHOLE = Path(__file__).parent / "contract" / "weights" / "tiny-a.gguf"
+TYPES = {"split.no": "uint16", "split.count": "uint16", "split.tensors.count": "int32"}
+
+
+def split(folder: Path, *, promised: int | None = None) -> None:
+    """The model as two shards, with the header that llama.cpp's splitter writes: all metadata in the first."""
+    header, data = read_gguf(WHOLE, array_limit=None), WHOLE.read_bytes()
+    tensors = [
+        TensorData(
+            one.name,
+            tuple(one.shape),
+            one.type_name,
+            data[header.data_offset + one.offset :][: one.size_bytes],
+        )
+        for one in header.tensors
+    ]
+    half = len(tensors) // 2
+    parts: list[tuple[Mapping[str, GgufValue], list[TensorData]]] = [
+        (header.metadata, tensors[:half]),
+        ({}, tensors[half:]),
+    ]
+    folder.mkdir()
+    for number, (metadata, some) in enumerate(parts):
+        count = len(tensors) if promised is None else promised
+        numbers = {"split.no": number, "split.count": 2, "split.tensors.count": count}
+        shard = build_gguf({**metadata, **numbers}, some, types={**header.types, **TYPES})
+        (folder / f"m-{number + 1:05d}-of-00002.gguf").write_bytes(shard)
+
+
+def manifest(folder: Path, url: str) -> list[str]:
+    path = folder / "m.yaml"
+    path.write_text(
+        f"hosts: {{h: {{url: {url}}}}}\nmodels: [{{name: m, files: [w/m-00002-of-00002.gguf]}}]\n"
+    )
+    return ["-f", str(path)]
+
+
+@pytest.mark.parametrize("version", ["0.30.0", "0.32.15", "0.33.0-rc2"])
+def test_naming_one_shard_sends_all_and_converges(
+    version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split(tmp_path / "w")
+    with Sandbox(as_version=version) as sandbox:
+        options = manifest(tmp_path, sandbox.url)
+        assert run(["apply", "-y", *options]) == 0
+        assert "2 uploaded, 1 created; 1 host as declared" in capsys.readouterr().out
+        assert run(["drift", *options]) == 0
+        assert run(["drift", *options, "--state-dir", str(tmp_path / "no-memory")]) == 0
+
+
+@pytest.mark.parametrize("version", ["0.3.4", "0.5.7", "0.12.11", "0.24.0"])
+def test_servers_that_cannot_merge_are_sent_nothing(
+    version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split(tmp_path / "w")
+    with Sandbox(as_version=version) as sandbox:
+        assert run(["apply", "-y", *manifest(tmp_path, sandbox.url)]) == 3
+        said = capsys.readouterr().out
+        assert f"cannot be made by Ollama {version}: it does not merge a GGUF in shards" in said
+        assert "upgrade to 0.30.0" in said
+        assert list(sandbox.store.blobs.iterdir()) == []
+
+
+def test_shards_of_different_splits_are_told_apart_before_anything_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split(tmp_path / "w", promised=99)
+    with Sandbox() as sandbox:
+        assert run(["apply", "-y", *manifest(tmp_path, sandbox.url)]) == 1
+        said = capsys.readouterr().err
+        assert "its header promises 99 tensors in all shards" in said
+        assert list(sandbox.store.blobs.iterdir()) == []
