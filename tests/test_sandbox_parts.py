@@ -7,6 +7,7 @@ import io
 import json
 import os
 import struct
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -493,6 +494,18 @@ def test_pruning_keeps_what_is_used_and_what_is_young(tmp_path: Path) -> None:
     assert store.prune(3600) == []
     assert store.prune() == [unused.replace(":", "-")]
     assert store.has_blob(used)
+
+
+def test_a_request_that_a_restart_has_outlived_writes_no_manifest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_manifest(BOT, b"{}")
+    request = copy_context()
+    request.run(store.enter)
+    request.run(store.write_manifest, BOT, b'{"layers":[]}')
+    store.prune()
+    with pytest.raises(OSError, match="the server has restarted"):
+        request.run(store.write_manifest, BOT, b"{}")
+    assert store.read_manifest(BOT) == b'{"layers":[]}'
 
 
 @pytest.mark.parametrize("digest", ["sha256:abc", "md5:" + "0" * 64, "sha256:" + "z" * 64, "sha256:../../x"])

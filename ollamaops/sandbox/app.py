@@ -147,6 +147,7 @@ class App:
             self._routes["/api/status"] = {"GET": _cloud_status}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.service.store.enter()
         response = await self._answer(Request(scope, receive))
         await response(scope, receive, send)
 

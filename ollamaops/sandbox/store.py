@@ -7,6 +7,7 @@ blob that no manifest uses, so an upload can be pruned before the create that wa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,12 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from ollamaops.sandbox.model_name import Name
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 _BLOB_FILE = re.compile(r"sha256-[0-9a-fA-F]{64}")
+_life: ContextVar[int | None] = ContextVar("life of the server in which this request came", default=None)
 
 
 class InvalidDigest(ValueError):
@@ -79,6 +82,11 @@ class Store:
         """Held while manifests and the blobs that they use change together."""
         self.disk_full = False
         """While true every write fails as on a full disk."""
+        self._life = 0
+
+    def enter(self) -> None:
+        """Say that the request at hand came in this life of the server; it may not outlive it. See `prune`."""
+        _life.set(self._life)
 
     # -- blobs
 
@@ -152,9 +160,11 @@ class Store:
         return self.manifest_path(name).read_bytes()
 
     def write_manifest(self, name: Name, data: bytes) -> None:
-        """Write or replace a manifest."""
+        """Write or replace a manifest. OSError when the disk is full, or the request's server has died."""
         path = self.manifest_path(name)
         with self.lock:
+            if _life.get() not in (None, self._life):
+                raise OSError(errno.EINTR, "the server has restarted", str(path))
             self.check_space(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -191,12 +201,16 @@ class Store:
             return None
 
     def prune(self, grace_s: float = 0, *, stop_at_corrupt: bool = True) -> list[str]:
-        """What a server does when it starts: remove the files in `blobs/` that nothing uses.
+        """What a server does when it starts: remove the files in `blobs/` that nothing uses. A new life begins.
+
+        Work of the life before may still run here in a thread. A real server's died with it, so it may not write
+        a manifest of blobs that are gone.
 
         Files changed less than `grace_s` ago stay. Nothing is removed while a manifest is corrupt, if so asked.
         The names of the removed files come back.
         """
         with self.lock:
+            self._life += 1
             if stop_at_corrupt and any(self._digests_of(name) is None for name in self.names()):
                 return []
             used = {digest.replace(":", "-") for digest in self.used_digests()}
