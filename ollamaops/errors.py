@@ -14,10 +14,10 @@
     ├── Cancelled                     exit 130 the user or another thread asked to stop
     └── RemoteError                   exit 3   something on the other side of the wire; names the host
         ├── TransportError                     no complete HTTP answer arrived
-        │   ├── ConnectError                   transient: refused, no route, name not found
+        │   ├── ConnectError                   transient: refused, no route, name not found, no connection in time
         │   ├── TlsError                       the certificate or the handshake was not accepted
         │   ├── ConnectionLost                 transient: cut while sending or receiving
-        │   └── TimeoutExceeded                transient: connect, idle, overall or "completed" stood still
+        │   └── TimeoutExceeded                transient: connected, but silent, or "completed" stood still
         ├── ProtocolError                      an answer that is not what Ollama answers (HTML, bad JSON)
         │   └── CutStream                      transient: a stream ended without its last "success"
         └── AnswerError                        the server answered with an error; carries status and text
@@ -28,6 +28,7 @@
             ├── ServerFault                    transient: 5xx and error lines of unknown cause
             ├── DiskFull                       the server's disk is full; never retried
             ├── DigestMismatch                 bytes and digest do not agree
+            │   └── BrokenDownload             transient: a pull brought other bytes; the server has dropped them
             └── RegistryRefused                the registry behind a pull or push said no; not retried
 
 Each class knows `transient` (worth another try), `exit_code` (design of the command line) and each value may
@@ -150,7 +151,7 @@ class TransportError(RemoteError):
 
 
 class ConnectError(TransportError):
-    """Nobody answers at the address: refused, no route, unknown name."""
+    """Nobody answers at the address: refused, no route, unknown name, no connection in time. Nothing was sent."""
 
     transient = True
 
@@ -166,7 +167,7 @@ class ConnectionLost(TransportError):
 
 
 class TimeoutExceeded(TransportError):
-    """The server took longer than allowed to connect, to send the next bytes, or to make progress."""
+    """The server was connected to, and took longer than allowed to send the next bytes or to make progress."""
 
     transient = True
 
@@ -230,6 +231,12 @@ class DiskFull(AnswerError):
 
 class DigestMismatch(AnswerError):
     """Bytes and digest do not agree."""
+
+
+class BrokenDownload(DigestMismatch):
+    """A pull brought other bytes than it should have. The server has removed them, so pulling again fetches anew."""
+
+    transient = True
 
 
 class RegistryRefused(AnswerError):

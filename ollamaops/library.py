@@ -15,7 +15,7 @@ from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.holding import holding_hosts
 from ollamaops.apply.recording import recorded
 from ollamaops.apply.upstream import Upstreams
-from ollamaops.apply.weights import digests_of
+from ollamaops.apply.weights import digests_of, tell_reading
 from ollamaops.errors import RefusedError
 from ollamaops.events import Sink, discard
 from ollamaops.manifest.hosts import models_on
@@ -82,8 +82,11 @@ def _prepared(
     specs = [spec for host in manifest.hosts for spec in models_on(host, manifest)]
     numbered = Options(ask_registry=options.ask_registry, jobs=options.jobs, run_id=uuid.uuid4().hex[:12])
     with closing(Elsewhere()) as elsewhere, closing(Upstreams(RegistryClient, cancel)) as upstreams:
-        files = digests_of(local_files(specs), ledger, elsewhere=elsewhere, cancel=cancel.is_set)
-        yield (
-            build_cases(manifest, manifest.hosts, files, numbered),
-            Surroundings(ledger=ledger, upstreams=upstreams, elsewhere=elsewhere, emit=emit, cancel=cancel),
+        around = Surroundings(
+            ledger=ledger, upstreams=upstreams, elsewhere=elsewhere, emit=emit, cancel=cancel
         )
+        tell = tell_reading(emit, run_id=numbered.run_id, now=around.now)
+        files = digests_of(
+            local_files(specs), ledger, elsewhere=elsewhere, on_progress=tell, cancel=cancel.is_set
+        )
+        yield build_cases(manifest, manifest.hosts, files, numbered), around

@@ -180,6 +180,14 @@ class LiveHost:
             name="gpu-1", url=self.sandbox.url, labels=self.labels, parallel=self.parallel, identity="gpu-1"
         )
 
+    @property
+    def unused_blobs(self) -> set[str]:
+        """What takes space in the store and belongs to no model."""
+        store = self.sandbox.store
+        with store.lock:
+            used = {digest.replace(":", "-") for digest in store.used_digests()}
+            return {path.name for path in store.blobs.iterdir()} - used
+
     def forget(self) -> None:
         """Lose the ledger."""
         for file in self.state.iterdir():

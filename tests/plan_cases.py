@@ -108,7 +108,7 @@ def a_spec(entry: Tree | str) -> ModelSpec:
     """An entry of a manifest; the keys are those of the manifest."""
     tree: Tree = {"name": entry} if isinstance(entry, str) else entry
     name = a_name(tree["name"])
-    push = tree.get("push")
+    push, insecure = tree.get("push"), tree.get("insecure", False)
     return ModelSpec(
         name=name,
         source=_source(name, tree),
@@ -118,7 +118,8 @@ def a_spec(entry: Tree | str) -> ModelSpec:
         protect=tree.get("protect", False),
         ignore=tuple(tree.get("ignore", [])),
         push=a_name(push) if push else None,
-        push_insecure=tree.get("insecure", False),
+        insecure=insecure,
+        push_insecure=bool(tree.get("push_insecure", insecure)),
         moved_from=a_name(tree["moved_from"]) if "moved_from" in tree else None,
         retries=tree.get("retries", 5),
     )
@@ -222,6 +223,7 @@ def a_contents(name: str, tree: Tree) -> Contents:
     weights = tree.get("weights", "W")
     return Contents(
         digest=a_digest(tree.get("digest", name)).hex,
+        parent=tree.get("parent", ""),
         blobs=_digests(weights),
         adapters=_digests(tree.get("adapters", [])),
         template=template,
@@ -257,8 +259,8 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
         features=features_of(ServerVersion.parse(str(tree.get("version", "0.33.0")))),
         models=models,
         pushed={
-            (a_name(name), a_name(ref)): a_digest(digest).hex
-            for name, (ref, digest) in tree.get("pushed", {}).items()
+            (a_name(name), a_name(ref)): frozenset(a_digest(digest).hex for digest in digests)
+            for name, (ref, *digests) in tree.get("pushed", {}).items()
         },
         present_blobs=frozenset(map(a_digest, tree.get("blobs", []))),
     )
@@ -317,7 +319,7 @@ def _memory(
 
 def _upstream(name: str, tree: Tree) -> Upstream:
     if "error" in tree:
-        return Upstream(error=tree["error"], answered=False)
+        return Upstream(error=tree["error"], answered="gone" in tree, gone="gone" in tree)
     digest = a_digest(tree.get("digest", name)).hex
     return Upstream(
         digests=frozenset({digest, *(a_digest(word).hex for word in tree.get("also", []))}),

@@ -59,6 +59,13 @@ FILES: dict[Location, FileInfo] = {
         quantization="F16",
         has_chat_template=True,
     ),
+    Path("/w/gemma.gguf"): FileInfo(
+        digest=Digest.of(b"gemma"),
+        size_bytes=30,
+        architecture="gemma4",
+        parameter_count=9,
+        quantization="F16",
+    ),
 }
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.18.3", "0.24.0", "0.33.0")
 
@@ -70,7 +77,7 @@ def a_name(text: str) -> ModelName:
 def digest_of(contents: Contents) -> str:
     """As a server digests a manifest: from everything that is in it."""
     parts = (contents.blobs, contents.adapters, contents.template, contents.system, contents.messages)
-    rest = (sorted(contents.parameters.items()), contents.license_text, contents.renderer)
+    rest = (sorted(contents.parameters.items()), contents.license_text, contents.renderer, contents.parser)
     return Digest.of(repr((parts, rest)).encode()).hex
 
 
@@ -80,7 +87,7 @@ def sealed(contents: Contents) -> Contents:
 
 
 def registry_model(word: str) -> Contents:
-    """What a registry has under some name."""
+    """What a registry has under some name; some publishers name a renderer, for servers that know it."""
     return sealed(
         Contents(
             digest="",
@@ -92,6 +99,7 @@ def registry_model(word: str) -> Contents:
             architecture="llama",
             parameter_count=7,
             quantization="F16",
+            renderer="published" if word.endswith("1") else "",
         )
     )
 
@@ -103,7 +111,8 @@ class World:
     features: Features
     models: dict[ModelName, Contents] = field(default_factory=dict)
     memory: dict[ModelName, Memory] = field(default_factory=dict)
-    pushed: dict[tuple[ModelName, ModelName], str] = field(default_factory=dict)
+    pushed: dict[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
+    in_registries: dict[ModelName, str] = field(default_factory=dict)
     touched: set[ModelName] = field(default_factory=set)
     made: set[ModelName] = field(default_factory=set)
 
@@ -131,6 +140,8 @@ class World:
         )
 
     def upstream(self, name: ModelName) -> Upstream:
+        if sent := self.in_registries.get(name):
+            return Upstream(registry_digest=sent, digests=frozenset({sent}))
         digest = registry_model(name.key).digest
         return Upstream(registry_digest=digest, digests=frozenset({digest, self.as_pulled(name).digest}))
 
@@ -169,7 +180,9 @@ class World:
                 self.memory.pop(action.model, None)
             case PushModel():
                 assert self.models[action.model] == self.models[action.source]
-                self.pushed[action.source, action.model] = self.models[action.source].digest
+                own = self.models[action.source].digest
+                self.in_registries[action.model] = sent = Digest.of(f"{own} as sent".encode()).hex
+                self.pushed[action.source, action.model] = frozenset({own, sent})
             case _:
                 pass  # uploads, and everything else that changes no model
 
@@ -270,7 +283,12 @@ def build(recipe: Recipe, base: Contents | None, features: Features) -> Contents
     blobs = base.blobs
     if recipe.quantize and recipe.base:
         blobs = tuple(_converted(blob, recipe.quantize) for blob in blobs)
+    inherited = base if features.renderer_and_parser_inherited else replace(base, renderer="", parser="")
+    renderer, parser = recipe.renderer or inherited.renderer, recipe.parser or inherited.parser
     parameters: dict[str, ParameterValue] = {**base.parameters, **recipe.parameters}
+    if base.architecture == "gemma4" and features.capabilities_inherited and not (renderer and parser):
+        renderer, parser = renderer or "gemma4", parser or "gemma4"
+        parameters["stop"] = recipe.parameters.get("stop", ("<turn|>",))
     texts = [text for text in (base.license_text, *recipe.licenses) if text]
     return sealed(
         replace(
@@ -282,7 +300,8 @@ def build(recipe: Recipe, base: Contents | None, features: Features) -> Contents
             parameters={name: value for name, value in parameters.items() if value not in (None, ())},
             messages=recipe.messages or base.messages,
             license_text="\n".join(texts),
-            renderer=recipe.renderer or base.renderer,
+            renderer=renderer,
+            parser=parser,
         )
     )
 
@@ -335,6 +354,8 @@ def builds(draw: st.DrawFn, sources: tuple[str, ...]) -> Build:
         messages=draw(st.sampled_from(((), (Message("user", "hi"),)))),
         licenses=draw(st.sampled_from(((), ("BSD",)))),
         quantize=draw(st.sampled_from((None, None, "Q8_0"))),
+        renderer=draw(st.sampled_from((None, None, "own"))),
+        parser=draw(st.sampled_from((None, None, None, "own"))),
     )
 
 

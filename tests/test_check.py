@@ -10,7 +10,8 @@ import pytest
 import yaml
 from manifest_folder import Case, problems_of
 
-from ollamaops.manifest.check import QUANTIZATIONS, Written, check_hosts, check_models
+from ollamaops.manifest.check import QUANTIZATIONS, check_hosts
+from ollamaops.manifest.crosscheck import Written, check_models
 from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.hosts import parse_selector
 from ollamaops.manifest.types import Copy, HostSpec, ModelSpec, Place, Pull

@@ -72,7 +72,13 @@ def tamper(host: Sandbox, name: str, **fields: object) -> None:
         (["plan", "-j", "0"], "0 is not in the range"),
         (["diff"], "Missing argument 'MODEL'"),
         (["completion", "tcsh"], "'tcsh' is not one of"),
-        (["status", "-o", "html"], "-o html is not possible here"),
+        (["status", "-o", "html"], "'html' is not one of 'text', 'json'"),
+        (["-o", "html", "status"], "-o html is not possible here"),
+        (["plan", "--force", "WRONGNAME"], "--force: no safety rule 'WRONGNAME'\n"),
+        (["apply", "-y", "--force", "max-change"], "did you mean 'max_change'?"),
+        (["plan", "--lock-file", "nofile.lock"], "--lock-file: no such file: nofile.lock"),
+        (["lock", "--check", "--lock-file", "nofile.lock"], "--lock-file: no such file: nofile.lock"),
+        (["outdated", "--lock-file", "nofile.lock"], "ollamaops lock --lock-file nofile.lock"),
         (["plan", "--host", "nowhere-*"], "no host matches"),
         (["plan", "--target", "absent-model"], "matches no declared model"),
         (["plan", "-l", ">>"], "selector"),
@@ -87,6 +93,22 @@ def test_a_wrong_command_line_ends_64_or_65_and_says_what_is_wrong(
     code = run(arguments)
     shown = capsys.readouterr()
     assert (code in (64, 65), said in shown.err, shown.out) == (True, True, "")
+
+
+@pytest.mark.parametrize(
+    "command, formats",
+    [
+        ("apply", "[text|json|markdown|html]"),
+        ("ps", "[text|json]"),
+        ("history", "[text|json]"),
+        ("init", "[text]"),
+    ],
+)
+def test_help_lists_the_formats_that_the_command_has(
+    command: str, formats: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "--help"]) == 0
+    assert f"--output {formats}" in capsys.readouterr().out
 
 
 def test_no_arguments_show_help_and_end_64(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +235,15 @@ def test_a_refused_plan_ends_4_and_changes_nothing(
     assert tags(host)["bot:latest"] != before["bot:latest"]
 
 
+def test_a_family_of_rules_is_lifted_by_its_name(host: Sandbox, write: Write) -> None:
+    write(DERIVED)
+    run(["apply", "-y"])
+    write({"models": ["llama3.2:3b"], "policy": {"prune": "owned", "max_change": {"delete": 0}}})
+    assert run(["apply", "-y"]) == 4
+    assert run(["apply", "-y", "--force", "max_change"]) == 0
+    assert set(tags(host)) == {"llama3.2:3b"}
+
+
 def test_an_unreachable_host_is_unknown_and_the_others_go_on(
     host: Sandbox, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +265,25 @@ def test_apply_reports_in_every_format(
     assert ("bot:latest" in shown.out, shown.err) == (True, "")
     if output == "json":
         assert json.loads(shown.out)["format"] == "ollamaops-run"
+
+
+# locks
+
+
+def test_pretend_servers_have_a_lock_of_their_own(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write({"models": ["llama3.2:3b"]})
+    (tmp_path / "ollamaops.lock").write_text("not for pretend servers")
+    assert run(["plan", "--sandbox=pretend", "--locked"]) == 4
+    assert run(["lock", "--sandbox=pretend"]) == 0
+    assert (tmp_path / "pretend" / "ollamaops.lock").is_file()
+    assert (tmp_path / "ollamaops.lock").read_text() == "not for pretend servers"
+    assert run(["lock", "--sandbox=pretend", "--check"]) == 0
+    assert run(["apply", "--sandbox=pretend", "--locked", "-y"]) == 0
+    assert run(["lock", "--sandbox=pretend", "--lock-file", "other.lock"]) == 0
+    assert (tmp_path / "other.lock").is_file()
+    assert run(["validate"]) == 65
 
 
 # saved plans

@@ -220,7 +220,7 @@ class TestWriting:
             (["llama3.2"], "MODEL goes with --update"),
             (["--no-registry"], "has to ask registries"),
             (["--update", "qwen3"], "--update qwen3 matches no locked model"),
-            (["-o", "html"], "-o html is not possible here"),
+            (["-o", "html"], "'html' is not one of 'text', 'json'"),
         ],
     )
     def test_what_makes_no_sense_is_refused(self, world: World, arguments: list[str], said: str) -> None:

@@ -366,6 +366,11 @@ def a_layer(completed: int, digest: str = "sha256:x") -> Progress:
     return Progress(status="pulling x", digest=digest, total_bytes=100, completed_bytes=completed)
 
 
+A_BIG_LAYER = Progress(status="pulling x", digest="sha256:x", total_bytes=400 * 10**9, completed_bytes=1)
+ANOTHER_LAYER = Progress(status="pulling y", digest="sha256:y", total_bytes=40 * 10**9, completed_bytes=1)
+VERIFYING = Progress(status="verifying sha256 digest")
+
+
 def watched(*steps: tuple[float, Progress]) -> float:
     """The patience left after each progress came so many seconds after the one before (stall 300, quiet 3600)."""
     clock = Clock()
@@ -391,6 +396,11 @@ def watched(*steps: tuple[float, Progress]) -> float:
         ([(0, a_layer(100)), (200, Progress(status="verifying sha256 digest"))], 3600),
         ([(0, Progress(status="writing manifest")), (200, Progress(status="writing manifest"))], 3400),
         ([(0, Progress(status="parsing GGUF")), (200, Progress(status="writing manifest"))], 3600),
+        # 400 GB and 40 GB more at 20 MB/s, the layer in between told of twice
+        ([(0, A_BIG_LAYER), (0, A_BIG_LAYER), (0, ANOTHER_LAYER), (9, VERIFYING)], 22_000),
+        ([(0, A_BIG_LAYER), (9, VERIFYING), (20_001, VERIFYING)], -1),
+        ([(0, ANOTHER_LAYER), (9, VERIFYING)], 3600),
+        ([(0, A_BIG_LAYER)], 300),
     ],
 )
 def test_a_stall_is_completed_standing_still_not_silence(

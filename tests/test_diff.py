@@ -207,6 +207,8 @@ def a_gguf(**parts: Any) -> tuple[DesiredModel, FileInfo]:
         ({"architecture": "llama", "quantization": "unknown"}, "unverified"),
         ({"architecture": "llama", "tensors": frozenset({("t", (1,))})}, "different"),
         ({"architecture": "llama", "tensors": frozenset({("t", (2,)), ("u", (1,))})}, "unverified"),
+        ({"architecture": "llama", "tensors": frozenset({("t", (2, 1))})}, "unverified"),
+        ({"architecture": "llama", "tensors": frozenset({("t", (1, 2))})}, "different"),
     ],
 )
 def test_without_memory_rewritten_weights_are_told_by_their_header(
@@ -216,6 +218,16 @@ def test_without_memory_rewritten_weights_are_told_by_their_header(
     found = compare_build("h", model, inside(blobs=(Digest.of(b"made"),), **own), None, NEW)
     assert found.weights == verdict
     assert [difference.kind for difference in found.differences] == ["weights"] * (verdict == "different")
+
+
+@pytest.mark.parametrize("declared", [(2048, 1), (2048, 1, 1), (2048,)])
+def test_a_tensor_is_the_same_with_and_without_dimensions_of_one_at_its_end(
+    declared: tuple[int, ...],
+) -> None:
+    model, _ = a_gguf(tensors=frozenset({("t", declared), ("u", (1,)), ("v", (1, 3))}))
+    stored = frozenset({("t", (2048,)), ("u", (1,)), ("v", (1, 3))})
+    own = inside(blobs=(Digest.of(b"made"),), architecture="llama", tensors=stored)
+    assert compare_build("h", model, own, None, NEW).weights == "unverified"
 
 
 def test_the_layer_is_the_file_where_the_server_does_not_rewrite_it() -> None:

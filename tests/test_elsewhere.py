@@ -75,11 +75,14 @@ def test_a_file_of_known_digest_goes_straight_through_and_leaves_nothing_here(tm
 
 
 def test_a_file_of_unknown_digest_passes_through_the_cache_once(tmp_path: Path) -> None:
+    told: list[tuple[RemoteRef, int, int]] = []
     with run_server(a_hub(is_large=False)) as hub, Sandbox() as sandbox:
         for _ in range(2):
             with elsewhere(tmp_path, hub) as found:
-                assert found.info_of(HUB, None) == FileInfo(digest=DIGEST, size_bytes=len(BODY))
+                info = found.info_of(HUB, None, on_progress=lambda *read: told.append(read))
+                assert info == FileInfo(digest=DIGEST, size_bytes=len(BODY))
                 upload(sandbox, found, HUB)
+        assert [read for read in told if read[1] == len(BODY)] == [(HUB, len(BODY), len(BODY))]
         assert sandbox.store.read_blob(str(DIGEST)) == BODY
         assert gets(hub).count(f"/org/repo/resolve/{COMMIT}/a.gguf") == 1
 
@@ -114,7 +117,10 @@ def test_a_file_whose_size_nobody_tells_is_read_to_its_end_first(
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "a.gguf").write_bytes(BODY)
     ref = RemoteRef("s3://bucket/a.gguf")
-    remote = RemoteWeights({}, bucket=Bucket(lambda: Untold(tmp_path)))
+    remote, told = RemoteWeights({}, bucket=Bucket(lambda: Untold(tmp_path))), list[tuple[int, int]]()
+    with closing(Elsewhere({}, folder=tmp_path / "other", remote=remote)) as found:
+        found.info_of(ref, None, on_progress=lambda _, *read: told.append(read))
+        assert told == [(len(BODY), 0), (len(BODY), len(BODY))]
     with Sandbox() as sandbox, closing(Elsewhere({}, remote=remote)) as found:
         assert found.info_of(ref, DIGEST) == FileInfo(digest=DIGEST, size_bytes=0)
         assert upload(sandbox, found, ref)

@@ -47,6 +47,7 @@ class TestReading:
             "max_load": "1m30s",
             "min_tokens_per_s": 20,
             "context_length": 4096,
+            "think": "low",
             "options": {"num_ctx": 4096, "stop": ["x"], "top_k": None},
         }
         assert read(**declared) == Expectation(
@@ -62,6 +63,7 @@ class TestReading:
             max_load_s=90.0,
             min_tokens_per_s=20.0,
             context_length=4096,
+            think="low",
             options={"num_ctx": 4096, "stop": ("x",), "top_k": None},
         )
 
@@ -69,6 +71,7 @@ class TestReading:
         assert read_expectations([]) == ()
         assert read(prompt="hi", contains="pong") == Expectation(prompt="hi", contains=("pong",))
         assert read(max_load=90, json=False) == Expectation(max_load_s=90.0)
+        assert [read(prompt="x", **think).think for think in ({}, {"think": False})] == [None, False]
 
     def test_a_prompt_is_a_conversation_of_one_and_both_kinds_of_texts_are_embedded(self) -> None:
         assert read(prompt="hi").conversation == (("user", "hi"),)
@@ -93,6 +96,25 @@ class TestReading:
             {"matches": "pong"},
             {"text": "zz", "is_cut": True, "tokens": 2048},
             ["matches: no match of 'pong' in an answer of 2 characters, cut off after 2048 tokens: 'zz'"],
+        ),
+        (
+            {"matches": "pong"},
+            {"text": "", "has_thought": True, "is_cut": True, "tokens": 2048},
+            ["matches: no match of 'pong' in an answer of thoughts alone, cut off after 2048 tokens"],
+        ),
+        (
+            {"contains": "pong", "json": True, "tools": ["f"]},
+            {"text": "", "has_thought": True},
+            [
+                "contains: no 'pong' in an answer of thoughts alone",
+                "json: no JSON in an answer of thoughts alone",
+                "tools: no call of f; called: none, but an answer of thoughts alone",
+            ],
+        ),
+        (
+            {"matches": "pong"},
+            {"text": "no", "has_thought": True},
+            ["matches: no match of 'pong' in an answer of 2 characters: 'no'"],
         ),
         ({"matches": "x"}, {"vectors": ((1.0,),)}, ["matches: no match of 'x' in an embedding"]),
         ({"matches": "x"}, {}, ["matches: no match of 'x' in nothing: there is no answer"]),
@@ -233,6 +255,20 @@ def test_a_short_context_comes_with_the_way_out() -> None:
         "loaded with 8 tokens, 9 expected",
         "set parameters.num_ctx of the model, if its weights can do more",
     )
+    [failure] = judge(read(context_length=9), Evidence())
+    assert (
+        failure.hint == "set parameters.num_ctx of the model: servers before 0.10.0 do not tell their default"
+    )
+
+
+@pytest.mark.parametrize(
+    "declared", [{"matches": "x"}, {"contains": "x"}, {"json": True}, {"json_schema": {}}, {"tools": ["x"]}]
+)
+def test_thoughts_that_used_up_the_tokens_come_with_the_way_out(declared: dict[str, object]) -> None:
+    [failure] = judge(read(**declared), Evidence(text="", has_thought=True, is_cut=True, tokens=9))
+    assert failure.hint == "give it more room: options.num_predict"
+    [failure] = judge(read(**declared), Evidence(text="", has_thought=True))
+    assert failure.hint is None
 
 
 @pytest.mark.parametrize(
@@ -241,6 +277,9 @@ def test_a_short_context_comes_with_the_way_out() -> None:
         ("<think>pong?</think>\n\nno", "no"),
         ("  <think>a\nb</think>yes <think>c</think>", "yes <think>c</think>"),
         ("<think>never ends", ""),
+        ("The user wants pong.\n</think>\n\nno", "no"),
+        ("</think>no </think> more", "no </think> more"),
+        ("<think></think>", ""),
         ("no <think>x</think>", "no <think>x</think>"),
         ("plain", "plain"),
     ],

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ollamaops.errors import (
     AccessDenied,
     AnswerError,
+    BrokenDownload,
     DigestMismatch,
     DiskFull,
     InvalidRequest,
@@ -52,7 +53,7 @@ TEXTS: list[tuple[str, type[AnswerError]]] = [
     ("write C:\\x: There is not enough space on the disk.", DiskFull),
     ("write /x: disk quota exceeded", DiskFull),
     ('digest mismatch, expected "sha256:1", got "sha256:2"', DigestMismatch),
-    ("digest mismatch, file must be downloaded again: want sha256:1, got sha256:2", DigestMismatch),
+    ("digest mismatch, file must be downloaded again: want sha256:1, got sha256:2", BrokenDownload),
     ("pull model manifest: file does not exist", RegistryRefused),
     ("pull model manifest: 412: \n\nThe model you are pulling requires a newer version", RegistryRefused),
     ("pull model manifest: 403: denied", RegistryRefused),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ollamaops.errors import InvalidValue
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull, Window
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.version import ServerVersion, features_of
@@ -26,7 +27,7 @@ from ollamaops.plan.actions import (
     Refusal,
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
-from ollamaops.plan.guard import RULES, guard, guard_again
+from ollamaops.plan.guard import RULES, guard, guard_again, lifted_by
 from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
 
 
@@ -333,3 +334,23 @@ def test_a_saved_plan_is_judged_again_by_the_moment_alone() -> None:
     busy = replace(observed, at=NOON, in_use=frozenset({a_name("a")}))
     assert [each.rule for each in guard_again(plan, desired, busy).refusals] == ["protect", "windows", "busy"]
     assert guard_again(plan, desired, busy, force=["windows", "busy"]).refusals == (lasting,)
+
+
+@pytest.mark.parametrize(
+    "name, rules",
+    [
+        ("protect", {"protect"}),
+        ("pending", {"pending"}),
+        ("max_change.delete", {"max_change.delete"}),
+        ("max_change", {"max_change.delete", "max_change.replace"}),
+    ],
+)
+def test_a_rule_is_lifted_by_its_name_or_by_that_of_its_family(name: str, rules: set[str]) -> None:
+    assert lifted_by(name) == rules
+
+
+@pytest.mark.parametrize("name", ["WRONG", "", "max", "max_change.", "protect.x", "Protect"])
+def test_there_is_no_other_name_of_a_rule(name: str) -> None:
+    with pytest.raises(InvalidValue, match="no safety rule") as caught:
+        lifted_by(name)
+    assert str(caught.value.hint).startswith("rules: protect, max_change.delete")

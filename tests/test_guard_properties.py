@@ -17,6 +17,7 @@ from ollamaops.plan.guard import RULES, guard, guard_again, is_prune
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.pruning import only_prune
+from ollamaops.plan.residency import kept_loaded
 
 GLOBS = ("*", "*:latest", "a*", "b:*", "llama*", "mirror*", "x/*", "*/*/*", "old", "stray")
 SOME_PATTERNS = st.lists(st.sampled_from(GLOBS).map(NamePattern.parse), min_size=1, max_size=2).map(tuple)
@@ -107,7 +108,9 @@ def test_no_plan_prunes_what_is_outside_of_the_scope_whatever_is_forced(scene: S
     if prune is False or not scene.desired.complete:
         assert scene.pruned == set()
     elif prune == "owned":
-        assert all(scene.observed.memory[name].is_ours for name in scene.pruned)
+        known = {name: scene.observed.memory[name] for name in scene.pruned}
+        assert all(memory.is_ours for memory in known.values())
+        assert all(scene.observed.models[name].digest == memory.digest for name, memory in known.items())
     else:
         assert all(matches(prune, name) for name in scene.pruned)
     assert not [name for name in scene.pruned if scene.observed.models[name].is_cloud]
@@ -128,7 +131,8 @@ def test_limits_windows_and_loaded_models_are_kept_to(scene: Scene) -> None:
     assert ("max_change.delete" in rules) or limit is None or len(scene.deleted) <= limit
     assert ("windows" in rules) == bool(policy.windows and scene.plan.actions)
     if policy.busy == "refuse":
-        assert scene.refused("busy") >= scene.deleted & scene.observed.in_use
+        residents = kept_loaded(model.spec for model in scene.desired.declared)
+        assert scene.refused("busy") >= (scene.deleted & scene.observed.in_use) - residents
 
 
 @given(scenes(force=LIFTED))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from live_host import (
     assert_converged,
     name,
 )
-from scripted_host import Asked, Script, ScriptedHost, Wire, routes, streaming
+from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes, streaming
 
 from ollamaops.apply.observe import look_at_all
 from ollamaops.errors import AccessDenied, StateError
@@ -100,6 +102,8 @@ def test_a_full_disk_on_a_host_that_says_nothing_more_keeps_its_hint(tmp_path: P
             wire.answer(404)
         elif asked.path.startswith("/api/blobs/"):
             wire.json({"error": "write: no space left on device"}, 500)
+        elif asked.path == "/api/version":
+            wire.json({"version": "0.33.0"})
         else:
             wire.json({"error": "no"}, 403)
 
@@ -190,6 +194,78 @@ def test_a_deletion_of_what_is_not_there_is_done_and_changed_nothing(
     assert not outcome.changed
 
 
+def test_a_pull_whose_bytes_broke_on_the_way_is_begun_anew(tmp_path: Path) -> None:
+    """The server has removed the broken file by then, so pulling again brings another one."""
+    broken = {"error": "digest mismatch, file must be downloaded again: want sha256:1, got sha256:2"}
+    answers = iter([({"status": "verifying sha256 digest"}, broken), ({"status": "success"},)])
+    table: dict[str, Script] = {
+        "/api/tags": tagged({"bot:latest": DIGEST}),
+        "/api/pull": lambda asked, wire: wire.ndjson(next(answers)),
+        "/api/show": always({"modelfile": "FROM x", "model_info": {}}),
+    }
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
+        assert isinstance(bench.do(pull("bot")), Succeeded)
+        assert bench.retries == 1
+
+
+class Meeting:
+    """A server that answers one request when a deletion comes, or after a while, and notes what ended when."""
+
+    def __init__(self, slow: str, version: str) -> None:
+        self.slow, self.version = slow, version
+        self.began, self.deleted = threading.Event(), threading.Event()
+        self.order: list[str] = []
+
+    def __call__(self, asked: Asked, wire: Wire) -> None:
+        if asked.path == self.slow:
+            self.began.set()
+            self.deleted.wait(0.3)
+            self.order.append(self.slow)
+        elif asked.path == "/api/delete":
+            self.order.append(asked.path)
+            self.deleted.set()
+        names = ("bot", "bot:latest-ollamaops-previous", "base", "made")
+        routes(
+            {
+                "/api/tags": tagged(dict.fromkeys(names, DIGEST)),
+                "/api/pull": streaming({"status": "success"}),
+                "/api/create": streaming({"status": "success"}),
+                "/api/show": always({"modelfile": "FROM x", "model_info": {}}),
+                "/api/delete": lambda asked, wire: wire.answer(200),
+                "/api/copy": lambda asked, wire: wire.answer(200),
+            },
+            self.version,
+        )(asked, wire)
+
+    def hold(self, tmp_path: Path, first: Action, then: Action) -> list[str]:
+        """Do the first until the server has its request, and the other beside it; what ended in which order."""
+        with ScriptedHost(self) as server, at(server.url, tmp_path) as bench, ThreadPoolExecutor(1) as pool:
+            doing = pool.submit(bench.do, first)
+            assert self.began.wait(10)
+            bench.do(then)
+            assert isinstance(doing.result(), Succeeded)
+        return self.order
+
+
+KEPT = replace(pull("bot"), pin=(DIGEST,))
+
+
+def test_what_a_pull_has_replaced_is_not_deleted_while_something_is_made(tmp_path: Path) -> None:
+    """Servers lock nothing: a deletion would take layers that the create has just found there."""
+    order = Meeting("/api/create", "0.33.0").hold(tmp_path, create("made", base=name("base")), KEPT)
+    assert order == ["/api/create", "/api/delete"]
+
+
+@pytest.mark.parametrize(
+    ("version", "order"),
+    [("0.5.12", ["/api/delete", "/api/pull"]), ("0.5.13", ["/api/pull", "/api/delete"])],
+)
+def test_where_a_deletion_removes_all_that_is_unused_it_waits_for_downloads(
+    version: str, order: list[str], tmp_path: Path
+) -> None:
+    assert Meeting("/api/pull", version).hold(tmp_path, pull("bot"), delete("base"))[:2] == order
+
+
 def test_a_pull_that_brought_nothing_new_says_so(newest: LiveHost, tmp_path: Path) -> None:
     with at(newest.sandbox.url, tmp_path) as bench:
         outcomes = [bench.do(pull(BASE)) for _ in range(2)]
@@ -258,7 +334,7 @@ def test_a_server_that_can_show_no_model_at_all_is_ill_and_loses_none(tmp_path: 
     table = {
         "/api/tags": tagged({"bot:latest": DIGEST, "other:latest": OTHER}),
         "/api/pull": streaming({"status": "success"}),
-        "/api/show": say(500),
+        "/api/show": always({"error": "invalid file magic"}, 500),
     }
     with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
         outcome = bench.fail(pull("bot"))
@@ -270,7 +346,7 @@ def test_a_model_that_was_made_but_cannot_be_opened_is_not_called_done(tmp_path:
     table = {
         "/api/tags": tagged({"bot:latest": DIGEST, "base:latest": OTHER}),
         "/api/create": streaming({"status": "success"}),
-        "/api/show": say(500),
+        "/api/show": always({"error": "unexpected EOF"}, 500),
     }
     with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
         outcome = bench.fail(create("bot", base=name("base")))

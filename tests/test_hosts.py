@@ -202,7 +202,7 @@ LABELS = {"vram": "48GiB", "site": "paris", "gpus": "10", "cost": "1.50", "nan":
         ("site>lyon", True),
         ("site<8GiB", False),
         ("nan=nan", True),
-        ("huge>=1GiB", True),
+        ("huge>=1GiB", False),  # more than any size can be
         ("vram>=24GiB,site=lyon", False),
     ],
 )
@@ -266,3 +266,9 @@ def test_any_text_is_a_selector_or_refused(text: str, labels: dict[str, str]) ->
 def test_a_range_has_every_number_once(first: int, count: int) -> None:
     names = expand_range(f"h[{first:04d}:{first + count}]")
     assert [int(number) for _, number in names] == list(range(first, first + count + 1))
+
+
+def test_a_word_is_neither_more_nor_less_than_a_size() -> None:
+    asked = ("vram>=24GiB", "vram<24GiB", "vram>1", "vram<=1")
+    assert not any(matches(parse_selector(text), {"vram": "lots"}) for text in asked)
+    assert matches(parse_selector("vram!=24GiB,vram=lots,vram>little"), {"vram": "lots"})

@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from ollamaops.cli.main import COMMANDS, cli, run
@@ -19,7 +21,12 @@ PACKAGE = ROOT / "ollamaops"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 IDS = [str(module.relative_to(ROOT)) for module in MODULES]
 BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core"}
-PURE = {"plan", "manifest/document.py", "manifest/check.py", "manifest/types.py", "manifest/modelfile.py"}
+LOOK_AT_THE_DISK = {"load.py", "sources.py", "disk.py", "gather.py"}
+PURE = [
+    module
+    for module in MODULES
+    if module.parent.name in ("plan", "manifest") and module.name not in LOOK_AT_THE_DISK
+]
 IMPURE = {
     "os",
     "socket",
@@ -76,9 +83,7 @@ def test_every_module_opens_with_what_it_is_for(module: Path) -> None:
     assert ast.get_docstring(ast.parse(module.read_text()))
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if any(str(m.relative_to(PACKAGE)).startswith(p) for p in PURE)], ids=str
-)
+@pytest.mark.parametrize("module", PURE, ids=str)
 def test_decisions_touch_nothing_of_the_world(module: Path) -> None:
     assert not {name.split(".")[0] for name in imported_by(module)} & IMPURE
 
@@ -91,12 +96,26 @@ def test_only_report_and_cli_print(module: Path) -> None:
     assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize(
+    "name", [*sorted(COMMANDS), "sandbox serve", "history show", "history diff"], ids=str
+)
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [name, "serve", "--help"] if name == "sandbox" else [name, "--help"]
-    assert run(arguments) == 0
+    assert run([*name.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"Examples?:\n +\S", shown)
+    assert re.search(rf"\n  Examples:\n    .*ollamaops {name}\b", shown)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_says_what_it_does_and_a_commands_own_come_first(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    assert [option.name for option in options if not re.fullmatch(r"[A-Z].* .*\.", option.help or "")] == []
+    run([name, "--help"])
+    own, _, shared = capsys.readouterr().out.partition("\nOptions of every command:\n")
+    assert ("--state-dir" in own, "--state-dir" in shared) == (False, name != "sandbox")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -128,6 +147,13 @@ def test_asking_for_the_version_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unmeasured
     )
     assert done.stdout.splitlines()[1:] == ["[]"]
+
+
+def test_every_decision_is_under_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (pure,) = (contract for contract in contracts if contract["name"] == "decisions are pure")
+    named = {f"ollamaops.manifest.{module.stem}" for module in PURE if module.parent.name == "manifest"}
+    assert {*pure["source_modules"], "ollamaops.manifest.__init__"} == {*named, "ollamaops.plan"}
 
 
 def test_imports_run_one_way() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ollamaops.manifest.types import Build, Copy, Pull, Source
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.version import ServerVersion, features_of
@@ -40,6 +42,20 @@ def test_a_child_whose_licences_do_not_continue_its_parents_is_only_named() -> N
 
 def test_a_child_with_other_weights_than_its_parent_is_only_named() -> None:
     assert source_of_child(shown(), shown("b", blob=OTHER, parent="base")) == Pull(ref=CHILD)
+
+
+def test_a_child_without_a_renderer_that_its_parent_would_hand_on_is_only_named() -> None:
+    base, child = replace(shown(), renderer="r"), shown("b", parent="base")
+    assert source_of_child(base, child) == Pull(ref=CHILD)
+    assert source_of_child(base, replace(child, renderer="r")) == Build(base=BASE)
+
+
+def test_a_child_whose_layers_no_server_shows_is_derived_from_the_parent_that_the_host_names() -> None:
+    base, child = replace(shown(), blobs=()), replace(shown("b", parent="base"), blobs=(), system="s")
+    assert source_of_child(base, child) == Build(base=BASE, system="s")
+    assert source_of_child(replace(base, architecture="a"), replace(child, architecture="b")) == Pull(
+        ref=CHILD
+    )
 
 
 def test_the_same_digest_is_a_copy() -> None:

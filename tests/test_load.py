@@ -17,6 +17,7 @@ from manifest_folder import WEIGHTS, copy_weights, load_text, write
 from test_schema import EVERYTHING_ELSE, LONG_FORM
 
 from ollamaops.errors import ManifestError
+from ollamaops.files.gguf_writer import build_gguf
 from ollamaops.files.remote import RemoteRef
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.schema import manifest_schema
@@ -44,6 +45,7 @@ from ollamaops.manifest.types import (
 )
 from ollamaops.names import Digest, ModelName, NamePattern
 
+PROJECTOR = build_gguf({"general.type": "mmproj", "general.architecture": "clip"})
 TINY_A = Digest.parse("78251a19c30a1f70c209d608cf95e731f66f8e615ced8d997d678dd2dc61ccd4")
 
 
@@ -238,6 +240,7 @@ def test_every_other_key_is_read_too(folder: Path) -> None:
     first = model(manifest, "a")
     assert (first.resident, first.staged, first.keep_previous, first.retries) == (1800.0, True, 2, 0)
     assert (first.push, first.push_insecure, len(first.expect)) == (name("me/a"), True, 3)
+    assert first.insecure is False
     assert build(manifest, "b") == Build(
         files=(WeightsFile(folder / "a.gguf", "a.gguf"),),
         drafts=(WeightsFile(folder / "d.gguf", "d.gguf"),),
@@ -249,7 +252,8 @@ def test_every_other_key_is_read_too(folder: Path) -> None:
         licenses=("MIT",),
         parameters={"num_gpu": None, "stop": ("x",), "foo": True},
     )
-    assert model(manifest, "c").resident is False
+    last = model(manifest, "c")
+    assert (last.resident, last.insecure, last.push_insecure) == (False, True, False)
     assert manifest.policy == Policy(
         prune=(NamePattern.parse("scratch/*"),),
         max_delete=Limit(count=3),
@@ -482,16 +486,17 @@ def test_a_safetensors_folder_is_the_files_that_ollama_would_take(folder: Path) 
 
 
 def test_files_of_several_folders_are_named_from_the_one_they_share(folder: Path) -> None:
-    for file in ("w/a/model.gguf", "w/b/mmproj.gguf"):
-        write(folder / file, (WEIGHTS / "tiny-a.gguf").read_bytes())
+    write(folder / "w/a/model.gguf", (WEIGHTS / "tiny-a.gguf").read_bytes())
+    write(folder / "w/b/mmproj.gguf", PROJECTOR)
     manifest = load_text(folder, "models: [{name: x, files: [w/a/model.gguf, ./w/b/../b/mmproj.gguf]}]")
     assert [file.name for file in build(manifest, "x").files] == ["a/model.gguf", "b/mmproj.gguf"]
 
 
 def test_one_shard_of_a_split_gguf_stands_for_all_of_them(folder: Path) -> None:
     names = [f"w/m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
-    for file in (*names, "w/mmproj.gguf", "w/other.gguf"):
+    for file in (*names, "w/other.gguf"):
         write(folder / file, (WEIGHTS / "tiny-a.gguf").read_bytes())
+    write(folder / "w/mmproj.gguf", PROJECTOR)
     digest = TINY_A.hex
     entry = f"{{name: a, files: [{names[1]}, w/mmproj.gguf], sha256: {{{names[2]}: {digest}}}}}"
     files = build(load_text(folder, f"models: [{entry}]"), "a").files

@@ -124,7 +124,7 @@ class TestWhatIsPulled:
 
     def test_a_base_is_asked_for_over_http_when_one_entry_says_so(self) -> None:
         base = "corp.example/team/base"
-        insecure = replace(a_spec("two", built_from(base)), push_insecure=True)
+        insecure = replace(a_spec("two", built_from(base)), insecure=True)
         found = references_on([a_spec("one", built_from(base)), insecure, a_spec("three", built_from(base))])
         assert [(str(each.ref), each.insecure) for each in found] == [("corp.example/team/base:latest", True)]
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.plan.asides import (
     Step,
+    dropped_of,
     finish,
     kept_of,
     left_behind,
@@ -19,30 +21,35 @@ from ollamaops.plan.asides import (
     previous_of,
     tidy,
     undo,
+    vacate,
 )
 
 BOT = ModelName.parse("bot:v1")
-NEXT, BEFORE = next_of(BOT), previous_of(BOT)
+NEXT, BEFORE, DROPPED = next_of(BOT), previous_of(BOT), dropped_of(BOT)
 ONE, TWO, THREE = (kept_of(BOT, number) for number in (1, 2, 3))
 State = Mapping[ModelName, str]
 
 
 def follow(state: State, steps: tuple[Step, ...]) -> dict[ModelName, str]:
-    """What the steps make of the host; a step that has nothing to work on fails."""
+    """What the steps make of the host; a step that has nothing to work on fails, or that copies over the last name
+    of a content, which no server would ever remove then."""
     now = dict(state)
     for step in steps:
         if step.target is None:
             del now[step.source]
         else:
+            replaced = now.pop(step.target, now[step.source])
+            assert replaced in now.values()
             now[step.target] = now[step.source]
     return now
 
 
 class TestNames:
     def test_they_are_the_models_own_with_a_suffix(self) -> None:
-        assert [str(name) for name in (NEXT, BEFORE, ONE, kept_of(BOT, 12))] == [
+        assert [str(name) for name in (NEXT, BEFORE, DROPPED, ONE, kept_of(BOT, 12))] == [
             "bot:v1-ollamaops-next",
             "bot:v1-ollamaops-previous",
+            "bot:v1-ollamaops-previous-0",
             "bot:v1-ollamaops-previous-1",
             "bot:v1-ollamaops-previous-12",
         ]
@@ -74,10 +81,6 @@ class TestNames:
         assert {owners[NEXT], owners[BEFORE], owners[kept_of(BOT, 20)]} == {BOT}
         assert owners[next_of(ModelName.parse("me/bot"))] == ModelName.parse("me/bot")
 
-    def test_what_is_to_be_kept_is_not_left_behind(self) -> None:
-        assert left_behind([NEXT, ONE, TWO, BEFORE], {BOT: 1}) == (NEXT, TWO, BEFORE)
-        assert left_behind([ONE], {}) == (ONE,)
-
 
 class TestFinishing:
     @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ class TestFinishing:
         assert follow(state, finish(BOT, state, keep=keep)) == after
 
     def test_kept_versions_may_be_left_alone(self) -> None:
-        state = {BOT: "a", BEFORE: "b", NEXT: "c", ONE: "d"}
+        state = {BOT: "a", BEFORE: "b", NEXT: "c", ONE: "d", DROPPED: "e"}
         assert follow(state, finish(BOT, state, keep=None)) == {BOT: "a", ONE: "d"}
 
     def test_names_are_used_as_the_host_spells_them(self) -> None:
@@ -110,11 +113,27 @@ class TestFinishing:
         ]
 
 
+class TestMakingRoom:
+    @pytest.mark.parametrize(
+        ("state", "after"),
+        [
+            ({}, {}),
+            ({BOT: "a"}, {BOT: "a", BEFORE: "a"}),
+            ({BOT: "a", BEFORE: "a"}, {BOT: "a", BEFORE: "a"}),
+            ({BOT: "b", BEFORE: "a"}, {BOT: "b", BEFORE: "a", DROPPED: "b"}),
+            ({BOT: "b", BEFORE: "a", DROPPED: "c"}, {BOT: "b", BEFORE: "a", DROPPED: "b"}),
+        ],
+    )
+    def test_what_is_replaced_has_another_name_by_then(self, state: State, after: State) -> None:
+        assert follow(state, vacate(BOT, state)) == after
+        assert vacate(BOT, after) == ()
+
+
 SLOTS = (BEFORE, *(kept_of(BOT, number) for number in range(1, 6)))
 
 
 @given(
-    st.dictionaries(st.sampled_from(SLOTS), st.sampled_from("abcdef")),
+    st.dictionaries(st.sampled_from((*SLOTS, DROPPED, NEXT)), st.sampled_from("abcdef")),
     st.sampled_from("abcdef"),
     st.integers(0, 5),
     st.data(),
@@ -145,6 +164,8 @@ class TestUndoing:
             ({BOT: "good", BEFORE: "good"}, {BOT: "good"}),
             ({BOT: "bad", NEXT: "x"}, {BOT: "bad"}),
             ({BOT: "bad"}, {BOT: "bad"}),
+            ({BOT: "bad", BEFORE: "good", DROPPED: "bad"}, {BOT: "good"}),
+            ({BOT: "bad", BEFORE: "good", DROPPED: "worse", NEXT: "x"}, {BOT: "good"}),
         ],
     )
     def test_what_waits_aside_comes_back(self, state: State, after: State) -> None:
@@ -153,6 +174,50 @@ class TestUndoing:
         for cut in range(len(steps)):
             half = follow(state, steps[:cut])
             assert follow(half, undo(BOT, half)) == after
+            assert BOT in half or BOT not in state
+
+    def test_names_are_used_as_the_host_spells_them(self) -> None:
+        bot, dropped = ModelName.parse("BOT:V1"), ModelName.parse("BOT:v1-ollamaops-PREVIOUS-0")
+        steps = undo(BOT, {bot: "bad", dropped: "worse", BEFORE: "good"})
+        assert [step.source.display for step in steps] == [
+            *(dropped.display, bot.display, BEFORE.display),  # the way back
+            *(BEFORE.display, dropped.display),
+        ]
+
+
+OTHER = ModelName.parse("other")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from((BOT, NEXT, *SLOTS, OTHER, next_of(OTHER), kept_of(OTHER, 1))), st.sampled_from("abc")
+    ),
+    st.integers(-1, 2),
+    st.frozensets(st.sampled_from((BOT, OTHER))),
+    st.frozensets(st.sampled_from((BOT, OTHER))),
+    st.sampled_from(((), (NamePattern.parse("bot:*"),))),
+)
+def test_tidying_deletes_nothing_but_names_of_ours_that_no_longer_serve(
+    state: dict[ModelName, str],
+    keep: int,
+    stands: frozenset[ModelName],
+    ours: frozenset[ModelName],
+    ignored: tuple[NamePattern, ...],
+) -> None:
+    """No model, nothing beside what is ignored, and no kept version of a model that is somebody else's."""
+    models = [a_bot(keep=keep)] if keep >= 0 else []
+    steps = tidy(state, models, stands=stands, ours=ours, ignored=ignored)
+    gone = set(left_behind(steps))
+    assert all(name.is_aside for name in gone)
+    assert not ignored or not gone & {NEXT, *SLOTS}
+    if OTHER in state and OTHER not in ours:
+        assert kept_of(OTHER, 1) not in gone
+    after = follow(state, steps)
+    assert state.keys() - {NEXT, *SLOTS, next_of(OTHER), kept_of(OTHER, 1)} <= after.keys()
+
+
+def a_bot(*, keep: int) -> ModelSpec:
+    return ModelSpec(name=BOT, source=Pull(ref=BOT), keep_previous=keep)
 
 
 STATE: State = {BOT: "new", BEFORE: "old", NEXT: "x", ONE: "k"}
@@ -160,15 +225,20 @@ STATE: State = {BOT: "new", BEFORE: "old", NEXT: "x", ONE: "k"}
 
 class TestTidying:
     def tidied(self, **how: object) -> dict[ModelName, str]:
-        given: dict[str, object] = {"declared": {}, "proven": (), "ours": (), **how}
+        given: dict[str, object] = {"models": (), "stands": (), "ours": (), **how}
         return follow(STATE, tidy(STATE, **given))  # type: ignore[arg-type]  # by name
 
     def test_a_declared_model_that_is_proven_keeps_what_it_should(self) -> None:
-        assert self.tidied(declared={BOT: 2}, proven=[BOT]) == {BOT: "new", ONE: "old", TWO: "k"}
-        assert self.tidied(declared={BOT: 0}, proven=[BOT]) == {BOT: "new"}
+        assert self.tidied(models=[a_bot(keep=2)], stands=[BOT]) == {BOT: "new", ONE: "old", TWO: "k"}
+        assert self.tidied(models=[a_bot(keep=0)], stands=[BOT]) == {BOT: "new"}
 
     def test_a_declared_model_that_is_not_proven_gets_its_content_back(self) -> None:
-        assert self.tidied(declared={BOT: 1}) == {BOT: "old", ONE: "k"}
+        assert self.tidied(models=[a_bot(keep=1)]) == {BOT: "old", ONE: "k"}
+
+    def test_a_pull_that_is_known_under_another_name_is_settled_where_it_lands(self) -> None:
+        mirror = ModelSpec(name=ModelName.parse("mirror"), source=Pull(ref=BOT), keep_previous=1)
+        assert self.tidied(models=[mirror], stands=[mirror.name]) == {BOT: "new"}
+        assert self.tidied(models=[mirror]) == {BOT: "old", ONE: "k"}
 
     def test_an_undeclared_model_keeps_its_versions_unless_they_are_ours(self) -> None:
         assert self.tidied() == {BOT: "new", ONE: "k"}
@@ -177,6 +247,14 @@ class TestTidying:
     def test_beside_an_ignored_model_nothing_is_touched(self) -> None:
         assert self.tidied(ignored=[NamePattern.parse("bot:*")]) == STATE
 
+    def test_each_name_that_goes_is_told_once(self) -> None:
+        steps = tidy(STATE, [a_bot(keep=1)], stands=[BOT], ours=())
+        assert sorted(map(str, left_behind((*steps, *steps)))) == sorted(map(str, (NEXT, BEFORE)))
+
+    def test_names_that_are_needed_on_the_way_only_are_not_told(self) -> None:
+        state = {BOT: "bad", BEFORE: "good"}
+        assert left_behind(tidy(state, [a_bot(keep=1)], stands=(), ours=())) == (BEFORE,)
+
     def test_what_belongs_to_nobody_goes(self) -> None:
         state = {NEXT: "x", ONE: "k", ModelName.parse("other"): "o"}
-        assert follow(state, tidy(state, declared={}, proven=(), ours=())) == {ModelName.parse("other"): "o"}
+        assert follow(state, tidy(state, (), stands=(), ours=())) == {ModelName.parse("other"): "o"}

@@ -95,3 +95,35 @@ def test_a_doubt_about_what_was_made_is_none_about_its_weights(host: LiveHost) -
     plan = host.plan(models)
     assert (plan.actions, plan.notes) == ((), ())
     assert host.requests_sent == 3  # it was looked into
+
+
+def test_words_taken_out_of_the_manifest_leave_what_the_server_finds_by_itself(host: LiveHost) -> None:
+    bare = a_build(None, "tiny-chatml.gguf")
+    host.apply([a_model("found", bare)])
+    worded = replace(bare, template="{{ .System }} {{ .Prompt }}", parameters={"stop": ("over",)})
+    for words in (worded, replace(bare, parameters={"stop": ("over",)}), worded, bare):
+        assert_converged(host, host.apply([a_model("found", bare), a_model("bot", words)]))
+    shown, found = host.stranger.show("bot"), host.stranger.show("found")
+    assert (shown["template"], shown.get("parameters")) == (found["template"], found.get("parameters"))
+    assert host.plan([a_model("found", bare), a_model("bot", bare)]).actions == ()
+
+
+@pytest.mark.parametrize("host", ["0.12.11", "0.33.0-rc2"], indirect=True)
+def test_a_renderer_comes_from_the_base_and_goes_with_the_manifest(host: LiveHost) -> None:
+    def renderers() -> list[bool]:
+        return [f"RENDERER {word}" in host.stranger.show("bot")["modelfile"] for word in ("own", "published")]
+
+    bot, own = a_model("bot", a_build("base")), a_model("bot", a_build("base", renderer="own"))
+    base = a_model("base", a_build(BASE, system="s"))
+    assert_converged(host, host.apply([base, own]))
+    assert renderers() == [True, False]
+    assert_converged(host, host.apply([base, bot]))
+    assert renderers() == [False, False]
+
+    host.stranger.create("base", BASE, system="s", renderer="published")
+    host.forget()
+    undeclared = [bot]  # the base is somebody else's now
+    assert reasons(host.plan(undeclared)) == {"create/bot:latest": ["renderer"]}
+    assert_converged(host, host.apply(undeclared))
+    assert renderers() == [False, True]
+    assert host.plan(undeclared).actions == ()

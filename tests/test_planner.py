@@ -28,13 +28,14 @@ from ollamaops.plan.actions import (
     DeleteModel,
     HostPlan,
     Plan,
+    ProbeModel,
     PushModel,
     UploadBlob,
     id_of,
 )
 from ollamaops.plan.codec import fingerprint
 from ollamaops.plan.desired import DesiredHost, build_desired
-from ollamaops.plan.guard import guard, is_protected
+from ollamaops.plan.guard import guard
 from ollamaops.plan.observed import Contents, ObservedHost
 from ollamaops.plan.planner import PlanOptions, plan_host, questions
 
@@ -152,8 +153,10 @@ def test_nothing_protected_is_deleted_or_replaced_without_a_refusal(
 ) -> None:
     desired, observed, plan = a_plan(situation)
     refused = {refusal.model for refusal in guard(plan, desired, observed).refusals}
-    for name in touched(plan) & observed.models.keys():
-        assert not is_protected(name, desired) or name in refused
+    proven = {action.model for action in plan.actions if isinstance(action, ProbeModel)}
+    changed = {action.model for action in plan.actions if not isinstance(action, ProbeModel)}
+    for name in touched(plan) & observed.models.keys() - (proven - changed):
+        assert not desired.protects(name) or name in refused
 
 
 @given(situations())
@@ -249,6 +252,35 @@ def test_a_lost_memory_changes_nothing_on_a_host_that_was_made_by_the_manifest(
 
 
 @settings(max_examples=150)
+@given(declarations(), st.sampled_from(VERSIONS))
+def test_words_taken_out_of_the_manifest_are_gone_after_one_run(specs: list[ModelSpec], version: str) -> None:
+    specs = [replace(spec, ignore=(), moved_from=None, push=None, update="missing") for spec in specs]
+    world, fresh = (World(features_of(ServerVersion.parse(version))) for _ in range(2))
+    converge(a_desired(specs), world)
+    fewer = a_desired([without_words(spec) for spec in specs])
+    converge(fewer, world)
+    converge(fewer, fresh)
+    assert without_asides(world) == without_asides(fresh)
+    assert look_and_plan(fewer, world, PlanOptions())[1].actions == ()
+
+
+def without_words(spec: ModelSpec) -> ModelSpec:
+    if not isinstance(spec.source, Build):
+        return spec
+    bare = replace(
+        spec.source,
+        template=None,
+        system=None,
+        parameters={},
+        messages=(),
+        licenses=(),
+        renderer=None,
+        parser=None,
+    )
+    return replace(spec, source=bare)
+
+
+@settings(max_examples=150)
 @given(declarations(), st.sampled_from(VERSIONS), st.data())
 def test_whatever_somebody_did_to_made_models_is_mended_and_nothing_else_is_touched(
     specs: list[ModelSpec], version: str, data: st.DataObject
@@ -271,8 +303,16 @@ def test_whatever_somebody_did_to_made_models_is_mended_and_nothing_else_is_touc
 
 
 def without_asides(world: World) -> dict[ModelName, Contents]:
-    """The models themselves: which versions were kept depends on what was there."""
-    return {name: inside for name, inside in world.models.items() if not name.is_aside}
+    """What is in the models themselves: which versions were kept depends on what was there.
+
+    Without digest and parent: a model made from another without a change has the same contents and another digest;
+    moved onto the other, it is still as declared.
+    """
+    return {
+        name: replace(inside, digest="", parent="")
+        for name, inside in world.models.items()
+        if not name.is_aside
+    }
 
 
 def tamper(world: World, name: ModelName, data: st.DataObject) -> None:

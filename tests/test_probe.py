@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import requests
-from live_host import BASE, LiveHost, a_host, name
+from live_host import BASE, LiveHost, a_build, a_host, a_model, assert_converged, name
+from live_host import failures as failed_actions
 from overseer import Request
 from sandbox_caller import a_gguf
 
 from ollamaops.apply.observe import Glance
 from ollamaops.apply.probe import MOST_TOKENS, capabilities_of, examine, is_verdict
 from ollamaops.apply.trials import Trials, try_hosts
+from ollamaops.cli import exits
 from ollamaops.errors import (
     Cancelled,
     ConnectError,
@@ -32,11 +35,16 @@ from ollamaops.ollama.session import TimeLimits
 from ollamaops.ollama.wire import ShownModel
 from ollamaops.plan.expectations import Verdict, read_expectations
 from ollamaops.plan.results import HostVerdicts
+from ollamaops.sandbox.fault_injection import with_faults
+from ollamaops.sandbox.faults import parse_faults
+from ollamaops.sandbox.server import Sandbox
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 EMBEDDER = "all-minilm:22m"
 THINKER = "qwen3:0.6b"
 PONG = {"prompt": "Reply with the word pong.", "matches": "^pong$"}
+NO_ROOM = "model requires more system memory (9.0 GiB) than is available (3.9 GiB)"
+HASTY = TimeLimits(stall_s=0.2, quiet_s=0.2, idle_s=0.2)
 
 
 @pytest.fixture(params=VERSIONS)
@@ -75,7 +83,7 @@ def test_a_chat_model_meets_what_it_can_do_on_every_version(host: LiveHost) -> N
         host,
         BASE,
         {"capabilities": ["completion", "tools"], "max_load": "90s"},
-        PONG | {"min_tokens_per_s": 10, "context_length": 2048},
+        PONG | {"min_tokens_per_s": 10},
         {"messages": [{"role": "user", "content": "Say hello."}], "contains": "hello"},
         {"prompt": "Answer as JSON with the keys name and age", "json": True},
         {
@@ -198,6 +206,45 @@ def test_thoughts_do_not_meet_what_the_answer_does_not(newest: LiveHost) -> None
     assert "no 'The user wrote'" in failures(hold(newest, THINKER, asked))[0]
 
 
+@pytest.mark.parametrize("version", ["0.5.7", "0.12.11", "0.33.0-rc2"])
+def test_a_model_that_can_think_is_asked_not_to_unless_that_is_declared(version: str) -> None:
+    with a_host(version) as host:
+        host.stranger.pull(BASE)
+        host.stranger.pull(THINKER)
+        chat = {"messages": [{"role": "user", "content": "Say pong."}]}
+        assert failures(hold(host, THINKER, PONG, PONG | {"think": True}, chat)) == []
+        assert failures(hold(host, BASE, PONG)) == []
+        thinks = "missing" if version == "0.5.7" else False
+        sent = [body.get("think", "missing") for body in bodies(host, "/api/generate")]
+        assert sent == [thinks, True, "missing"]
+        assert [body.get("think", "missing") for body in bodies(host, "/api/chat")] == [thinks]
+
+
+def test_a_model_that_cannot_think_fails_where_it_is_told_to(newest: LiveHost) -> None:
+    [failure] = hold(newest, BASE, PONG | {"think": "high"}).failures
+    assert failure.message.endswith("does not support thinking")
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages"])
+def test_an_answer_that_is_cut_in_its_thoughts_says_so_and_what_to_do(newest: LiveHost, key: str) -> None:
+    newest.stranger.pull(THINKER)
+    said = {"prompt": "Say pong.", "messages": [{"role": "user", "content": "Say pong."}]}[key]
+    asked = {key: said, "matches": "pong", "think": True, "options": {"num_predict": 3}}
+    [failure] = hold(newest, THINKER, asked).failures
+    assert failure.message == "no match of 'pong' in an answer of thoughts alone, cut off after 3 tokens"
+    assert failure.hint == "give it more room: options.num_predict"
+
+
+def test_thoughts_that_a_server_leaves_in_the_answer_are_thoughts_as_well(newest: LiveHost) -> None:
+    def leave(request: Request, body: bytes) -> bytes:
+        answer = {"response": "<think>pong, pong, ", "done": True, "done_reason": "length", "eval_count": 9}
+        return json.dumps(answer).encode() if request.path == "/api/generate" else body
+
+    newest.overseer.edit = leave
+    [failure] = hold(newest, BASE, PONG).failures
+    assert failure.message == "no match of '^pong$' in an answer of thoughts alone, cut off after 9 tokens"
+
+
 def test_the_context_is_the_one_it_is_loaded_with(host: LiveHost) -> None:
     host.stranger.create("narrow", BASE, parameters={"num_ctx": 1024})
     asked = {"prompt": "hi", "context_length": 2048}
@@ -205,6 +252,48 @@ def test_the_context_is_the_one_it_is_loaded_with(host: LiveHost) -> None:
         "context_length: loaded with 1024 tokens, 2048 expected"
     ]
     assert failures(hold(host, BASE, {"context_length": 8192, "options": {"num_ctx": 8192}})) == []
+
+
+def test_what_the_weights_can_do_is_not_taken_for_what_a_server_loads_them_with(host: LiveHost) -> None:
+    """Without num_ctx it is the server's own default, which ps tells from 0.10.0 on."""
+    is_told = host.version not in ("0.3.4", "0.5.7")
+    asked = {"prompt": "hi", "context_length": 16384}
+    found = "4096 tokens" if is_told else "a length that is not known"
+    assert failures(hold(host, BASE, asked)) == [f"context_length: loaded with {found}, 16384 expected"]
+
+
+@pytest.mark.parametrize("version", ["0.5.7", "0.33.0-rc2"])
+def test_more_than_the_weights_can_do_is_not_believed(version: str) -> None:
+    with a_host(version) as host:
+        host.stranger.pull(BASE)
+        asked = {"context_length": 200_000, "options": {"num_ctx": 400_000}}
+        assert failures(hold(host, BASE, asked)) == [
+            "context_length: loaded with 131072 tokens, 200000 expected"
+        ]
+
+
+def test_the_context_of_a_runner_that_is_listed_under_another_name_counts(newest: LiveHost) -> None:
+    newest.stranger.pull(EMBEDDER)
+    newest.stranger.create("twin", BASE, system="Be a twin.")
+    assert failures(hold(newest, BASE, {"options": {"num_ctx": 8192}, "context_length": 8192})) == []
+    hold(newest, EMBEDDER, {"prompt": "hi"})
+    assert failures(hold(newest, "twin:latest", {"prompt": "hi", "context_length": 8193})) == [
+        "context_length: loaded with 8192 tokens, 8193 expected"
+    ]
+
+
+def test_without_a_line_in_ps_the_context_is_what_was_asked_for(newest: LiveHost) -> None:
+    """As where a model is unloaded after each answer (OLLAMA_KEEP_ALIVE=0)."""
+    newest.overseer.edit = lambda request, body: b'{"models": []}' if request.path == "/api/ps" else body
+    newest.stranger.create("narrow", BASE, parameters={"num_ctx": 1024})
+    asked: list[Mapping[str, object]] = [
+        {"prompt": "hi", "context_length": 1025},
+        {"prompt": "hi", "context_length": 2049, "options": {"num_ctx": 2048}},
+    ]
+    assert failures(hold(newest, "narrow:latest", *asked)) == [
+        "context_length: loaded with 1024 tokens, 1025 expected",
+        "context_length: loaded with 2048 tokens, 2049 expected",
+    ]
 
 
 def test_the_longest_load_counts_not_the_last(newest: LiveHost) -> None:
@@ -238,20 +327,76 @@ def test_a_fault_that_passes_is_asked_again(newest: LiveHost) -> None:
     assert failures(hold(newest, BASE, PONG)) == []
 
 
-def test_a_server_that_never_answers_is_a_failed_expectation(newest: LiveHost) -> None:
-    gone = threading.Event()
+@contextmanager
+def a_faulty_host(*rules: Mapping[str, object]) -> Iterator[LiveHost]:
+    """The newest host with BASE on it, whose faults begin now."""
+    script = parse_faults(json.dumps({"faults": list(rules)}))
+    with a_host() as healthy:
+        healthy.stranger.pull(BASE)
+        with Sandbox(healthy.sandbox.store.root, faults=with_faults(script)) as sandbox:
+            yield replace(healthy, sandbox=sandbox)
 
-    def wait(request: Request) -> None:
-        if request.path == "/api/generate":
-            gone.wait(5)
 
-    newest.overseer.before = wait
-    limits = TimeLimits(stall_s=0.2, quiet_s=0.2, idle_s=2)
-    try:
-        [failure] = hold(newest, BASE, PONG, limits=limits).failures
-    finally:
-        gone.set()
+def test_a_model_that_never_answers_fails() -> None:
+    with a_faulty_host({"on": {"endpoint": "generate"}, "do": {"stall": True}}) as host:
+        [failure] = hold(host, BASE, PONG, limits=HASTY).failures
     assert "nothing moved for 0.2s" in failure.message
+
+
+@pytest.mark.parametrize("endpoint", ["show", "any"])
+def test_a_server_that_answers_nothing_at_all_says_nothing_about_a_model(endpoint: str) -> None:
+    with (
+        a_faulty_host({"on": {"endpoint": endpoint}, "do": {"stall": True}}) as host,
+        pytest.raises(TimeoutExceeded),
+    ):
+        hold(host, BASE, PONG, limits=HASTY)
+
+
+def test_a_server_that_falls_silent_while_it_is_asked_says_nothing_about_a_model() -> None:
+    silent = [{"on": {"endpoint": endpoint}, "do": {"stall": True}} for endpoint in ("generate", "version")]
+    with a_faulty_host(*silent) as host, pytest.raises(TimeoutExceeded, match="ask for the version"):
+        hold(host, BASE, PONG, limits=HASTY)
+
+
+NO_ROOM_FOUR_TIMES = {
+    "on": {"endpoint": "generate"},
+    "do": {"status": 500, "body": json.dumps({"error": NO_ROOM})},
+    "times": 12,  # each look of the engine is three requests
+}
+
+
+def tags_until_it_works(host: LiveHost, *models: ModelSpec) -> list[dict[str, str]]:
+    """What is there after each run that cannot prove the models for want of memory; the last run can."""
+    found: list[dict[str, str]] = []
+    host.options = replace(host.options, ask_registry=False)
+    while True:
+        report = host.run(models)
+        if exits.code_of_run(report) == exits.DONE:
+            assert_converged(host, report.hosts[0])
+            return found
+        assert exits.code_of_run(report) == exits.PARTIAL
+        assert NO_ROOM in str(failed_actions(report.hosts[0]))
+        found.append(host.stranger.tags())
+
+
+def test_a_first_pull_stays_unproven_while_the_host_has_no_room_for_it() -> None:
+    with a_faulty_host(NO_ROOM_FOUR_TIMES) as host:
+        pulled = host.stranger.tags()
+        host.stranger.delete(BASE)
+        model = a_model(BASE, expect=(PONG,), retries=0)
+        assert tags_until_it_works(host, model) == [pulled] * 4
+
+
+@pytest.mark.parametrize("is_pulled", [True, False])
+def test_what_was_there_serves_on_while_the_host_has_no_room_for_what_comes(is_pulled: bool) -> None:
+    with a_faulty_host(NO_ROOM_FOUR_TIMES) as host:
+        host.stranger.pull(THINKER)
+        host.stranger.copy(THINKER, BASE)
+        bot = a_model("bot", a_build(BASE, system="Be brief."), expect=(PONG,), retries=0)
+        model = a_model(BASE, update="latest", expect=(PONG,), retries=0) if is_pulled else bot
+        before = host.stranger.tags()
+        assert tags_until_it_works(host, model) == [before] * 4
+        assert host.stranger.tags() != before
 
 
 @pytest.mark.parametrize(
@@ -265,6 +410,19 @@ def test_a_server_that_never_answers_is_a_failed_expectation(newest: LiveHost) -
     ]
     + [
         (build_line_error("gpu-1", "generate", {"error": "the runner has terminated"}), True),
+        *(
+            (build_answer_error("gpu-1", "generate", 500, json.dumps({"error": text}), {}), False)
+            for text in [
+                NO_ROOM,
+                "llama runner process has terminated: cudaMalloc failed: out of memory",
+                "llama runner process has terminated: error loading model: unable to allocate CUDA0 buffer",
+                "ggml_gallocr_reserve_n: failed to allocate CUDA0 buffer of size 838447104",
+                "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error",
+                "llama runner process has terminated: signal: killed",
+                "write /tmp/ollama: no space left on device",
+            ]
+        ),
+        (build_line_error("gpu-1", "generate", {"error": "CUDA error: out of memory"}), False),
         (TimeoutExceeded("gpu-1: nothing moved"), True),
         (ConnectError("gpu-1: refused"), False),
         (ConnectionLost("gpu-1: cut"), False),

@@ -175,6 +175,7 @@ def test_a_float_is_the_shortest_that_is_the_same_float32(value: float) -> None:
     [
         ("num_ctx", 4096, 4096),
         ("num_ctx", "4096", 4096),
+        ("num_ctx", 1e6, 1000000),
         ("temperature", 1, 1.0),
         ("temperature", "0.7", 0.7),
         ("temperature", 0.1 + 0.2, 0.3),
@@ -210,7 +211,8 @@ def test_every_parameter_takes_a_value_of_its_type_and_null(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("num_ctx", 1e6, "parameter 'num_ctx' takes a whole number, not 1000000.0"),
+        ("num_ctx", 1.5, "parameter 'num_ctx' takes a whole number, not 1.5"),
+        ("num_ctx", 1e300, f"parameter 'num_ctx' takes a whole number, not {1e300}"),
         ("num_ctx", "1e3", "parameter 'num_ctx' takes a whole number, not \"1e3\""),
         ("num_ctx", True, "parameter 'num_ctx' takes a whole number, not true"),
         ("num_ctx", [1], "parameter 'num_ctx' takes a whole number, not [1]"),

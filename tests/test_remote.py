@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import socketserver
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from ollamaops.errors import (
 )
 from ollamaops.files.remote import HubFile, RemoteFile, RemoteRef, is_remote, parse_hub, parse_remote
 from ollamaops.names import Digest
+from ollamaops.registry.exchange import Exchange, Question
 from ollamaops.registry.remote import RemoteWeights
 from ollamaops.registry.remote_stream import RESUMES, Opened, RemoteStream
 
@@ -330,6 +334,50 @@ def test_an_unusable_environment_is_a_usage_error_without_the_secret(
     with weights(**environ) as remote, pytest.raises(UsageError) as caught:
         remote.resolve(parse_remote("hf://org/repo/a.gguf"))
     assert str(caught.value) == message
+
+
+# connections that end
+
+
+@contextmanager
+def a_server_that_hangs_up_on(first: int) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the methods it heard; the first requests are cut before their answer begins."""
+    heard: list[str] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            heard.append(self.rfile.readline().decode().partition(" ")[0])
+            while self.rfile.readline().strip():
+                pass
+            if len(heard) > first:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", heard
+        server.shutdown()
+        thread.join()
+
+
+def test_a_connection_that_ends_before_its_answer_is_no_failure_when_it_happens_once() -> None:
+    with a_server_that_hangs_up_on(1) as (url, heard), weights() as remote:
+        assert remote.resolve(parse_remote(f"{url}/a.gguf"), DIGEST).size_bytes == 5
+        assert heard == ["HEAD", "HEAD"]
+
+
+def test_connections_that_end_again_and_again_are_given_up() -> None:
+    with a_server_that_hangs_up_on(9) as (url, heard), weights() as remote:
+        with pytest.raises(ConnectionLost, match="the connection was cut"):
+            remote.resolve(parse_remote(f"{url}/a.gguf"), DIGEST)
+        assert heard == ["HEAD", "HEAD"]
+
+
+def test_what_changes_something_is_never_asked_twice() -> None:
+    with a_server_that_hangs_up_on(1) as (url, heard), closing(Exchange(timeout_s=5.0)) as exchange:
+        with pytest.raises(ConnectionLost):
+            exchange.ask(Question("POST", url, "h", "s", None, {}, {}))
+        assert heard == ["POST"]
 
 
 # streams

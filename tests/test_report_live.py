@@ -39,7 +39,7 @@ from ollamaops.events import (
     Succeeded,
 )
 from ollamaops.report.board import Board, Flow, say_event, say_flow, title_of
-from ollamaops.report.live import JsonLines, PlainProgress, ProgressKind, Silence, progress_sink
+from ollamaops.report.live import JsonLines, OnDemand, PlainProgress, ProgressKind, Silence, progress_sink
 from ollamaops.report.rich_progress import RichProgress, build_console, draw_rows
 from ollamaops.report.words import Paint
 
@@ -297,6 +297,36 @@ def test_the_display_fits_the_stream(
 ) -> None:
     assert type(progress_sink(kind, stream, environ)) is expected
     assert type(progress_sink(kind, stream, environ, as_json=True)) is JsonLines
+
+
+def test_a_display_on_demand_opens_at_the_first_event_and_closes_only_what_it_opened() -> None:
+    terminal = Terminal()
+    built: list[RichProgress] = []
+
+    def build() -> RichProgress:
+        built.append(RichProgress(build_console(terminal, colour=False)))
+        return built[-1]
+
+    with OnDemand(build):
+        pass
+    assert (built, terminal.getvalue()) == ([], "")
+    with OnDemand(build) as progress:
+        progress(an_event(Noted, 1, level="info", message="one"))
+        progress(an_event(Noted, 2, level="info", message="two"))
+    assert len(built) == 1
+    assert is_given_back(terminal)
+    assert ["one" in terminal.getvalue(), "two" in terminal.getvalue()] == [True, True]
+
+
+def test_what_is_on_no_host_is_done_on_this_machine() -> None:
+    board = Board()
+    stamp = {"run_id": "r", "at": "", "action_id": "hash/w/a.gguf"}
+    board.take(ActionStarted(verb="hash", subject="w/a.gguf", **stamp))
+    board.take(Progressed(status="hashing", completed_bytes=1, total_bytes=2, **stamp))
+    assert [(row.label, row.text) for row in board.rows()] == [
+        ("this machine", "0 done, 1 running"),
+        ("  hash w/a.gguf", "50 %, 1 B of 2 B"),
+    ]
 
 
 def test_silence_is_silent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from ollamaops.plan.actions import (
     UnloadModel,
     UnreachedHost,
 )
-from ollamaops.plan.loaded import HostLoaded, Loaded
+from ollamaops.plan.asides import next_of
+from ollamaops.plan.loaded import HostLoaded, Loaded, under_own_names
 from ollamaops.report.loaded_text import loaded_to_json, render_loaded
 from ollamaops.report.plan_text import render_plan
 from ollamaops.report.status_text import build_status
@@ -163,6 +165,59 @@ def test_ps_shows_every_host_and_ends_3_when_one_is_away(
             ("gpu-2", False),
         ]
         assert run(["ps", "-o", "html"]) == 64
+
+
+def test_ps_goes_by_the_names_that_are_declared_not_by_those_aside(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [
+        {
+            "name": "bot",
+            "from": "llama3.2:3b",
+            "system": "s",
+            "resident": True,
+            "expect": {"capabilities": ["completion"]},
+        },
+        "nomic-embed-text",
+        {"name": "emb", "copy": "nomic-embed-text", "resident": "30m"},
+    ]
+    with Sandbox() as sandbox:
+        manifest.write_text(json.dumps({"hosts": {"gpu-1": {"url": sandbox.url}}, "models": models}))
+        assert run(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
+        requests.post(
+            f"{sandbox.url}/api/embed", json={"model": "nomic-embed-text", "input": "x"}, timeout=30
+        )
+        capsys.readouterr()
+        assert run(["ps", "-o", "json"]) == 0
+        (host,) = json.loads(capsys.readouterr().out)["hosts"]
+        assert host["absent"] == []
+        found = {model["model"]: (model["resident"], model["also"]) for model in host["models"]}
+        names = {"emb:latest", "nomic-embed-text:latest"}
+        assert found.pop("bot:latest") == (True, [])
+        ((name, (resident, also)),) = found.items()
+        assert ({name, *also}, resident) == (names, 1800.0)
+
+
+def test_what_waited_aside_goes_by_the_name_it_waited_for() -> None:
+    bot, alias, other = a_name("bot"), a_name("alias"), a_name("other")
+    aside = Loaded(name=next_of(bot), digest=NOW)
+
+    def named(digests: dict[ModelName, str], *declared: ModelName) -> tuple[ModelName, set[ModelName]]:
+        (one,) = under_own_names([aside], digests, declared)
+        return one.name, set(one.also)
+
+    assert named({bot: NOW, alias: NOW}, alias) == (bot, {alias})
+    assert named({bot: BEFORE, alias: NOW, other: NOW}, other) == (other, {alias})
+    assert named({bot: BEFORE}, bot) == (next_of(bot), set())
+
+
+def test_a_name_that_shares_a_runner_counts_with_what_is_declared_of_it() -> None:
+    one = Loaded(name=a_name("a"), digest=NOW, size_bytes=GB, also=frozenset(map(a_name, "bcd")))
+    declared = {a_name("b"): 60.0, a_name("c"): True, a_name("d"): False}
+    host = HostLoaded(host="h", loaded=(one,), digests={a_name("a"): NOW}, declared=declared)
+    assert render_loaded([host], []).splitlines()[1].split("  ")[0] == "a:latest, b:latest, c:latest"
+    assert host.resident_of(one) is True
+    assert replace(host, declared={**declared, a_name("a"): 5.0}).resident_of(one) == 5.0
 
 
 def test_a_stop_ends_the_look_at_all_hosts() -> None:

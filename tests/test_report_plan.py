@@ -45,6 +45,7 @@ from ollamaops.plan.actions import (
     UnreachedHost,
     continues_another,
 )
+from ollamaops.plan.diff import SERVERS_OWN
 from ollamaops.report.diff_text import render_diff
 from ollamaops.report.differences import diff_lines, field_diff, say_difference, say_reasons
 from ollamaops.report.plan_text import count_plan, render_plan
@@ -289,6 +290,8 @@ LONG = "You are a helpful assistant of Example Corp and you answer in {} only, b
         (a_field("system", PROMPT, NEW_PROMPT), "system +3 −2 lines"),
         (a_field("system", "", NEW_PROMPT), "system not set → 5 lines"),
         (a_field("system", PROMPT, ""), "system 4 lines → not set"),
+        (a_field("template", "{{ .Prompt }}\n\n", SERVERS_OWN), "template is left to the server"),
+        (a_field("parameters.stop", "", SERVERS_OWN), "parameters.stop is left to the server"),
         (a_field("system", "Be brief.\n", "Be  brief."), "system differs in white space only"),
         (a_field("system", "One line.", "Two\nlines."), "system +2 −1 lines"),
         (
@@ -311,6 +314,8 @@ LONG = "You are a helpful assistant of Example Corp and you answer in {} only, b
         (a_field("", "nomic:latest", "embed:latest", "moved"), "its name before"),
         (a_field("", "", "embed:latest", "moved"), "renamed to embed:latest"),
         (a_field("", "", "", "unpushed"), "not known to be in the registry"),
+        (a_field("", "nothing", "", "unpushed"), "not in the registry"),
+        (a_field("", OLD, "", "unpushed"), "the registry has 3f2a3f2a3f2a instead"),
         (a_field("", "", "latest", "unknown"), "the server will find out whether it is current"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import requests
 from action_bench import at, copy
 from live_host import (
     BASE,
+    VERSIONS,
     Hurried,
     LiveHost,
     a_build,
@@ -28,13 +29,18 @@ from sandbox_caller import a_gguf
 
 from ollamaops.apply.case import Options
 from ollamaops.apply.executor import execute
+from ollamaops.apply.memory import recall_evictions
+from ollamaops.cli import exits
+from ollamaops.cli.main import run
 from ollamaops.events import Noted, Succeeded
 from ollamaops.manifest.types import Build, ModelSpec, WeightsFile
 from ollamaops.plan.actions import Action, DeleteModel, LoadModel, Plan, PullModel, UnloadModel, id_of
 from ollamaops.plan.codec import plan_from_json, plan_to_json
 from ollamaops.sandbox.catalogue import PRETENDS
+from ollamaops.sandbox.server import Sandbox
+from ollamaops.state.facts import Run
+from ollamaops.state.ledger import Ledger
 
-VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 EMBEDDING = "all-minilm:latest"
 OTHER = "qwen3:0.6b"
 
@@ -257,6 +263,83 @@ def test_an_eviction_loop_is_reported_and_not_repeated(version: str) -> None:
         assert (note.model, note.unresolved) == (name(BASE), True)
         assert f"in memory now: {OTHER} (" in note.message
         assert "raise OLLAMA_MAX_LOADED_MODELS" in (note.hint or "")
+
+
+@pytest.fixture(params=VERSIONS)
+def small_host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallHost]:
+    """A server with room for one model, and two that are declared resident."""
+    with Sandbox(as_version=request.param, max_loaded=1) as sandbox:
+        yield SmallHost(sandbox, tmp_path)
+
+
+@dataclass
+class SmallHost:
+    """The program, a manifest and a history, which is what later runs know of earlier ones."""
+
+    sandbox: Sandbox
+    folder: Path
+
+    def declare(self, *models: object) -> None:
+        document = {"hosts": {"gpu-1": {"url": self.sandbox.url}}, "models": list(models)}
+        (self.folder / "ollamaops.yaml").write_text(json.dumps(document))
+
+    def run(self, *arguments: str) -> int:
+        shared = ["-f", str(self.folder / "ollamaops.yaml"), "--state-dir", str(self.folder / "state")]
+        return run([*arguments, *shared, "--no-registry", "--progress", "none"])
+
+    def listed(self) -> list[str]:
+        found = requests.get(f"{self.sandbox.url}/api/ps", timeout=30).json()["models"]
+        return [model["name"] for model in found]
+
+
+def test_later_runs_do_not_repeat_an_eviction_loop_until_something_changes(
+    small_host: SmallHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [{"name": BASE, "resident": True}, {"name": OTHER, "resident": True}]
+    small_host.declare(*both)
+    assert small_host.run("apply", "-y") == exits.PARTIAL
+    assert small_host.listed() == [OTHER]
+    capsys.readouterr()
+    for command in (["plan"], ["apply", "-y"], ["drift"], ["apply", "-y"]):
+        assert small_host.run(*command) == exits.PARTIAL
+        assert (
+            f"{BASE} on gpu-1: was loaded, and is not in memory any more: evicted" in capsys.readouterr().out
+        )
+        assert small_host.listed() == [OTHER]
+
+    small_host.declare(*both, {"name": "bot", "from": BASE, "system": "s"})  # a run that has something to do
+    assert small_host.run("apply", "-y") == exits.PARTIAL
+    small_host.run("apply", "-y", "--target", "bot")  # and one that looks at nothing else
+    assert small_host.listed() == [OTHER]
+
+    small_host.declare(both[0], OTHER)
+    assert small_host.run("apply", "-y") == exits.DONE
+    assert small_host.listed() == [BASE]
+
+    small_host.declare(*both)
+    assert small_host.run("apply", "-y") == exits.PARTIAL
+    small_host.sandbox.restart()
+    assert (
+        small_host.run("plan", "--detailed-exitcode") == exits.CHANGES
+    )  # a server with more room is tried anew
+
+
+def test_a_history_that_cannot_be_read_evicts_nobody(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert recall_evictions(ledger, "gpu-1") == {}
+    for hosts in (
+        '{"gpu-1": {"evicted": {"": []}}}',
+        "[]",
+        "{",
+        '{"gpu-1": {"evicted": 1}}',
+        '{"gpu-1": {}}',
+    ):
+        ledger.record_run(
+            Run(run_id=hosts, at="", command="apply", hosts=hosts, manifest_digest="", exit_code=0)
+        )
+        assert recall_evictions(ledger, "gpu-1") == {}
+    ledger.path.write_bytes(b"not a database, but long enough to be taken for one")
+    assert recall_evictions(ledger, "gpu-1") == {}
 
 
 def test_a_host_whose_residents_need_more_than_its_vram_is_refused() -> None:

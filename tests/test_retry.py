@@ -14,6 +14,7 @@ from ollamaops.apply import retry
 from ollamaops.apply.retry import attempt
 from ollamaops.errors import (
     AnswerError,
+    BrokenDownload,
     Cancelled,
     ConnectError,
     ConnectionLost,
@@ -35,6 +36,7 @@ PASSING: list[OllamaopsError] = [
     ConnectionLost("x"),
     TimeoutExceeded("x"),
     CutStream("x"),
+    BrokenDownload("x"),
     TooManyRequests("x"),
     ServerFault("x"),
 ]

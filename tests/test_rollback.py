@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import requests
-from live_host import BASE, LiveHost, a_build, a_host, a_model, assert_converged, ids, name
+from live_host import BASE, VERSIONS, LiveHost, a_build, a_host, a_model, assert_converged, ids, name
 from pulled_models import World
 
 from ollamaops.cli import exits
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
 from ollamaops.ollama.version import ServerVersion, features_of
-from ollamaops.plan.actions import CopyModel, HostPlan, Plan
+from ollamaops.plan.actions import CopyModel, HostPlan, LoadModel, Plan, id_of
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.holds import hold_of, is_held
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
@@ -26,7 +26,6 @@ from ollamaops.plan.rollback import plan_rollback
 from ollamaops.reconcile import Options, apply_hosts, plan_rollbacks, release_hosts
 from ollamaops.sandbox.server import Sandbox
 
-VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 every_version = pytest.mark.parametrize("version", VERSIONS)
 BOT = name("bot")
 
@@ -170,6 +169,68 @@ def test_a_host_that_is_away_is_told(newest: LiveHost) -> None:
     assert (released, failed) == ({"gpu-1": ()}, {})  # what is remembered is here
 
 
+def test_a_rollback_is_judged_by_what_it_rolled_back(newest: LiveHost) -> None:
+    """Whatever else is not as declared just now is for the next plan to say."""
+    newest.stranger.pull("all-minilm")
+    bystanders = [
+        a_model(BASE, resident=True),
+        a_model("all-minilm", resident=True),
+        a_model("child", a_build("bot", system="x"), resident=True),
+    ]
+
+    def declared(colour: str) -> list[ModelSpec]:
+        return [*bystanders, a_model("bot", a_build(BASE, system=f"Say {colour}."), keep_previous=1)]
+
+    for colour in ("red", "blue"):
+        assert_converged(newest, newest.apply(declared(colour)))
+    for model in (BASE, "child", "all-minilm"):
+        body = {"model": model, "keep_alive": 0}
+        requests.post(f"{newest.sandbox.url}/api/generate", json=body, timeout=30).raise_for_status()
+    report = roll_back(newest, declared("blue"))
+    assert exits.code_of_run(report) == exits.DONE
+    assert says(newest) == "red"
+
+
+@every_version
+def test_a_resident_model_is_rolled_back_in_memory_too_and_held(host: LiveHost) -> None:
+    def declared(colour: str) -> list[ModelSpec]:
+        system = f"Say {colour}."
+        return [a_model(BASE), a_model("bot", a_build(BASE, system=system), keep_previous=1, resident=True)]
+
+    for colour in ("red", "blue"):
+        assert_converged(host, host.apply(declared(colour)))
+    report = roll_back(host, declared("blue"))
+    assert exits.code_of_run(report) == exits.DONE, report.hosts
+    listed = requests.get(f"{host.sandbox.url}/api/ps", timeout=30).json()["models"]
+    assert [(one["name"], one["digest"]) for one in listed] == [
+        ("bot:latest", host.stranger.tags()["bot:latest"])
+    ]
+    plan = host.plan(declared("blue"))
+    assert (plan.actions, plan.held) == ((), (BOT,))
+    assert says(host) == "red"
+
+
+def test_a_model_that_leaves_memory_after_its_rollback_is_held_all_the_same(newest: LiveHost) -> None:
+    models = [
+        *through(newest, "red", "blue"),
+        a_model("all-minilm"),
+    ]
+    resident = [*models[:1], replace(models[1], resident=True), *models[2:]]
+    newest.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
+    cases = newest.cases(resident)
+    with newest.around() as around:
+        [host_plan] = plan_rollbacks(cases, around, 1).hosts
+        switch_only = Plan(
+            hosts=(replace(host_plan, actions=host_plan.actions[:1]),), made_from={"rollback": "1"}
+        )
+        report = apply_hosts(switch_only, cases, around)
+    newest.options = Options(costs=False)
+    assert exits.code_of_run(report) == exits.PARTIAL
+    plan = newest.plan(resident)
+    assert plan.held == (BOT,)
+    assert "create/bot:latest" not in ids(plan.actions)
+
+
 # the decision
 
 
@@ -182,7 +243,7 @@ def rolled(models: list[ModelSpec], *there: str, version: int = 1) -> HostPlan:
         asides={model: one.digest for model, one in digests.items() if model.is_aside},
     )
     desired = build_desired("gpu-1", models)
-    return plan_rollback(desired, observed, [NamePattern.parse("bot")], version=version)
+    return plan_rollback(desired, observed, [NamePattern.parse("bot:*")], version=version)
 
 
 def test_a_version_that_is_not_kept_is_told_with_the_way_to_keep_it() -> None:
@@ -199,6 +260,26 @@ def test_a_model_that_has_gone_can_come_back() -> None:
     [action] = rolled(a_bot("red", keep_previous=0), "bot:latest-ollamaops-previous-1").actions
     assert isinstance(action, CopyModel)
     assert (action.keep, action.expects[0].digest) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "resident, keep_alive_s", [(True, [-1.0]), (1800.0, [1800.0]), (False, []), (0.0, []), (None, [])]
+)
+def test_what_is_declared_resident_is_loaded_after_its_switch(
+    resident: bool | float | None, keep_alive_s: list[float]
+) -> None:
+    models = [a_model("bot", a_build(BASE, system="x"), resident=resident)]
+    switch, *loads = rolled(models, "bot:latest", "bot:latest-ollamaops-previous-1").actions
+    assert [(load.keep_alive_s, load.needs) for load in loads if isinstance(load, LoadModel)] == [
+        (seconds, (id_of(switch),)) for seconds in keep_alive_s
+    ]
+    assert len(loads) == len(keep_alive_s)
+
+
+def test_what_runs_elsewhere_is_switched_and_not_loaded() -> None:
+    bot = a_model("bot:cloud", a_build(BASE, system="x"), resident=True)
+    [switch] = rolled([bot], "bot:cloud", "bot:cloud-ollamaops-previous-1").actions
+    assert isinstance(switch, CopyModel)
 
 
 def test_a_hold_depends_on_the_entry_and_on_what_is_there() -> None:
@@ -287,7 +368,11 @@ def test_apply_with_release_brings_forward(changed: World) -> None:
 
 def test_the_command_says_what_it_cannot_do(changed: World, sandbox: Sandbox) -> None:
     code, text = changed.run("rollback", "bot", "--to", "2")
-    assert (code, "cannot be rolled back by 2: 1 is kept" in text) == (3, True)
+    assert (code, "cannot be rolled back by 2: 1 is kept" in text) == (1, True)
+    assert text.endswith("nothing is rolled back; 1 unknown\n")
+    assert (
+        json.loads(changed.run("rollback", "bot", "--to", "2", "-o", "json")[1])["summary"]["unresolved"] == 1
+    )
     code, text = changed.run("rollback", "nobody")
     assert (code, "matches no declared model" in text) == (64, True)
     assert changed.run("rollback")[0] == 64
@@ -305,8 +390,14 @@ def test_an_apply_without_changes_still_tidies_up(changed: World, sandbox: Sandb
         body = {"source": "bot", "destination": aside}
         requests.post(f"{sandbox.url}/api/copy", json=body, timeout=9).raise_for_status()
     assert changed.run("drift")[0] == 0
+    told = "· bot:latest-ollamaops-next on gpu-1: left behind by an earlier run: "
+    assert told + "apply removes it" in changed.run("plan")[1]
+    code, text = changed.run("apply", "-y")
+    assert code == 0
+    assert told + "removed" in text
+    assert "2 left behind removed; 1 host as declared" in text
     assert "ollamaops-" not in changed.run("plan", "-v")[1]
-    assert changed.run("apply", "-y")[0] == 0
+    assert changed.run("apply", "-y")[1].startswith("nothing to do: 2 models on 1 host are as declared")
     assert tags() == {BASE, "bot:latest", "bot:latest-ollamaops-previous-1"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import socket
 import textwrap
@@ -860,8 +861,16 @@ def test_a_refusing_sandbox_comes_back_at_its_address() -> None:
             raise AssertionError("the sandbox did not come back")
 
 
-def test_a_sandbox_stops_in_the_middle_of_a_stall() -> None:
-    with a_client("- do: {stall: {with_progress: true}}") as client, ExitStack() as stack:
+@pytest.mark.parametrize("do", ["stall: {with_progress: true}", "stall: true", "latency: 10m"])
+def test_a_sandbox_stops_in_the_middle_of_a_stall_and_logs_no_error(
+    do: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with a_client(f"- {{on: {{endpoint: pull}}, do: {{{do}}}}}") as client, ExitStack() as stack:
         peer = stack.enter_context(socket.create_connection(client.sandbox.address, timeout=PATIENCE_S))
-        peer.sendall(b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert peer.recv(65536).startswith(b"HTTP/1.1 200")
+        body = b'{"model": "llama3.2:1b"}'
+        peer.sendall(b"POST /api/pull HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        if "stall" in do:
+            assert peer.recv(65536).startswith(b"HTTP/1.1 200")
+        else:
+            assert client.call("GET", "/api/version").status_code == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

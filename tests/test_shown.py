@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.manifest.modelfile import Command, Modelfile, render_modelfile
-from ollamaops.manifest.shown import ShownModelfile, parse_shown_modelfile
 from ollamaops.names import Digest
+from ollamaops.ollama.printed import ShownModelfile, parse_shown_modelfile
 
 CONTRACT = Path(__file__).parent / "contract"
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)

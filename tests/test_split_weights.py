@@ -1,4 +1,7 @@
-"""A split GGUF from the manifest to a server: one shard is named, all are sent, or the reason is told."""
+"""A split GGUF from the manifest to a server: one shard is named, all are sent, or the reason is told.
+
+The versions here are those at the boundary; test_weights_eras.py has the others.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ WHOLE = Path(__file__).parent / "contract" / "weights" / "tiny-a.gguf"
 TYPES = {"split.no": "uint16", "split.count": "uint16", "split.tensors.count": "int32"}
 
 
-def split(folder: Path, *, promised: int | None = None) -> None:
+def split(folder: Path, *, whole: Path = WHOLE, promised: int | None = None) -> None:
     """The model as two shards, with the header that llama.cpp's splitter writes: all metadata in the first."""
-    header, data = read_gguf(WHOLE, array_limit=None), WHOLE.read_bytes()
+    header, data = read_gguf(whole, array_limit=None), whole.read_bytes()
     tensors = [
         TensorData(
             one.name,
@@ -50,7 +53,7 @@ def manifest(folder: Path, url: str) -> list[str]:
     return ["-f", str(path)]
 
 
-@pytest.mark.parametrize("version", ["0.30.0", "0.32.15", "0.33.0-rc2"])
+@pytest.mark.parametrize("version", ["0.30.0"])
 def test_naming_one_shard_sends_all_and_converges(
     version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +66,7 @@ def test_naming_one_shard_sends_all_and_converges(
         assert run(["drift", *options, "--state-dir", str(tmp_path / "no-memory")]) == 0
 
 
-@pytest.mark.parametrize("version", ["0.3.4", "0.5.7", "0.12.11", "0.24.0"])
+@pytest.mark.parametrize("version", ["0.24.0"])
 def test_servers_that_cannot_merge_are_sent_nothing(
     version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -457,7 +457,9 @@ def survive(
             assert_converged(host, report)
             check(host)
             assert not [aside for aside in asides(host) if not aside.endswith("previous-1")], left
+            assert host.unused_blobs == set(), left
             assert host.plan(after).actions == ()
+            assert host.requests_sent == 2  # nothing has to be looked into
             if not was_killed:
                 return left
     raise AssertionError
@@ -468,7 +470,8 @@ def test_a_switch_that_is_killed_at_any_request_is_finished_by_the_next_run(vers
     def check(host: LiveHost) -> None:
         assert says(host) in {"red", "blue"}
 
-    before, after = a_bot("red", keep_previous=1), a_bot("blue", keep_previous=1)
+    alias = a_model("chat", a_copy("bot"))
+    before, after = ([*a_bot(colour, keep_previous=1), alias] for colour in ("red", "blue"))
     assert survive(version, before, after, check, every=3 if version != VERSIONS[-1] else 1) > 10
 
 

@@ -195,8 +195,12 @@ def test_a_trial_ends_in_the_fingerprint_it_began_with() -> None:
 def test_asides_are_told_as_left_behind_unless_they_are_kept() -> None:
     there = observed(bot="d", **{"bot__latest-ollamaops-previous-1": "o", "bot__latest-ollamaops-next": "n"})
     assert planned(replace(PULLED, keep_previous=1), there=there).leftovers == (next_of(BOT),)
-    assert planned(there=there).leftovers == (
+    in_sync = replace(PULLED, update="missing")
+    assert planned(in_sync, there=there).leftovers == (
         ModelName.parse("bot:latest-ollamaops-previous-1"),
         next_of(BOT),
     )
+    assert planned(there=there).leftovers == (
+        next_of(BOT),
+    )  # the kept version goes when the change has worked
     assert planned(there=there).unmanaged == (BOT,)

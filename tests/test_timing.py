@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import requests
-from live_host import BASE, Hurried, LiveHost, a_build, a_host, a_model, an_absence, failures
+from live_host import (
+    BASE,
+    Hurried,
+    LiveHost,
+    a_build,
+    a_host,
+    a_model,
+    an_absence,
+    assert_converged,
+    failures,
+    name,
+)
 
 from ollamaops.apply.case import Options, Surroundings
 from ollamaops.apply.survey import judge_again
@@ -178,6 +190,20 @@ def test_a_loaded_model_is_not_replaced_with_refuse(host: LiveHost) -> None:
     unload(host, "bot")
     host.cancel.wait(0)
     assert host.apply(models).verified
+
+
+@pytest.mark.parametrize("busy", ["refuse", "wait"])
+def test_being_in_memory_is_no_sign_of_use_for_what_is_declared_to_be_there(
+    host: LiveHost, busy: Literal["refuse", "wait"]
+) -> None:
+    host.policy = Policy(busy=busy)
+    for text in ("one", "two"):
+        bot = a_model("bot", a_build(BASE, system=text), resident=True)
+        assert_converged(host, host.apply([a_model(BASE), bot]))
+        assert host.stranger.show("bot")["system"] == text
+    renamed = a_model("helper", a_build(BASE, system="two"), resident=True, moved_from=name("bot"))
+    assert_converged(host, host.apply([a_model(BASE), renamed]))
+    assert host.stranger.tags().keys() == {BASE, "helper:latest"}
 
 
 def test_a_saved_plan_is_refused_when_its_model_has_been_loaded_since(newest: LiveHost) -> None:

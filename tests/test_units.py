@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,36 @@ def test_what_is_not_a_duration_is_refused(text: str | float) -> None:
     with pytest.raises(InvalidValue, match="is not a duration") as caught:
         parse_duration(text)
     assert caught.value.hint == "write it like 30s, 5m, 1h30m or 2d"
+
+
+MOST_SECONDS = 10 * 365 * 86400
+_digits = st.integers(1, 10_000).map(lambda count: "9" * count)
+_numbers = st.builds(
+    lambda whole, point, part: whole + point + part, _digits, st.sampled_from([".", ""]), _digits
+)
+
+
+def parsed(parse: Callable[[str | int], float], given: str | int) -> float | None:
+    """What it is read as, None if it is refused, in a message of decent length."""
+    try:
+        return parse(given)
+    except InvalidValue as error:
+        said = str(error)
+    assert len(said) < 120
+    return None
+
+
+@given(_numbers | _digits, st.sampled_from(["", "s", "h", "ms", "d1s", "GiB", "TB", " B", "x"]))
+def test_a_number_of_any_length_is_read_or_refused(number: str, unit: str) -> None:
+    assert 0 <= (parsed(parse_size, number + unit) or 0) < 2**63
+    assert 0 <= (parsed(parse_duration, number + unit) or 0) <= MOST_SECONDS
+
+
+@given(st.integers() | st.integers(min_value=2**62) | st.integers(1, 5000).map(lambda count: 10**count))
+def test_a_whole_number_of_any_size_is_taken_or_refused(number: int) -> None:
+    for signed in (number, -number):
+        assert parsed(parse_size, signed) == (signed if 0 <= signed < 2**63 else None)
+        assert parsed(parse_duration, signed) == (signed if 0 <= signed <= MOST_SECONDS else None)
 
 
 @pytest.mark.parametrize(

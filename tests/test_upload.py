@@ -20,12 +20,14 @@ from ollamaops.errors import (
     InvalidRequest,
     RemoteError,
     ServerFault,
+    TimeoutExceeded,
     WeightsError,
 )
 from ollamaops.names import Digest
 from ollamaops.ollama import upload as upload_module
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.session import TimeLimits
 from ollamaops.ollama.upload import upload_blob
 from ollamaops.ollama.wire import Progress
 
@@ -154,6 +156,77 @@ def test_a_connection_that_breaks_without_the_blob_is_an_error_worth_another_try
     with BlobHost(lambda asked, wire: wire.reset()) as host, pytest.raises(ConnectionLost) as caught:
         host.send(weights)
     assert caught.value.transient
+    assert [asked.method for asked in host.host.asked] == ["HEAD", "POST", "HEAD"]
+
+
+SLOW = TimeLimits(stall_s=0.3, quiet_s=20)
+
+
+def test_a_server_that_is_still_busy_with_the_bytes_it_has_is_no_stalled_one(weights: Path) -> None:
+    """A buffering proxy has taken everything at once, and hands it on while nothing is heard."""
+
+    def store_slowly(asked: Asked, wire: Wire) -> None:
+        body = wire.read(int(asked.headers["Content-Length"]))
+        done.wait(0.9)
+        host.blobs[str(Digest.of(body))] = body
+        wire.answer(201)
+
+    done = threading.Event()
+    with BlobHost(store_slowly) as host:
+        host.client.transport.limits = SLOW
+        assert host.send(weights) is True
+    assert [asked.method for asked in host.host.asked] == ["HEAD", "POST"]
+
+
+def test_a_server_that_takes_no_more_bytes_has_stalled(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    with path.open("wb") as file:
+        file.truncate(64 * MIB)
+    gone = threading.Event()
+
+    def take_nothing(asked: Asked, wire: Wire) -> None:
+        gone.wait(20)
+
+    with BlobHost(take_nothing) as host:
+        host.client.transport.limits = SLOW
+        with pytest.raises(TimeoutExceeded, match=r"nothing moved for 0\.3s$"):
+            upload_blob(host.client, Digest.of(b""), path, 64 * MIB)
+        gone.set()
+
+
+def test_silence_after_the_last_byte_is_bounded_and_told_as_long_as_it_was(weights: Path) -> None:
+    gone = threading.Event()
+
+    def swallow(asked: Asked, wire: Wire) -> None:
+        wire.read(int(asked.headers["Content-Length"]))
+        gone.wait(20)
+
+    with BlobHost(swallow) as host:
+        host.client.transport.limits = TimeLimits(stall_s=5, quiet_s=0.2)
+        with pytest.raises(TimeoutExceeded, match=r"nothing moved for 0\.2s$"):
+            host.send(weights)
+        gone.set()
+    assert [asked.method for asked in host.host.asked] == ["HEAD", "POST", "HEAD"]
+
+
+@pytest.mark.parametrize("status", [None, 502, 504])
+def test_a_blob_that_is_there_although_nobody_said_so_is_not_sent_again(
+    weights: Path, status: int | None
+) -> None:
+    gone = threading.Event()
+
+    def store(asked: Asked, wire: Wire) -> None:
+        body = wire.read(int(asked.headers["Content-Length"]))
+        host.blobs[str(Digest.of(body))] = body
+        if status is None:
+            gone.wait(20)
+        else:
+            wire.answer(status)
+
+    with BlobHost(store) as host:
+        host.client.transport.limits = TimeLimits(stall_s=5, quiet_s=0.2)
+        assert host.send(weights) is True
+        gone.set()
     assert [asked.method for asked in host.host.asked] == ["HEAD", "POST", "HEAD"]
 
 

@@ -109,6 +109,8 @@ def test_a_dead_address_is_tried_once_for_all_its_names_but_http_is_not_https() 
         over_tls = upstreams.manifest(a_name(server))
         assert isinstance(over_tls, Unanswered)
         assert over_tls.cause == "unreached"
+        assert over_tls.error.startswith(f"{server.host}: ")
+        assert "mario" not in over_tls.error
         assert upstreams.manifest(a_name(server, "team/luigi")) is over_tls
         assert not upstreams.ask({a_name(server): False})[a_name(server)].answered
         assert isinstance(upstreams.manifest(a_name(server), insecure=True), FetchedManifest)

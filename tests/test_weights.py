@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from live_host import WEIGHTS, weights
 
 from ollamaops.apply import weights as module
-from ollamaops.apply.weights import digests_of, tell_hashing, with_headers
+from ollamaops.apply.weights import digests_of, tell_reading, with_headers
+from ollamaops.cli.main import run
 from ollamaops.errors import Cancelled, WeightsError
 from ollamaops.events import ActionEnded, ActionStarted, Event, Progressed, Succeeded
 from ollamaops.files.digest import FileStamp
+from ollamaops.files.remote import RemoteRef
 from ollamaops.manifest.types import WeightsFile
 from ollamaops.names import Digest
 from ollamaops.plan.observed import FileInfo
+from ollamaops.sandbox.server import Sandbox
 
 STATED = Digest.of(b"something else")
 
@@ -40,17 +44,17 @@ def test_without_files_there_is_nothing_to_hash() -> None:
 
 
 def test_a_stated_digest_is_believed_and_the_file_not_read(tmp_path: Path) -> None:
-    told: list[Path] = []
-    found = digests_of([weights("tiny-a.gguf", STATED)], on_progress=lambda path, _: told.append(path))
+    told: list[object] = []
+    found = digests_of([weights("tiny-a.gguf", STATED)], on_progress=lambda path, *_: told.append(path))
     path = WEIGHTS / "tiny-a.gguf"
     assert found == {path: FileInfo(digest=STATED, size_bytes=path.stat().st_size)}
     assert told == []
 
 
 def test_a_known_file_is_not_hashed_again() -> None:
-    cache, told = Cache(), list[Path]()
+    cache, told = Cache(), list[object]()
     for _ in range(2):
-        digests_of([weights("tiny-a.gguf")], cache, on_progress=lambda path, _: told.append(path))
+        digests_of([weights("tiny-a.gguf")], cache, on_progress=lambda path, *_: told.append(path))
     assert told == [WEIGHTS / "tiny-a.gguf"]
 
 
@@ -90,29 +94,71 @@ def test_a_gguf_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
         with_headers(digests_of([WeightsFile(path, "cut.gguf")]))
 
 
-def test_hashing_large_files_is_told_as_an_action_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    block = 1 << 20
-    monkeypatch.setattr(module, "TELL_FROM_BYTES", 5 * block)
-    monkeypatch.setattr(module, "TELL_EVERY_BYTES", 2 * block)
-    large, small = tmp_path / "large.gguf", tmp_path / "small.gguf"
-    large.write_bytes(b"GGUF" + b"x" * (5 * block))
-    small.write_bytes(b"GGUF" + b"x" * (3 * block))
+def ticks(*moments: float) -> Callable[[], float]:
+    """A clock that shows these moments, one after the other."""
+    left = list(moments)
+    return lambda: left.pop(0)
+
+
+LARGE = Path("w/large.gguf")
+
+
+def test_reading_that_takes_long_is_told_as_an_action_of_its_own() -> None:
     events: list[Event] = []
-    tell = tell_hashing(events.append, run_id="run", now=lambda: "now")
-    digests_of([WeightsFile(large, "l"), WeightsFile(small, "s")], on_progress=tell)
+    clock = ticks(0, 0.9, 1.0, 1.2, 1.5, 1.6)
+    tell = tell_reading(events.append, run_id="run", now=lambda: "now", clock=clock)
+    for done_bytes in (1, 2, 3, 4, 5, 6):
+        tell(LARGE, done_bytes, 6)
     assert {(event.run_id, event.at, event.host, event.action_id) for event in events} == {
-        ("run", "now", "", "hash/large.gguf")
+        ("run", "now", "", "hash/w/large.gguf")
     }
-    size = large.stat().st_size
-    assert [type(event) for event in events] == [ActionStarted, *[Progressed] * 4, ActionEnded]
-    assert [
-        (event.completed_bytes, event.total_bytes) for event in events if isinstance(event, Progressed)
-    ] == [
-        (block, size),
-        (2 * block, size),
-        (4 * block, size),
-        (size, size),
+    assert [type(event) for event in events] == [ActionStarted, *[Progressed] * 3, ActionEnded]
+    told = [event for event in events if isinstance(event, Progressed)]
+    assert [(event.status, event.completed_bytes, event.total_bytes) for event in told] == [
+        ("hashing", 3, 6),
+        ("hashing", 5, 6),
+        ("hashing", 6, 6),
     ]
-    assert [event.outcome for event in events if isinstance(event, ActionEnded)] == [Succeeded()]
+    assert [event.outcome for event in events if isinstance(event, ActionEnded)] == [Succeeded(seconds=1.6)]
+
+
+@pytest.mark.parametrize("moments", [(0, 0.5, 0.9), (0, 0.5, 1.1)])
+def test_reading_that_is_over_soon_is_not_told(moments: tuple[float, ...]) -> None:
+    events: list[Event] = []
+    tell = tell_reading(events.append, run_id="run", now=lambda: "now", clock=ticks(*moments))
+    for done_bytes in (1, 2, 3):
+        tell(LARGE, done_bytes, 3)
+    assert events == []
+
+
+def test_fetching_from_elsewhere_is_told_under_its_own_name_even_when_its_size_is_not_known() -> None:
+    events: list[Event] = []
+    tell = tell_reading(events.append, run_id="run", now=lambda: "now", clock=ticks(0, 2, 3))
+    for done_bytes in (1, 2, 3):
+        tell(RemoteRef("s3://bucket/large.gguf"), done_bytes, 0)
+    assert [type(event) for event in events] == [ActionStarted, Progressed, Progressed]
+    assert {event.action_id for event in events} == {"fetch/large.gguf"}
+
+
+def test_what_is_told_is_what_was_read(tmp_path: Path) -> None:
+    path, told = tmp_path / "a.gguf", list[tuple[object, int, int]]()
+    path.write_bytes(b"GGUF" + bytes(1 << 20))
+    digests_of([WeightsFile(path, "a")], on_progress=lambda *read: told.append(read))
+    size = path.stat().st_size
+    assert told == [(path, 1 << 20, size), (path, size, size)]
+
+
+def test_the_command_line_shows_hashing_as_it_shows_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "TELL_AFTER_S", 0.0)
+    (tmp_path / "w.gguf").write_bytes((WEIGHTS / "tiny-a.gguf").read_bytes() + bytes(3 << 20))
+    with Sandbox() as sandbox:
+        (tmp_path / "m.yaml").write_text(
+            f"hosts: {{h: {{url: '{sandbox.url}'}}}}\nmodels: [{{name: m, files: [w.gguf]}}]\n"
+        )
+        options = ["-f", str(tmp_path / "m.yaml")]
+        for quiet, lines in (("--quiet", 0), ("--progress=plain", 2)):
+            assert run(["plan", quiet, *options]) == 0
+            said = capsys.readouterr().err
+            assert said.count(f"hash {tmp_path.name}/w.gguf: ") == lines

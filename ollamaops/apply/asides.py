@@ -7,17 +7,18 @@ and nothing here listens to a Ctrl-C, because a change that has ended has to be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
 from ollamaops.apply.bench import Seen, Workbench, read_tags
-from ollamaops.apply.retry import attempt
+from ollamaops.apply.retry import OnRetry, attempt
 from ollamaops.errors import OllamaopsError, RemoteError
+from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
 from ollamaops.ollama.cancel import CancelToken
-from ollamaops.plan.actions import PullModel
-from ollamaops.plan.asides import Step, finish, next_of, previous_of, tidy, undo
+from ollamaops.plan.actions import Action, CopyModel, PullModel
+from ollamaops.plan.asides import Step, finish, left_behind, next_of, previous_of, tidy, undo, vacate
 
 RETRIES = 2
 
@@ -29,19 +30,28 @@ def secure(bench: Workbench, before: Seen) -> None:
         bench.patiently(lambda: bench.client.copy(before.name, aside, cancel=bench.cancel))
 
 
-def settle(bench: Workbench, model: ModelName, *, keep: int) -> None:
-    """The content of the model counts: keep the previous versions that are wanted, and nothing else aside.
+def make_room(bench: Workbench, action: CopyModel) -> None:
+    """Before something is copied there, what the model holds gets a name aside, for `settle` to keep or delete."""
+    with bench.changing:
+        for step in vacate(action.model, _digests(bench)):
+            bench.retrying(action, partial(_take, bench, step))
 
-    The change itself is done, so what fails here is left to the next run.
+
+def settle(bench: Workbench, action: Action, *, keep: int | None) -> None:
+    """The content of the action's model counts: keep the previous versions that are wanted, and nothing else aside.
+
+    `keep` None leaves those that were kept before alone. The change itself is done, so what fails here is left to
+    the next run.
     """
-    with suppress(RemoteError):
-        _follow(bench, finish(model, _digests(bench), keep=keep))
+    with suppress(RemoteError), bench.changing:
+        _follow(bench, finish(action.model, _digests(bench), keep=keep), bench.teller(action))
 
 
 def take_back(bench: Workbench, model: ModelName) -> bool:
     """The content of the model does not count: what waited aside is back; False when nothing did."""
-    digests = _digests(bench)
-    _follow(bench, undo(model, digests))
+    with bench.changing:
+        digests = _digests(bench)
+        _follow(bench, undo(model, digests))
     return previous_of(model) in digests
 
 
@@ -72,7 +82,7 @@ def keeping_previous(bench: Workbench, pull: PullModel, before: Seen | None) -> 
             _settle_failure(bench, pull, before)
         raise
     if not pull.on_trial:
-        settle(bench, pull.model, keep=pull.keep)
+        settle(bench, pull, keep=pull.keep)
 
 
 def _settle_failure(bench: Workbench, pull: PullModel, before: Seen | None) -> None:
@@ -80,7 +90,7 @@ def _settle_failure(bench: Workbench, pull: PullModel, before: Seen | None) -> N
     now = _tags(bench).get(pull.model)
     if now is not None and now.digest in pull.pin:
         if not pull.on_trial:
-            settle(bench, pull.model, keep=pull.keep)
+            settle(bench, pull, keep=pull.keep)
     elif not take_back(bench, pull.model) and before is None:
         if now is None:
             bench.unlearn(pull.model)
@@ -89,33 +99,31 @@ def _settle_failure(bench: Workbench, pull: PullModel, before: Seen | None) -> N
 
 
 def settle_leftovers(
-    bench: Workbench, *, declared: Mapping[ModelName, int], proven: Collection[ModelName]
-) -> None:
-    """Finish or undo whatever a killed run began. `declared`: model → how many previous versions stay; `proven` are
-    models that a look has found as declared, or held."""
-    digests = _digests(bench)
-    if not any(name.is_aside for name in digests):
-        return
+    bench: Workbench, declared: Sequence[ModelSpec], *, stands: Collection[ModelName]
+) -> tuple[ModelName, ...]:
+    """Finish or undo whatever a killed run began; the names that are gone now. `stands` are models that a look has
+    found as declared, or held."""
     known = bench.ledger.recall(bench.spec.memory_key)
     ours = [ModelName.parse(key) for key, fact in known.items() if fact.owned]
-    _follow(
-        bench,
-        tidy(digests, declared=declared, proven=proven, ours=ours, ignored=bench.policy.ignore),
-    )
+    steps = tidy(_digests(bench), declared, stands=stands, ours=ours, ignored=bench.policy.ignore)
+    _follow(bench, steps)
+    return left_behind(steps)
 
 
-def _follow(bench: Workbench, steps: Iterable[Step]) -> None:
-    """Carry the steps out. What is remembered of an aside goes with it."""
-    for step in steps:
-        if step.target is not None:
-            _surely(partial(bench.client.copy, step.source, step.target))
-        else:
-            _surely(partial(bench.client.delete, step.source))
-            bench.unlearn(step.source)
+def _follow(bench: Workbench, steps: Iterable[Step], on_retry: OnRetry | None = None) -> None:
+    """Carry the steps out, whoever asks to stop."""
+    with bench.changing:
+        for step in steps:
+            attempt(partial(_take, bench, step), retries=RETRIES, cancel=CancelToken(), on_retry=on_retry)
 
 
-def _surely(ask: Callable[[], object]) -> None:
-    attempt(ask, retries=RETRIES, cancel=CancelToken())
+def _take(bench: Workbench, step: Step) -> None:
+    """One step. What is remembered of an aside goes with it."""
+    if step.target is not None:
+        bench.client.copy(step.source, step.target)
+    else:
+        bench.client.delete(step.source)
+        bench.unlearn(step.source)
 
 
 def _digests(bench: Workbench) -> dict[ModelName, str]:

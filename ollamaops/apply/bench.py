@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from threading import RLock
 from typing import NamedTuple, TypeVar
 
 from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.apply.retry import attempt
+from ollamaops.apply.retry import OnRetry, attempt
+from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import (
     Cancelled,
     InvalidName,
@@ -28,7 +30,15 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.wire import Progress
-from ollamaops.plan.actions import Action, CopyModel, ProbeModel, PullModel, UploadBlob, id_of
+from ollamaops.plan.actions import (
+    Action,
+    CopyModel,
+    ProbeModel,
+    PullModel,
+    PushModel,
+    UploadBlob,
+    id_of,
+)
 from ollamaops.plan.desired import without_words
 from ollamaops.plan.staging import after_trial, is_on_trial, on_trial
 from ollamaops.state.facts import Applied, FactStore, How
@@ -54,7 +64,10 @@ class Workbench:
     """The tools of one host's run. `touched` are models that this run has changed itself.
 
     `uploads` are the local files behind the blobs of this run's recipes, `spare` the models that nobody declares,
-    `lifted` the rules that this run need not keep, `lasting` the models that are kept in memory for ever.
+    `lifted` the rules that this run need not keep, `lasting` the models that are kept in memory for ever,
+    `resident` all those whose being in memory says nothing of their use,
+    `upstreams` the registries, None when they must not be asked. `changing` is held by whoever creates, copies or
+    deletes: servers (up to 0.33) lock nothing between these, and a deletion takes layers that a create has found.
     """
 
     spec: HostSpec
@@ -69,8 +82,11 @@ class Workbench:
     uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
     spare: frozenset[ModelName] = frozenset()
     lasting: frozenset[ModelName] = frozenset()
+    resident: frozenset[ModelName] = frozenset()
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    upstreams: Upstreams | None = None
     touched: set[ModelName] = field(default_factory=set)
+    changing: RLock = field(default_factory=RLock)
 
     # looking
 
@@ -119,6 +135,10 @@ class Workbench:
 
     def retrying(self, action: Action, work: Callable[[], Result]) -> Result:
         """`work`, tried again as often as the action allows, each retry being told."""
+        return attempt(work, retries=action.retries, cancel=self.cancel, on_retry=self.teller(action))
+
+    def teller(self, action: Action) -> OnRetry:
+        """A sink for retries that makes events of the action of them."""
 
         def tell(number: int, wait_s: float, error: OllamaopsError) -> None:
             self.emit(
@@ -134,7 +154,7 @@ class Workbench:
                 )
             )
 
-        return attempt(work, retries=action.retries, cancel=self.cancel, on_retry=tell)
+        return tell
 
     def reporter(self, action: Action) -> Callable[[Progress], None]:
         """A sink for a stream's lines that tells them as events of the action, layer by layer."""
@@ -265,18 +285,21 @@ class Workbench:
         with suppress(StateError):
             self.ledger.forget(self.spec.memory_key, name.key)
 
-    def remember_push(self, action: Action, source: ModelName, digest: str) -> None:
-        """File that the model `source` with this tags digest was pushed to the action's name."""
-        key = self.spec.memory_key
-        self._file(action, lambda: self.ledger.remember_push(key, source.key, action.model.key, digest))
+    def remember_push(self, action: PushModel, *digests: str) -> None:
+        """File which tags digest was pushed, and as which registry manifest ("" if nobody could ask for that)."""
+        key, known = self.spec.memory_key, " ".join(filter(None, digests))
+        self._file(action, lambda: self.ledger.remember_push(key, action.source.key, action.model.key, known))
 
     def doubt(self, names: Collection[ModelName]) -> None:
-        """Models that a look found to differ after all are looked into again by the next run; they stay ours."""
+        """Models that a look found to differ after all are looked into again by the next run; they stay ours.
+
+        What is on trial is looked into anyway, and stays on trial.
+        """
         known = self.ledger.recall(self.spec.memory_key).values() if names else ()
         doubted = [
             replace(fact, fingerprint=without_words(fact.fingerprint))
             for fact in known
-            if ModelName.parse(fact.model) in names
+            if ModelName.parse(fact.model) in names and not is_on_trial(fact.fingerprint)
         ]
         if doubted:
             self.ledger.remember_all(doubted)

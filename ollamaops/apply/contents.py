@@ -1,35 +1,80 @@
 """What a model consists of, read out of `/api/show`: the typed answer → Contents.
 
-Decides when a model counts as one that cannot be opened. The fact a reader would miss: servers ≥ 0.30 may show the
-weights' Jinja chat template in `template`, and print the one that counts only in `modelfile`, where quoting loses a
-little; so every text that may be it is kept.
+Decides when a model counts as one that cannot be opened, and when that is because its files are damaged. The fact a
+reader would miss: a server that cannot show a model may just be too old for it (a pull does not parse templates,
+show does: ollama#11706), so damage is only what the server calls so in words that are known.
+
+Servers ≥ 0.30 may show the weights' Jinja chat template in `template`, and print the one that counts only in
+`modelfile`, where quoting loses a little; so every text that may be it is kept.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from ollamaops.errors import AnswerError
-from ollamaops.manifest.shown import parse_shown_modelfile
+from ollamaops.ollama.printed import parse_shown_modelfile
 from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import ShownModel
 from ollamaops.plan.observed import Contents
 
-# weights gone: 404; damaged: 500; a name that this version cannot address: 400, or refused by our own client (0)
-_CANNOT_BE_OPENED = frozenset({0, 400, 404, 500})
+# weights gone: 404; damaged or not understood: 500; a name that this version cannot address: 400, or refused by our
+# own client (0)
+_CANNOT_BE_OPENED: Final = frozenset({0, 400, 404, 500})
+
+# what Go says of a file that has gone, is cut short, or is not what it should be; not of one that it may not open
+_DAMAGE: Final = re.compile(
+    r"invalid file magic"
+    r"|(?:^|[^\"]: |^unexpected |[^\"]: unexpected )EOF$"
+    r"|[\\/](?:blobs|manifests)[\\/].*(?:no such file or directory|the system cannot find)"
+    r"|^invalid character .* looking for beginning of value$"
+    r"|^unexpected end of JSON input$",
+    re.IGNORECASE,
+)
+_OF_A_TEMPLATE: Final = re.compile(r"^template\b", re.IGNORECASE)
 
 
-def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | None:
-    """What `show` finds in the model whose tags digest is `digest`; None when it is listed but cannot be opened.
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A model that is listed but cannot be opened, in the server's `words`.
+
+    `is_damaged` only if they say that a file of it is missing or broken, so that it has to be fetched anew.
+    """
+
+    words: str
+    is_damaged: bool
+
+
+def examine(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | Unreadable:
+    """What `show` finds in the model whose tags digest is `digest`, or why it cannot be opened.
 
     RemoteError for everything that says nothing about the model: no connection, a proxy in between, no permission.
     """
     try:
         return contents_of(show(), digest, features)
     except AnswerError as error:
-        if error.status in _CANNOT_BE_OPENED:
-            return None
-        raise
+        if error.status not in _CANNOT_BE_OPENED:
+            raise
+        return Unreadable(_words_of(error), _is_damage(error))
+
+
+def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | None:
+    """As `examine`; None when the model cannot be opened, for whatever reason."""
+    found = examine(show, digest, features)
+    return None if isinstance(found, Unreadable) else found
+
+
+def _is_damage(error: AnswerError) -> bool:
+    if error.status == 404:
+        return True
+    return not _OF_A_TEMPLATE.match(error.text) and _DAMAGE.search(error.text) is not None
+
+
+def _words_of(error: AnswerError) -> str:
+    return error.text or (f"HTTP {error.status}" if error.status else str(error))
 
 
 def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:

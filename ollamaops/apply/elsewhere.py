@@ -8,7 +8,7 @@ that the upload fetches those very bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -24,6 +24,9 @@ from ollamaops.plan.observed import FileInfo
 if TYPE_CHECKING:
     from ollamaops.registry.remote import RemoteWeights
     from ollamaops.registry.remote_stream import RemoteStream
+
+OnFetched = Callable[[RemoteRef, int, int], None]
+"""Told a file, how many of its bytes are here, and how many it has (0: nobody says)."""
 
 
 class Elsewhere:
@@ -61,10 +64,18 @@ class Elsewhere:
                 self._opened = RemoteWeights(self._environ)
             return self._opened
 
-    def info_of(self, ref: RemoteRef, known: Digest | None, *, cancel: CancelCheck | None = None) -> FileInfo:
+    def info_of(
+        self,
+        ref: RemoteRef,
+        known: Digest | None,
+        *,
+        on_progress: OnFetched | None = None,
+        cancel: CancelCheck | None = None,
+    ) -> FileInfo:
         """Digest and size of what is there. The errors of RemoteWeights.resolve and DownloadCache.fetch.
 
-        With a `known` digest a server that does not answer is no error: the size then counts as 0.
+        With a `known` digest a server that does not answer is no error: the size then counts as 0. `on_progress` is
+        told of what has to come to this disk.
         """
         try:
             file = self._resolve(ref, known)
@@ -73,7 +84,7 @@ class Elsewhere:
                 raise
             return FileInfo(digest=known, size_bytes=0)
         if file.digest is None:
-            facts = self._fetch(file, cancel)
+            facts = self._fetch(file, cancel, on_progress)
             return FileInfo(digest=facts.digest, size_bytes=facts.size_bytes)
         return FileInfo(digest=file.digest, size_bytes=file.size_bytes or 0)
 
@@ -95,11 +106,24 @@ class Elsewhere:
         self._found[ref] = file
         return file
 
-    def _fetch(self, file: RemoteFile, cancel: CancelCheck | None) -> FileFacts:
+    def _fetch(
+        self, file: RemoteFile, cancel: CancelCheck | None, on_progress: OnFetched | None = None
+    ) -> FileFacts:
         from ollamaops.files.download_cache import DownloadCache
 
+        def on_fetched(done_bytes: int) -> None:
+            if on_progress is not None:
+                on_progress(file.ref, done_bytes, file.size_bytes or 0)
+
         cache = DownloadCache(self._folder or _default_folder(self._environ))
-        facts = cache.fetch(file, lambda offset: self._remote.open(file, offset=offset), cancel=cancel)
+        facts = cache.fetch(
+            file,
+            lambda offset: self._remote.open(file, offset=offset),
+            on_progress=on_fetched,
+            cancel=cancel,
+        )
+        if file.size_bytes is None and on_progress is not None:
+            on_progress(file.ref, facts.size_bytes, facts.size_bytes)
         self._fetched[file.ref] = facts
         return facts
 

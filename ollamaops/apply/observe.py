@@ -24,6 +24,7 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import TaggedModel
 from ollamaops.plan.actions import HostPlan, PullModel, UploadBlob
+from ollamaops.plan.builds import NOT_SHOWN, NOT_VERIFIED
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.observed import (
     Contents,
@@ -98,7 +99,7 @@ class Eyes(Glance):
 
 def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
     """What the host has, as far as it matters for `desired`. RemoteError if it does not answer; Cancelled."""
-    observed = replace(eyes.models(), memory=_recall(eyes), pushed=_recall_pushes(eyes))
+    observed = replace(eyes.models(), memory=recall(eyes), pushed=_recall_pushes(eyes))
     if any(model.name in observed.memory.keys() - observed.models.keys() for model in desired.models):
         # a list that is read while a manifest is rewritten misses that model (all servers up to 0.33)
         observed = replace(observed, models=eyes.models().models)
@@ -142,7 +143,8 @@ def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
     return None
 
 
-def _recall(eyes: Eyes) -> dict[ModelName, Memory]:
+def recall(eyes: Eyes) -> dict[ModelName, Memory]:
+    """What we remember of the host's models. StateError, for a store on the host also RemoteError."""
     return {
         ModelName.parse(key): Memory(
             fingerprint=fact.fingerprint,
@@ -156,10 +158,10 @@ def _recall(eyes: Eyes) -> dict[ModelName, Memory]:
     }
 
 
-def _recall_pushes(eyes: Eyes) -> dict[tuple[ModelName, ModelName], str]:
+def _recall_pushes(eyes: Eyes) -> dict[tuple[ModelName, ModelName], frozenset[str]]:
     return {
-        (ModelName.parse(model), ModelName.parse(ref)): digest
-        for (model, ref), digest in eyes.ledger.recall_pushes(eyes.spec.memory_key).items()
+        (ModelName.parse(model), ModelName.parse(ref)): frozenset(digests.split())
+        for (model, ref), digests in eyes.ledger.recall_pushes(eyes.spec.memory_key).items()
     }
 
 
@@ -211,7 +213,7 @@ def learn(
 
     Nothing is lost when the state folder cannot be written: the next run looks again.
     """
-    unverified = {note.model for note in plan.notes if note.model and not note.unresolved}
+    unverified = {note.model for note in plan.notes if note.message in (NOT_VERIFIED, NOT_SHOWN)}
     facts = []
     for model in desired.models:
         own = observed.shown.get(model.name)

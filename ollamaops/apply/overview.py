@@ -16,7 +16,7 @@ from ollamaops.manifest.types import HostSpec, ModelSpec
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import UnreachedHost
-from ollamaops.plan.loaded import HostLoaded
+from ollamaops.plan.loaded import HostLoaded, under_own_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +52,10 @@ def _host(overview: Overview, spec: HostSpec, models: Sequence[ModelSpec]) -> Ho
         raise
     except OllamaopsError as error:
         return UnreachedHost(host=spec.name, error=str(error), hint=error.hint)
+    digests = {name: model.digest for name, model in observed.models.items()}
     return HostLoaded(
         host=spec.name,
-        loaded=observed.loaded or (),
-        digests={name: model.digest for name, model in observed.models.items()},
+        loaded=under_own_names(observed.loaded or (), digests, declared),
+        digests=digests,
         declared=declared,
     )

@@ -11,15 +11,16 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from ollamaops.apply.contents import contents_of, look_into
+from ollamaops.apply.loaded import read_loaded
 from ollamaops.apply.observe import Glance
 from ollamaops.errors import (
     AccessDenied,
     AnswerError,
-    InvalidName,
+    DiskFull,
     InvalidRequest,
     RemoteError,
     TimeoutExceeded,
@@ -52,13 +53,20 @@ GREEDY: dict[str, ParameterValue] = {"seed": 0, "temperature": 0}
 _SLACK_S = 30.0
 # a proxy, or a server that is busy or stopping: nothing that a model can help
 _NOT_THE_MODEL = frozenset({408, 499, 502, 503, 504})
+# nor that the host has no room for it just now, which servers answer with 500
+_NO_ROOM = re.compile(
+    r"requires more (?:\w+ )?memory|out of memory|(?:not enough|insufficient) (?:\w+ )?memory|cannot allocate"
+    r"|(?:unable|failed) to allocate|bad_alloc|too large for system|resource limitations|signal: killed",
+    re.IGNORECASE,
+)
 _NO_WORDS = re.compile(r"does not support (?:generate|chat)\b", re.IGNORECASE)
 
 
 def examine(glance: Glance, model: ModelName, expectations: Sequence[Expectation]) -> Verdict:
     """Hold the model to its expectations. `model` is spelt as the host lists it, and is there.
 
-    RemoteError for what is not the model's fault: no connection, no permission, a busy server; Cancelled.
+    RemoteError for what is not the model's fault: no connection, no permission, a busy server, no memory left;
+    Cancelled.
     """
     began = time.monotonic()
     trial = _Trial(glance, model)
@@ -83,11 +91,12 @@ def _failures(trial: _Trial, expectations: Iterable[Expectation]) -> Iterator[Fa
 
 
 def is_verdict(error: RemoteError) -> bool:
-    """Whether the error says something about the model, not about the way to it."""
-    if isinstance(error, AnswerError):
-        is_about_us = isinstance(error, AccessDenied | TooManyRequests)
-        return not is_about_us and error.status not in _NOT_THE_MODEL
-    return isinstance(error, TimeoutExceeded)
+    """Whether the error of a question to the model says something about it, not about its host or the way there."""
+    if not isinstance(error, AnswerError):
+        return isinstance(error, TimeoutExceeded)
+    if isinstance(error, AccessDenied | TooManyRequests | DiskFull) or error.status in _NOT_THE_MODEL:
+        return False
+    return not _NO_ROOM.search(error.text)
 
 
 @dataclass(slots=True)
@@ -103,15 +112,18 @@ class _Trial:
 
     def ask(self, expectation: Expectation) -> Evidence:
         """What comes of one expectation; a refusal of the server is evidence as well."""
-        capabilities: tuple[str, ...] = ()
         try:
             shown = self._look()
-            capabilities = capabilities_of(shown)
+        except AnswerError as error:
+            return _refusal(error)
+        capabilities = capabilities_of(shown)
+        try:
             found = self.glance.patiently(_Question(self.glance, self.model, shown, expectation).answer)
-        except RemoteError as error:
-            if not is_verdict(error):
-                raise
-            return Evidence(capabilities=capabilities, error=_words_of(error))
+        except TimeoutExceeded as error:
+            self._reach()
+            return replace(_refusal(error), capabilities=capabilities)
+        except AnswerError as error:
+            return replace(_refusal(error), capabilities=capabilities)
         self.has_answered = True
         self.load_s = max(self.load_s, found.load_s)
         self.tokens_per_s = found.tokens_per_s if found.tokens else self.tokens_per_s
@@ -119,8 +131,12 @@ class _Trial:
             found,
             capabilities=capabilities,
             load_s=self.load_s,
-            context_length=self._context_length(shown) if expectation.context_length else 0,
+            context_length=self._context_length(shown, expectation) if expectation.context_length else 0,
         )
+
+    def _reach(self) -> None:
+        """RemoteError unless the server still answers: else its silence would count against the model."""
+        self.glance.patiently(partial(self.glance.client.version, cancel=self.glance.cancel))
 
     def _look(self) -> ShownModel:
         if self._shown is None:
@@ -128,15 +144,40 @@ class _Trial:
             self._shown = self.glance.patiently(show)
         return self._shown
 
-    def _context_length(self, shown: ShownModel) -> int:
-        """What the loaded model takes (ps, 0.10.0 and newer), else what its weights and num_ctx allow."""
-        for loaded in self.glance.patiently(partial(self.glance.client.ps, cancel=self.glance.cancel)):
-            with suppress(InvalidName):
-                if ModelName.parse(loaded.name) == self.model and loaded.context_length:
-                    return loaded.context_length
-        wanted = shown.parameter_values.get("num_ctx")
-        limits = [shown.context_length, int(wanted) if isinstance(wanted, int | float) else 0]
-        return min((limit for limit in limits if limit), default=0)
+    def _context_length(self, shown: ShownModel, expectation: Expectation) -> int:
+        """What it is loaded with: as ps tells (0.10.0 and newer), else what was asked for; 0 where it is the server's
+        own default, which nothing tells."""
+        client, cancel = self.glance.client, self.glance.cancel
+        listed = self.glance.patiently(partial(read_loaded, client, cancel))
+        lengths = {one.name: one.context_length for one in listed if one.context_length}
+        if self.model in lengths:
+            return lengths[self.model]
+        shared = (length for name, length in lengths.items() if self._has_weights_of(name, shown))
+        return next(shared, 0) or _asked_length(shown, expectation)
+
+    def _has_weights_of(self, other: ModelName, shown: ShownModel) -> bool:
+        """Whether it uses the runner that is listed under the other name: a server has one for the same weights."""
+        client, cancel = self.glance.client, self.glance.cancel
+        features = client.features(cancel=cancel)
+        own = contents_of(shown, "", features)
+        ask = partial(self.glance.patiently, partial(client.show, other, cancel=cancel))
+        found = look_into(ask, "", features) if own.blobs else None
+        return found is not None and (found.blobs, found.adapters) == (own.blobs, own.adapters)
+
+
+def _asked_length(shown: ShownModel, expectation: Expectation) -> int:
+    """What `num_ctx` of the request, else of the model, asks for, as far as the weights go; 0 without it."""
+    wanted = expectation.options.get("num_ctx") or shown.parameter_values.get("num_ctx")
+    if not isinstance(wanted, int | float):
+        return 0
+    return min(int(wanted), shown.context_length or int(wanted))
+
+
+def _refusal(error: AnswerError | TimeoutExceeded) -> Evidence:
+    """The server's own words, or ours when it said nothing; raised again when the model cannot help it."""
+    if not is_verdict(error):
+        raise error
+    return Evidence(error=(error.text if isinstance(error, AnswerError) else "") or str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +227,11 @@ class _Question:
         expectation, client, cancel = self.expectation, self.glance.client, self.glance.cancel
         if not (expectation.messages or expectation.tools):
             asked = GenerateRequest(
-                model=self.model, prompt=expectation.prompt, format=self._format(), options=self._options()
+                model=self.model,
+                prompt=expectation.prompt,
+                format=self._format(),
+                options=self._options(),
+                think=self._think(),
             )
             return _evidence_of_text(client.generate_stream(asked, idle_s=self._patience_s, cancel=cancel))
         request = ChatRequest(
@@ -195,6 +240,7 @@ class _Question:
             tools=tuple(map(_tool, expectation.tools)),
             format=self._format(),
             options=self._options(),
+            think=self._think(),
         )
         if expectation.tools:  # which servers before 0.8.0 do not stream
             return _evidence_of_text([client.chat(request, idle_s=self._patience_s, cancel=cancel)])
@@ -204,6 +250,12 @@ class _Question:
         """Greedy, and with an end: a model of noise may never stop, and servers up to 0.33 let it go on."""
         limit = {} if "num_predict" in self.shown.parameter_values else {"num_predict": MOST_TOKENS}
         return {**GREEDY, **limit, **self.expectation.options}
+
+    def _think(self) -> bool | str | None:
+        """As declared; else a model that can think is asked not to, because servers let it (by 0.12.0 at the latest)
+        and thoughts may use up all tokens before there is an answer."""
+        can_think = "thinking" in capabilities_of(self.shown)
+        return self.expectation.think if self.expectation.think is not None or not can_think else False
 
     def _format(self) -> str | dict[str, object] | None:
         if self.expectation.json_schema and self._features.format_takes_schema:
@@ -235,16 +287,21 @@ def _evidence_of_text(pieces: Iterable[GenerateAnswer | ChatAnswer]) -> Evidence
     """What was said, all pieces of the answer together; the last one has the durations."""
     words: list[str] = []
     calls: list[str] = []
-    timings, is_cut = Timings(), False
+    timings, is_cut, has_thought = Timings(), False, False
     for piece in pieces:
         if isinstance(piece, ChatAnswer):
             words.append(piece.message.content)
+            has_thought = has_thought or bool(piece.message.thinking)
             calls += (call.name for call in piece.message.tool_calls)
         else:
             words.append(piece.response)
+            has_thought = has_thought or bool(piece.thinking)
         timings, is_cut = piece.timings, piece.done_reason == "length"
+    said = "".join(words)
+    text = without_thinking(said)
     return Evidence(
-        text=without_thinking("".join(words)),
+        text=text,
+        has_thought=has_thought or text != said,
         tool_calls=tuple(calls),
         load_s=timings.load_s,
         tokens=timings.tokens,
@@ -285,8 +342,3 @@ def capabilities_of(shown: ShownModel) -> tuple[str, ...]:
         "insert": ".Suffix" in shown.template,
     }
     return tuple(name for name, is_there in found.items() if is_there)
-
-
-def _words_of(error: RemoteError) -> str:
-    """The server's own words, or ours when it said nothing."""
-    return (error.text if isinstance(error, AnswerError) else "") or str(error)

@@ -33,7 +33,7 @@ def prove(bench: Workbench, action: ProbeModel) -> bool:
         raise _not_as_expected(bench, action, verdict, _reject(bench, action, seen))
     if action.at == action.model:
         bench.end_trial(action, seen)
-        settle(bench, action.model, keep=action.keep)
+        settle(bench, action, keep=action.keep)
     return False
 
 
@@ -76,6 +76,7 @@ def _reject_pulled(bench: Workbench, action: ProbeModel, seen: Seen) -> str:
     fact = bench.ledger.recall(bench.spec.memory_key).get(action.model.key)
     if fact is None or not is_on_trial(fact.fingerprint) or fact.digest != seen.digest:
         return "it stays as it is, because nothing is known of a previous version"
-    bench.patiently(lambda: bench.client.delete(seen.name, cancel=bench.cancel))
+    with bench.changing:
+        bench.patiently(lambda: bench.client.delete(seen.name, cancel=bench.cancel))
     bench.forget(action)
     return "it was removed, because there was none before"

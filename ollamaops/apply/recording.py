@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 from ollamaops.apply.case import HostCase, Surroundings, desired_of
 from ollamaops.errors import OllamaopsError, StateError
 from ollamaops.events import ActionEnded, Event, Interrupted, Noted, Outcome, Skipped
+from ollamaops.names import ModelName
 from ollamaops.plan.actions import Plan, id_of
 from ollamaops.plan.codec import Json, plan_to_json, value_to_json
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, outcome_name
@@ -175,4 +176,10 @@ def _host_to_json(report: HostReport) -> Json:
         "seconds": report.seconds,
         "server_version": report.plan.server_version,
         "unreached": report.unreached.error if report.unreached else None,
+        **({} if report.evicted is None else {"evicted": _evicted_to_json(report.evicted)}),
     }
+
+
+def _evicted_to_json(evicted: Mapping[ModelName, Sequence[ModelName]]) -> Json:
+    """What memory.py reads."""
+    return {str(name): [str(other) for other in beside] for name, beside in evicted.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from ollamaops.manifest.modelfile import Command, Modelfile, render_for_wire
@@ -10,6 +12,7 @@ from ollamaops.ollama.inference import Message
 from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import CreateRequest
 from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.plan.limits import commands_of
 
 
 def build_request(model: ModelName, recipe: Recipe, features: Features) -> CreateRequest:
@@ -37,7 +40,15 @@ def _files(blobs: tuple[Blob, ...], features: Features) -> dict[str, Digest]:
     """Relative names since 0.30; before, base names, as `ollama create` of those versions sends them."""
     if features.deterministic_files:
         return _named(blobs)
-    return {PurePosixPath(blob.name).name: blob.digest for blob in blobs}
+    names = flat_names([blob.name for blob in blobs])
+    return {names[blob.name]: blob.digest for blob in blobs}
+
+
+def flat_names(names: Sequence[str]) -> dict[str, str]:
+    """Relative name → base name. Where two files have one (config.json, 1_Pooling/config.json), it stays relative."""
+    base_names = [PurePosixPath(name).name for name in names]
+    counts = Counter(base_names)
+    return {name: base if counts[base] == 1 else name for name, base in zip(names, base_names, strict=True)}
 
 
 def _named(blobs: tuple[Blob, ...]) -> dict[str, Digest]:
@@ -51,17 +62,5 @@ def render_request(recipe: Recipe, base: ModelName | None) -> str:
     """
     commands = [("model", base.display)] if base else [("model", f"@{blob.digest}") for blob in recipe.files]
     commands += [("adapter", f"@{blob.digest}") for blob in recipe.adapters]
-    commands += [
-        (name, text) for name, text in (("template", recipe.template), ("system", recipe.system)) if text
-    ]
-    for name, value in recipe.parameters.items():
-        commands += [(name, _text(item)) for item in (value if isinstance(value, tuple) else (value,))]
-    commands += [("license", text) for text in recipe.licenses]
-    commands += [("message", f"{role}: {content}") for role, content in recipe.messages]
-    return render_for_wire(Modelfile(tuple(Command(name, args) for name, args in commands)))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+    words = commands_of(recipe)
+    return render_for_wire(Modelfile((*(Command(name, args) for name, args in commands), *words)))

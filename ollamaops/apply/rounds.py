@@ -12,15 +12,14 @@ from dataclasses import replace
 
 from ollamaops.apply.asides import settle_leftovers
 from ollamaops.apply.bench import Workbench
-from ollamaops.apply.case import HostCase, Surroundings
+from ollamaops.apply.case import HostCase, Surroundings, desired_of
 from ollamaops.apply.executor import execute
 from ollamaops.apply.handlers import perform
-from ollamaops.apply.memory import facts_of
+from ollamaops.apply.memory import facts_of, recall_evictions
 from ollamaops.apply.rollback import release
 from ollamaops.apply.survey import survey, unreached
 from ollamaops.errors import Cancelled, OllamaopsError
 from ollamaops.events import RoundEnded, Skipped, Succeeded
-from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import (
@@ -32,13 +31,16 @@ from ollamaops.plan.actions import (
     LoadModel,
     Note,
     PullModel,
-    PushModel,
     UnloadModel,
     UnreachedHost,
     UploadBlob,
     id_of,
 )
+from ollamaops.plan.asides import names_of
+from ollamaops.plan.guard import changes_of
+from ollamaops.plan.residency import kept_loaded, residents_of
 from ollamaops.plan.results import ActionResult, HostReport
+from ollamaops.plan.rollback import narrowed
 
 MAX_ROUNDS = 3
 
@@ -82,9 +84,11 @@ class _Cycle:
             now=around.now,
             spare=frozenset(agreed.unmanaged),
             lasting=frozenset(model.name for model in case.models if model.resident is True),
+            resident=kept_loaded(case.models),
             policy=case.policy,
             lifted=case.options.force,
             elsewhere=around.elsewhere,
+            upstreams=around.upstreams if case.options.ask_registry else None,
         )
 
     def run(self, *, exact: bool) -> HostReport:
@@ -95,12 +99,10 @@ class _Cycle:
             seen = self._do_rounds(exact=exact)
             if isinstance(seen, UnreachedHost):
                 return replace(self._report, unreached=seen)
-            if not self._case.options.targets:  # with which only some models were looked at
+            if seen.leftovers:
                 stands = {*seen.unchanged, *seen.held}
-                proven = names_of(model for model in self._case.models if model.name in stands)
-                settle_leftovers(
-                    self._bench, declared=kept_versions(self._case.models), proven=proven | stands
-                )
+                tidied = settle_leftovers(self._bench, self._case.models, stands=stands)
+                self._report = replace(self._report, tidied=tidied)
         except Cancelled:
             pass
         except OllamaopsError as error:
@@ -129,9 +131,6 @@ class _Cycle:
         self._report = replace(
             self._report, results=self._report.results + results, rounds=self._report.rounds + 1
         )
-        for action in actions:
-            if isinstance(action, PushModel):
-                self._around.upstreams.forget(action.model, action.insecure)
 
     def _look_again(self) -> HostPlan | UnreachedHost:
         """The plan that a fresh look gives; the report learns what it says."""
@@ -145,8 +144,9 @@ class _Cycle:
             settled=_settled(report.results),
         )
         if isinstance(seen, HostPlan):
-            self._report = with_verdict(report, seen)
-            self._bench.doubt({action.model for action in seen.actions} & self._bench.touched)
+            seen = narrowed(seen, self._agreed)
+            self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
+            self._bench.doubt({action.model for action in changes_of(seen)} & self._bench.touched)
             self._around.emit(
                 RoundEnded(
                     run_id=case.options.run_id,
@@ -157,6 +157,17 @@ class _Cycle:
                 )
             )
         return seen
+
+    def _evicted(self, seen: HostPlan) -> dict[ModelName, tuple[ModelName, ...]] | None:
+        """What was loaded, and of which the look says that it is not as declared all the same."""
+        if self._case.options.targets or not any(model.resident for model in self._case.models):
+            return None
+        loaded = _settled(self._report.results) | recall_evictions(self._around.ledger, seen.host).keys()
+        residents = residents_of(desired_of(self._case))
+        gone = {note.model for note in seen.notes if note.unresolved} & loaded & set(residents)
+        return {
+            name: tuple(other for other in residents if other != name) for name in residents if name in gone
+        }
 
 
 def _made(results: Sequence[ActionResult]) -> frozenset[ModelName]:
@@ -231,13 +242,3 @@ def _only_supports(action: Action, declared: Collection[ModelName]) -> bool:
             return action.model not in declared
         case _:
             return False
-
-
-def names_of(models: Iterable[ModelSpec]) -> frozenset[ModelName]:
-    """The names under which these models come to be on a host: a pull lands under its own reference."""
-    return frozenset(model.source.ref if isinstance(model.source, Pull) else model.name for model in models)
-
-
-def kept_versions(models: Sequence[ModelSpec]) -> dict[ModelName, int]:
-    """How many previous versions stay of every name that these models come to have on a host."""
-    return dict.fromkeys(names_of(models), 0) | {model.name: model.keep_previous for model in models}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ollamaops.apply.archives import with_archives
 from ollamaops.apply.case import HostCase, Surroundings, desired_of
 from ollamaops.apply.circumstances import with_circumstances
 from ollamaops.apply.contents import short_digest
-from ollamaops.apply.memory import facts_of
+from ollamaops.apply.memory import facts_of, recall_evictions
 from ollamaops.apply.observe import Eyes, Glance, learn, look, look_at_digests
 from ollamaops.apply.weights import with_headers
 from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
@@ -25,6 +26,7 @@ from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.pruning import only_prune
 from ollamaops.plan.questions import PlanOptions, is_trusted
+from ollamaops.plan.residency import is_managed
 
 
 def survey_host(case: HostCase, around: Surroundings) -> HostPlan | UnreachedHost:
@@ -50,22 +52,24 @@ def survey(
 
     StateError, WeightsError and Cancelled are raised: they say nothing about the host.
     """
+    desired = desired_of(case)
     options = PlanOptions(
         verify_weights=case.options.verify_weights,
         ask_registry=case.options.ask_registry,
         distrust=distrust,
         made=made,
         settled=settled,
+        evicted=recall_evictions(around.ledger, case.spec.name) if is_managed(desired) else {},
         release=case.options.release,
     )
     eyes = _eyes(case, client, around)
-    desired = desired_of(case)
     try:
         observed = look(eyes, desired, options)
     except RemoteError as error:
         return unreached(case, around, error)
     _tell(case, client, around, observed)
     desired = _with_headers(case, desired, observed, options)
+    desired = with_archives(desired, observed, options, around.cancel.is_set)
     plan = plan_host(desired, observed, options)
     learn(eyes, desired, observed, plan, options=options, now=around.now())
     if case.options.prune_only:

@@ -25,7 +25,10 @@ def await_turn(bench: Workbench, action: Action) -> None:
     if isinstance(action, CHANGING) and "windows" not in bench.lifted:
         _require_window(bench)
     is_aside = isinstance(action, CreateModel) and action.aside is not None
-    touches = isinstance(action, PullModel | CreateModel | CopyModel | DeleteModel) and not is_aside
+    is_ours = action.model in bench.resident  # it is in memory whether anybody uses it or not: see guard.py
+    touches = isinstance(action, PullModel | CreateModel | CopyModel | DeleteModel) and not (
+        is_aside or is_ours
+    )
     if touches and bench.policy.busy == "wait" and "busy" not in bench.lifted:
         _await_idle(bench, action.model)
 

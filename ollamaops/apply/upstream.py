@@ -122,7 +122,9 @@ class Upstreams:
         except Cancelled:
             raise
         except OllamaopsError as error:
-            return Unanswered(error=str(error), hint=error.hint, cause=_cause(error))
+            cause = _cause(error)
+            said = _of_registry(error, name) if cause == "unreached" else str(error)
+            return Unanswered(error=said, hint=error.hint, cause=cause)
 
     def _patiently(self, question: Callable[[], Result]) -> Result:
         """`question`, asked again when the registry itself said that this may help, and soon."""
@@ -139,6 +141,11 @@ class Upstreams:
         if isinstance(answer, OllamaopsError):
             raise answer
         return answer
+
+
+def _of_registry(error: OllamaopsError, name: ModelName) -> str:
+    """What is wrong with the registry, whichever model it was asked for first: all its models are told the same."""
+    return str(error).replace(f": manifest of {name.display}: ", ": ", 1)
 
 
 def _is_worth_asking_again(error: OllamaopsError) -> bool:
@@ -162,7 +169,12 @@ def _cause(error: OllamaopsError) -> Cause:
 
 def _upstream_of(answer: Answer) -> Upstream:
     if isinstance(answer, Unanswered):
-        return Upstream(error=answer.error, hint=answer.hint, answered=answer.cause != "unreached")
+        return Upstream(
+            error=answer.error,
+            hint=answer.hint,
+            answered=answer.cause != "unreached",
+            gone=answer.cause == "gone",
+        )
     from ollamaops.registry.documents import digest_set
 
     return Upstream(

@@ -7,6 +7,7 @@ bytes, because the server checks it when they arrive.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,11 @@ from ollamaops.plan.observed import FileInfo
 if TYPE_CHECKING:
     from ollamaops.files.gguf_types import GgufHeader
 
-OnHashed = Callable[[Path, int], None]
+OnRead = Callable[[Location, int, int], None]
+"""Told a file, how many of its bytes are read, and how many it has (0: nobody says)."""
 
-TELL_FROM_BYTES = 256 << 20
-TELL_EVERY_BYTES = 64 << 20
+TELL_AFTER_S = 1.0
+TELL_EVERY_S = 0.5
 
 
 def digests_of(
@@ -35,23 +37,31 @@ def digests_of(
     cache: DigestCache | None = None,
     *,
     elsewhere: Elsewhere | None = None,
-    on_progress: OnHashed | None = None,
+    on_progress: OnRead | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> dict[Location, FileInfo]:
     """Digest and size of every file. A digest stated in the manifest is believed; the server checks it on upload.
 
-    `elsewhere` is asked about files that are not here. `on_progress` is told a file and how many of its bytes are
-    hashed, from several threads. WeightsError for a file that cannot be used, RemoteError for one elsewhere that
+    `elsewhere` is asked about files that are not here. `on_progress` is told of what has to be read, from several
+    threads. WeightsError for a file that cannot be used, RemoteError for one elsewhere that
     cannot be asked about, Cancelled.
     """
     wanted = list(files)
     unknown = [file.path for file in wanted if file.known is None and isinstance(file.path, Path)]
-    hashed = hash_files(unknown, cache=cache, on_progress=on_progress, cancel=cancel) if unknown else {}
+    sizes = {path: stamp_of(path).size_bytes for path in unknown}
+
+    def on_hashed(path: Path, done_bytes: int) -> None:
+        if on_progress is not None:
+            on_progress(path, done_bytes, sizes[path])
+
+    hashed = hash_files(unknown, cache=cache, on_progress=on_hashed, cancel=cancel) if unknown else {}
     found: dict[Location, FileInfo] = {}
     for file in wanted:
         where, known = file.path, file.known
         if isinstance(where, RemoteRef):
-            found[where] = (elsewhere or Elsewhere()).info_of(where, known, cancel=cancel)
+            found[where] = (elsewhere or Elsewhere()).info_of(
+                where, known, on_progress=on_progress, cancel=cancel
+            )
         elif known is not None:
             found[where] = FileInfo(digest=known, size_bytes=stamp_of(where).size_bytes)
         else:
@@ -59,38 +69,55 @@ def digests_of(
     return found
 
 
-def tell_hashing(emit: Sink, *, run_id: str, now: Callable[[], str]) -> OnHashed:
-    """An `on_progress` for `digests_of` that makes events of what takes long: files from 256 MiB on.
+def tell_reading(
+    emit: Sink, *, run_id: str, now: Callable[[], str], clock: Callable[[], float] = time.monotonic
+) -> OnRead:
+    """An `on_progress` for `digests_of` that makes events of what takes longer than a second.
 
-    Such a file is an action of its own, `hash/<name>` on no host.
+    Such a file is an action of its own on no host: `hash/<folder>/<name>`, or `fetch/<name>` for one elsewhere.
     """
-    lock, sizes = Lock(), dict[Path, int]()
+    lock, began_s, told_s = Lock(), dict[Location, float](), dict[Location, float]()
 
-    def tell(path: Path, done_bytes: int) -> None:
+    def tell(where: Location, done_bytes: int, total_bytes: int) -> None:
         with lock:
-            is_new = path not in sizes
-            size_bytes = sizes.setdefault(path, stamp_of(path).size_bytes)
-        is_last = done_bytes >= size_bytes
-        if size_bytes < TELL_FROM_BYTES or not (is_new or is_last or done_bytes % TELL_EVERY_BYTES == 0):
-            return
-        stamp = {"run_id": run_id, "at": now(), "action_id": f"hash/{path.name}"}
-        if is_new:
-            emit(ActionStarted(verb="hash", subject=path.name, **stamp))
-        emit(Progressed(status="hashing", completed_bytes=done_bytes, total_bytes=size_bytes, **stamp))
-        if is_last:
-            emit(ActionEnded(outcome=Succeeded(), **stamp))
+            at_s, is_new, is_last = clock(), where not in told_s, done_bytes >= total_bytes > 0
+            waited_s = at_s - began_s.setdefault(where, at_s)
+            is_due = is_new or is_last or at_s - told_s[where] >= TELL_EVERY_S
+            if waited_s < TELL_AFTER_S or not is_due or (is_new and is_last):
+                return
+            told_s[where] = at_s
+            verb, status, name = _words_for(where)
+            stamp = {"run_id": run_id, "at": now(), "action_id": f"{verb}/{name}"}
+            if is_new:
+                emit(ActionStarted(verb=verb, subject=name, **stamp))
+            emit(Progressed(status=status, completed_bytes=done_bytes, total_bytes=total_bytes, **stamp))
+            if is_last:
+                emit(ActionEnded(outcome=Succeeded(seconds=waited_s), **stamp))
 
     return tell
+
+
+def _words_for(where: Location) -> tuple[str, str, str]:
+    """Verb, status and name: files of one name are told apart by their folder."""
+    if isinstance(where, RemoteRef):
+        return "fetch", "fetching", where.name
+    return "hash", "hashing", f"{where.parent.name}/{where.name}"
 
 
 def with_headers(found: Mapping[Location, FileInfo]) -> dict[Location, FileInfo]:
     """`found` with what the headers of the files on this disk say.
 
-    WeightsError for a GGUF that is damaged or cut short, and for shards that do not belong together.
+    WeightsError for a file that is damaged or cut short, and for shards that do not belong together.
     """
     from ollamaops.files.gguf import read_gguf, require_complete
+    from ollamaops.files.safetensors import require_whole, require_whole_zip
     from ollamaops.files.shards import check_shard_headers
 
+    for where in found:
+        if isinstance(where, Path) and where.name.endswith(".safetensors"):
+            require_whole(where)
+        elif isinstance(where, Path) and where.name.endswith((".bin", ".pth")):
+            require_whole_zip(where)
     headers: dict[Location, GgufHeader] = {
         path: read_gguf(path) for path in found if isinstance(path, Path) and sniff(path) == "gguf"
     }

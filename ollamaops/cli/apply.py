@@ -8,32 +8,49 @@ from typing import TYPE_CHECKING
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 
 if TYPE_CHECKING:
     from ollamaops.cli.context import Scene
+    from ollamaops.ollama.cancel import CancelToken
     from ollamaops.plan.actions import Plan
 
 
 @command_with_shared(
     name="apply",
+    formats=FORMATS,
     epilog="\b\nExamples:\n  ollamaops apply\n  ollamaops apply -y --host 'gpu-*'\n  ollamaops apply plan.json",
 )
 @click.argument("saved", required=False, metavar="[PLAN]")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
 @click.option(
     "--prune",
     is_flag=False,
     flag_value="",
-    metavar="SCOPE",
-    help="Delete what is undeclared: --prune=owned, --prune=GLOB,…",
+    metavar="[SCOPE]",
+    help="Also delete what nobody declares: --prune=owned is what ollamaops made or pulled, --prune=GLOB,… by name.",
 )
 @click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
-@click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
-@click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
+@click.option(
+    "--force",
+    multiple=True,
+    metavar="RULE",
+    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
+)
+@click.option(
+    "--verify-weights",
+    is_flag=True,
+    help="Build models again whose weights could only be compared by their header.",
+)
 @click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
-@click.option("--release", is_flag=True, help="Bring forward what was rolled back.")
-@click.option("--wait", metavar="D", help="Wait so long for a run that has a host: 10m (refuse at once).")
+@click.option(
+    "--release", is_flag=True, help="Also bring forward models that `ollamaops rollback` holds back."
+)
+@click.option(
+    "--wait",
+    metavar="D",
+    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
+)
 def command(
     shared: Shared,
     saved: str | None,
@@ -76,7 +93,7 @@ def command(
             show_plan(shared, plan, warnings=scene.manifest.warnings)
         if plan.refusals:
             return exits.REFUSED
-        if plan.actions and not (yes or saved) and not _confirm(plan):
+        if plan.actions and not (yes or saved) and not _confirm(plan, scene.around.cancel):
             click.echo("nothing was changed", err=True)
             return exits.ERROR
         is_idle = not plan.actions and not any(host.leftovers for host in plan.hosts) and not release
@@ -99,7 +116,9 @@ def _agree(shared: Shared, scene: Scene, saved: str | None) -> Plan:
     return check_facts(plan, scene.cases, scene.around)
 
 
-def _confirm(plan: Plan) -> bool:
+def _confirm(plan: Plan, cancel: CancelToken) -> bool:
+    from ollamaops.cli.signals import confirm
+
     hosts = len({action.host for action in plan.actions})
     where = "1 host" if hosts == 1 else f"{hosts} hosts"
-    return click.confirm(f"\nDo this on {where}?", default=False, err=True)
+    return confirm(f"\nDo this on {where}?", cancel)

@@ -10,6 +10,7 @@ from ollamaops.cli.options import Shared, command_with_shared
 
 @command_with_shared(
     name="completion",
+    formats=("text",),
     epilog='\b\nExamples:\n  eval "$(ollamaops completion bash)"\n  ollamaops completion zsh > ~/.zfunc/_ollamaops',
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))

@@ -17,25 +17,30 @@ from typing import TYPE_CHECKING, Literal
 
 from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.upstream import Upstreams
-from ollamaops.apply.weights import digests_of
-from ollamaops.cli.options import Shared
+from ollamaops.apply.weights import digests_of, tell_reading
+from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
 from ollamaops.events import Event, Noted, discard
+from ollamaops.files.remote import Location
+from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
-from ollamaops.manifest.types import HostSpec, Manifest
+from ollamaops.manifest.types import HostSpec, Manifest, Tls, WeightsFile
 from ollamaops.names import NamePattern
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.desired import local_files
+from ollamaops.plan.guard import lifted_by
+from ollamaops.plan.observed import FileInfo
 from ollamaops.reconcile import HostCase, Options, Surroundings, build_cases
 from ollamaops.report.words import wants_colour
 from ollamaops.state.ledger import Ledger
-from ollamaops.units import parse_duration
+from ollamaops.units import parse_duration, parse_timeout
 
 if TYPE_CHECKING:
     from ollamaops.registry.client import RegistryClient
-    from ollamaops.report.live import ProgressKind
+    from ollamaops.registry.lock import Lock
+    from ollamaops.report.live import ProgressKind, ProgressSink
 
 LOCK_FILE = "ollamaops.lock"
 
@@ -62,17 +67,29 @@ class Fleet:
 
 def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
     """The manifest that -f, -e and the current folder name, held to its lock file if there is one."""
-    if not require_lock and not lock_path(shared).exists():
+    if not (require_lock or shared.lock_file or is_there(lock_path(shared))):
         manifest = load_unlocked(shared, locked=False)
         if all(spec.update != "locked" for spec in manifest.models):
             return manifest
     from ollamaops.plan.locking import with_lock
     from ollamaops.registry.lock import Lock
+
+    lock = read_lock(shared)
+    manifest = load_unlocked(shared, locked=require_lock or lock is not None)
+    return with_lock(manifest, lock or Lock(), required=require_lock)
+
+
+def read_lock(shared: Shared) -> Lock | None:
+    """The lock that this run is held to, None if there is none. UsageError when --lock-file names a missing file."""
     from ollamaops.registry.lock_file import load_lock
 
     lock = load_lock(lock_path(shared))
-    manifest = load_unlocked(shared, locked=require_lock or lock is not None)
-    return with_lock(manifest, lock or Lock(), required=require_lock)
+    if lock is None and shared.lock_file:
+        raise UsageError(
+            f"--lock-file: no such file: {shared.lock_file}",
+            hint=f"write it with: ollamaops lock --lock-file {shared.lock_file}",
+        )
+    return lock
 
 
 def load_unlocked(shared: Shared, *, locked: bool) -> Manifest:
@@ -87,24 +104,27 @@ def _paths(shared: Shared) -> tuple[str | Path, ...]:
 
 
 def lock_path(shared: Shared) -> Path:
-    """The lock file: as given, else beside the first manifest."""
+    """The lock file: as given, else among the models of the pretend servers, else beside the first manifest."""
     if shared.lock_file:
         return Path(shared.lock_file)
+    if shared.sandbox:
+        return Path(shared.sandbox) / LOCK_FILE
     paths = _paths(shared)
     first = Path(paths[0]) if str(paths[0]) != "-" else Path()
-    return (first if first.is_dir() else first.parent) / LOCK_FILE
+    return (first if is_folder(first) else first.parent) / LOCK_FILE
 
 
 def choose_hosts(shared: Shared, manifest: Manifest) -> tuple[HostSpec, ...]:
     """The hosts that --host and -l leave; UsageError if that is none, unless --allow-no-match."""
-    hosts = select_hosts(manifest, shared.hosts, parse_selector(shared.selector or ""))
+    hosts = select_hosts(manifest, shared.hosts, read_option("-l", shared.selector or "", parse_selector))
     if not hosts and not shared.allow_no_match:
         known = ", ".join(host.name for host in manifest.hosts)
         raise UsageError(
             "no host matches --host and -l", hint=f"known hosts: {known}; or use --allow-no-match"
         )
     if shared.timeout:
-        hosts = tuple(replace(host, timeout_s=parse_duration(shared.timeout)) for host in hosts)
+        timeout_s = read_option("--timeout", shared.timeout, parse_timeout)
+        hosts = tuple(replace(host, timeout_s=timeout_s) for host in hosts)
     return hosts
 
 
@@ -154,7 +174,7 @@ def open_scene(
         ledger = open_ledger(shared)
         options = Options(
             targets=targets_of(shared, wanted, hosts),
-            force=frozenset(force),
+            force=_lifted(force),
             verify_weights=verify_weights,
             ask_registry=not shared.no_registry,
             costs=costs,
@@ -162,16 +182,36 @@ def open_scene(
             jobs=shared.jobs or 8,
             run_id=uuid.uuid4().hex[:12],
             prune_only=prune_only,
-            wait_s=parse_duration(wait) if wait else 0.0,
+            wait_s=read_option("--wait", wait, parse_duration) if wait else 0.0,
             release=release,
         )
         specs = [spec for host in hosts for spec in models_on(host, wanted)]
-        files = digests_of(local_files(specs), ledger, elsewhere=elsewhere, cancel=cancel.is_set)
-        yield Scene(
-            shared=shared,
-            manifest=wanted,
-            cases=build_cases(wanted, hosts, files, options),
-            around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel),
+        around = Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel)
+        files = _read_weights(shared, local_files(specs), around, options.run_id)
+        cases = build_cases(wanted, hosts, files, options)
+        yield Scene(shared=shared, manifest=wanted, cases=cases, around=around)
+
+
+def _lifted(force: Sequence[str]) -> frozenset[str]:
+    """The safety rules that --force lifts; UsageError for a rule that there is not."""
+    return frozenset(rule for name in force for rule in read_option("--force", name, lifted_by))
+
+
+def _read_weights(
+    shared: Shared, files: Sequence[WeightsFile], around: Surroundings, run_id: str
+) -> dict[Location, FileInfo]:
+    """The digests of the weights; reading what takes long is shown on stderr."""
+    if not files:
+        return {}
+    from ollamaops.report.live import OnDemand
+
+    with OnDemand(lambda: _progress(shared)) as sink:
+        return digests_of(
+            files,
+            around.ledger,
+            elsewhere=around.elsewhere,
+            on_progress=tell_reading(sink, run_id=run_id, now=around.now),
+            cancel=around.cancel.is_set,
         )
 
 
@@ -187,13 +227,13 @@ def _with_prune(manifest: Manifest, prune: str | None) -> Manifest:
     elif prune == "owned":
         scope = "owned"
     else:
-        scope = tuple(NamePattern.parse(part) for part in prune.split(",") if part)
+        scope = tuple(read_option("--prune", part, NamePattern.parse) for part in prune.split(",") if part)
     return replace(manifest, policy=replace(manifest.policy, prune=scope))
 
 
 def targets_of(shared: Shared, manifest: Manifest, hosts: Sequence[HostSpec]) -> tuple[NamePattern, ...]:
     """What --target says; UsageError for one that matches nothing, unless --allow-no-match."""
-    targets = tuple(NamePattern.parse(target) for target in shared.targets)
+    targets = tuple(read_option("--target", target, NamePattern.parse) for target in shared.targets)
     declared = {spec.name for host in hosts for spec in models_on(host, manifest)}
     absent = {str(entry.pattern) for entry in manifest.absent}
     for target in targets:
@@ -220,19 +260,17 @@ def _in_sandboxes(
     replaced = []
     for host in hosts:
         folder = store / re.sub(r"[^A-Za-z0-9_.-]", "_", host.name)
-        running = stack.enter_context(Sandbox(store=folder, registry=True))
+        try:
+            running = stack.enter_context(Sandbox(store=folder, registry=True))
+        except OSError as error:
+            raise UsageError(
+                f"--sandbox: no pretend server can be run in {folder}: {reason_of(error)}",
+                hint="name a folder that can be written: --sandbox=DIR",
+            ) from error
         endpoints.setdefault("registry.ollama.ai", running.url)
+        identity = f"sandbox:{folder.resolve()}"
         replaced.append(
-            HostSpec(
-                name=host.name,
-                url=running.url,
-                labels=host.labels,
-                timeout_s=host.timeout_s,
-                stall_s=host.stall_s,
-                parallel=host.parallel,
-                place=host.place,
-                identity=f"sandbox:{folder.resolve()}",
-            )
+            replace(host, url=running.url, auth=None, headers={}, tls=Tls(), proxy=None, identity=identity)
         )
     return tuple(replaced)
 
@@ -261,11 +299,13 @@ def _say(event: Event) -> None:
 @contextmanager
 def listening(scene: Scene) -> Iterator[Surroundings]:
     """The scene's surroundings with a progress display on stderr that listens to them."""
+    with _progress(scene.shared) as sink:
+        yield replace(scene.around, emit=sink)
+
+
+def _progress(shared: Shared) -> ProgressSink:
     from ollamaops.report.live import progress_sink
 
-    shared = scene.shared
     kind: ProgressKind = "none" if shared.quiet else shared.progress or "auto"
     colour = wants_colour(sys.stderr, os.environ, no_color=shared.no_color)
-    as_json = shared.log_format == "json"
-    with progress_sink(kind, sys.stderr, os.environ, colour=colour, as_json=as_json) as sink:
-        yield replace(scene.around, emit=sink)
+    return progress_sink(kind, sys.stderr, os.environ, colour=colour, as_json=shared.log_format == "json")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import Shared, command_with_shared, read_option
 
 
 @command_with_shared(
@@ -25,7 +25,7 @@ def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
     from ollamaops.reconcile import plan_hosts
     from ollamaops.report.diff_text import render_diff
 
-    name = ModelName.parse(model)
+    name = read_option("MODEL", model, ModelName.parse)
     with open_scene(replace(shared, targets=(str(name),)), costs=False, guarded=False) as scene:
         plan = plan_hosts(scene.cases, scene.around)
     colour, width = colour_and_width(shared)

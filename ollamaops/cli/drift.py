@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import click
 
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 
 
 @command_with_shared(
     name="drift",
+    formats=FORMATS,
     epilog="\b\nExamples:\n  ollamaops drift\n  ollamaops drift -o json   # from cron: exit 2 when something differs",
 )
 @click.option(
     "--prune",
     is_flag=False,
     flag_value="",
-    metavar="SCOPE",
-    help="Undeclared models are drift: --prune=owned, --prune=GLOB,…",
+    metavar="[SCOPE]",
+    help="What nobody declares is drift too: --prune=owned is what ollamaops made or pulled, --prune=GLOB,… by name.",
 )
-@click.option("--no-prune", is_flag=True, help="Undeclared models are no drift, whatever the policy says.")
+@click.option("--no-prune", is_flag=True, help="What nobody declares is no drift, whatever the policy says.")
 @click.option(
-    "--verify-weights", is_flag=True, help="Weights that could only be compared by header are drift."
+    "--verify-weights", is_flag=True, help="Weights that could only be compared by their header are drift."
 )
 def command(shared: Shared, prune: str | None, no_prune: bool, verify_weights: bool) -> int:
     """Tell whether the servers are as declared. Writes to no server.

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import Shared, command_with_shared, shared_options, take_shared
+from ollamaops.cli.options import (
+    Commands,
+    Shared,
+    command_with_shared,
+    offer_formats,
+    shared_options,
+    take_shared,
+)
 from ollamaops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,11 +28,20 @@ LATEST = "latest"
 
 @click.group(
     name="history",
+    cls=Commands,
     invoke_without_command=True,
     epilog="\b\nExamples:\n  ollamaops history\n  ollamaops history show latest\n"
     "  ollamaops history diff 3f2a 91bc -o json",
 )
-@click.option("-n", "--last", type=click.IntRange(1), default=20, show_default=True, help="So many runs.")
+@click.option(
+    "-n",
+    "--last",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Show the last N runs.",
+)
 @shared_options
 @click.pass_context
 def command(context: click.Context, /, last: int, **given: Any) -> int | None:
@@ -110,5 +126,6 @@ def _find(ledger: Ledger, run: str) -> Run:
     raise UsageError(f"no run '{run}' is known", hint="list them with: ollamaops history")
 
 
+offer_formats(command, ("text", "json"))
 command.add_command(show)
 command.add_command(diff)

@@ -30,6 +30,7 @@ models:
 
 @command_with_shared(
     name="init",
+    formats=("text",),
     epilog="\b\nExamples:\n  ollamaops init\n  ollamaops init models/\n  ollamaops plan --sandbox",
 )
 @click.argument("folder", default=".", metavar="[FOLDER]")

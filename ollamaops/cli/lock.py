@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import Shared, command_with_shared, read_option
 from ollamaops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
     """Write ollamaops.lock: for every pulled model its registry manifest's digest and every layer.
 
     Entries that are there stay as they are; entries that nobody declares go. Models with update: latest or never
-    are not locked. Exit 2 when --check finds that the lock does not fit, 3 when a registry could not be asked.
+    are not locked. With --sandbox the lock is one of the pretend servers' own, beside their models. Exit 2 when
+    --check finds that the lock does not fit, 3 when a registry could not be asked.
     """
-    from ollamaops.cli.context import load_unlocked, lock_path, open_fleet, targets_of
+    from ollamaops.cli.context import load_unlocked, lock_path, open_fleet, read_lock, targets_of
     from ollamaops.manifest.hosts import models_on
     from ollamaops.plan.locking import held_by_lock, references_on
     from ollamaops.registry.lock import Lock
@@ -42,7 +43,7 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
 
     _check_usage(shared, models, update=update, check=check)
     path = lock_path(shared)
-    old = load_lock(path)
+    old = read_lock(shared) if check else load_lock(path)
     with open_fleet(shared, load_unlocked(shared, locked=True)) as fleet:
         targets = targets_of(shared, fleet.manifest, fleet.hosts)
         references = held_by_lock(
@@ -77,7 +78,7 @@ def _renewal(
     """Which entries --update means; UsageError for a MODEL that matches nothing, unless --allow-no-match."""
     from ollamaops.names import NamePattern
 
-    patterns = [NamePattern.parse(model) for model in models]
+    patterns = [read_option("MODEL", model, NamePattern.parse) for model in models]
     for pattern in patterns:
         if not (shared.allow_no_match or any(_matches(pattern, reference) for reference in references)):
             known = ", ".join(str(reference.ref) for reference in references)

@@ -9,13 +9,22 @@ import gc
 import importlib
 import sys
 from collections.abc import Sequence
+from errno import ENOSPC
 from typing import Any
 
 import click
 
 from ollamaops.about import __version__
 from ollamaops.cli import exits
-from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, shared_options, take_shared
+from ollamaops.cli.options import (
+    DEFAULT_SANDBOX,
+    FORMATS,
+    Commands,
+    Shared,
+    offer_formats,
+    shared_options,
+    take_shared,
+)
 from ollamaops.errors import Cancelled, ManifestError, OllamaopsError
 
 # command → its one line of help; the module of the same name in this package holds it as `command`
@@ -52,7 +61,7 @@ Examples:
 """
 
 
-class LazyCommands(click.Group):
+class LazyCommands(Commands):
     """Knows the names of all commands, imports the one that is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -110,6 +119,13 @@ def cli(context: click.Context, /, **given: Any) -> None:
     context.obj, _ = take_shared(given)
 
 
+offer_formats(
+    cli,
+    FORMATS,
+    help_text="How the result is written to stdout (text); a command's help lists its own formats.",
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and leave the process with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
@@ -130,10 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         _print_usage_error(error)
         return exits.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; run again to continue", err=True)
-        return exits.INTERRUPTED
-    except Cancelled:
+    except (click.Abort, KeyboardInterrupt, Cancelled):
         from ollamaops.cli.signals import exit_code
 
         click.echo("interrupted; run again to continue", err=True)
@@ -144,8 +157,21 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return exits.ERROR
+    except OSError as error:
+        return _report_failure(error, verbose="-vv" in arguments)
     except Exception as error:  # noqa: BLE001  a bug: say so in a line, and show where only when asked
         return _report_bug(error, verbose="-vv" in arguments)
+
+
+def _report_failure(error: OSError, *, verbose: bool) -> int:
+    """What the system refused and nobody expected it to: a full disk, a folder that may not be entered."""
+    if verbose:
+        import traceback
+
+        traceback.print_exc()
+    where = f"{error.filename}: " if error.filename else "cannot write: " if error.errno == ENOSPC else ""
+    click.echo(f"error: {where}{(error.strerror or type(error).__name__).lower()}", err=True)
+    return exits.ERROR
 
 
 def _report_bug(error: Exception, *, verbose: bool) -> int:

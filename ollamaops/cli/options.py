@@ -5,14 +5,18 @@ The group and every command declare the same options without defaults; what is n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, cast
 
 import click
 
+from ollamaops.errors import InvalidName, InvalidValue, UsageError
+
 Command = TypeVar("Command", bound=Callable[..., object])
+Value = TypeVar("Value")
 DEFAULT_SANDBOX = ".ollamaops/sandbox"
+FORMATS = ("text", "json", "markdown", "html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,43 +49,130 @@ class Shared:
         return replace(outer, **given)
 
 
+def read_option(name: str, text: str, parse: Callable[[str], Value]) -> Value:
+    """What `parse` makes of an option's text; UsageError, which names the option, where it makes nothing of it."""
+    try:
+        return parse(text)
+    except (InvalidValue, InvalidName) as error:
+        raise UsageError(f"{name}: {error}", hint=error.hint) from error
+
+
 _OPTIONS = (
-    click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Manifest; repeatable."),
-    click.option("-e", "--env", "environment", metavar="ENV", help="Apply environments.ENV of the manifest."),
     click.option(
-        "-l", "--selector", metavar="SELECTOR", help="Only hosts with these labels: site=paris,vram>=24GiB"
+        "-f",
+        "--file",
+        "files",
+        multiple=True,
+        metavar="FILE|DIR|-",
+        help="Read this manifest: a file, a folder (every YAML and JSON file in it) or - for stdin; repeatable. "
+        "Without it ollamaops.yaml, else the folder manifests.",
     ),
     click.option(
-        "--host", "hosts", multiple=True, metavar="GLOB", help="Only hosts with such a name; repeatable."
+        "-e", "--env", "environment", metavar="ENV", help="Use what environments.ENV of the manifest changes."
     ),
     click.option(
-        "--target", "targets", multiple=True, metavar="MODEL", help="Only this model and what it needs."
+        "-l",
+        "--selector",
+        metavar="SELECTOR",
+        help="Only hosts whose labels fit, such as site=paris,vram>=24GiB.",
     ),
-    click.option("-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Hosts at once (8)."),
-    click.option("--timeout", metavar="D", help="Connect and idle timeout: 30s, 2m."),
+    click.option(
+        "--host",
+        "hosts",
+        multiple=True,
+        metavar="GLOB",
+        help="Only hosts whose name fits: 'gpu-*'; repeatable.",
+    ),
+    click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="MODEL",
+        help="Only models of this name (or glob), and what they are made from; repeatable.",
+    ),
+    click.option(
+        "-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Work on up to N hosts at once (8)."
+    ),
+    click.option(
+        "--timeout",
+        metavar="D",
+        help="Give up a host that cannot be connected to, or falls silent, for so long: 10s, 2m (30s).",
+    ),
     click.option(
         "-o",
         "--output",
-        type=click.Choice(["text", "json", "markdown", "html"]),
-        help="Format of stdout (text).",
+        type=click.Choice(FORMATS),
+        help="How the result is written to stdout (text).",
     ),
     click.option(
-        "--sandbox", metavar="DIR", help=f"Use a pretend server; --sandbox=DIR ({DEFAULT_SANDBOX})."
+        "--sandbox",
+        metavar="[=DIR]",
+        help=f"Use pretend servers in place of the hosts; their models live in DIR ({DEFAULT_SANDBOX}).",
     ),
-    click.option("--state-dir", metavar="D", help="Where to remember what was applied."),
-    click.option("--lock-file", metavar="F", help="Lock file (ollamaops.lock beside the manifest)."),
-    click.option("--no-color", is_flag=True, help="No colour; NO_COLOR does the same."),
     click.option(
-        "--progress", type=click.Choice(["auto", "plain", "none"]), help="How to show progress (auto)."
+        "--state-dir",
+        metavar="DIR",
+        help="Remember here what was applied (OLLAMAOPS_STATE_DIR, else your user state folder).",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Only results and errors."),
-    click.option("-v", "--verbose", count=True, help="Say more."),
-    click.option("--log-format", type=click.Choice(["text", "json"]), help="Format of stderr (text)."),
-    click.option("--allow-outside", is_flag=True, help="Let paths leave the manifest's folder."),
-    click.option("--allow-no-match", is_flag=True, help="A selector that matches nothing is no error."),
-    click.option("--no-registry", is_flag=True, help="Do not ask registries from here."),
+    click.option(
+        "--lock-file",
+        metavar="FILE",
+        help="Use this lock file (ollamaops.lock beside the manifest; with --sandbox, in its DIR).",
+    ),
+    click.option(
+        "--no-color", is_flag=True, help="Print without colours, as with NO_COLOR in the environment."
+    ),
+    click.option(
+        "--progress",
+        type=click.Choice(["auto", "plain", "none"]),
+        help="How progress is shown on stderr: auto is bars in a terminal, else lines; plain is lines (auto).",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
+    click.option(
+        "-v", "--verbose", count=True, help="Print more of what is known; -vv also where a bug happened."
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        help="How progress and notes are written to stderr: json is a line per event (text).",
+    ),
+    click.option("--allow-outside", is_flag=True, help="Let the manifest name files outside its own folder."),
+    click.option(
+        "--allow-no-match", is_flag=True, help="Do nothing, instead of failing, when no host or model fits."
+    ),
+    click.option(
+        "--no-registry", is_flag=True, help="Ask no registry from this machine; sizes then stay unknown."
+    ),
 )
 _NAMES = frozenset(f.name for f in fields(Shared))
+
+
+def write_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
+    """The command's own options first, then those that every command has."""
+    sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Options of every command": []}
+    own, shared = sections.values()
+    for param in command.get_params(context):
+        record = param.get_help_record(context) if isinstance(param, click.Option) else None
+        if record is not None:
+            (shared if param.name in _NAMES else own).append(record)
+    for title, records in sections.items():
+        with formatter.section(title):
+            formatter.write_dl(records)
+
+
+class OneCommand(click.Command):
+    """A command whose help begins with what is its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
+
+
+class Commands(click.Group):
+    """A group whose help begins with what is its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        write_options(self, ctx, formatter)
 
 
 def shared_options(command: Command) -> Command:
@@ -98,8 +189,21 @@ def take_shared(given: dict[str, Any]) -> tuple[Shared, dict[str, Any]]:
     return shared, {name: value for name, value in given.items() if name not in _NAMES}
 
 
-def command_with_shared(**attributes: Any) -> Callable[[Callable[..., int]], click.Command]:
-    """A click command whose function gets `shared` merged with what was given before the command's name."""
+def offer_formats(command: click.Command, formats: Sequence[str], *, help_text: str | None = None) -> None:
+    """Let the command's own -o take, and its help list, these formats alone."""
+    for param in command.params:
+        if isinstance(param, click.Option) and param.name == "output":
+            param.type = click.Choice(formats)
+            param.help = help_text or param.help
+
+
+def command_with_shared(
+    *, formats: Sequence[str] = ("text", "json"), **attributes: Any
+) -> Callable[[Callable[..., int]], click.Command]:
+    """A click command whose function gets `shared` merged with what was given before the command's name.
+
+    `formats` are those that the command can write.
+    """
 
     def decorate(function: Callable[..., int]) -> click.Command:
         @click.pass_context
@@ -110,7 +214,8 @@ def command_with_shared(**attributes: Any) -> Callable[[Callable[..., int]], cli
 
         run.__doc__ = function.__doc__
         run.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
-        made: click.Command = click.command(**attributes)(shared_options(run))
+        made: click.Command = click.command(cls=OneCommand, **attributes)(shared_options(run))
+        offer_formats(made, formats)
         return made
 
     return decorate

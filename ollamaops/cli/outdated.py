@@ -22,12 +22,11 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
     download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked.
     """
     from ollamaops.apply.freshness import Search, find_outdated
-    from ollamaops.cli.context import load, lock_path, open_fleet, targets_of
+    from ollamaops.cli.context import load, open_fleet, read_lock, targets_of
     from ollamaops.cli.printing import colour_and_width, emit
     from ollamaops.manifest.hosts import models_on
     from ollamaops.plan.locking import references_on
     from ollamaops.registry.lock import Lock
-    from ollamaops.registry.lock_file import load_lock
     from ollamaops.report.outdated_text import outdated_to_json, render_outdated
 
     if shared.no_registry:
@@ -44,7 +43,7 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
         }
         search = Search(
             upstreams=fleet.upstreams,
-            lock=load_lock(lock_path(shared)) or Lock(),
+            lock=read_lock(shared) or Lock(),
             cancel=fleet.cancel,
             jobs=shared.jobs or 8,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 
 
 @command_with_shared(
     name="plan",
+    formats=FORMATS,
     epilog="\b\nExamples:\n  ollamaops plan\n  ollamaops plan --out plan.json && ollamaops apply plan.json\n"
     "  ollamaops plan -l site=paris --target qwen3:32b --detailed-exitcode",
 )
@@ -18,14 +19,25 @@ from ollamaops.cli.options import Shared, command_with_shared
     "--prune",
     is_flag=False,
     flag_value="",
-    metavar="SCOPE",
-    help="Delete what is undeclared: --prune=owned, --prune=GLOB,…",
+    metavar="[SCOPE]",
+    help="Also delete what nobody declares: --prune=owned is what ollamaops made or pulled, --prune=GLOB,… by name.",
 )
 @click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
-@click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
-@click.option("--verify-weights", is_flag=True, help="Build again what could only be compared by its header.")
+@click.option(
+    "--force",
+    multiple=True,
+    metavar="RULE",
+    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
+)
+@click.option(
+    "--verify-weights",
+    is_flag=True,
+    help="Build models again whose weights could only be compared by their header.",
+)
 @click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
-@click.option("--release", is_flag=True, help="Plan for what was rolled back as well.")
+@click.option(
+    "--release", is_flag=True, help="Also bring forward models that `ollamaops rollback` holds back."
+)
 def command(
     shared: Shared,
     out: str | None,

@@ -7,15 +7,16 @@ import sys
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 
 
 @command_with_shared(
     name="prune",
+    formats=FORMATS,
     epilog="\b\nExamples:\n  ollamaops prune --list\n  ollamaops prune --host gpu-1\n"
     "  ollamaops prune --prune 'scratch/*,*:test' -y",
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without asking.")
 @click.option(
     "--list", "only_list", is_flag=True, help="Only list what would be deleted; writes to no server."
 )
@@ -25,22 +26,33 @@ from ollamaops.cli.options import Shared, command_with_shared
     default="",
     help="What may go: owned, or GLOB,… (what policy.prune says, else owned).",
 )
-@click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
-@click.option("--wait", metavar="D", help="Wait so long for a run that has a host: 10m (refuse at once).")
+@click.option(
+    "--force",
+    multiple=True,
+    metavar="RULE",
+    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
+)
+@click.option(
+    "--wait",
+    metavar="D",
+    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
+)
 def command(
     shared: Shared, yes: bool, only_list: bool, prune: str, force: tuple[str, ...], wait: str | None
 ) -> int:
     """Delete what nobody declares any more: list it, ask, delete it.
 
     Owned is what ollamaops pulled, created or copied itself. Nothing is deleted on a host where other changes are
-    pending, because what is undeclared may be all that still works there; apply first.
+    pending, because what is undeclared may be all that still works there: apply first, or use --force pending.
     """
     from contextlib import ExitStack
 
     from ollamaops.cli.carrying import carry_out
     from ollamaops.cli.context import holding, open_scene
     from ollamaops.cli.showing import show_plan, show_run
+    from ollamaops.cli.signals import confirm
     from ollamaops.reconcile import plan_hosts
+    from ollamaops.report.words import plural
 
     if not (yes or only_list or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use -y, or --list")
@@ -55,7 +67,8 @@ def command(
             show_plan(shared, plan, warnings=scene.manifest.warnings)
         if only_list or plan.refusals or not plan.actions:
             return exits.code_of_plan(plan, detailed=False)
-        if not (yes or click.confirm(f"\nDelete {len(plan.actions)} models?", default=False, err=True)):
+        question = f"\nDelete {plural(len(plan.actions), 'model')}?"
+        if not (yes or confirm(question, scene.around.cancel)):
             click.echo("nothing was changed", err=True)
             return exits.ERROR
         report, code = carry_out(scene, plan, "prune", force)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 
 if TYPE_CHECKING:
     from ollamaops.cli.context import Scene
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @command_with_shared(
     name="rollback",
+    formats=FORMATS,
     epilog="\b\nExamples:\n  ollamaops rollback support-bot\n  ollamaops rollback support-bot --host gpu-1 --to 2\n"
     "  ollamaops rollback support-bot --release",
 )
@@ -26,13 +27,22 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 20),
     default=1,
     show_default=True,
-    help="1 is the version before the current one, 2 the one before that.",
+    help="Which version: 1 is the one before the current one, 2 the one before that.",
 )
 @click.option(
     "--release", is_flag=True, help="Let go of what was rolled back; the next apply brings it forward."
 )
-@click.option("--force", multiple=True, metavar="RULE", help="Lift one safety rule by its name; repeatable.")
-@click.option("--wait", metavar="D", help="Wait so long for a run that has a host: 10m (refuse at once).")
+@click.option(
+    "--force",
+    multiple=True,
+    metavar="RULE",
+    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
+)
+@click.option(
+    "--wait",
+    metavar="D",
+    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
+)
 def command(
     shared: Shared,
     models: tuple[str, ...],
@@ -58,7 +68,8 @@ def command(
         plan = plan_rollbacks(scene.cases, scene.around, version)
         if plan.refusals or not plan.actions:
             show_plan(shared, plan)
-            return exits.code_of_plan(plan, detailed=False)
+            nothing = exits.DONE if plan.refusals or plan.unreached else exits.ERROR
+            return exits.worst(nothing, exits.code_of_plan(plan, detailed=False))
         report, code = carry_out(scene, plan, f"rollback {' '.join(models)}", force)
     show_run(shared, report)
     return exits.worst(code, exits.code_of_plan(plan, detailed=False)) if code == exits.DONE else code

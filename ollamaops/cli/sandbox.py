@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ollamaops.cli import exits
 from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, command_with_shared
 from ollamaops.errors import UsageError
+from ollamaops.manifest.disk import reason_of
+
+if TYPE_CHECKING:
+    from ollamaops.sandbox.faults import FaultScript
 
 
-@click.group(name="sandbox")
+@click.group(name="sandbox", epilog="\b\nExamples:\n  ollamaops sandbox serve --port 11435")
 def command() -> None:
     """Run a pretend Ollama server: for trying manifests, for CI without GPUs, for provoking faults.
 
@@ -21,21 +26,33 @@ def command() -> None:
 
 @command_with_shared(
     name="serve",
+    formats=("text",),
     epilog="\b\nExamples:\n  ollamaops sandbox serve --port 11435\n"
     "  ollamaops sandbox serve --as-version 0.5.7 --faults faults.yaml\n"
     "  OLLAMA_HOST=127.0.0.1:11435 ollamaops apply",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=11435, show_default=True, help="0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=11435,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--store", default=DEFAULT_SANDBOX, show_default=True, metavar="DIR", help="Where its models live."
+    "--store",
+    default=DEFAULT_SANDBOX,
+    show_default=True,
+    metavar="DIR",
+    help="Folder in which its models live.",
 )
 @click.option(
-    "--as-version", metavar="V", help="Pretend to be this version: 0.3.4, 0.5.7, 0.12.11 … (the newest)."
+    "--as-version",
+    metavar="V",
+    help="Behave as this version of Ollama, recorded at 0.3.4, 0.5.7, 0.6.8, 0.12.11, 0.32.15 and 0.33.0-rc2; "
+    "another one as the rules of its time (default: the newest).",
 )
-@click.option("--faults", metavar="FILE", help="YAML script of faults to inject.")
+@click.option("--faults", metavar="FILE", help="Let go wrong what this YAML file says.")
 def serve(
     shared: Shared, port: int, bind: str, store: str, as_version: str | None, faults: str | None
 ) -> int:
@@ -43,21 +60,33 @@ def serve(
     try:
         from ollamaops.sandbox.behaviour import NEWEST
         from ollamaops.sandbox.fault_injection import with_faults
-        from ollamaops.sandbox.faults import load_faults
         from ollamaops.sandbox.server import run_forever
     except ImportError as error:
         raise UsageError(
             f"the sandbox needs {error.name}, which is not installed", hint="pip install 'ollamaops[sandbox]'"
         ) from error
-    wrap = with_faults(load_faults(Path(faults))) if faults else None
+    wrap = with_faults(_load(faults)) if faults else None
     try:
         run_forever(bind, port, Path(store), as_version or NEWEST, wrap)
     except OSError as error:
+        if error.filename:
+            raise UsageError(
+                f"--store: cannot keep models in {store}: {reason_of(error)}", hint="choose another --store"
+            ) from error
         raise UsageError(
             f"cannot serve on {bind}:{port}: {error.strerror}",
             hint="choose another --port, 0 for any free one",
         ) from error
     return exits.DONE
+
+
+def _load(path: str) -> FaultScript:
+    from ollamaops.sandbox.faults import load_faults
+
+    try:
+        return load_faults(Path(path))
+    except OSError as error:
+        raise UsageError(f"--faults: cannot read {path}: {reason_of(error)}") from error
 
 
 command.add_command(serve)

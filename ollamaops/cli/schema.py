@@ -8,7 +8,7 @@ from ollamaops.cli.options import Shared, command_with_shared
 
 @command_with_shared(
     name="schema",
-    epilog="\b\nExample:\n  ollamaops schema > ollamaops.schema.json   # then point your editor at it",
+    epilog="\b\nExamples:\n  ollamaops schema > ollamaops.schema.json   # then point your editor at it",
 )
 def command(shared: Shared) -> int:
     """Print the JSON Schema (draft 2020-12) of the manifest."""

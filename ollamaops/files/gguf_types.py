@@ -216,6 +216,14 @@ class GgufHeader:
         return self.kind == "adapter"
 
     @property
+    def is_whole_model(self) -> bool:
+        """Whether it says that it is a model; where it says nothing, whether it has a vocabulary's embeddings."""
+        if self.kind != UNKNOWN:
+            return self.kind == "model"
+        has_embeddings = any(tensor.name == "token_embd.weight" for tensor in self.tensors)
+        return has_embeddings and not any(key.startswith("adapter.") for key in self.metadata)
+
+    @property
     def is_projector(self) -> bool:
         """Whether servers store it as a projector layer beside a model, by the rules of Ollama 0.33.0."""
         if self.kind in ("projector", "mmproj"):

@@ -8,7 +8,7 @@ Easily missed: the trees have passed schema.json, so that the kinds of nodes are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
 from zoneinfo import ZoneInfo
@@ -45,7 +45,7 @@ from ollamaops.manifest.types import (
     Window,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
-from ollamaops.units import parse_duration, parse_size
+from ollamaops.units import parse_duration, parse_size, parse_timeout
 
 T = TypeVar("T")
 
@@ -96,21 +96,6 @@ class _Reader:
         return node if isinstance(node, Table) else None
 
 
-def read_duration(text: str) -> float:
-    """Seconds; InvalidValue also for what is longer than ten years."""
-    seconds = parse_duration(text)
-    if seconds > 10 * 365 * 86400:
-        raise InvalidValue("a duration of more than ten years", hint="write it like 30s, 5m, 1h30m or 2d")
-    return seconds
-
-
-def read_size(text: str) -> int:
-    """Bytes; InvalidValue also for what is too large for any disk."""
-    if len(text) > 40:
-        raise InvalidValue("a size with more than 40 digits", hint="write it like 24GiB or 500MB")
-    return parse_size(text)
-
-
 def build_host(name: str, table: Table, place: Place, find: FindPath, findings: Findings) -> HostSpec:
     """The host; what cannot be read is a problem and keeps its default. `find` gives the path of a file."""
     read = _Reader(table, findings)
@@ -122,12 +107,23 @@ def build_host(name: str, table: Table, place: Place, find: FindPath, findings: 
         headers=_headers(table, find),
         tls=_tls(read.table("tls"), find, findings),
         proxy=read.text("proxy"),
-        timeout_s=read.parsed("timeout", read_duration, 30.0),
-        stall_s=read.parsed("stall", read_duration, 300.0),
+        timeout_s=read.parsed("timeout", parse_timeout, 30.0),
+        stall_s=read.parsed("stall", parse_timeout, 300.0),
         parallel=read.count("parallel", 2),
-        disk_bytes=read.parsed("disk", read_size, None),
+        disk_bytes=read.parsed("disk", parse_size, None),
         place=place,
+        written=dict(_written(table)),
     )
+
+
+def _written(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every value below the node that came from the environment, as it was written, by its path."""
+    if isinstance(node, Scalar):
+        if node.reference is not None:
+            yield path, node.reference
+        return
+    for key, each in node.nodes.items() if isinstance(node, Table) else enumerate(node.nodes):
+        yield from _written(each, (*path, key))
 
 
 def _nodes(table: Table | None) -> list[tuple[str, Node]]:
@@ -213,6 +209,7 @@ def _model(entry: Table, gathered: Gathered, update: Update, findings: Findings)
         source=source,
         where=_where(entry, findings),
         update=cast("Update", read.text("update") or update),
+        insecure=read.flag("insecure", False),
         digest=read.parsed("digest", Digest.parse, None),
         resident=_resident(entry, findings),
         protect=read.flag("protect", False),
@@ -287,7 +284,7 @@ def _resident(entry: Table, findings: Findings) -> bool | float | None:
     node = entry.get("resident")
     if not isinstance(node, Scalar) or isinstance(node.value, bool):
         return cast("bool | None", node.value if isinstance(node, Scalar) else None)
-    return findings.read(node, read_duration)
+    return findings.read(node, parse_duration)
 
 
 def _expect(node: Node | None) -> tuple[Mapping[str, object], ...]:
@@ -382,7 +379,10 @@ def _hours(text: str) -> tuple[int, int]:
     if match is None:
         raise InvalidValue(f"'{text[:60]}' are not hours", hint='write it like "22:00-06:00"')
     hour, minute = match[3].split(":")
-    return int(match[1]) * 60 + int(match[2]), int(hour) * 60 + int(minute)
+    begins, ends = int(match[1]) * 60 + int(match[2]), int(hour) * 60 + int(minute)
+    if begins == ends:
+        raise InvalidValue(f"'{text[:60]}' ends when it begins", hint="leave hours: out for the whole day")
+    return begins, ends
 
 
 def _zone(text: str) -> str:

@@ -1,31 +1,28 @@
-"""The rules between keys and between entries: what schema.json cannot say.
+"""The rules between the keys of an entry: what schema.json cannot say.
 
-`check_entry` judges one model's entry, `check_models` all of them host by host, `check_hosts` the inventory. Leaves
-the shape of values to the schema and reading them to build.py. Easily missed: two entries of one name are fine as
-long as no host gets both, so that everything between entries is judged per set of models that meet on a host.
+`check_entry` judges one model's entry, `check_host` one host's, `check_hosts` the inventory. Leaves the shape of
+values to the schema, reading them to build.py, and what models ask of each other to crosscheck.py. Easily missed:
+problems are about what is written, so that an entry which cannot be read is still checked as far as it goes.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from ollamaops.errors import InvalidName
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
 from ollamaops.manifest.findings import Findings, did_you_mean
-from ollamaops.manifest.hosts import labels_of, matches
 from ollamaops.manifest.recipe import GONE_PARAMETERS, PARAMETER_TYPES, Recipe, check_parameter
-from ollamaops.manifest.types import AbsentSpec, Build, Copy, HostSpec, ModelSpec, WeightsFile
-from ollamaops.names import ModelName, NamePattern
+from ollamaops.manifest.types import HostSpec, Place, WeightsFile
+from ollamaops.names import ModelName
 from ollamaops.units import parse_duration
 
 MANIFEST_VERSION = 1
 SourceKind = Literal["absent", "pull", "from", "files", "modelfile", "copy"]
-
-_NAMING = ("name", "pull", "from", "copy", "moved_from", "push")
 
 SOURCES: tuple[SourceKind, ...] = ("pull", "from", "files", "modelfile", "copy")
 
@@ -142,6 +139,7 @@ def check_entry(entry: Table, gathered: Gathered, findings: Findings) -> None:
     if gathered.recipe is not None:
         _check_repeated(entry, gathered.recipe, findings)
     _check_parameters(entry, findings)
+    _check_ignored(entry, gathered, findings)
     for key in ("quantize", "draft_quantize"):
         _check_quantize(entry.get(key), findings)
     _check_requires(entry.get("requires"), findings)
@@ -175,7 +173,7 @@ def _no_use_hint(key: str, kind: SourceKind) -> str | None:
     return "make it: name its base with from:" if key in _MADE else None
 
 
-def _name_at(node: Node | None) -> ModelName | None:
+def name_at(node: Node | None) -> ModelName | None:
     """The name in a node, None if there is none that can be read (build.py says so)."""
     try:
         return ModelName.parse(node.text) if isinstance(node, Scalar) else None
@@ -184,20 +182,20 @@ def _name_at(node: Node | None) -> ModelName | None:
 
 
 def _check_names(entry: Table, kind: SourceKind, findings: Findings) -> None:
-    node, name = entry.nodes["name"], _name_at(entry.nodes["name"])
-    pulled = _name_at(entry.get("pull"))
+    node, name = entry.nodes["name"], name_at(entry.nodes["name"])
+    pulled = name_at(entry.get("pull"))
     is_made = kind in ("from", "files", "modelfile", "copy") or (pulled is not None and pulled != name)
     if name is not None and is_made:
         _refuse_suffix(node, name, findings)
     elif name is not None:
-        _refuse_local(node, name, findings)
+        _refuse_local(node, name, findings, is_absent=kind == "absent")
     if name is not None and name.is_ledger:
         message = f"'{_shown(node)}' is a reserved name: what is remembered of a host is kept there"
         findings.add(node, message, "choose another name")
     for key in ("name", "pull", "from", "copy", "moved_from"):
         _refuse_aside(entry.get(key), findings)
     for key in ("pull", "from", "copy", "moved_from"):
-        if (other := _name_at(entry.get(key))) is not None:
+        if (other := name_at(entry.get(key))) is not None:
             _refuse_local(entry.nodes[key], other, findings)
             if key == "moved_from" and other == name:
                 findings.add(entry.nodes[key], "moved_from: the old name is the new one", "leave it out")
@@ -205,7 +203,7 @@ def _check_names(entry: Table, kind: SourceKind, findings: Findings) -> None:
 
 
 def _refuse_aside(node: Node | None, findings: Findings) -> None:
-    name = _name_at(node)
+    name = name_at(node)
     if node is not None and name is not None and name.is_aside:
         message = f"'{_shown(node)}' is a reserved name: versions of a model wait there"
         findings.add(
@@ -224,21 +222,25 @@ def _shown(node: Node) -> str:
     return node.shown if isinstance(node, Scalar) else ""
 
 
-def _refuse_local(node: Node, name: ModelName, findings: Findings) -> None:
+def _refuse_local(node: Node, name: ModelName, findings: Findings, *, is_absent: bool = False) -> None:
+    is_secret = isinstance(node, Scalar) and node.secret_as is not None
+    hint = "write another tag" if is_secret else f"write {name.base}"
+    if is_absent:
+        hint = "remove its file below manifests/ on the server by hand"
+    refuse_local(node, _shown(node), name, hint, findings)
+
+
+def refuse_local(at: Node | Place, shown: str, name: ModelName, hint: str, findings: Findings) -> None:
+    """A problem if the model is called `…:local`, which no server since 0.18.0 can be asked for."""
     if name.source_suffix == "local":
-        message = f"'{_shown(node)}': servers since 0.18.0 read ':local' as a place to run, not as a tag"
-        hint = (
-            f"write {name.base}"
-            if isinstance(node, Scalar) and node.secret_as is None
-            else "write another tag"
-        )
-        findings.add(node, message, hint)
+        message = f"'{shown}': servers since 0.18.0 read ':local' as a place to run, not as a tag"
+        findings.add(at, message, hint)
 
 
 def _check_push(node: Node | None, findings: Findings) -> None:
     target = node.get("name") if isinstance(node, Table) else node
     _refuse_aside(target, findings)
-    name = _name_at(target)
+    name = name_at(target)
     if target is None or name is None:
         return
     _refuse_suffix(target, name, findings)
@@ -299,6 +301,18 @@ def _check_parameters(entry: Table, findings: Findings) -> None:
         findings.add(place, flaw + meant, None if is_known else "allow_unknown_parameters: true lets it pass")
 
 
+def _check_ignored(entry: Table, gathered: Gathered, findings: Findings) -> None:
+    """A parameter that nobody knows would be tolerated in vain."""
+    ignored, lifted = entry.get("ignore"), entry.get("allow_unknown_parameters")
+    if isinstance(lifted, Scalar) and lifted.value is True:
+        return
+    known = {*PARAMETER_TYPES, *GONE_PARAMETERS, *(gathered.recipe.parameters if gathered.recipe else ())}
+    for node in ignored.nodes if isinstance(ignored, Items) else ():
+        name = node.text.partition("parameters.")[2] if isinstance(node, Scalar) else ""
+        if name and name not in known:
+            findings.add(node, f"ignore: unknown parameter '{name}'{did_you_mean(name, PARAMETER_TYPES)}")
+
+
 def _check_quantize(node: Node | None, findings: Findings) -> None:
     if isinstance(node, Scalar) and node.text.upper() not in QUANTIZATIONS:
         meant = did_you_mean(node.text, QUANTIZATIONS)
@@ -331,7 +345,7 @@ def _check_expectation(table: Table, findings: Findings) -> None:
         )
     if "prompt" in table.nodes or "messages" in table.nodes:
         return
-    for key in ("matches", "contains", "json", "json_schema", "tools", "min_tokens_per_s", "length"):
+    for key in ("matches", "contains", "json", "json_schema", "tools", "min_tokens_per_s", "length", "think"):
         if key in table.nodes:
             findings.add(
                 table.keys[key], f"'{key}' needs a prompt or messages: there is no answer without", None
@@ -371,128 +385,3 @@ def _is_regular(pattern: str) -> bool:
         except (re.error, OverflowError, RecursionError):
             return False
     return True
-
-
-class Written(dict[str, str]):
-    """Names that came from `${env:}` → how the manifest writes them. `say` is what a message may say of any name."""
-
-    @classmethod
-    def of(cls, entries: Iterable[Table]) -> Written:
-        """Those of all the names in the models' entries."""
-        nodes = [entry.get(key) for entry in entries for key in _NAMING]
-        texts = [node for node in nodes if isinstance(node, Scalar) and node.secret_as is not None]
-        found = cls((node.text, node.shown) for node in texts)
-        found.update((name.key, node.shown) for node in texts if (name := _name_at(node)) is not None)
-        return found
-
-    def say(self, name: ModelName | NamePattern) -> str:
-        return self.get(name.key if isinstance(name, ModelName) else name.text, str(name))
-
-
-def check_models(
-    models: Sequence[ModelSpec],
-    absent: Sequence[AbsentSpec],
-    hosts: Sequence[HostSpec],
-    written: Written,
-    findings: Findings,
-) -> None:
-    """The rules between entries, for each set of them that meets on a host. Said once, for the first such host."""
-    seen: set[tuple[str, ...]] = set()
-    for here, gone, host in _meetings(models, absent, hosts):
-        found = Findings()
-        _check_duplicates(here, host, written, found)
-        _check_circles(here, written, found)
-        _check_needs(here, gone, written, found)
-        for problem in found.problems:
-            if (key := (problem.place, problem.message.replace(host.name, "*"))) not in seen:
-                seen.add(key)
-                findings.extend([problem])
-
-
-def _meetings(
-    models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], hosts: Sequence[HostSpec]
-) -> Iterable[tuple[list[ModelSpec], list[AbsentSpec], HostSpec]]:
-    """Each different set of entries that some host gets, with the first host that gets it."""
-    sets: dict[tuple[int, ...], tuple[list[ModelSpec], list[AbsentSpec], HostSpec]] = {}
-    for host in hosts:
-        labels = labels_of(host)
-        here = [model for model in models if matches(model.where, labels)]
-        gone = [entry for entry in absent if matches(entry.where, labels)]
-        sets.setdefault(tuple(map(id, (*here, *gone))), (here, gone, host))
-    return sets.values()
-
-
-def _check_duplicates(
-    models: Sequence[ModelSpec], host: HostSpec, written: Written, findings: Findings
-) -> None:
-    first: dict[str, ModelSpec] = {}
-    for model in models:
-        other = first.setdefault(model.name.key, model)
-        if other is not model:
-            what = f"'{written.say(model.name)}' is declared twice for host {host.name}"
-            message = f"{what}: the first one is at {other.place}"
-            findings.add(
-                model.place, message, "keep one of them, or give each a where: so that no host gets both"
-            )
-
-
-def _needed(model: ModelSpec) -> ModelName | None:
-    """The model that must be there before this one can be made."""
-    match model.source:
-        case Build(base=base):
-            return base
-        case Copy(source=source):
-            return source
-        case _:
-            return None
-
-
-def _check_circles(models: Sequence[ModelSpec], written: Written, findings: Findings) -> None:
-    by_name = {model.name.key: model for model in models}
-    done: set[str] = set()
-    for model in models:
-        path: list[str] = []
-        key = model.name.key
-        while key in by_name and key not in done and key not in path:
-            path.append(key)
-            needed = _needed(by_name[key])
-            key = needed.key if needed else ""
-        if key in path:
-            circle = [by_name[step] for step in path[path.index(key) :]]
-            names = " → ".join(written.say(one.name) for one in [*circle, circle[0]])
-            message = f"models are made from each other in a circle: {names}"
-            findings.add(circle[0].place, message, "let one of them be pulled, or made from another base")
-        done.update(path)
-
-
-def _check_needs(
-    models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], written: Written, findings: Findings
-) -> None:
-    """Nothing that is declared, or that a declared model is made from, may be removed or renamed away."""
-    say = written.say
-    declared = {model.name.key: model for model in models}
-    needed = {name.key: (name, model) for model in models if (name := _needed(model)) is not None}
-    for entry in absent:
-        gone = f"'{say(entry.pattern)}' is to be absent, but"
-        for model in models:
-            if entry.pattern.matches(model.name):
-                message = f"{gone} '{say(model.name)}' is declared at {model.place}"
-                findings.add(entry.place, message, "keep one of the two")
-        for name, model in needed.values():
-            if name.key not in declared and entry.pattern.matches(name):
-                message = f"{gone} '{say(model.name)}' at {model.place} is made from it"
-                findings.add(entry.place, message, "for a new name alone write moved_from:")
-    for model in models:
-        if model.moved_from is None:
-            continue
-        old = model.moved_from
-        was = f"'{say(model.name)}' was '{say(old)}'"
-        if (other := declared.get(old.key)) is not None and other is not model:
-            message = f"{was}, which is declared itself at {other.place}"
-            findings.add(
-                model.place, message, "an old name cannot stay: leave out moved_from:, or that entry"
-            )
-        elif old.key in needed:
-            user = needed[old.key][1]
-            message = f"{was}, but '{say(user.name)}' at {user.place} is made from that"
-            findings.add(model.place, message, "name the new one there")

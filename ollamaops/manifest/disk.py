@@ -115,6 +115,11 @@ def is_there(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is at the path; not where that cannot be known."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
+
+
 def read_bounded(path: Path) -> bytes:
     """The bytes of a file; InvalidValue says why it cannot be read, or that it has more than 4 MiB."""
     try:

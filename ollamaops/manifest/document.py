@@ -29,13 +29,17 @@ ScalarValue = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One value. `text` is its text; `secret_as` what messages show instead when it came from `${env:}`."""
+    """One value. `text` is its text; `secret_as` what messages show instead when it came from `${env:}`.
+
+    `reference` is then what could be written elsewhere to mean the same: it refers to the environment alone.
+    """
 
     place: Place
     value: ScalarValue
     text: str
     plain: bool = False
     secret_as: str | None = None
+    reference: str | None = None
 
     @property
     def shown(self) -> str:

@@ -13,13 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from ollamaops.errors import InvalidName, InvalidValue, ManifestError, Problem, WeightsError
+from ollamaops.files.gguf import read_gguf, require_complete
+from ollamaops.files.gguf_types import GgufHeader
 from ollamaops.files.remote import Location, RemoteRef, is_remote, parse_remote
+from ollamaops.files.safetensors import require_whole, require_whole_zip
 from ollamaops.files.shards import complete_shards, parse_shard
 from ollamaops.files.sniff import Kind, content_type, sniff
-from ollamaops.manifest.check import Gathered
+from ollamaops.manifest.check import Gathered, refuse_local
 from ollamaops.manifest.disk import Disk, Folder, Named, is_there, reason_of
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.findings import Findings, did_you_mean
@@ -74,6 +77,8 @@ class Gatherer:
         self._findings = findings
         self._warnings = warnings
         self._kinds: dict[Location, Kind] = {}
+        self._headers: dict[Location, GgufHeader] = {}
+        self._refused: set[Location] = set()
 
     def gather(self, entry: Table) -> Gathered:
         """Everything that one model's entry names; what cannot be used is a problem and left out."""
@@ -82,6 +87,7 @@ class Gatherer:
         adapters = cooked.adapters or self._listed(entry.get("adapters"))
         drafts = cooked.drafts or self._listed(entry.get("drafts"))
         self._check_kinds(entry, files, adapters)
+        self._check_headers(entry, files, adapters)
         known = self._known_digests(entry, {*files, *adapters, *drafts})
         self._require_digests(entry, [*files, *adapters, *drafts], known)
         texts = {key: self._text(entry.get(key)) for key in ("system", "template")}
@@ -90,9 +96,9 @@ class Gatherer:
             licenses=self._licenses(entry.get("license")),
             recipe=cooked.recipe,
             base=cooked.base,
-            files=_as_weights(files, known),
-            adapters=_as_weights(adapters, known),
-            drafts=_as_weights(drafts, known),
+            files=self._as_weights(files, known),
+            adapters=self._as_weights(adapters, known),
+            drafts=self._as_weights(drafts, known),
         )
 
     def _text(self, node: Node | None) -> str | None:
@@ -131,6 +137,9 @@ class Gatherer:
         self._pass_on(lint_modelfile(source.text, source.shown), source, self._warnings)
         for named in _arguments(modelfile, "model", source):
             name = _model_name(named)
+            if name is not None:
+                hint = f"write {name.base}" if named.shown == named.text else "write another tag"
+                refuse_local(named.place, named.shown, name, hint, self._findings)
             cooked.base = name or cooked.base
             cooked.files += [] if name else self._weights(named)
         for named in _arguments(modelfile, "adapter", source)[-1:]:
@@ -217,15 +226,12 @@ class Gatherer:
                 )
 
     def _weights_file(self, path: Path, named: Named) -> list[Location]:
-        kind = sniff(path)
-        self._kinds[path] = kind
-        if kind == "lfs-pointer":
-            self._disk.refuse(named, "is a git-lfs pointer, not the file itself", "run: git lfs pull")
+        if not self._is_usable(path, named):
             return []
-        if kind in ("zip", "binary"):
+        if self._kinds[path] in ("zip", "binary"):
             self._disk.refuse(named, "is neither GGUF nor safetensors", "convert it, or name its folder")
             return []
-        return [path]
+        return [path] if self._is_whole(path, named) else []
 
     def _weights_in(self, folder: Path, named: Named) -> list[Location]:
         candidates = sorted(path for glob in ("*", "*/*") for path in folder.glob(glob))
@@ -236,7 +242,61 @@ class Gatherer:
         ]
         here = Folder(folder, named.folder.root)
         chosen = [Named(name, f"{named.shown}/{name}", named.place, here) for name in select_weights(listing)]
-        return [path for path in map(self._disk.locate, chosen) if path is not None]
+        located = [(named, self._disk.locate(named)) for named in chosen]
+        usable: list[Location] = [
+            path
+            for named, path in located
+            if path is not None and self._is_usable(path, named) and self._is_whole(path, named)
+        ]
+        return usable if len(usable) == len(chosen) else []  # what is left of them would look odd too
+
+    def _is_usable(self, path: Path, named: Named) -> bool:
+        """Whether a file is itself there, and not only the pointer to it or the page that says it moved."""
+        kind = self._kinds[path] = sniff(path)
+        if kind == "lfs-pointer":
+            return self._refuse(path, named, "is a git-lfs pointer, not the file itself", "run: git lfs pull")
+        if path.name.endswith(".gguf") and kind != "gguf":
+            what = "is not a GGUF file, whatever its name says"
+            return self._refuse(path, named, what, "download or copy it again")
+        return True
+
+    def _refuse(self, path: Path, named: Named, why: str, hint: str | None) -> Literal[False]:
+        """One more problem, about a file that is then used nowhere."""
+        self._refused.add(path)
+        self._disk.refuse(named, why, hint)
+        return False
+
+    def _is_whole(self, path: Path, named: Named) -> bool:
+        """Whether the file holds all that its header promises. Headers have an upper limit, tensors are not read."""
+        try:
+            if self._kinds[path] == "gguf":
+                header = self._headers[path] = read_gguf(path, array_limit=0)
+                require_complete(header, path)
+            elif path.name.endswith(".safetensors"):
+                require_whole(path)
+            else:
+                require_whole_zip(path)
+        except WeightsError as error:
+            return self._refuse(path, named, str(error).removeprefix(f"{path}: "), error.hint)
+        return True
+
+    def _check_headers(self, entry: Table, files: list[Location], adapters: list[Location]) -> None:
+        """A model is made from the weights of one, and what says of itself that it is a model adapts none."""
+        if listed := entry.get("files"):
+            found = {
+                _without_number(where): where.name
+                for where in reversed(files)
+                if (header := self._headers.get(where)) and not (header.is_projector or header.is_adapter)
+            }
+            if len(found) > 1:
+                names = " and ".join(sorted(found.values()))
+                message = f"files: {len(found)} whole models: {names}: a model is made from one"
+                self._findings.add(listed, message, "keep one, and its projector if it has one")
+        place = (entry.get("adapters") or entry.get("modelfile") or entry).place
+        for where in adapters:
+            if (header := self._headers.get(where)) and header.is_whole_model:
+                message = f"adapters: {where.name} is a whole model by its header, not an adapter"
+                self._findings.add(place, message, "name a LoRA; to make a model from this one use files:")
 
     def _check_kinds(self, entry: Table, files: list[Location], adapters: list[Location]) -> None:
         """A server takes either GGUF files or others, never both, and one GGUF adapter."""
@@ -251,12 +311,26 @@ class Gatherer:
                 self._findings.add(place, f"{key}: no weights among them", "name GGUF files, or a folder")
             if len(set(paths)) < len(paths):
                 self._findings.add(place, f"{key}: a file is named twice", "keep one of the two")
-            elif name := _first_twice(file.name for file in _as_weights(paths, {})):
+            elif name := _first_twice(file.name for file in self._as_weights(paths, {})):
                 self._findings.add(
                     place, f"{key}: two files would be called '{name}'", "let one of them have another name"
                 )
             if key == "adapters" and len(gguf) > 1:
                 self._findings.add(place, f"{len(gguf)} GGUF adapters: a server takes one", "keep one")
+
+    def _as_weights(self, files: list[Location], known: Mapping[Location, Digest]) -> tuple[WeightsFile, ...]:
+        """The files under the names that a server is told: relative to the folder that they have in common.
+
+        A file elsewhere goes by its own name. A GGUF is told as one, because servers go by the ending.
+        """
+        folders = [where.parent for where in files if isinstance(where, Path)]
+        common = Path(os.path.commonpath(folders)) if folders else Path()
+        weights = []
+        for where in files:
+            name = where.relative_to(common).as_posix() if isinstance(where, Path) else where.name
+            is_unnamed_gguf = self._kinds.get(where) == "gguf" and not name.endswith(".gguf")
+            weights.append(WeightsFile(where, f"{name}.gguf" if is_unnamed_gguf else name, known.get(where)))
+        return tuple(weights)
 
     def _known_digests(self, entry: Table, used: set[Location]) -> dict[Location, Digest]:
         """The digests under `sha256:`, each of which must be of a file that is used."""
@@ -269,7 +343,7 @@ class Gatherer:
             if path is None or digest is None:
                 continue
             known[path] = digest
-            if path not in used:
+            if path not in used | self._refused:
                 meant = did_you_mean(path.name, [other.name for other in used])
                 self._findings.add(
                     place, f"sha256: '{text}' is none of the files that the model is made from{meant}"
@@ -295,6 +369,14 @@ def _beside(where: Location) -> Iterable[str]:
     with suppress(OSError):  # a folder that may be entered but not listed
         return [str(path) for path in where.parent.iterdir()]
     return [name for name in shard.names_of_all if is_there(Path(name))]
+
+
+def _without_number(where: Location) -> str:
+    """One text for all shards of a model."""
+    with suppress(WeightsError):  # which was complained of when its set was to be completed
+        if shard := parse_shard(str(where)):
+            return shard.prefix
+    return str(where)
 
 
 def _first_twice(names: Iterable[str]) -> str | None:
@@ -330,20 +412,3 @@ def _model_name(named: Named) -> ModelName | None:
     except InvalidName:
         return None
     return None if is_there(named.folder.path / named.text) else name
-
-
-def _as_weights(files: list[Location], known: Mapping[Location, Digest]) -> tuple[WeightsFile, ...]:
-    """The files under the names that a server is told: relative to the folder that they have in common.
-
-    A file elsewhere goes by its own name.
-    """
-    folders = [where.parent for where in files if isinstance(where, Path)]
-    common = Path(os.path.commonpath(folders)) if folders else Path()
-    return tuple(
-        WeightsFile(
-            where,
-            where.relative_to(common).as_posix() if isinstance(where, Path) else where.name,
-            known.get(where),
-        )
-        for where in files
-    )

@@ -195,10 +195,19 @@ def _holds(condition: Requirement, value: str | None) -> bool:
 def _compare(sign: str, left: str, right: str) -> bool:
     if _NUMBER.fullmatch(left) and _NUMBER.fullmatch(right):
         return _order(float(left), float(right)) in _ORDERS[sign]
-    try:
+    if is_size(left) and is_size(right):
         return _order(parse_size(left), parse_size(right)) in _ORDERS[sign]
-    except (InvalidValue, OverflowError):
-        return _order(left, right) in _ORDERS[sign]
+    if sign != "=" and is_size(left) != is_size(right):
+        return False  # a size is neither more nor less than a word
+    return _order(left, right) in _ORDERS[sign]
+
+
+def is_size(text: str) -> bool:
+    """Whether a label or what it is compared with counts as a number or a size."""
+    try:
+        return bool(_NUMBER.fullmatch(text)) or parse_size(text) >= 0
+    except InvalidValue:
+        return False
 
 
 _Ordered = TypeVar("_Ordered", float, str)

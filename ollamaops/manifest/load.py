@@ -16,16 +16,9 @@ from typing import BinaryIO
 
 from ollamaops.errors import InvalidValue, ManifestError, Problem
 from ollamaops.manifest.build import build_host, build_model, build_policy
-from ollamaops.manifest.check import (
-    Written,
-    check_entry,
-    check_host,
-    check_hosts,
-    check_models,
-    check_version,
-    keep_useful,
-)
-from ollamaops.manifest.disk import Disk
+from ollamaops.manifest.check import check_entry, check_host, check_hosts, check_version, keep_useful
+from ollamaops.manifest.crosscheck import Written, check_models
+from ollamaops.manifest.disk import Disk, is_there
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.gather import Gatherer
@@ -43,6 +36,7 @@ from ollamaops.manifest.merge import (
 )
 from ollamaops.manifest.schema import schema_flaws
 from ollamaops.manifest.sources import ManifestFile, SourceReader
+from ollamaops.manifest.suspicions import warn_of_capabilities, warn_of_labels
 from ollamaops.manifest.types import AbsentSpec, HostSpec, Manifest, ModelSpec, Place, Update
 from ollamaops.manifest.variables import Variables
 
@@ -56,7 +50,7 @@ _NOT_FILLED = frozenset({"$schema", "version", "include", "vars", "environments"
 def default_paths(cwd: Path) -> tuple[Path, ...]:
     """`ollamaops.yaml` in the folder, else `manifests/`; ManifestError if neither is there."""
     for name in (DEFAULT_FILE, DEFAULT_FOLDER):
-        if (cwd / name).exists():
+        if is_there(cwd / name):
             return (cwd / name,)
     message = f"no manifest here: neither {DEFAULT_FILE} nor a folder {DEFAULT_FOLDER}"
     raise ManifestError(
@@ -94,6 +88,8 @@ def load_manifest(
     check_models(models, absent, hosts, written, findings)
     policy = build_policy(_table_at(whole, "policy") or Table(Place()), findings)
     _warn_of_nowhere(models, hosts, written, warnings)
+    warn_of_labels(models, hosts, warnings)
+    warn_of_capabilities(models, warnings)
     if findings.problems:
         raise ManifestError(tuple(dict.fromkeys(findings.problems)))
     return Manifest(
@@ -212,7 +208,7 @@ def _local_host(address: str, findings: Findings) -> Table:
     try:
         url = parse_ollama_host(address)
     except InvalidValue as error:
-        findings.add(place, f"the environment variable OLLAMA_HOST: {error}", error.hint)
+        findings.add(place, f"the environment variable is {error}", error.hint)
         return Table(place)
     host = Table(place, {"url": Scalar(place, url, url)}, {"url": place})
     return Table(place, {LOCAL_HOST: host}, {LOCAL_HOST: place})

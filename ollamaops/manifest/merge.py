@@ -281,7 +281,8 @@ def _numbered(node: Node, number: str) -> Node:
             if "{}" not in node.text or not number:
                 return node
             text = node.text.replace("{}", number)
-            return replace(node, value=text, text=text)
+            reference = node.reference and node.reference.replace("{}", number)
+            return replace(node, value=text, text=text, reference=reference)
         case Items():
             return replace(node, nodes=tuple(_numbered(item, number) for item in node.nodes))
         case Table():

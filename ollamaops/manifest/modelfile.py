@@ -253,11 +253,16 @@ def render_for_wire(modelfile: Modelfile, path: str = "Modelfile") -> str:
     return "".join(_wire_line(command, path) for command in modelfile.commands)
 
 
+def flaw_on_wire(command: Command) -> str | None:
+    """Why a server before 0.5.5 would not read exactly this command out of a Modelfile; None: it would."""
+    flaw = _flaw_of_head(command) or _flaw_of_value(value_of(command))
+    return f"{head_of(command)} cannot be sent in a Modelfile: {flaw}" if flaw else None
+
+
 def _wire_line(command: Command, path: str) -> str:
+    if flaw := flaw_on_wire(command):
+        raise ModelfileError(flaw, line=command.line, path=path)
     head, value = head_of(command), value_of(command)
-    flaw = _flaw_of_head(command) or _flaw_of_value(value)
-    if flaw:
-        raise ModelfileError(f"{head} cannot be sent in a Modelfile: {flaw}", line=command.line, path=path)
     return f"{head} {value}\n" if _PLAIN.fullmatch(value) else f'{head} """{value}"""\n'
 
 

@@ -187,7 +187,8 @@ def check_parameter(name: str, value: object) -> str | None:
 def normalize_parameter(name: str, value: object) -> ParameterValue:
     """The value as it is sent: of the parameter's type, floats as a float32 prints, lists as tuples.
 
-    Text is taken where a Modelfile would take it (`"4096"`, as a variable gives it). Parameters that are not in
+    Text is taken where a Modelfile would take it (`"4096"`, as a variable gives it), and 1e3 for 1000, which a
+    Modelfile may not say. Parameters that are not in
     PARAMETER_TYPES keep any scalar or list of texts. InvalidValue otherwise.
     """
     if value is None:
@@ -213,6 +214,8 @@ def _of_kind(kind: ParameterType, value: object) -> ParameterValue:
             return None  # which is an int to Python
         case ("int", int()):
             return value if value in _INT64 else None
+        case ("int", float()):  # 1e3 and 1.0e+06 are floats to YAML
+            return int(value) if value.is_integer() and int(value) in _INT64 else None
         case ("float", int() | float()):
             return _to_float32(value)
         case _:

@@ -106,8 +106,7 @@ class SourceReader:
             return
         matched = self._matched(node, folder)
         if matched == []:
-            hint = "globs are relative to the file that has them"
-            self._findings.add(node, f"include: '{node.shown}' matches no file", hint)
+            self._findings.add(node, *_why_nothing_matched(node, folder.path))
         for path in matched or ():
             if path in open_files:
                 circle = " → ".join(shown_path(one) for one in (*open_files[open_files.index(path) :], path))
@@ -127,6 +126,22 @@ class SourceReader:
         names = sorted(glob.glob(node.text, root_dir=folder.path, recursive=True))  # noqa: PTH207
         located = [disk.locate(Named(name, name, node.place, folder)) for name in names]
         return [path for path in located if path is not None] or ([] if not names else None)
+
+
+def _why_nothing_matched(node: Scalar, start: Path) -> tuple[str, str | None]:
+    """Message and hint. A folder on the way that may not be read looks to a glob as if it were empty."""
+    for part in Path(node.text).parts:
+        try:
+            os.scandir(start).close()
+        except PermissionError as error:
+            why = f"the folder {shown_path(start)} cannot be read: {reason_of(error)}"
+            return f"include: '{node.shown}': {why}", None
+        except OSError:  # not there, or no folder
+            break
+        if glob.has_magic(part):
+            break
+        start = start / part
+    return f"include: '{node.shown}' matches no file", "globs are relative to the file that has them"
 
 
 def _is_manifest(path: Path) -> bool:

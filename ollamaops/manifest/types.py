@@ -89,7 +89,8 @@ class HostSpec:
     """One Ollama server. `url` is normalised: scheme, host, port, optional path prefix, no trailing slash.
 
     `timeout_s` bounds connecting and the silence between two pieces of an answer; `stall_s` bounds how long
-    `completed` may stand still in a pull. `parallel` is how many pulls and how many uploads run at once.
+    `completed` may stand still in a pull. `parallel` is how many pulls and how many uploads run at once. `written`
+    has the values that came from the environment as they were written, by their path in the host's entry.
     """
 
     name: str
@@ -105,6 +106,7 @@ class HostSpec:
     disk_bytes: int | None = None
     place: Place = Place()
     identity: str = ""
+    written: Mapping[tuple[str | int, ...], str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def memory_key(self) -> str:
@@ -191,6 +193,7 @@ Selector = tuple[Requirement, ...]
 class ModelSpec:
     """One model that should be there, on every host that `where` selects (no condition: all of them).
 
+    `insecure`: the registry of what it is made from speaks plain http (`Pull` and `push_insecure` say it for theirs).
     `expect` is the declared expectation as plain JSON values; `resident` None means "not managed", True
     forever, False unloaded, a number seconds. `accepts` comes from the lock file: every tags digest (bare hex)
     that stands for what may be pulled for this model, be it itself or a base that nobody declares; none: anything.
@@ -200,6 +203,7 @@ class ModelSpec:
     source: Source
     where: Selector = ()
     update: Update = "missing"
+    insecure: bool = False
     digest: Digest | None = None
     accepts: tuple[str, ...] = ()
     resident: bool | float | None = None

@@ -57,9 +57,10 @@ class Variables:
         secret_as = node.text if any(value.secret_as is not None for value in found) else None
         if node.plain and len(found) == 1 and matches[0][0] == node.text and not matches[0]["escape"]:
             return replace(found[0], place=node.place, secret_as=secret_as)
-        texts = iter(found)
+        texts, written = iter(found), iter(found)
         text = _REFERENCE.sub(lambda _: next(texts).text, node.text)
-        return Scalar(node.place, text, text, secret_as=secret_as)
+        reference = _REFERENCE.sub(lambda _: _as_written(next(written)), node.text) if secret_as else None
+        return Scalar(node.place, text, text, secret_as=secret_as, reference=reference)
 
     def _value(self, match: re.Match[str], node: Scalar) -> Scalar | None:
         if match["escape"]:
@@ -67,7 +68,8 @@ class Variables:
         if match["var"]:
             return self._variable(match["var"], node)
         if match["env"]:
-            return self._from_environment(match["env"], match["default"], node)
+            found = self._from_environment(match["env"], match["default"], node)
+            return found and replace(found, reference=match[0])
         hint = "write ${vars.NAME}, ${env:NAME} or ${env:NAME:-default}; $${ is a plain ${"
         self._findings.add(node, "a reference that begins with ${" + match["bad"] + " cannot be read", hint)
         return None
@@ -109,3 +111,12 @@ class Variables:
             self._findings.add(node, f"the environment variable {name} is not UTF-8 text")
             return None
         return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=node.text)
+
+
+def escape_references(text: str) -> str:
+    """What to write so that `text` is read: every `${` in it is then no reference."""
+    return text.replace("${", "$${")
+
+
+def _as_written(value: Scalar) -> str:
+    return value.reference or escape_references(value.text)

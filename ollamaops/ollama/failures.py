@@ -38,6 +38,7 @@ _NAME_HINT = "check the host in url"
 _ROUTE_HINT = "check url and the network between here and there"
 _CA_HINT = "give the authority that signed it as tls: {ca: FILE}"
 _PLAIN_HINT = "a server without TLS is http:// in url"
+TLS_HINT: Final = "a server with TLS is https:// in url"
 _PROXY_HINT = "check proxy:, HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
 
 # exceptions → our error, why (None: the system's words), hint. The first row that fits a cause wins.
@@ -59,7 +60,7 @@ _TABLE: Final[tuple[Row, ...]] = (
     ((u.NewConnectionError,), ConnectError, None, _ROUTE_HINT),
     (
         (u.ConnectTimeoutError, r.ConnectTimeout),
-        TimeoutExceeded,
+        ConnectError,
         "no connection within {connect}",
         _ROUTE_HINT,
     ),
@@ -89,7 +90,7 @@ _TABLE: Final[tuple[Row, ...]] = (
         ),
         ProtocolError,
         "the answer is not HTTP",
-        "a server with TLS is https:// in url",
+        TLS_HINT,
     ),
     ((u.ResponseNotChunked, u.BodyNotHttplibCompatible), ProtocolError, "the answer is not HTTP", None),
     ((u.ProtocolError, r.ChunkedEncodingError), ConnectionLost, "the connection was cut", None),

@@ -18,6 +18,8 @@ from typing import Final
 from ollamaops.errors import (
     AccessDenied,
     AnswerError,
+    BrokenDownload,
+    ConnectionLost,
     DigestMismatch,
     DiskFull,
     InvalidRequest,
@@ -26,13 +28,19 @@ from ollamaops.errors import (
     RegistryRefused,
     RemoteError,
     ServerFault,
+    TimeoutExceeded,
     TooManyRequests,
     cut_text,
 )
 
-_REDIRECT_HINT = (
-    "this registry serves blobs itself, but Ollama only follows a redirect to another host name: "
-    "let the registry redirect to its storage (docker-registry: storage redirect), or put such a proxy before it"
+# Ollama's own words for this (`http: no Location header in response`) tell nobody what to do: #7244
+_NO_REDIRECT: Final = r"no location header in response|unexpected status code 200"
+_NO_REDIRECT_WORDS: Final = (
+    "the registry serves blobs itself, and Ollama only pulls from one that redirects to another host name"
+)
+_NO_REDIRECT_HINT: Final = (
+    "let the registry redirect to its storage (docker-registry: an object store, or middleware: storage: redirect), "
+    "or put a proxy before it that does"
 )
 
 
@@ -49,6 +57,10 @@ def _rule(pattern: str, error: type[AnswerError], hint: str | None = None) -> Ru
     return Rule(re.compile(pattern, re.IGNORECASE), error, hint)
 
 
+# a proxy had no answer from the server in time (RFC 9110 §15.6; 524 is Cloudflare's)
+_GATEWAY_TIMEOUTS: Final = frozenset({504, 524})
+_BAD_GATEWAY: Final = 502
+
 # the first rule that matches wins
 _RULES: Final = (
     _rule(
@@ -58,7 +70,7 @@ _RULES: Final = (
     ),
     _rule(
         r"digest mismatch, file must be downloaded again",
-        DigestMismatch,
+        BrokenDownload,
         "the server has removed the broken file: pull again to download it anew",
     ),
     _rule(r"digest mismatch", DigestMismatch, "the file changed since its digest was computed: run again"),
@@ -68,7 +80,12 @@ _RULES: Final = (
         "the registry has no such model or tag: check the spelling",
     ),
     _rule(r"pull model manifest: 412", RegistryRefused, "the model needs a newer Ollama: upgrade this host"),
-    _rule(r"no location header in response|unexpected status code 200", RegistryRefused, _REDIRECT_HINT),
+    _rule(_NO_REDIRECT, RegistryRefused, _NO_REDIRECT_HINT),
+    _rule(
+        r"HTTP request (?:was sent )?to (?:an )?HTTPS (?:server|port)",
+        InvalidRequest,
+        "a server with TLS is https:// in url",
+    ),
     _rule(
         r"\brealm host\b",
         RegistryRefused,
@@ -141,6 +158,10 @@ _STATUS_HINTS: Final[dict[int, str]] = {
     405: "a proxy before the server may not let this method through",
     413: "a proxy before the server limits the size of uploads (nginx: client_max_body_size 0)",
 }
+_REFUSED_HINT: Final = (
+    "what auth and headers of this host say was sent and not accepted: it may be wrong, expired, or of another kind "
+    "than the server wants"
+)
 _HOST_CHECK_HINT: Final = (
     "a server that listens on loopback only answers to its own names: use its address or localhost in url, "
     "or let the proxy before it send 'Host: localhost'"
@@ -186,9 +207,19 @@ def is_web_page(body: str) -> bool:
 
 
 def build_answer_error(
-    host: str, what: str, status: int, body: str, headers: Mapping[str, str], method: str = "GET"
+    host: str,
+    what: str,
+    status: int,
+    body: str,
+    headers: Mapping[str, str],
+    method: str = "GET",
+    *,
+    told_who: bool = False,
 ) -> RemoteError:
-    """The error for an HTTP answer outside 2xx. `what` is what was asked for, in the user's words."""
+    """The error for an HTTP answer outside 2xx. `what` is what was asked for, in the user's words.
+
+    `told_who` says that credentials went with the request.
+    """
     text = text_of_error(body)
     if 300 <= status < 400:
         return _build_redirect_error(host, what, status, headers.get("Location", ""))
@@ -200,10 +231,12 @@ def build_answer_error(
             hint="there is no Ollama API at this address: check url, its port and its path",
         )
     error, hint = _classify(status, text)
+    if status == 401 and told_who:
+        hint = _REFUSED_HINT
     if status == 403 and not body and method != "HEAD":
         hint = _HOST_CHECK_HINT
     return error(
-        _message(host, what, text or f"HTTP {status}"),
+        _message(host, what, _in_clear(text) or f"HTTP {status}"),
         host=host,
         status=status,
         text=cut_text(text),
@@ -219,8 +252,26 @@ def build_line_error(host: str, what: str, line: Mapping[str, object]) -> Answer
     intended = status if isinstance(status, int) and status >= 400 else 0
     error, hint = _classify(intended, text)
     return error(
-        _message(host, what, text), host=host, status=intended or 200, text=cut_text(text), hint=hint
+        _message(host, what, _in_clear(text)),
+        host=host,
+        status=intended or 200,
+        text=cut_text(text),
+        hint=hint,
     )
+
+
+def is_overdue(error: RemoteError) -> bool:
+    """Whether the server, connected to, has just not answered in time, be it us or a proxy that lost patience."""
+    if isinstance(error, AnswerError):
+        return error.status in _GATEWAY_TIMEOUTS
+    return isinstance(error, TimeoutExceeded)
+
+
+def ends_unheard(error: RemoteError) -> bool:
+    """Whether the server may have done what it was asked for, or may still be at it, and nobody hears of it."""
+    if isinstance(error, AnswerError) and error.status == _BAD_GATEWAY:
+        return True
+    return is_overdue(error) or isinstance(error, ConnectionLost)
 
 
 def _classify(status: int, text: str) -> tuple[type[AnswerError], str | None]:
@@ -232,6 +283,11 @@ def _classify(status: int, text: str) -> tuple[type[AnswerError], str | None]:
     if status in _STATUS_ERRORS or not 400 <= status < 500:
         return _STATUS_ERRORS.get(status, ServerFault), _STATUS_HINTS.get(status)
     return InvalidRequest, _STATUS_HINTS.get(status)
+
+
+def _in_clear(text: str) -> str:
+    """The server's words, or ours where nobody could guess what it means."""
+    return _NO_REDIRECT_WORDS if re.search(_NO_REDIRECT, text, re.IGNORECASE) else text
 
 
 def _build_redirect_error(host: str, what: str, status: int, location: str) -> ProtocolError:

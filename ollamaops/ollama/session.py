@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
@@ -23,6 +24,7 @@ from requests.utils import get_environ_proxies
 from ollamaops.about import __version__
 from ollamaops.errors import InvalidValue, TlsError
 from ollamaops.ollama.sockets import WatchedAdapter
+from ollamaops.redaction import Redaction, secrets_of_headers, secrets_of_proxy
 
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -113,6 +115,16 @@ def build_headers(host_name: str, headers: Mapping[str, str], auth: Credentials 
     return built
 
 
+def build_redaction(
+    headers: Mapping[str, str], auth: Credentials | None, proxies: Mapping[str, str]
+) -> Redaction:
+    """What no text of the server, or of a proxy before it, may show: all that tells who we are."""
+    sent = {**headers, "Authorization": auth.header} if auth is not None and auth.header else headers
+    return Redaction(
+        [*secrets_of_headers(sent), *(s for url in proxies.values() for s in secrets_of_proxy(url))]
+    )
+
+
 def build_session(host_name: str, tls: TlsFiles) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
@@ -120,13 +132,51 @@ def build_session(host_name: str, tls: TlsFiles) -> requests.Session:
     adapter = WatchedAdapter(pool_connections=2, pool_maxsize=32)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
-    for path in filter(None, (tls.ca, tls.cert, tls.key)):
-        if not Path(path).exists():
-            raise TlsError(f"{host_name}: tls: no file '{path}'", host=host_name)
+    _check_tls_files(host_name, tls)
     if tls.cert is not None:
         session.cert = (tls.cert, tls.key) if tls.key is not None else tls.cert
     session.verify = tls.verify and (tls.ca or _authorities_of_environment() or True)
     return session
+
+
+def _check_tls_files(host_name: str, tls: TlsFiles) -> None:
+    """TlsError, which names the file, for one that is missing or not what it should be.
+
+    Found out only while connecting, it would look like a fault of the server.
+    """
+    for path in filter(None, (tls.ca, tls.cert, tls.key)):
+        if not Path(path).exists():
+            raise TlsError(f"{host_name}: tls: no file '{path}'", host=host_name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.ca is not None and not Path(tls.ca).is_dir():
+        try:
+            context.load_verify_locations(tls.ca)
+        except (OSError, ValueError) as error:
+            raise _bad_file(host_name, f"ca: '{tls.ca}' holds no certificate", error) from error
+    if tls.cert is not None:
+        key = f" with the key '{tls.key}'" if tls.key is not None else ""
+        try:
+            context.load_cert_chain(tls.cert, tls.key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise _bad_file(host_name, f"cert: '{tls.cert}'{key} cannot be used", error) from error
+
+
+def _no_password() -> str:
+    """In place of OpenSSL's question on the terminal."""
+    raise ValueError("the key has a password")
+
+
+def _bad_file(host_name: str, what: str, error: OSError | ValueError) -> TlsError:
+    """The error with the reason, as far as OpenSSL tells one that people can read."""
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    why = (
+        f" ({str(reason).replace('_', ' ').lower()})" if reason and "unknown error" not in str(reason) else ""
+    )
+    return TlsError(
+        f"{host_name}: tls: {what}{why}",
+        host=host_name,
+        hint="it must be PEM: text between BEGIN and END lines",
+    )
 
 
 def _authorities_of_environment() -> str | None:

@@ -24,6 +24,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 if TYPE_CHECKING:
     from _typeshed import SupportsRead
     from typing_extensions import Buffer
+    from urllib3 import HTTPResponse
     from urllib3._base_connection import BaseHTTPConnection
 
 BLOCK_BYTES: Final = 1 << 20
@@ -100,6 +101,11 @@ class WatchedConnection(HTTPConnection):
         call.watch(self.sock)
         self.sock.settimeout(call.idle_s)
         super().send(data)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does it
+        """As urllib3 does it; the answer may take as long to begin as the call may be silent by now."""
+        self.timeout = _current.get().idle_s
+        return super().getresponse()
 
     def _new_conn(self) -> socket.socket:
         """A connected socket, trying each address of the host in turn."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from requests.structures import CaseInsensitiveDict
 
 from ollamaops.errors import (
     Cancelled,
@@ -29,13 +30,14 @@ from ollamaops.errors import (
     cut_text,
 )
 from ollamaops.ollama.cancel import CancelToken
-from ollamaops.ollama.failures import FAILURES, build_transport_error
+from ollamaops.ollama.failures import FAILURES, TLS_HINT, build_transport_error
 from ollamaops.ollama.faults import build_answer_error, is_web_page, text_of_error
 from ollamaops.ollama.session import (
     Credentials,
     TimeLimits,
     TlsFiles,
     build_headers,
+    build_redaction,
     build_session,
     choose_proxies,
     split_credentials,
@@ -47,6 +49,7 @@ MAX_ANSWER_BYTES: Final = 256 << 20
 MAX_ERROR_BYTES: Final = 64 << 10
 MAX_LINE_BYTES: Final = 16 << 20
 _READ_BYTES: Final = 64 << 10
+_SPOKEN: Final = ("error", "status")
 
 JsonObject = Mapping[str, object]
 
@@ -56,6 +59,23 @@ class Upload(Protocol):
 
     def __len__(self) -> int: ...
     def read(self, size: int = -1, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """An upload that calls `at_end` when it was asked for more than it has: its last block is out by then."""
+
+    upload: Upload
+    at_end: Callable[[], None]
+
+    def __len__(self) -> int:
+        return len(self.upload)
+
+    def read(self, size: int = -1, /) -> bytes:
+        block = self.upload.read(size)
+        if not block:
+            self.at_end()
+        return block
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,8 @@ class Transport:
         self._session.proxies.update(choose_proxies(self.url, proxy))
         self._session.headers.clear()
         self._session.headers.update(build_headers(host_name, headers or {}, auth or url_auth))
+        self.redaction = build_redaction(headers or {}, auth or url_auth, self._session.proxies)
+        self.tells_who = (auth or url_auth) is not None or bool(headers)
 
     @property
     def address(self) -> str:
@@ -123,16 +145,19 @@ class Transport:
         upload: Upload | None = None,
         what: str = "",
         idle_s: float | None = None,
+        sent_idle_s: float | None = None,
         deadline_s: float | None = None,
         cancel: CancelToken | None = None,
     ) -> Answer:
         """Ask and read the whole answer, which is 2xx; anything else is a RemoteError or Cancelled.
 
-        `what` names the purpose in messages. `idle_s` bounds the silence (default: the host's), `deadline_s` the
-        whole exchange.
+        `what` names the purpose in messages. `idle_s` bounds the silence (default: the host's), `sent_idle_s` that
+        after the last byte of an upload is out (default: the same), `deadline_s` the whole exchange.
         """
         exchange = _Exchange(self, method, path, what, idle_s, deadline_s, cancel)
         exchange.open()
+        if upload is not None and sent_idle_s is not None:
+            upload = _Followed(upload, lambda: exchange.allow_silence(sent_idle_s))
         try:
             exchange.send(body, upload)
             return exchange.read_answer()
@@ -261,6 +286,7 @@ class _Exchange:
         with self._failures():
             self._check_aborted()
             request = self._transport.prepare(self._method, self._path, body, upload)
+            self._call.allow_silence(self._time_left())
             with self._call.sending():
                 self._response = self._transport.send(request, self._time_left())
         if not 200 <= self._response.status_code < 300:
@@ -275,8 +301,8 @@ class _Exchange:
                 raise self._protocol_error(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         text = data.decode("utf-8", "replace")
         if is_web_page(text):
-            raise self._protocol_error(text_of_error(text))
-        value = _parse_json(text)
+            raise self._protocol_error(self._hide(text_of_error(text)))
+        value = self._without_secrets(_parse_json(text))
         if value is None and text.lstrip().startswith("{"):
             raise self._cut("the answer ends in the middle of its JSON")
         response = self._opened
@@ -325,10 +351,10 @@ class _Exchange:
             raise ConnectionLost(self._say("the answer was cut short"), host=self._transport.host_name)
 
     def _parse_line(self, line: bytes, number: int) -> JsonObject:
-        value = _parse_json(line.decode("utf-8", "replace"))
+        value = self._without_secrets(_parse_json(line.decode("utf-8", "replace")))
         if isinstance(value, dict):
             return value
-        text = text_of_error(line.decode("utf-8", "replace"))
+        text = self._hide(text_of_error(line.decode("utf-8", "replace")))
         raise self._protocol_error(f"line {number} is not a JSON object: {cut_text(text, 80)}")
 
     def _parse_last_line(self, line: bytes, number: int) -> JsonObject:
@@ -348,10 +374,21 @@ class _Exchange:
             self._transport.host_name,
             self._what,
             response.status_code,
-            body.decode("utf-8", "replace"),
-            response.headers,
+            self._hide(body.decode("utf-8", "replace")),
+            CaseInsensitiveDict({name: self._hide(value) for name, value in response.headers.items()}),
             self._method,
+            told_who=self._transport.tells_who,
         )
+
+    def _hide(self, text: str) -> str:
+        return self._transport.redaction.hide(text)
+
+    def _without_secrets(self, value: object) -> object:
+        """The same, its words about the request without what we sent. Models and their answers stay as they are."""
+        if not isinstance(value, dict):
+            return value
+        spoken = {key: value[key] for key in _SPOKEN if key in value}
+        return {**value, **{key: self._transport.redaction.hide_in(said) for key, said in spoken.items()}}
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -371,7 +408,14 @@ class _Exchange:
             )
             if isinstance(ours, TimeoutExceeded):
                 self._time_left()
+            if isinstance(ours, ConnectionLost) and self._is_unheard():
+                ours.hint = f"if this goes on: {TLS_HINT}"
             raise ours from error
+
+    def _is_unheard(self) -> bool:
+        """Whether a first question in the clear met silence, as from a server that waits for TLS."""
+        is_clear = self._transport.url.startswith("http://")
+        return is_clear and self._method == "GET" and self._response is None
 
     def _check_aborted(self) -> None:
         if self._call.aborted:

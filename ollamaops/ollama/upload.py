@@ -2,7 +2,8 @@
 
 Decides when a blob counts as there. No retries; those are in apply/. Easily missed: a server that already has the
 blob answers before it reads the body, so the sender sees a broken pipe. That is why HEAD comes first, and comes
-again when the connection breaks.
+again when the connection breaks. A proxy that buffers takes the whole body before it hands it on, so the answer may
+come long after the last byte.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ollamaops.errors import ConnectionLost, DigestMismatch, WeightsError
+from ollamaops.errors import (
+    DigestMismatch,
+    RemoteError,
+    WeightsError,
+)
 from ollamaops.names import Digest
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient, ProgressSink
+from ollamaops.ollama.faults import ends_unheard
 from ollamaops.ollama.wire import Progress
 
 STATUS = "uploading"
@@ -76,8 +82,8 @@ def upload_source(
         body = _Body(reader, source, digest, on_progress, cancel)
         try:
             _post(client, body, cancel)
-        except ConnectionLost:
-            if not client.has_blob(digest, cancel=cancel):
+        except RemoteError as error:
+            if not ends_unheard(error) or not client.has_blob(digest, cancel=cancel):
                 raise
     return True
 
@@ -90,6 +96,7 @@ def _post(client: OllamaClient, body: _Body, cancel: CancelToken | None) -> None
             upload=body,
             what=f"upload {body.source.name}",
             idle_s=client.transport.limits.stall_s,
+            sent_idle_s=client.transport.limits.quiet_s,
             cancel=cancel,
         )
     except DigestMismatch as error:

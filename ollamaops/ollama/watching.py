@@ -2,19 +2,24 @@
 
 Pure, but for the clock that is handed in. Easily missed: a stuck download goes on sending progress lines (Ollama up
 to 0.32.1), so `completed` is watched, not the arrival of lines; and the `success` of a base that `create` pulls on
-the way is not the end of the create.
+the way is not the end of the create. Giving up on `verifying sha256 digest` would be worse than waiting: the next
+pull takes the file for a good one without looking, so a silent step gets time for all bytes that were told of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from ollamaops.ollama.wire import PULLING, SUCCESS, Progress
 from ollamaops.units import format_duration, format_size
 
+SLOWEST_DISK_BYTES_S: Final = 20_000_000
+
 
 class Watch:
-    """What one stream has said. `stall_s` bounds the time without a new byte, `quiet_s` that of a silent step."""
+    """What one stream has said. `stall_s` bounds the time without a new byte, `quiet_s` that of a silent step; a step
+    after many bytes may take longer, as long as a slow disk needs to read them."""
 
     def __init__(self, stall_s: float, quiet_s: float, clock: Callable[[], float]) -> None:
         self.latest: Progress | None = None
@@ -23,6 +28,7 @@ class Watch:
         self._clock = clock
         self._moved_at = clock()
         self._completed: dict[tuple[str, str], int] = {}
+        self._total_bytes: dict[str, int] = {}
         self._pulls = 0
         self._successes = 0
 
@@ -36,6 +42,7 @@ class Watch:
         if is_new_step or progress.completed_bytes > self._completed.get(key, -1):
             self._moved_at = self._clock()
         self._completed[key] = progress.completed_bytes
+        self._total_bytes[progress.digest] = progress.total_bytes
         self._pulls += progress.status == PULLING
         self._successes += progress.status == SUCCESS
         self.latest = progress
@@ -43,7 +50,9 @@ class Watch:
     @property
     def limit_s(self) -> float:
         """How long the present step may go without a sign of life."""
-        return self._quiet_s if self.latest is not None and self.latest.is_quiet else self._stall_s
+        if self.latest is None or not self.latest.is_quiet:
+            return self._stall_s
+        return max(self._quiet_s, sum(self._total_bytes.values()) / SLOWEST_DISK_BYTES_S)
 
     @property
     def patience_s(self) -> float:

@@ -118,13 +118,17 @@ class PullModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadBlob:
-    """Send the local file at `path` to the host, unless it has that digest already. `model` is who needs it."""
+    """Send the local file at `path` to the host, unless it has that digest already. `model` is who needs it.
+
+    With `parts` (name in it, path here) it is a zip archive of these files, made on the way; `path` is their folder.
+    """
 
     host: str
     model: ModelName
     digest: Digest
     path: str
     size_bytes: int
+    parts: tuple[tuple[str, str], ...] = ()
     because: tuple[Difference, ...] = ()
     needs: tuple[str, ...] = ()
     expects: tuple[Fact, ...] = ()

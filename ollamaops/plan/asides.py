@@ -2,15 +2,18 @@
 
 `…-ollamaops-next` holds the next version until it is proven, `…-ollamaops-previous` the current one while something
 is tried in its place, `…-ollamaops-previous-1` and up those that are kept to roll back to. Pure: apply/asides.py
-carries the steps out. The fact a reader would miss: steps can be cut off anywhere and worked out anew from what is
-there then, because contents are told apart by digest and a version that is in two places counts once.
+carries the steps out. Steps can be cut off anywhere and worked out anew from what is there then, because contents are
+told apart by digest and a version that is in two places counts once. The fact a reader would miss: no copy here ever
+goes over the last name of a content, because servers (0.3 to 0.33) remove weights when that is deleted, but leave
+them for ever when it is copied over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import NEXT, PREVIOUS, ModelName, NamePattern
 
 MOST_KEPT = 20
@@ -26,6 +29,11 @@ def previous_of(name: ModelName) -> ModelName:
     return name.aside(PREVIOUS)
 
 
+def dropped_of(name: ModelName) -> ModelName:
+    """Where content of `name` that nobody wants gets a name, so that it can be deleted."""
+    return name.aside(f"{PREVIOUS}-0")
+
+
 def kept_of(name: ModelName, number: int) -> ModelName:
     """Where the version before the current one is kept (1), and those before that (2, 3 …)."""
     return name.aside(f"{PREVIOUS}-{number}")
@@ -37,14 +45,18 @@ def owners_of(names: Iterable[ModelName]) -> Mapping[ModelName, ModelName]:
         aside: name
         for name in names
         if not name.is_aside
-        for aside in (next_of(name), previous_of(name), *(kept_of(name, i + 1) for i in range(MOST_KEPT)))
+        for aside in (*_waiting_of(name), *(kept_of(name, i + 1) for i in range(MOST_KEPT)))
     }
 
 
-def left_behind(asides: Iterable[ModelName], declared: Mapping[ModelName, int]) -> tuple[ModelName, ...]:
-    """Those of the asides that are no previous versions of declared models to be kept (model → how many)."""
-    kept = {kept_of(name, i + 1) for name, count in declared.items() for i in range(count)}
-    return tuple(name for name in asides if name not in kept)
+def _waiting_of(name: ModelName) -> tuple[ModelName, ...]:
+    """The names in use while `name` changes, and only then."""
+    return next_of(name), previous_of(name), dropped_of(name)
+
+
+def names_of(models: Iterable[ModelSpec]) -> frozenset[ModelName]:
+    """The names under which these models come to be on a host: a pull lands under its own reference."""
+    return frozenset(model.source.ref if isinstance(model.source, Pull) else model.name for model in models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,31 @@ class Step:
 
     source: ModelName
     target: ModelName | None = None
+
+
+def vacate(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
+    """What has to be done before a copy goes over `owner`: its content gets a name aside, to be settled afterwards.
+
+    What waits there already is older, and was good; then what is there now is dropped.
+    """
+    waits = digests.get(previous_of(owner))
+    if owner not in digests or digests[owner] == waits:
+        return ()
+    return _drop(owner, digests) if waits else (Step(_spelt(owner, digests), previous_of(owner)),)
+
+
+def _drop(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
+    """Give the content of `owner` the name of what is dropped; what has that name goes first."""
+    aside = _spelt(dropped_of(owner), digests)
+    if digests.get(aside) == digests[owner]:
+        return ()
+    in_the_way = [Step(aside)] if aside in digests else []
+    return (*in_the_way, Step(_spelt(owner, digests), aside))
+
+
+def _spelt(name: ModelName, digests: Iterable[ModelName]) -> ModelName:
+    """The name as the host spells it, if it is there."""
+    return next((one for one in digests if one == name), name)
 
 
 def finish(
@@ -64,7 +101,7 @@ def finish(
     be read. `keep` None leaves the kept versions alone.
     """
     spelt = {name: name for name in digests}
-    waiting = [spelt[name] for name in (next_of(owner), previous_of(owner)) if name in spelt]
+    waiting = [spelt[name] for name in _waiting_of(owner) if name in spelt]
     if keep is None:
         return tuple(map(Step, waiting))
     slots = [previous_of(owner), *(kept_of(owner, i + 1) for i in range(MOST_KEPT))]
@@ -73,10 +110,12 @@ def finish(
     first = {digest: i for i, digest in reversed(before)}
     wanted = [digest for digest in dict.fromkeys(digest for _, digest in before) if digest != current][:keep]
     moves = [(first[digest], i) for i, digest in enumerate(wanted, 1) if first[digest] != i]
+    unwanted = [spelt[slots[i]] for i, digest in before if digest not in wanted]
     surplus = [spelt[slots[i]] for i, _ in before if i > len(wanted)]
     return (
+        *map(Step, unwanted),
         *(Step(spelt[slots[i]], spelt.get(slots[to], slots[to])) for i, to in _in_safe_order(moves)),
-        *map(Step, (*surplus, *waiting)),
+        *(Step(name) for name in (*surplus, *waiting) if name not in unwanted),
     )
 
 
@@ -88,38 +127,67 @@ def _in_safe_order(moves: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]
 
 def undo(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
     """What is left to do when the content of `owner` does not count: what waits aside comes back."""
-    spelt = {name: name for name in digests}
     aside = previous_of(owner)
-    back = aside in digests and digests[aside] != digests.get(owner)
-    waiting = [spelt[name] for name in (next_of(owner), aside) if name in spelt]
-    return (*([Step(spelt[aside], spelt.get(owner, owner))] if back else []), *map(Step, waiting))
+    steps: list[Step] = []
+    if aside in digests and digests[aside] != digests.get(owner):
+        steps += _drop(owner, digests) if owner in digests else ()
+        steps.append(Step(_spelt(aside, digests), _spelt(owner, digests)))
+    there = {**digests, **{step.target: "" for step in steps if step.target}}
+    return (*steps, *(Step(_spelt(name, there)) for name in _waiting_of(owner) if name in there))
 
 
 def tidy(
     digests: Mapping[ModelName, str],
+    models: Sequence[ModelSpec],
     *,
-    declared: Mapping[ModelName, int],
-    proven: Iterable[ModelName],
+    stands: Collection[ModelName],
     ours: Iterable[ModelName],
     ignored: Sequence[NamePattern] = (),
 ) -> tuple[Step, ...]:
     """What is left to do on a host, whatever a run that was stopped has left behind.
 
-    `declared`: model → how many previous versions stay; `proven` are those of them that are as declared, or held;
-    `ours` those that we remember to have made. The kept versions of a model that is on the host and neither
-    declared nor ours are somebody else's. What stands beside an `ignored` model is not touched.
+    `models` are those declared, `stands` the names of those that are as declared, or held; `ours` what we remember
+    to have made. The kept versions of a model that is on the host and neither declared nor ours are somebody else's.
+    What stands beside an `ignored` model is not touched, not even when that has gone.
     """
+    declared = dict.fromkeys(names_of(models), 0) | {model.name: model.keep_previous for model in models}
+    proven = names_of(model for model in models if model.name in stands) | set(stands)
     owners = owners_of((*declared, *digests))
     asides = [name for name in digests if name.is_aside]
-    steps = [Step(name) for name in asides if name not in owners]
-    is_proven, is_ours = set(proven), set(ours)
+    orphans = (name for name in asides if name not in owners)
+    steps = [Step(name) for name in orphans if not _is_ignored(_presumed_owner(name), ignored)]
+    is_ours = set(ours)
     for owner in dict.fromkeys(owners[name] for name in asides if name in owners):
-        if any(pattern.matches(owner) for pattern in ignored):
+        if _is_ignored(owner, ignored):
             continue
-        if owner in declared and owner not in is_proven:
+        if owner in declared and owner not in proven:
             steps += undo(owner, digests)
         elif owner in declared or owner not in digests or owner in is_ours:
             steps += finish(owner, digests, keep=declared.get(owner, 0))
         else:
             steps += finish(owner, digests, keep=None)
     return tuple(steps)
+
+
+def _is_ignored(owner: ModelName, ignored: Iterable[NamePattern]) -> bool:
+    return any(pattern.matches(owner) for pattern in ignored)
+
+
+def _presumed_owner(aside: ModelName) -> ModelName:
+    """The model beside which it stood, now that nobody knows that model; of a long tag only what was kept."""
+    tag = aside.tag.lower()
+    return replace(aside, tag=tag.rpartition(PREVIOUS if PREVIOUS in tag else NEXT)[0])
+
+
+def left_behind(steps: Iterable[Step]) -> tuple[ModelName, ...]:
+    """The names that were there and are gone when these steps have been done, each once."""
+    gone: dict[ModelName, None] = {}
+    made: set[ModelName] = set()
+    for step in steps:
+        if step.target is not None and step.target in gone:
+            del gone[step.target]
+        elif step.target is not None:
+            made.add(step.target)
+        elif step.source not in made:
+            gone[step.source] = None
+    return tuple(gone)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import Cost, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.actions import Blob, Cost, CreateModel, Recipe, UploadBlob, id_of
 from ollamaops.plan.asides import next_of
 from ollamaops.plan.copies import rename
 from ollamaops.plan.desired import DesiredModel, LocalBlob
@@ -21,6 +21,7 @@ from ollamaops.plan.sources import ensure
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
 
 NOT_VERIFIED = "weights not verified: the server stores them rewritten, and only the header could be compared"
+NOT_SHOWN = "weights not verified: the server does not show them, and only the header could be compared"
 
 
 def plan_build(draft: Draft, model: DesiredModel, recipe: Recipe) -> None:
@@ -46,7 +47,7 @@ def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName
     if is_trusted(model, draft.observed, draft.options):
         memory = draft.recall(model.name)
         if memory is not None and not memory.verified:
-            _note_unverified(draft, model)
+            _note_unverified(draft, model, are_shown=bool(memory.blobs))
         return ()
     return _look_inside(draft, model, recipe, place)
 
@@ -74,7 +75,7 @@ def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: Model
     if comparison.weights == "unverified":
         if draft.options.verify_weights:
             return draft.why(model.name, "weights", "weights", desired="verified", observed="not verified")
-        _note_unverified(draft, model)
+        _note_unverified(draft, model, are_shown=bool(own.blobs))
     return ()
 
 
@@ -101,8 +102,11 @@ def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | N
     return None
 
 
-def _note_unverified(draft: Draft, model: DesiredModel) -> None:
-    draft.note(model.name, NOT_VERIFIED, "--verify-weights builds the model again from the declared file")
+def _note_unverified(draft: Draft, model: DesiredModel, *, are_shown: bool) -> None:
+    if are_shown:
+        draft.note(model.name, NOT_VERIFIED, "--verify-weights builds the model again from the declared file")
+    else:
+        draft.note(model.name, NOT_SHOWN, "--verify-weights builds the model again")
 
 
 def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Because) -> None:
@@ -114,14 +118,15 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
             "set update: missing, or declare what is there",
         )
         return
-    problem = unsupported(recipe, draft.features)
+    recipe, blobs = _as_sent(model, recipe)
+    problem = unsupported(recipe, draft.features, model.weights)
     if problem:
         what, hint = problem
         draft.give_up(model.name, f"cannot be made by Ollama {draft.observed.version}: {what}", hint)
         return
     if recipe.base and not ensure(draft, recipe.base, model.name):
         return
-    uploads = dict.fromkeys(_add_upload(draft, model, blob) for blob in model.blobs)
+    uploads = dict.fromkeys(_add_upload(draft, model, blob) for blob in blobs)
     aside = next_of(model.name) if is_staged(model.spec) else None
     draft.add(
         CreateModel(
@@ -141,6 +146,15 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
         add_switch(draft, model)
 
 
+def _as_sent(model: DesiredModel, recipe: Recipe) -> tuple[Recipe, tuple[LocalBlob, ...]]:
+    """The recipe and its uploads, with the archive in the place of the files that are in it."""
+    if model.archive is None:
+        return recipe, model.blobs
+    name = f"{model.archive.path.rpartition('/')[2]}.zip"
+    sent = replace(recipe, files=(Blob(name, model.archive.digest),))
+    return sent, (model.archive, *model.blobs[len(recipe.files) :])
+
+
 def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:
     """Plan to send a file, once for all models that need it; which of them it names does not depend on order."""
     is_there = blob.digest in draft.observed.present_blobs
@@ -150,6 +164,7 @@ def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:
         digest=blob.digest,
         path=blob.path,
         size_bytes=blob.size_bytes,
+        parts=blob.parts,
         cost=Cost(
             upload_bytes=0 if is_there else blob.size_bytes,
             present_bytes=blob.size_bytes if is_there else 0,

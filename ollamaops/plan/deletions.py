@@ -94,13 +94,13 @@ def _deletable(draft: Draft) -> list[ModelName]:
 
 
 def _is_prunable(draft: Draft, name: ModelName) -> bool:
-    """Whether prune covers the model. Cloud stubs are nobody's weights, and are never pruned."""
+    """Whether prune covers the model. Cloud stubs are nobody's weights, and are never pruned; nor is what is
+    protected, nor, as owned, what somebody has put in the place of what we made."""
     prune, model = draft.desired.policy.prune, draft.observed.models[name]
-    if prune is False or model.is_cloud:
+    if prune is False or model.is_cloud or draft.desired.protects(name):
         return False
     if prune == "owned":
-        memory = draft.recall(name)
-        return memory is not None and memory.is_ours
+        return _is_ours(draft, model)
     return any(pattern.matches(name) for pattern in prune)
 
 

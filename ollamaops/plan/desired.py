@@ -22,22 +22,30 @@ from ollamaops.plan.observed import FileInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalBlob:
-    """A file that a recipe needs on the host. `path` is its path here, or its address elsewhere."""
+    """A file that a recipe needs on the host. `path` is its path here, or its address elsewhere.
+
+    With `parts` (name in it, path here) it is a zip archive of these files; `path` is their folder.
+    """
 
     digest: Digest
     path: str
     size_bytes: int
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredModel:
-    """One model a host should have. `implicit` marks a base that nobody declared: pulled when needed, not owned."""
+    """One model a host should have. `implicit` marks a base that nobody declared: pulled when needed, not owned.
+
+    `archive` holds the files of the recipe for a server that takes them in no other form.
+    """
 
     spec: ModelSpec
     fingerprint: str
     recipe: Recipe | None = None
     blobs: tuple[LocalBlob, ...] = ()
     weights: tuple[FileInfo, ...] = ()
+    archive: LocalBlob | None = None
     implicit: bool = False
 
     @property
@@ -91,6 +99,11 @@ class DesiredHost:
         """Every name that the declaration speaks for, former ones too, so that none of them is ever "undeclared"."""
         former = {model.spec.moved_from for model in self.declared if model.spec.moved_from}
         return self.needed | former
+
+    def protects(self, name: ModelName) -> bool:
+        """Whether the declaration says that `name` is never deleted or replaced."""
+        by_pattern = any(pattern.matches(name) for pattern in self.policy.protect)
+        return by_pattern or any(model.spec.protect and model.name == name for model in self.declared)
 
 
 def source_of(spec: ModelSpec) -> ModelName | None:
@@ -234,8 +247,8 @@ def _implicit_base(source: ModelName, asking: Sequence[ModelSpec]) -> DesiredMod
 
 
 def base_is_insecure(spec: ModelSpec, source: ModelName) -> bool:
-    """Whether `insecure: true` of an entry is also meant for its base, and not for another registry it pushes to."""
-    return spec.push_insecure and (spec.push is None or spec.push.registry_host == source.registry_host)
+    """Whether the base is asked for over plain http. Ollama's own never is: `insecure` is then meant for a push."""
+    return spec.insecure and not source.is_default_registry
 
 
 def _words_of(recipe: Recipe) -> object:
@@ -273,6 +286,12 @@ def _hash(value: object) -> str:
 def same_weights(fingerprint: str, other: str) -> bool:
     """Whether two fingerprints declare the same weights, whatever else differs."""
     return fingerprint.partition(":")[2] == other.partition(":")[2]
+
+
+def has_other_words(fingerprint: str, other: str) -> bool:
+    """Whether two fingerprints declare other words, as far as both have any; see `without_words`."""
+    words, others = fingerprint.partition(":")[0], other.partition(":")[0]
+    return bool(words and others) and words != others
 
 
 def without_words(fingerprint: str) -> str:

@@ -1,34 +1,40 @@
 """When are two models the same? Declared against observed, with what is known of the base, never more.
 
 Decides in what a model on a host differs from its declaration; leaves to builds.py what to do about it. Values in,
-Differences out. The fact a reader would miss: for a model made from weights nobody can predict every value
-(a server detects a chat template and its stop words by itself), so what is undeclared there is judged mildly.
+Differences out. The fact a reader would miss: nobody can predict every value of a field that is not declared (a
+server detects a chat template and its stop words by itself, and has renderers for some architectures). Such an open
+field counts only when the words of the declaration changed since we made the model and nothing else shows why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from ollamaops.errors import InvalidName
 from ollamaops.manifest.recipe import same_parameter
 from ollamaops.manifest.types import ParameterValue
-from ollamaops.names import Digest
+from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.version import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
-from ollamaops.plan.desired import DesiredModel, same_weights
+from ollamaops.plan.desired import DesiredModel, has_other_words, same_weights
 from ollamaops.plan.observed import Contents, FileInfo, Memory
 
 NO_TEMPLATE = "{{ .Prompt }}"  # what every server shows for a model without a template layer
+SERVERS_OWN = "the server's own"  # what is wanted of a field that is not declared and that nobody can predict
 
 WeightsVerdict = Literal["same", "different", "unverified"]
 Parameters = Mapping[str, ParameterValue]
 Field = tuple[str, str, str]  # path, desired, observed
+Tensor = tuple[str, tuple[int, ...]]  # name, shape
 
 # what converts, or may convert, on its way into a layer: everything that is not a GGUF
 _CONVERTED = (".safetensors", ".json", ".bin", ".pth", ".model", ".jinja")
 _SHORT_QUANTIZATIONS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 _UNKNOWN_QUANTIZATIONS = ("", "UNKNOWN")  # every server shows F32 as unknown
+# Ollama sets stop words for it at every create that leaves it without renderer or parser (0.20.0 on)
+_STOPS_BY_ARCHITECTURE = ("gemma4",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +63,38 @@ def compare_build(
     recipe = desired.recipe
     if recipe is None:
         raise ValueError(f"{desired.name} is not built from a recipe")
-    ignore = desired.spec.ignore
-    found = [
-        Difference(host=host, model=desired.name, kind="field", path=path, desired=wanted, observed=observed)
-        for path, wanted, observed in _field_differences(recipe, own, base, desired.weights)
-        if not is_ignored(path, ignore)
-    ]
-    verdict = _weights_verdict(desired, recipe, own, base, features, memory, just_made=just_made)
-    if ignores_weights(ignore):
-        verdict = "same"
+    verdict: WeightsVerdict = "same"
+    if not ignores_weights(desired.spec.ignore):
+        verdict = _weights_verdict(desired, recipe, own, base, features, memory, just_made=just_made)
+    handed_on = _handed_on(recipe, base, features)
+    open_fields = _open_fields(recipe, own, handed_on, desired.weights, just_made=just_made)
+    judged = (field for field in _field_differences(recipe, own, handed_on) if field[0] not in open_fields)
+    found = _as_differences(host, desired, judged)
     if verdict == "different":
         found.append(_weights_difference(host, desired, recipe, own, base))
+    if not found and not just_made and _is_reworded(memory, desired, own):
+        stale = ((path, SERVERS_OWN, observed) for path, observed in open_fields.items())
+        found = _as_differences(host, desired, stale)
     return Comparison(differences=tuple(found), weights=verdict)
+
+
+def _as_differences(host: str, desired: DesiredModel, fields: Iterable[Field]) -> list[Difference]:
+    """What of it is not tolerated."""
+    return [
+        Difference(host=host, model=desired.name, kind="field", path=path, desired=wanted, observed=observed)
+        for path, wanted, observed in fields
+        if not is_ignored(path, desired.spec.ignore)
+    ]
+
+
+def _is_reworded(memory: Memory | None, desired: DesiredModel, own: Contents) -> bool:
+    """Whether we made exactly this model, and for a declaration in other words."""
+    return (
+        memory is not None
+        and memory.is_ours
+        and memory.digest == own.digest
+        and has_other_words(memory.fingerprint, desired.fingerprint)
+    )
 
 
 def is_ignored(path: str, ignore: Iterable[str]) -> bool:
@@ -84,30 +110,74 @@ def ignores_weights(ignore: Iterable[str]) -> bool:
 # fields
 
 
-def _field_differences(
-    recipe: Recipe, own: Contents, base: Contents | None, weights: tuple[FileInfo, ...]
-) -> Iterator[Field]:
-    """Every field that differs. What is inherited from is the base, or for plain weights an empty one."""
-    detected = recipe.base is None and _may_be_detected(weights)
+def _handed_on(recipe: Recipe, base: Contents | None, features: Features) -> Contents | None:
+    """What fields have that are not declared: the base's values, for plain weights none. None: nobody could look."""
     if recipe.base is None:
-        base = Contents(digest="", template=own.template if detected else NO_TEMPLATE)
-    yield from _template_difference(recipe, own, base)
-    yield from _system_difference(recipe, own, base)
-    yield from _parameter_differences(recipe, own, base, detected=detected)
-    yield from _message_difference(recipe, own, base)
-    yield from _license_difference(recipe, own, base)
-    for path, wanted, observed in (
-        ("renderer", recipe.renderer, own.renderer),
-        ("parser", recipe.parser, own.parser),
-        ("requires", recipe.requires, own.requires),
-    ):
-        if wanted is not None and wanted != observed:
-            yield path, wanted, observed
+        return Contents(digest="", template=NO_TEMPLATE)
+    if base is None or features.renderer_and_parser_inherited:
+        return base
+    return replace(base, renderer="", parser="")
+
+
+def _open_fields(
+    recipe: Recipe,
+    own: Contents,
+    handed_on: Contents | None,
+    weights: tuple[FileInfo, ...],
+    *,
+    just_made: bool,
+) -> dict[str, str]:
+    """The fields that are not declared and that a server fills in by itself, with what is in them.
+
+    What is in a model that was just made is what its server gives, also one that is newer than all we know.
+    """
+    if handed_on is None:
+        return {}
+    found: dict[str, str] = {}
+    detected = just_made or _may_be_detected(weights)
+    if recipe.template is None and recipe.base is None and detected:
+        found["template"] = own.template
+    if "stop" not in recipe.parameters and (detected or _has_stops_by_architecture(own, handed_on)):
+        found["parameters.stop"] = _show(own.parameters.get("stop"))
+    return found | {
+        path: observed
+        for path, declared, inherited, observed in _config_fields(recipe, own, handed_on)
+        if not declared and (just_made or (observed and not inherited))
+    }
 
 
 def _may_be_detected(weights: tuple[FileInfo, ...]) -> bool:
     """Whether the server may have added a template and stop words that it found in the weights."""
     return any(info.has_chat_template or not info.architecture for info in weights)
+
+
+def _has_stops_by_architecture(own: Contents, handed_on: Contents) -> bool:
+    return own.architecture in _STOPS_BY_ARCHITECTURE and not (handed_on.renderer and handed_on.parser)
+
+
+def _config_fields(
+    recipe: Recipe, own: Contents, handed_on: Contents | None
+) -> tuple[tuple[str, str | None, str, str], ...]:
+    """(path, declared, inherited, observed) of what is in a model's config rather than in a layer."""
+    base = handed_on or own
+    return (
+        ("renderer", recipe.renderer, base.renderer, own.renderer),
+        ("parser", recipe.parser, base.parser, own.parser),
+        ("requires", recipe.requires, base.requires, own.requires),
+    )
+
+
+def _field_differences(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
+    """Every field that differs from what is declared, or else handed on by `base`; None: not judged."""
+    yield from _template_difference(recipe, own, base)
+    yield from _system_difference(recipe, own, base)
+    yield from _parameter_differences(recipe, own, base)
+    yield from _message_difference(recipe, own, base)
+    yield from _license_difference(recipe, own, base)
+    for path, declared, inherited, observed in _config_fields(recipe, own, base):
+        wanted = declared or inherited
+        if wanted != observed:
+            yield path, wanted, observed
 
 
 def _template_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
@@ -126,9 +196,7 @@ def _system_difference(recipe: Recipe, own: Contents, base: Contents | None) -> 
         yield "system", wanted, own.system
 
 
-def _parameter_differences(
-    recipe: Recipe, own: Contents, base: Contents | None, *, detected: bool
-) -> Iterator[Field]:
+def _parameter_differences(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
     """Declared values over inherited ones. Without a base, undeclared ones are not judged."""
     declared, inherited = recipe.parameters, base.parameters if base else {}
     wanted = {name: value for name, value in {**inherited, **declared}.items() if not _is_unset(value)}
@@ -136,7 +204,7 @@ def _parameter_differences(
     for name in sorted(wanted.keys() | there.keys()):
         path, want, have = f"parameters.{name}", wanted.get(name), there.get(name)
         if name not in wanted:
-            if name in declared or (base is not None and not (name == "stop" and detected)):
+            if name in declared or base is not None:
                 yield path, "", _show(have)
         elif not same_parameter(name, _flat(want), _flat(have)):
             yield path, _show(want), _show(have)
@@ -208,20 +276,31 @@ def _weights_verdict(
     converted = _is_converted(recipe, kept=kept)
     if not given <= observed or (given != observed and not converted):
         return "different"
-    if just_made or (given and not converted):
+    unseen = _is_unseen(base)
+    if just_made or not (converted or unseen):
         return "same"
     if memory is not None and _is_outdated(memory, desired, recipe, base):
         return "different"
-    if not converted:
-        return "same"  # a cloud stub, or a model whose layers no server shows
-    if memory is not None and memory.blobs:
+    if memory is not None and (memory.digest == own.digest if unseen else memory.blobs):
         remembered = {Digest.parse(blob) for blob in memory.blobs} - tolerated
         return "different" if observed != remembered else "same" if memory.verified else "unverified"
-    return (
-        "unverified"
-        if _headers_agree(_expected_headers(desired, base), own, recipe.quantize)
-        else "different"
-    )
+    agree = _headers_agree(_expected_headers(desired, base), own, recipe.quantize)
+    if not agree or (unseen and _has_other_parent(own, recipe)):
+        return "different"
+    return "unverified"
+
+
+def _is_unseen(base: Contents | None) -> bool:
+    """Whether no server shows the layers that are inherited: those of MLX models (0.14 on)."""
+    return base is not None and not base.blobs
+
+
+def _has_other_parent(own: Contents, recipe: Recipe) -> bool:
+    """Whether the host says that it is made from another model; many models say nothing, or no name."""
+    try:
+        return ModelName.parse(own.parent) != recipe.base
+    except InvalidName:
+        return False
 
 
 def _adapters(recipe: Recipe, own: Contents, base: Contents | None) -> frozenset[Digest]:
@@ -262,7 +341,7 @@ def _is_outdated(memory: Memory, desired: DesiredModel, recipe: Recipe, base: Co
     """
     if not same_weights(memory.fingerprint, desired.fingerprint):
         return True
-    is_hidden = base is not None and (recipe.quantize is not None or not base.blobs)
+    is_hidden = recipe.quantize is not None or _is_unseen(base)
     return is_hidden and base is not None and memory.base_digest != base.digest
 
 
@@ -286,19 +365,28 @@ def _headers_agree(headers: list[FileInfo], own: Contents, quantize: str | None)
     architectures = {info.architecture for info in headers} - {""}
     if not architectures or not own.architecture:
         return True
-    count = sum(info.parameter_count for info in headers)
     if own.architecture not in architectures:
         return False
     count = sum(info.parameter_count for info in headers)
     if own.parameter_count and count and own.parameter_count != count:
         return False
-    tensors = frozenset[tuple[str, tuple[int, ...]]]().union(*(info.tensors for info in headers))
-    if own.tensors and not tensors <= own.tensors:
+    tensors = frozenset[Tensor]().union(*(_normalized(info.tensors) for info in headers))
+    if own.tensors and not tensors <= _normalized(own.tensors):
         return False
     known = {_quantization(info.quantization) for info in headers} - {*_UNKNOWN_QUANTIZATIONS}
     wanted = {_quantization(quantize)} if quantize else known
     observed = _quantization(own.quantization)
     return not wanted or observed in _UNKNOWN_QUANTIZATIONS or observed in wanted
+
+
+def _normalized(tensors: frozenset[Tensor]) -> frozenset[Tensor]:
+    """Without the ones at the end of shapes: llama-quantize, which rewrites imports since 0.30, drops them."""
+    return frozenset((name, _without_last_ones(shape)) for name, shape in tensors)
+
+
+def _without_last_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    kept = next((end for end in range(len(shape), 0, -1) if shape[end - 1] != 1), 0)
+    return shape[:kept]
 
 
 def _quantization(text: str) -> str:

@@ -24,7 +24,7 @@ from ollamaops.plan.actions import (
     UploadBlob,
     id_of,
 )
-from ollamaops.plan.asides import left_behind
+from ollamaops.plan.asides import left_behind, tidy
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
 from ollamaops.plan.questions import Because, PlanOptions, is_left_alone
@@ -134,8 +134,19 @@ class Draft:
         self.unusable.add(name)
         self.doubt(name, message, hint)
 
-    def _kept(self) -> dict[ModelName, int]:
-        return {model.name: model.spec.keep_previous for model in self.desired.declared}
+    def _leftovers(self) -> tuple[ModelName, ...]:
+        """The names of ours that can go; a run that looks at some models only (--target) leaves them alone."""
+        if not self.desired.complete or not self.observed.asides:
+            return ()
+        digests = {name: own.digest for name, own in self.observed.models.items()}
+        steps = tidy(
+            {**digests, **self.observed.asides},
+            [model.spec for model in self.desired.declared],
+            stands={*self.unchanged, *self.held},
+            ours=[name for name, memory in self.observed.memory.items() if memory.is_ours],
+            ignored=self.desired.policy.ignore,
+        )
+        return left_behind(steps)
 
     def finish(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
         """The plan as a value."""
@@ -145,7 +156,7 @@ class Draft:
             unchanged=tuple(self.unchanged),
             unmanaged=unmanaged,
             held=tuple(self.held),
-            leftovers=left_behind(self.observed.asides, self._kept()),
+            leftovers=self._leftovers(),
             notes=tuple(self.notes),
             server_version=self.observed.version,
         )

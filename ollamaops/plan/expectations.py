@@ -20,7 +20,10 @@ from ollamaops.names import ModelName
 from ollamaops.units import format_duration, parse_duration
 
 SHOWN_CHARACTERS = 120
-_THINKING = re.compile(r"\s*<think>.*?(?:</think>|\Z)\s*", re.DOTALL)
+_MORE_ROOM = "give it more room: options.num_predict"
+_LONGER = "set parameters.num_ctx of the model, if its weights can do more"
+_NOT_TOLD = "set parameters.num_ctx of the model: servers before 0.10.0 do not tell their default"
+_THINK, _THOUGHT = "<think>", "</think>"
 
 Option = int | float | bool | str | tuple[str, ...] | None
 Vector = tuple[float, ...]
@@ -32,6 +35,7 @@ class Expectation:
     but for `json`, which is `is_json`, and units.
 
     `messages` are (role, content) pairs. `json_schema` is the schema's JSON text. `closer` is (query, near, far).
+    `think` None leaves thinking out where the model can do without: it would use up the tokens of a short answer.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -47,6 +51,7 @@ class Expectation:
     max_load_s: float | None = None
     min_tokens_per_s: float | None = None
     context_length: int | None = None
+    think: bool | str | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -69,13 +74,15 @@ class Expectation:
 class Evidence:
     """What was seen of a model for one expectation.
 
-    `text` is None when the model did not answer with words. `vectors` are those of the expectation's texts, in order.
+    `text` is None when the model did not answer with words, and without the thoughts that `has_thought` tells of.
+    `vectors` are those of the expectation's texts, in order.
     `load_s` is the longest load of the model so far, `tokens_per_s` None when that was too fast to measure.
     `context_length` is what a request may fill, 0 when not known. `error` are the server's words when it refused.
     """
 
     capabilities: tuple[str, ...] = ()
     text: str | None = None
+    has_thought: bool = False
     tool_calls: tuple[str, ...] = ()
     vectors: tuple[Vector, ...] = ()
     load_s: float = 0.0
@@ -140,6 +147,7 @@ def _read(table: Mapping[str, object]) -> Expectation:
         max_load_s=None if load is None else parse_duration(cast("str | float", load)),
         min_tokens_per_s=None if rate is None else float(cast("int | float", rate)),
         context_length=cast("int | None", table.get("context_length")),
+        think=cast("bool | str | None", table.get("think")),
         options={name: _option(value) for name, value in _pairs(table.get("options"))},
     )
 
@@ -161,9 +169,15 @@ def _option(value: object) -> Option:
 
 
 def without_thinking(text: str) -> str:
-    """What is said, without the thoughts before it: servers before 0.9.0 leave them in the answer, and a thought
-    that repeats the question would meet what the answer does not."""
-    return _THINKING.sub("", text, count=1) if text.lstrip().startswith("<think>") else text
+    """What is said, without the thoughts before it: one that repeats the question would meet what an answer does not.
+
+    Servers before 0.9.0 leave them in the answer, and so do newer ones for a model that thinks although it was told
+    not to: of those only the end is marked, because the prompt has marked the beginning.
+    """
+    thoughts, end, answer = text.partition(_THOUGHT)
+    if text.lstrip().startswith(_THINK) or (end and _THINK not in thoughts):
+        return answer.lstrip()
+    return text
 
 
 def judge(expectation: Expectation, evidence: Evidence) -> tuple[Failure, ...]:
@@ -185,13 +199,23 @@ def _capabilities(expectation: Expectation, evidence: Evidence) -> Iterator[Fail
 
 def _matches(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
     if expectation.matches and not re.search(expectation.matches, evidence.text or ""):
-        yield Failure("matches", f"no match of '{cut_text(expectation.matches)}' in {_answer(evidence)}")
+        yield _missed("matches", f"no match of '{cut_text(expectation.matches)}' in ", evidence)
 
 
 def _contains(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
     for text in expectation.contains:
         if text not in (evidence.text or ""):
-            yield Failure("contains", f"no '{cut_text(text, SHOWN_CHARACTERS)}' in {_answer(evidence)}")
+            yield _missed("contains", f"no '{cut_text(text, SHOWN_CHARACTERS)}' in ", evidence)
+
+
+def _missed(what: str, missing: str, evidence: Evidence) -> Failure:
+    """What is missing in the answer; with a way out when the model never got round to it."""
+    has_room = not (evidence.is_cut and _is_thought_alone(evidence))
+    return Failure(what, missing + _answer(evidence), None if has_room else _MORE_ROOM)
+
+
+def _is_thought_alone(evidence: Evidence) -> bool:
+    return evidence.has_thought and not evidence.text
 
 
 def _answer(evidence: Evidence) -> str:
@@ -200,6 +224,8 @@ def _answer(evidence: Evidence) -> str:
         return "an embedding" if evidence.vectors else "nothing: there is no answer"
     said = cut_text(evidence.text, SHOWN_CHARACTERS)
     cut = f", cut off after {evidence.tokens} tokens" if evidence.is_cut else ""
+    if _is_thought_alone(evidence):
+        return f"an answer of thoughts alone{cut}"
     return f"an answer of {len(evidence.text)} characters{cut}: '{said}'"
 
 
@@ -210,7 +236,7 @@ def _json(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
     try:
         document = json.loads(evidence.text or "")
     except (ValueError, RecursionError):
-        yield Failure(key, f"no JSON in {_answer(evidence)}")
+        yield _missed(key, "no JSON in ", evidence)
         return
     if expectation.json_schema:
         yield from _schema_failures(expectation.json_schema, document)
@@ -235,9 +261,11 @@ def _schema_failures(schema: str, document: Any) -> Iterator[Failure]:
 
 def _tools(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
     missing = [name for name in expectation.tools if name not in evidence.tool_calls]
-    if missing:
-        called = ", ".join(evidence.tool_calls) or f"none, but {_answer(evidence)}"
+    if missing and evidence.tool_calls:
+        called = ", ".join(evidence.tool_calls)
         yield Failure("tools", f"no call of {', '.join(missing)}; called: {called}")
+    elif missing:
+        yield _missed("tools", f"no call of {', '.join(missing)}; called: none, but ", evidence)
 
 
 def _length(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
@@ -290,15 +318,12 @@ def _speed(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
 
 def _context(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
     limit = expectation.context_length
-    if limit is not None and evidence.context_length < limit:
-        found = (
-            f"{evidence.context_length} tokens" if evidence.context_length else "a length that is not known"
-        )
-        yield Failure(
-            "context_length",
-            f"loaded with {found}, {limit} expected",
-            "set parameters.num_ctx of the model, if its weights can do more",
-        )
+    if limit is None or evidence.context_length >= limit:
+        return
+    found, hint = "a length that is not known", _NOT_TOLD
+    if evidence.context_length:
+        found, hint = f"{evidence.context_length} tokens", _LONGER
+    yield Failure("context_length", f"loaded with {found}, {limit} expected", hint)
 
 
 _RULES: tuple[Callable[[Expectation, Evidence], Iterator[Failure]], ...] = (

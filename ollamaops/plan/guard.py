@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
-from ollamaops.errors import cut_text
+from ollamaops.errors import InvalidValue, cut_text
+from ollamaops.manifest.findings import did_you_mean
 from ollamaops.manifest.types import Limit
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
@@ -28,10 +29,12 @@ from ollamaops.plan.disk import refuse_disk
 from ollamaops.plan.licences import refused_licences
 from ollamaops.plan.locking import needs_lock
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.residency import kept_loaded
 from ollamaops.plan.vram import refuse_vram
 from ollamaops.plan.windows import describe_moment, is_open, next_opening, zone_of
 
 PERCENT_FROM_MODELS = 10
+PENDING = "pending"  # pruning.py's own rule: it judges what prune would leave of a plan
 
 Rule = Callable[[HostPlan, DesiredHost, ObservedHost], Iterator[Refusal]]
 
@@ -52,6 +55,20 @@ def guard_again(
     return replace(plan, refusals=(*kept, *refusals))
 
 
+def lifted_by(name: str) -> frozenset[str]:
+    """The rules that `--force name` lifts: one, or all that begin with `name.`. InvalidValue if there is none."""
+    known = (*RULES, PENDING)
+    rules = frozenset(rule for rule in known if rule == name or rule.startswith(f"{name}."))
+    if not rules:
+        families = (rule.rpartition(".")[0] for rule in known)
+        names = dict.fromkeys(filter(None, (*known, *families)))
+        raise InvalidValue(
+            f"no safety rule '{cut_text(name, 80)}'{did_you_mean(name, names)}",
+            hint=f"rules: {', '.join(names)}",
+        )
+    return rules
+
+
 def _refusals(
     rules: Collection[str], plan: HostPlan, desired: DesiredHost, observed: ObservedHost
 ) -> tuple[Refusal, ...]:
@@ -61,7 +78,7 @@ def _refusals(
 
 def _protect(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
     for name in disturbed(plan, observed):
-        if is_protected(name, desired):
+        if desired.protects(name):
             yield Refusal(
                 rule="protect",
                 host=plan.host,
@@ -69,12 +86,6 @@ def _protect(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> It
                 message=f"'{name}' is protected, and this plan would delete or replace it",
                 hint="take it out of protect, or use --force protect for this run",
             )
-
-
-def is_protected(name: ModelName, desired: DesiredHost) -> bool:
-    """Whether the manifest says that `name` is never deleted or replaced."""
-    by_pattern = any(pattern.matches(name) for pattern in desired.policy.protect)
-    return by_pattern or any(model.spec.protect and model.name == name for model in desired.declared)
 
 
 def _deleted(plan: HostPlan) -> list[ModelName]:
@@ -244,8 +255,14 @@ def _windows(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> It
 
 
 def _busy(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    """What is declared resident is always loaded, by us: that it is so now is no sign that somebody uses it.
+
+    Else it could never be changed. Servers (up to 0.33) do not say whether a request is running; those that are go
+    on with the old content, whose runner stays until they have ended.
+    """
+    in_use = observed.in_use - kept_loaded(model.spec for model in desired.declared)
     for name in disturbed(plan, observed) if desired.policy.busy == "refuse" else ():
-        if name in observed.in_use:
+        if name in in_use:
             yield Refusal(
                 rule="busy",
                 host=plan.host,

@@ -1,19 +1,22 @@
 """A live host → what a manifest would say of it, such that planning with that manifest finds nothing to do.
 
 Decides for every model whether it is best written as a copy, as derived from another one, or by its name alone. A
-model is written as derived only if comparing it with that declaration finds no difference.
+model is written as derived only if comparing it with that declaration finds no difference. The fact a reader would
+miss: servers do not say which of several names with one content was there first, so memory, the registry and at last
+the times are asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ollamaops.errors import InvalidName
 from ollamaops.manifest.recipe import same_parameter
 from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
 from ollamaops.names import ModelName
-from ollamaops.plan.desired import build_model
+from ollamaops.plan.desired import build_model, source_of
 from ollamaops.plan.diff import compare_build
 from ollamaops.plan.observed import Contents, ObservedHost
 
@@ -27,7 +30,7 @@ class Imported:
 
 
 def import_host(observed: ObservedHost) -> Imported:
-    """The entries for a host, all of whose models have been shown."""
+    """The entries for a host, all of whose models have been shown; `names_in_doubt` tells what else to ask."""
     left_out = {
         name: "servers from 0.18.0 on cannot address it"
         for name in observed.models
@@ -39,7 +42,23 @@ def import_host(observed: ObservedHost) -> Imported:
     specs = [
         ModelSpec(name=name, source=_source_of(name, observed, parents[name], originals)) for name in names
     ]
-    return Imported(specs=tuple(specs), left_out=left_out)
+    return Imported(specs=_without_circles(specs), left_out=left_out)
+
+
+def names_in_doubt(observed: ObservedHost) -> tuple[ModelName, ...]:
+    """The names that share their content with others, none of which is remembered as pulled.
+
+    What a registry has for them, as `observed.upstream`, tells originals from copies.
+    """
+    sharing: dict[str, list[ModelName]] = {}
+    for name, model in sorted(observed.models.items()):
+        sharing.setdefault(model.digest, []).append(name)
+    doubtful = (
+        names
+        for names in sharing.values()
+        if len(names) > 1 and not any(_is_remembered(name, observed) for name in names)
+    )
+    return tuple(name for names in doubtful for name in names)
 
 
 def _parent_of(name: ModelName, observed: ObservedHost, names: list[ModelName]) -> ModelName | None:
@@ -55,12 +74,50 @@ def _parent_of(name: ModelName, observed: ObservedHost, names: list[ModelName]) 
 def _originals(
     names: list[ModelName], observed: ObservedHost, parents: Mapping[ModelName, ModelName | None]
 ) -> dict[str, ModelName]:
-    """For every digest the model that others with it are copies of: one with children, else the shortest name."""
+    """For every digest the model that others with it are copies of.
+
+    One that we pulled, else one that a registry has, else the oldest; then one with children, the shortest name.
+    """
     used = set(parents.values())
+
+    def order(name: ModelName) -> tuple[object, ...]:
+        return (
+            not _is_remembered(name, observed),
+            _strangeness(name, observed),
+            _moment(observed.models[name].modified_at),
+            name not in used,
+            len(name.display),
+            name,
+        )
+
     best: dict[str, ModelName] = {}
-    for name in sorted(names, key=lambda name: (name not in used, len(name.display), name)):
+    for name in sorted(names, key=order):
         best.setdefault(observed.models[name].digest, name)
     return best
+
+
+def _is_remembered(name: ModelName, observed: ObservedHost) -> bool:
+    """Whether we pulled what is there under this name."""
+    memory = observed.memory.get(name)
+    return memory is not None and memory.how == "pulled" and memory.digest == observed.models[name].digest
+
+
+def _strangeness(name: ModelName, observed: ObservedHost) -> int:
+    """How surely a registry does not have this: 0 has it, 1 has something of that name, 2 nobody said, 3 has not."""
+    upstream = observed.upstream.get(name)
+    if upstream is None:
+        return 2
+    if upstream.error:
+        return 3 if upstream.gone else 2
+    return 0 if observed.models[name].digest in upstream.digests else 1
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970 of a time that a server writes; what cannot be read was never."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return float("inf")
 
 
 def _source_of(
@@ -76,6 +133,19 @@ def _source_of(
         if build is not None and _is_exact(name, build, observed, own, base):
             return build
     return Pull(ref=name)
+
+
+def _without_circles(specs: Iterable[ModelSpec]) -> tuple[ModelSpec, ...]:
+    """The same entries; of models that were made from each other in turn one is written by its name alone."""
+    kept: dict[ModelName, ModelSpec] = {spec.name: spec for spec in specs}
+    for name in kept:
+        step, passed = source_of(kept[name]), {name}
+        while step is not None and step not in passed:
+            passed.add(step)
+            step = source_of(kept[step])
+        if step == name:
+            kept[name] = ModelSpec(name=name, source=Pull(ref=name))
+    return tuple(kept.values())
 
 
 def _derive(own: Contents, base: Contents, parent: ModelName) -> Build | None:
@@ -122,4 +192,4 @@ def _tidy(value: ParameterValue) -> ParameterValue:
 def _is_exact(name: ModelName, build: Build, observed: ObservedHost, own: Contents, base: Contents) -> bool:
     desired = build_model(ModelSpec(name=name, source=build), {})
     comparison = compare_build(observed.host, desired, own, base, observed.features)
-    return not comparison.differences and comparison.weights == "same"
+    return not comparison.differences and comparison.weights != "different"

@@ -8,12 +8,13 @@ being listed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
 from ollamaops.names import ModelName
+from ollamaops.plan.asides import owners_of
 
 FOREVER_S = math.inf
 _YEAR_S = 365 * 86400.0
@@ -57,6 +58,14 @@ class HostLoaded:
     digests: Mapping[ModelName, str] = field(default_factory=dict)
     declared: Mapping[ModelName, bool | float] = field(default_factory=dict)
 
+    def resident_of(self, one: Loaded) -> bool | float | None:
+        """What is declared for it: of its own name, else the longest of the names that share it; None: nothing."""
+        own = self.declared.get(one.name)
+        if own is not None:
+            return own
+        shared = [resident for name in one.also if (resident := self.declared.get(name)) is not None]
+        return max(shared, key=lambda resident: FOREVER_S if resident is True else resident, default=None)
+
     def state_of(self, one: Loaded) -> Literal["current", "stale", "deleted"]:
         """Whether what was loaded is what the name stands for now; without the name, whether another has it."""
         now = self.digests.get(one.name)
@@ -72,6 +81,24 @@ class HostLoaded:
 
     def _is_of(self, one: Loaded, name: ModelName) -> bool:
         return one.name == name or one.serves(name, self.digests.get(name, ""))
+
+
+def under_own_names(
+    loaded: Iterable[Loaded], digests: Mapping[ModelName, str], declared: Collection[ModelName]
+) -> tuple[Loaded, ...]:
+    """What is loaded, each with every name of `digests` that has its content.
+
+    What was loaded while it waited aside is listed by servers under that name for as long as it is in memory; here
+    it goes by the name that it waited for, else by one that is `declared`, as long as one of them has the content.
+    """
+    found = []
+    for one in loaded:
+        same = sorted(name for name, digest in digests.items() if digest == one.digest)
+        by_rank = sorted(same, key=lambda name: name not in declared)
+        aside = one.name.is_aside
+        name = owners_of(same).get(one.name, by_rank[0]) if aside and same else one.name
+        found.append(replace(one, name=name, also=(one.also | frozenset(same)) - {name}))
+    return tuple(found)
 
 
 def read_stay(expires_at: str, now: datetime) -> float:

@@ -63,7 +63,7 @@ class Upstream:
     """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
 
     `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
-    that could not be reached.
+    that could not be reached, `gone` that it said that there is no such model.
     """
 
     digests: frozenset[str] = frozenset()
@@ -72,6 +72,7 @@ class Upstream:
     error: str = ""
     hint: str | None = None
     answered: bool = True
+    gone: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -119,6 +120,9 @@ class ObservedHost:
 
     `asides` are our own names beside the models, each with its tags digest; they are never among `models`.
 
+    `pushed` maps (model, pushed name) to the digests of what was pushed there last: the one that tags showed, and
+    that of the registry manifest if it was seen.
+
     `at` (aware), `in_use` (what is loaded right now) and `licences` (texts of what would be pulled) are there for
     guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: nobody
     asked, because nothing is declared resident.
@@ -129,7 +133,7 @@ class ObservedHost:
     models: Mapping[ModelName, ObservedModel]
     shown: Mapping[ModelName, Contents] = field(default_factory=dict)
     memory: Mapping[ModelName, Memory] = field(default_factory=dict)
-    pushed: Mapping[tuple[ModelName, ModelName], str] = field(default_factory=dict)
+    pushed: Mapping[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
     asides: Mapping[ModelName, str] = field(default_factory=dict)
     upstream: Mapping[ModelName, Upstream] = field(default_factory=dict)
     present_blobs: frozenset[Digest] = frozenset()

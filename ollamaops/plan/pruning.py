@@ -10,9 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ollamaops.plan.actions import HostPlan, Note
-from ollamaops.plan.guard import changes_of, is_prune
-
-RULE = "pending"
+from ollamaops.plan.guard import PENDING, changes_of, is_prune
 
 
 def only_prune(plan: HostPlan, *, force: Collection[str] = ()) -> HostPlan:
@@ -22,7 +20,7 @@ def only_prune(plan: HostPlan, *, force: Collection[str] = ()) -> HostPlan:
     """
     deletions = tuple(replace(action, needs=()) for action in plan.actions if is_prune(action))
     others = len(changes_of(plan)) - len(deletions)
-    if not deletions or not others or RULE in force:
+    if not deletions or not others or PENDING in force:
         return replace(plan, actions=deletions)
     names = ", ".join(str(action.model) for action in deletions)
     note = Note(

@@ -1,6 +1,9 @@
 """Pushed models: which content the registry is not known to have.
 
 Ollama pushes a model under its own name only, so the name in `push:` becomes an alias on the host and stays there.
+The fact a reader would miss: what was pushed has one digest on the host and mostly another one in the registry, so
+both have to be among the digests of one content: the registry's, the pulled reference's, the lock's, or those that
+we saw when we pushed it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from ollamaops.plan.actions import PushModel
 from ollamaops.plan.copies import add_copy
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
-from ollamaops.plan.questions import is_pushed
+from ollamaops.plan.observed import ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.questions import is_pushed, pushed_digests, upstream_of
 
 
 def plan_pushes(draft: Draft, models: Iterable[DesiredModel]) -> None:
@@ -27,19 +31,46 @@ def plan_pushes(draft: Draft, models: Iterable[DesiredModel]) -> None:
 
 
 def _has_registry(draft: Draft, model: DesiredModel, ref: ModelName) -> bool:
-    """Whether the registry is known to have what the host has and keeps."""
-    own = draft.find(model.name)
+    """Whether the registry is known to have what the host has and keeps; memory counts when it does not say."""
+    own, answer = draft.find(model.name), draft.observed.upstream.get(ref)
     if own is None or model.name in draft.replaced:
         return False
-    upstream = draft.observed.upstream.get(ref)
-    return is_pushed(model.spec, own, draft.observed) or (
-        upstream is not None and own.digest in upstream.digests
+    if answer and (answer.gone or not answer.error):
+        return _is_same(model, own, answer, draft.observed)
+    if not is_pushed(model.spec, own, draft.observed):
+        return False
+    if answer:
+        draft.note(
+            model.name,
+            f"pushed to '{ref}' before; whether that is still there is not known: {answer.error}",
+            answer.hint,
+        )
+    return True
+
+
+def _is_same(model: DesiredModel, own: ObservedModel, answer: Upstream, observed: ObservedHost) -> bool:
+    """Whether what the registry has is what the host has."""
+    source = upstream_of(model, observed)
+    contents = (
+        answer.digests,
+        pushed_digests(model.spec, observed),
+        frozenset(model.spec.accepts),
+        source.digests if source else frozenset(),
     )
+    return any({own.digest, answer.registry_digest} <= digests for digests in contents)
+
+
+def _in_registry(draft: Draft, ref: ModelName) -> str:
+    """What the registry has in place of what the host has, or will have: a digest, "nothing", or "" if unknown."""
+    answer = draft.observed.upstream.get(ref)
+    if answer is None:
+        return ""
+    return "nothing" if answer.gone else answer.registry_digest
 
 
 def _add_push(draft: Draft, model: DesiredModel, ref: ModelName) -> None:
     name = model.name
-    because = draft.why(ref, "unpushed", desired=str(name))
+    because = draft.why(ref, "unpushed", desired=str(name), observed=_in_registry(draft, ref))
     if draft.leaves_alone(ref):
         draft.doubt(
             name,

@@ -7,8 +7,8 @@ without being looked into, so that a steady host costs no `show` at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName
@@ -25,13 +25,16 @@ Because = tuple[Difference, ...]
 class PlanOptions:
     """How to plan. `distrust` are models whose memory is not to be believed (just changed by this run);
     `made` those of them that this run built; `ask_registry` False takes the server's word for `latest`; `settled`
-    are models that this run has loaded or unloaded already; `release` gives nothing for a rollback."""
+    are models that this run has loaded or unloaded already; `evicted` those that did not stay in memory after the
+    last run had loaded them, each with what was declared resident beside it; `release` gives nothing for a rollback.
+    """
 
     verify_weights: bool = False
     ask_registry: bool = True
     distrust: frozenset[ModelName] = frozenset()
     made: frozenset[ModelName] = frozenset()
     settled: frozenset[ModelName] = frozenset()
+    evicted: Mapping[ModelName, frozenset[ModelName]] = field(default_factory=dict)
     release: bool = False
 
 
@@ -74,8 +77,10 @@ def _to_ask(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -
     spec, own = model.spec, observed.models.get(model.name)
     if isinstance(spec.source, Pull) and _is_open(model, own, observed):
         yield spec.source.ref
-    if spec.push and own and model.name in desired.pushes and not is_pushed(spec, own, observed):
+    if spec.push and own and model.name in desired.pushes:
         yield spec.push
+        if isinstance(spec.source, Pull) and not (spec.accepts or is_pushed(spec, own, observed)):
+            yield spec.source.ref  # it can tell that the registry has the same content in another layout
 
 
 def _is_open(model: DesiredModel, own: ObservedModel | None, observed: ObservedHost) -> bool:
@@ -162,7 +167,12 @@ def is_current(model: DesiredModel, own: ObservedModel, observed: ObservedHost) 
 
 def is_pushed(spec: ModelSpec, own: ObservedModel, observed: ObservedHost) -> bool:
     """Whether exactly this content was pushed to where it should be, as far as we remember."""
-    return spec.push is not None and observed.pushed.get((spec.name, spec.push)) == own.digest
+    return own.digest in pushed_digests(spec, observed)
+
+
+def pushed_digests(spec: ModelSpec, observed: ObservedHost) -> frozenset[str]:
+    """The digests of what we remember to have pushed last: on the host, and in the registry if that was seen."""
+    return observed.pushed.get((spec.name, spec.push), frozenset()) if spec.push else frozenset()
 
 
 def tolerates_content(spec: ModelSpec) -> bool:

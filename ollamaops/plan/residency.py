@@ -2,7 +2,7 @@
 
 Decides by what `/api/ps` lists; how a model is loaded is apply/residency.py's, whether all of them fit is vram.py's.
 The fact a reader would miss: what this run has loaded itself and is gone again was evicted by the next one, so it is
-reported and not loaded once more.
+reported and not loaded once more; nor is it by later runs, as long as the same models are declared and in memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
+from ollamaops.ollama.version import Features
 from ollamaops.plan.actions import LoadModel, UnloadModel, UploadBlob
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.draft import Draft
@@ -22,6 +23,7 @@ from ollamaops.units import format_size
 
 FOREVER = -1.0
 NOT_THERE = "not in memory"
+CONTENT_CHANGES = "its content changes"
 # what servers up to 0.33 start a runner anew for, besides other weights and adapters
 _RUNNER_OPTIONS = (
     *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock"),
@@ -34,9 +36,20 @@ def wants_loaded(spec: ModelSpec) -> bool:
     return bool(spec.resident)
 
 
+def keep_alive_of(spec: ModelSpec) -> float:
+    """For how many seconds after its last use the model is to stay in memory; negative: for ever."""
+    return FOREVER if spec.resident is True else float(spec.resident or 0)
+
+
 def wants_unloaded(spec: ModelSpec) -> bool:
     """Whether the model is declared not to be in memory."""
     return spec.resident is not None and not spec.resident
+
+
+def kept_loaded(specs: Iterable[ModelSpec]) -> frozenset[ModelName]:
+    """The names under which models are in memory because they are declared to be, which says nothing of their use."""
+    names = ((spec.name, spec.moved_from) for spec in specs if wants_loaded(spec))
+    return frozenset(name for pair in names for name in pair if name)
 
 
 def is_managed(desired: DesiredHost) -> bool:
@@ -107,14 +120,14 @@ def _plan_load(draft: Draft, model: DesiredModel) -> None:
     name = model.name
     if draft.find(name) is None and name not in draft.changing:
         return  # why it is not there has been said
-    problem = _cannot_stay(draft, name)
+    problem = cannot_stay(name, draft.find(name), draft.features)
     if problem:
         draft.note(name, problem, "leave out resident")
         return
     why = _why_load(draft, model)
     if not why:
         _note_leftovers(draft, name)
-    elif name in draft.options.settled:
+    elif name in draft.options.settled or (why == NOT_THERE and _would_be_evicted(draft, name)):
         _report_eviction(draft, model, why)
     else:
         draft.add(
@@ -124,17 +137,17 @@ def _plan_load(draft: Draft, model: DesiredModel) -> None:
                 because=draft.why(name, "resident", desired="in memory", observed=why),
                 needs=_everything_about(draft, name),
                 expects=draft.expect(name),
-                keep_alive_s=FOREVER if model.spec.resident is True else float(model.spec.resident or 0),
+                keep_alive_s=keep_alive_of(model.spec),
                 retries=model.spec.retries,
             )
         )
 
 
-def _cannot_stay(draft: Draft, name: ModelName) -> str:
-    own = draft.find(name)
-    if (own and own.is_cloud) or (draft.features.suffix_routing and name.source_suffix == "cloud"):
+def cannot_stay(name: ModelName, own: ObservedModel | None, features: Features) -> str:
+    """Why a model cannot be kept in memory; nothing if it can. `own` is what the host has under that name."""
+    if (own and own.is_cloud) or (features.suffix_routing and name.source_suffix == "cloud"):
         return "runs on ollama.com, so it cannot be kept in this host's memory"
-    if draft.features.suffix_routing and name.source_suffix == "local":
+    if features.suffix_routing and name.source_suffix == "local":
         return f"cannot be loaded: servers from 0.18.0 on would load '{name.pull_name}' instead"
     return ""
 
@@ -145,7 +158,7 @@ def _why_load(draft: Draft, model: DesiredModel) -> str:
     if own is None:
         return NOT_THERE
     if model.name in draft.replaced:
-        return "its content changes"
+        return CONTENT_CHANGES
     serving = _serving(draft.observed, own)
     if not serving:
         is_stale = any(one.name == own.name for one in draft.observed.loaded or ())
@@ -162,6 +175,15 @@ def _is_kept_for_another(draft: Draft, one: Loaded) -> bool:
     return any(other and one.serves(other.name, other.digest) for other in lasting)
 
 
+def _would_be_evicted(draft: Draft, name: ModelName) -> bool:
+    """Whether all is as it was when the last run loaded it and the others drove it out again."""
+    residents = (model.name for model in draft.desired.declared if wants_loaded(model.spec))
+    beside = frozenset(other for other in residents if other != name and not draft.leaves_alone(other))
+    others = [own for other in beside - draft.options.evicted.keys() if (own := draft.find(other))]
+    is_same = draft.options.evicted.get(name) == beside and name not in draft.changing
+    return is_same and bool(others) and all(_serving(draft.observed, own) for own in others)
+
+
 def _everything_about(draft: Draft, name: ModelName) -> tuple[str, ...]:
     """The actions on the model that come before: it is loaded when it is what it should be, and proven."""
     return tuple(
@@ -172,7 +194,7 @@ def _everything_about(draft: Draft, name: ModelName) -> tuple[str, ...]:
 
 
 def _report_eviction(draft: Draft, model: DesiredModel, why: str) -> None:
-    """This run has loaded it: to do so again would evict another one."""
+    """This run or the last one has loaded it: to do so again would evict another one."""
     others = [one for one in draft.observed.loaded or () if one.name != model.name]
     listed = ", ".join(f"{one.name} ({format_size(one.size_bytes)})" for one in others)
     said = f"; in memory now: {listed}" if listed else ""
@@ -180,7 +202,8 @@ def _report_eviction(draft: Draft, model: DesiredModel, why: str) -> None:
         draft.doubt(
             model.name,
             f"was loaded, and is not in memory any more: evicted{said}",
-            "they do not fit together: declare fewer models resident, or raise OLLAMA_MAX_LOADED_MODELS",
+            "they do not fit together: declare fewer models resident, or raise OLLAMA_MAX_LOADED_MODELS "
+            "and restart the server",
         )
     else:
         draft.doubt(model.name, f"was loaded, but: {why}{said}", "look at what else uses it, then run again")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
+from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
 from ollamaops.plan.expectations import Verdict
 
@@ -33,7 +34,10 @@ class ActionResult:
 class HostReport:
     """One host's cycle. `plan` is the first round's; `remaining` is what a last fresh look still found.
 
-    `unreached` is set when the host did not answer, before or after; `rounds` counts apply-and-look-again.
+    `unreached` is set when the host did not answer, before or after; `rounds` counts apply-and-look-again. `tidied`
+    are names of our own that runs which were stopped had left behind, and that are gone now. `evicted` are
+    models that were loaded and did not stay in memory, each with the residents beside it; None: only some models
+    were looked at.
     """
 
     host: str
@@ -42,6 +46,8 @@ class HostReport:
     remaining: tuple[Difference, ...] = ()
     notes: tuple[Note, ...] = ()
     unreached: UnreachedHost | None = None
+    tidied: tuple[ModelName, ...] = ()
+    evicted: Mapping[ModelName, tuple[ModelName, ...]] | None = None
     rounds: int = 0
     verified: bool = False
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What rolling models of one host back takes: one copy each, from the version that was kept.
+"""What rolling models of one host back takes: one copy each, from the version that was kept, and a load if resident.
 
 Decides which kept version it is and what becomes of the current one, which is kept in its turn. The fact a reader
 would miss: the switch moves no weights, and what it leaves behind is held until the entry changes (holds.py).
@@ -7,13 +7,16 @@ would miss: the switch moves no weights, and what it leaves behind is held until
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
-from ollamaops.plan.actions import CopyModel, Difference, Fact, HostPlan, Note
+from ollamaops.plan.actions import CopyModel, Difference, Fact, HostPlan, LoadModel, Note, id_of
 from ollamaops.plan.asides import MOST_KEPT, kept_of
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.holds import hold_of
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.residency import CONTENT_CHANGES, cannot_stay, keep_alive_of, wants_loaded
 
 
 def plan_rollback(
@@ -26,11 +29,32 @@ def plan_rollback(
         if not model.implicit and any(target.matches(model.name) for target in targets)
     ]
     found = [_roll_back(desired.host, model, observed, version) for model in meant]
+    switches = [each for each in found if isinstance(each, CopyModel)]
+    specs = {model.name: model.spec for model in meant}
+    loads = [
+        _load(switch, specs[switch.model])
+        for switch in switches
+        if wants_loaded(specs[switch.model])
+        and not cannot_stay(switch.model, observed.models.get(switch.model), observed.features)
+    ]
     return HostPlan(
         host=desired.host,
-        actions=tuple(each for each in found if isinstance(each, CopyModel)),
+        actions=(*switches, *loads),
         notes=tuple(each for each in found if isinstance(each, Note)),
         server_version=observed.version,
+    )
+
+
+def narrowed(seen: HostPlan, agreed: HostPlan) -> HostPlan:
+    """What a look says of the models that `agreed` rolls back, which is all that a rollback answers for; everything,
+    if it is no rollback."""
+    own = {action.model for action in agreed.actions if isinstance(action, CopyModel) and action.hold}
+    if not own:
+        return seen
+    return replace(
+        seen,
+        actions=tuple(action for action in seen.actions if action.model in own),
+        notes=tuple(note for note in seen.notes if note.model in own),
     )
 
 
@@ -58,4 +82,19 @@ def _roll_back(host: str, model: DesiredModel, observed: ObservedHost, version: 
         keep=max(1, model.spec.keep_previous),
         hold=hold_of(model),
         retries=model.spec.retries,
+    )
+
+
+def _load(switch: CopyModel, spec: ModelSpec) -> LoadModel:
+    """What is declared to be in memory gets there with the content that it was switched to."""
+    why = Difference(
+        host=switch.host, model=spec.name, kind="resident", desired="in memory", observed=CONTENT_CHANGES
+    )
+    return LoadModel(
+        host=switch.host,
+        model=spec.name,
+        because=(why,),
+        needs=(id_of(switch),),
+        keep_alive_s=keep_alive_of(spec),
+        retries=spec.retries,
     )

@@ -30,7 +30,21 @@ def add_pull(draft: Draft, model: DesiredModel, pull: Pull, because: Because) ->
     draft.add(_merge(before, action) if isinstance(before, PullModel) else action)
     if pull.ref == model.name:
         add_probe(draft, model, pull.ref)
+    _tell_of_pin(draft, model)
     return True
+
+
+def _tell_of_pin(draft: Draft, model: DesiredModel) -> None:
+    """A pin is the registry's digest, and from that alone nobody knows what a server before 0.19 lists."""
+    spec = model.spec
+    is_known = draft.features.raw_registry_manifest or spec.accepts or upstream_of(model, draft.observed)
+    if spec.digest and not is_known:
+        draft.note(
+            model.name,
+            "servers before 0.19 list most pulled models under another digest than the registry's: "
+            "without the registry's answer the pin may not be recognised, and the pull is then undone",
+            "let the registry be asked, or lock the model: `ollamaops lock` writes down both digests",
+        )
 
 
 def _refusal(draft: Draft, model: DesiredModel, pull: Pull) -> tuple[str, str] | None:

@@ -33,6 +33,7 @@ from ollamaops.errors import (
     TimeoutExceeded,
     TlsError,
 )
+from ollamaops.redaction import Redaction, secrets_of_headers, secrets_of_proxy
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -69,6 +70,14 @@ class Question:
     public: Mapping[str, str]
     private: Mapping[str, str]
 
+    @property
+    def redaction(self) -> Redaction:
+        """What no text of the answer may show: whatever is private, and the password of a proxy."""
+        proxies = _choose_proxies(self.url).values()
+        return Redaction(
+            [*secrets_of_headers(self.private), *(s for url in proxies for s in secrets_of_proxy(url))]
+        )
+
     def moved_to(self, url: str) -> Question:
         """The same question for another URL; what is private is left behind when the origin changes."""
         stays = origin_of(url) == origin_of(self.url)
@@ -88,6 +97,10 @@ class Answer:
     def is_ok(self) -> bool:
         """Whether the status is 2xx."""
         return 200 <= self.status < 300
+
+    def without(self, redaction: Redaction) -> Answer:
+        """The same, its text without secrets: an answer that is an error may quote the question."""
+        return replace(self, body=redaction.hide(self.body.decode("utf-8", errors="replace")).encode())
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -214,10 +227,23 @@ class Exchange:
                 body = self._read_body(question, response, started)
         except (requests.RequestException, HTTPError, UnicodeError) as error:
             _raise_remote(error, question)
-        return Answer(question.url, response.status_code, response.headers, body)
+        answer = Answer(question.url, response.status_code, response.headers, body)
+        return answer if answer.is_ok or answer.status in REDIRECTS else answer.without(question.redaction)
 
     def _send(self, question: Question) -> requests.Response:
-        """The head of an answer. Raises what requests raises."""
+        """The head of an answer. Raises what requests raises.
+
+        What changes nothing is asked once more when the connection is cut before an answer: servers close pooled
+        ones without a word (RFC 9110 §9.2.2).
+        """
+        try:
+            return self._request(question)
+        except requests.ConnectionError as error:
+            if question.method not in ("GET", "HEAD") or _classify(error)[0] is not ConnectionLost:
+                raise
+        return self._request(question)
+
+    def _request(self, question: Question) -> requests.Response:
         return self._session.request(
             question.method,
             question.url,

@@ -153,6 +153,9 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+_NO_LOCK_HINT = "name one that `ollamaops lock` has written"  # words of any other file are nobody's business
+
+
 class _Flaw(Exception):
     """Something wrong at one node; becomes a Problem."""
 
@@ -208,7 +211,10 @@ class _Reader:
             return None
 
     def _read_lock(self, root: yaml.Node) -> Lock:
-        keys = _keys(root, ("version", "models"))
+        known = ("version", "models")
+        if isinstance(root, yaml.MappingNode) and not any(key.value in known for key, _ in root.value):
+            raise _Flaw(root, "this is no lock file: it has neither 'version' nor 'models'", _NO_LOCK_HINT)
+        keys = _keys(root, known)
         _check_version(_needed(root, keys, "version"))
         entries: dict[ModelName, LockEntry] = {}
         for key, node in _pairs(_needed(root, keys, "models")):

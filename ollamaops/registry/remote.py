@@ -32,6 +32,7 @@ from ollamaops.errors import (
 from ollamaops.files.lfs import MAX_POINTER_BYTES, parse_lfs_pointer
 from ollamaops.files.remote import HubFile, RemoteFile, RemoteRef, parse_hub
 from ollamaops.names import Digest
+from ollamaops.redaction import Redaction, secrets_of_headers
 from ollamaops.registry.bucket import Bucket
 from ollamaops.registry.exchange import Answer, Exchange, OpenAnswer, Question, origin_of
 from ollamaops.registry.remote_stream import Opened, RemoteStream
@@ -284,7 +285,8 @@ def _raise_for_status(status: int, headers: Mapping[str, str], place: _Place) ->
     if 200 <= status < 300:
         return
     kind, hint = _error_kind(status)
-    said = cut_text(headers.get("X-Error-Message", ""))
+    redaction = Redaction(secrets_of_headers(place.private))
+    said = cut_text(redaction.hide(headers.get("X-Error-Message", "")))
     raise kind(
         f"{place.host}: {place.subject}: status {status}" + (f", {said}" if said else ""),
         host=place.host,

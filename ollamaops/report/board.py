@@ -138,15 +138,17 @@ class Board:
 
 
 def _host_row(name: str, host: _HostRows) -> Row:
-    """What the host does as a whole; its bytes only when they are more than those of one layer."""
+    """What the host does as a whole; its bytes only when they are more than those of one layer. What is on no host is
+    done here."""
+    label = clean(name) or "this machine"
     flows = [flow for running in host.running.values() for flow in running.flows.values()]
     counts = f"{host.ended} done, {len(host.running)} running"
     if len(flows) < 2:
-        return Row(label=clean(name), text=counts, is_host=True)
+        return Row(label=label, text=counts, is_host=True)
     total = Flow(sum(flow.completed_bytes for flow in flows), sum(flow.total_bytes for flow in flows))
     rate = sum(flow.rate for flow in flows if flow.is_moving)
     text = f"{say_flow(total, rate)}; {counts}"
-    return Row(label=clean(name), text=text, share=_share(total), is_host=True)
+    return Row(label=label, text=text, share=_share(total), is_host=True)
 
 
 def _rows_of(running: _Running) -> Iterator[Row]:

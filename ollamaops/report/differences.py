@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import assert_never
 
 from ollamaops.plan.actions import Difference
+from ollamaops.plan.diff import SERVERS_OWN
 from ollamaops.report.words import plural, shorten, shorten_digests
 
 _MAX_VALUE = 36  # characters of one value in a phrase
@@ -59,7 +60,7 @@ def say_difference(difference: Difference) -> str:
         case "moved":
             return "its name before" if observed else f"renamed to {desired}"
         case "unpushed":
-            return "not known to be in the registry"
+            return _say_unpushed(shorten_digests(observed))
         case "resident":
             return observed
         case "unproven":
@@ -70,7 +71,16 @@ def say_difference(difference: Difference) -> str:
             assert_never(difference.kind)
 
 
+def _say_unpushed(there: str) -> str:
+    """`there`: the digest that the registry has in its place, "nothing", or "" when that is not known."""
+    if not there:
+        return "not known to be in the registry"
+    return "not in the registry" if there == "nothing" else f"the registry has {there} instead"
+
+
 def _say_change(path: str, observed: str, desired: str) -> str:
+    if desired == SERVERS_OWN:
+        return f"{path} is left to the server"
     before, after = shorten_digests(observed), shorten_digests(desired)
     if before and after and before.split() == after.split():
         return f"{path} differs in white space only"

@@ -54,9 +54,14 @@ def _rows(host: HostLoaded) -> list[list[Cell]]:
 
 def _row(host: HostLoaded, one: Loaded) -> list[Cell]:
     stays = "for ever" if one.is_forever else format_duration(one.stays_s)
-    declared = _say_declared(host.declared.get(one.name))
+    declared = _say_declared(host.resident_of(one))
     size, share = format_size(one.size_bytes), f"{_share(one)} %"
-    return _cells(str(one.name), host, size, share, stays, declared, host.state_of(one))
+    return _cells(_say_names(host, one), host, size, share, stays, declared, host.state_of(one))
+
+
+def _say_names(host: HostLoaded, one: Loaded) -> str:
+    """Its name, and those that share it and are declared to be in memory."""
+    return ", ".join(map(str, [one.name, *sorted(name for name in one.also if host.declared.get(name))]))
 
 
 def _cells(name: str, host: HostLoaded, *rest: str) -> list[Cell]:
@@ -121,7 +126,7 @@ def loaded_to_json(hosts: Sequence[HostLoaded], unreached: Sequence[UnreachedHos
 
 
 def _to_json(host: HostLoaded, one: Loaded) -> Json:
-    """`stays_s` is null for ever, `resident` what the manifest declares (null: nothing), `also` who shares it."""
+    """`stays_s` is null for ever, `also` who shares it, `resident` what is declared of them (null: nothing)."""
     return {
         "model": str(one.name),
         "digest": one.digest,
@@ -132,6 +137,6 @@ def _to_json(host: HostLoaded, one: Loaded) -> Json:
         "context_length": one.context_length or None,
         "expires_at": one.expires_at,
         "stays_s": None if one.is_forever else one.stays_s,
-        "resident": host.declared.get(one.name),
+        "resident": host.resident_of(one),
         "also": [str(name) for name in sorted(one.also)],
     }

@@ -15,7 +15,7 @@ from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import RunReport
 from ollamaops.report.lines import SYMBOLS, Line, render_lines
 from ollamaops.report.plan_lines import plan_lines
-from ollamaops.report.plan_text import count_plan, say_counts
+from ollamaops.report.plan_text import say_counts
 from ollamaops.report.run_text import run_lines, say_run
 from ollamaops.report.words import Paint, clean, clean_line
 
@@ -37,7 +37,7 @@ pre { background: #f6f6f6; margin: .3rem 0; padding: .4rem; overflow-x: auto; }
 
 def render_plan_markdown(plan: Plan) -> str:
     """The plan as a Markdown comment: the counts, then its lines as a `diff` block."""
-    return render_markdown("ollamaops plan", plan_lines(plan, verbose=True), say_counts(count_plan(plan)))
+    return render_markdown("ollamaops plan", plan_lines(plan, verbose=True), say_counts(plan))
 
 
 def render_run_markdown(report: RunReport) -> str:
@@ -47,7 +47,7 @@ def render_run_markdown(report: RunReport) -> str:
 
 def render_plan_html(plan: Plan) -> str:
     """The plan as a page of its own, without scripts."""
-    return render_html("ollamaops plan", plan_lines(plan, verbose=True), say_counts(count_plan(plan)))
+    return render_html("ollamaops plan", plan_lines(plan, verbose=True), say_counts(plan))
 
 
 def render_run_html(report: RunReport) -> str:

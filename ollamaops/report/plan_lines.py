@@ -51,8 +51,11 @@ def plan_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
 
 
 def trouble_lines(plan: Plan) -> list[Line]:
-    """What is no action: notes, refusals, hosts that did not answer."""
-    lines = [note_line(note) for host in plan.hosts for note in host.notes]
+    """What is no action: names left over, notes, refusals, hosts that did not answer."""
+    lines = [
+        line for host in plan.hosts for line in leftover_lines(host.host, host.leftovers, "apply removes it")
+    ]
+    lines += [note_line(note) for host in plan.hosts for note in host.notes]
     lines += [refusal_line(refusal) for refusal in plan.refusals]
     return [*group_lines(lines), *unreached_lines(plan.unreached)]
 
@@ -195,6 +198,14 @@ def same_lines(host: HostPlan) -> Iterator[Line]:
         yield Line(mark="same", subject=str(name), hosts=(host.host,), text="as declared")
     for name in host.unmanaged:
         yield Line(mark="note", subject=str(name), hosts=(host.host,), text="not declared, left alone")
+
+
+def leftover_lines(host: str, names: Iterable[ModelName], what: str) -> Iterator[Line]:
+    """Names of our own that nobody needs any more, and what becomes of them."""
+    for name in names:
+        yield Line(
+            mark="note", subject=str(name), hosts=(host,), text=f"left behind by an earlier run: {what}"
+        )
 
 
 def note_line(note: Note) -> Line:

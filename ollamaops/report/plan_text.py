@@ -61,14 +61,16 @@ def render_plan(plan: Plan, *, colour: bool = False, width: int | None = None, v
     """
     paint = Paint(colour)
     lines = render_lines(plan_lines(plan, verbose=verbose), paint, width)
-    return join_lines([*lines, paint("bold", say_counts(count_plan(plan)))])
+    return join_lines([*lines, paint("bold", say_counts(plan))])
 
 
-def say_counts(counts: PlanCounts) -> str:
+def say_counts(plan: Plan) -> str:
     """The last line: `3 to pull, 1 to create, 0 to delete, 12 unchanged; 20.2 GB to download`."""
+    counts = count_plan(plan)
     rest = _say_rest(counts)
     if counts.is_empty:
-        return "; ".join([_say_nothing(counts), *rest])
+        nothing = "nothing is rolled back" if "rollback" in plan.made_from else _say_nothing(counts)
+        return "; ".join([nothing, *rest])
     done = [
         f"{count} to {verb}" for verb, count in counts.actions.items() if count or verb in _ALWAYS_COUNTED
     ]

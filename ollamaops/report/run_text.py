@@ -25,8 +25,8 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
 from ollamaops.report.differences import say_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
-from ollamaops.report.plan_lines import mark_of, note_line, refusal_line, unreached_lines
-from ollamaops.report.plan_text import count_plan, say_counts
+from ollamaops.report.plan_lines import leftover_lines, mark_of, note_line, refusal_line, unreached_lines
+from ollamaops.report.plan_text import say_counts
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
 
@@ -58,10 +58,11 @@ def run_lines(report: RunReport, *, verbose: bool = False) -> list[Line]:
     succeeded = _succeeded_lines(report.results) if verbose else ()
     failed = [line for host in report.hosts for line in _failed_lines(host.results)]
     remaining = [line for host in report.hosts for line in _remaining_lines(host)]
+    tidied = [line for host in report.hosts for line in leftover_lines(host.host, host.tidied, "removed")]
     notes = [note_line(note) for host in report.hosts for note in host.notes]
     refusals = [refusal_line(refusal) for refusal in report.plan.refusals]
     unreached = unreached_lines(host.unreached for host in report.hosts if host.unreached)
-    return [*succeeded, *group_lines([*failed, *remaining, *notes, *refusals]), *unreached]
+    return [*succeeded, *group_lines([*failed, *remaining, *tidied, *notes, *refusals]), *unreached]
 
 
 def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
@@ -147,9 +148,10 @@ def say_run(report: RunReport) -> str:
     if report.plan.refusals and not report.results:
         return f"refused by {plural(len(report.plan.refusals), 'rule')}: nothing was changed"
     is_declared = [is_as_declared(host) for host in report.hosts]
-    if not report.results and all(is_declared) and not report.interrupted:
-        return say_counts(count_plan(report.plan))
-    done = ", ".join(_say_outcomes(report.results)) or "nothing was changed"
+    is_idle = not report.results and not any(host.tidied for host in report.hosts)
+    if is_idle and all(is_declared) and not report.interrupted:
+        return say_counts(report.plan)
+    done = ", ".join([*_say_outcomes(report.results), *_say_tidied(report)]) or "nothing was changed"
     return f"{_say_end(report, is_declared)} {format_duration(report.seconds)}: {done}; {_say_hosts(report)}"
 
 
@@ -178,6 +180,12 @@ def _say_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
     yield from (
         f"{counts[name]} {name}" for name in ("failed", "skipped", "refused", "interrupted") if counts[name]
     )
+
+
+def _say_tidied(report: RunReport) -> Iterator[str]:
+    count = sum(len(host.tidied) for host in report.hosts)
+    if count:
+        yield f"{count} left behind removed"
 
 
 def _has_changed(result: ActionResult) -> bool:

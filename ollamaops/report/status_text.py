@@ -26,7 +26,9 @@ from ollamaops.plan.codec import Json
 from ollamaops.report.differences import say_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
 from ollamaops.report.plan_lines import unreached_lines
-from ollamaops.report.words import Paint, Style, cells, clean, pad, plural
+from ollamaops.report.table import Cell as TextCell
+from ollamaops.report.table import render_table, table_width
+from ollamaops.report.words import Paint, Style, clean, plural
 
 State = Literal["in sync", "missing", "drifted", "unwanted", "unmanaged", "held", "unknown"]
 
@@ -48,8 +50,6 @@ _MARKS: Mapping[State, Mark] = {
     "held": "note",
     "unknown": "unknown",
 }
-_GAP = 2
-_Shown = tuple[str, Style | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +138,8 @@ def render_status(
     """
     paint, table = Paint(colour), build_status(plan)
     grid = _grid(plan, table)
-    if width is None or sum(_widths(grid)) + _GAP * (len(grid[0]) - 1) <= width:
-        lines = _layout(grid, paint) if table else []
+    if width is None or table_width(grid) <= width:
+        lines = render_table(grid, paint) if table else []
         lines += render_lines(_reason_lines(table), paint, width) if verbose else []
     else:
         lines = render_lines(_cell_lines(table, verbose=verbose), paint, width)
@@ -147,10 +147,10 @@ def render_status(
     return join_lines([*lines, *trouble, paint("bold", _say_status(plan, table))])
 
 
-def _grid(plan: Plan, table: Table) -> list[list[_Shown]]:
+def _grid(plan: Plan, table: Table) -> list[list[TextCell]]:
     """The table as texts with styles, its heading first."""
     reached = [host.host for host in plan.hosts]
-    away: list[_Shown] = [("unknown", "unknown")] * len(plan.unreached)
+    away: list[TextCell] = [("unknown", "unknown")] * len(plan.unreached)
     heads = ["model", *reached, *(host.host for host in plan.unreached)]
     rows = [
         [(str(name), None), *(_show(row.get(host)) for host in reached), *away] for name, row in table.items()
@@ -158,26 +158,8 @@ def _grid(plan: Plan, table: Table) -> list[list[_Shown]]:
     return [[(clean(head), "bold") for head in heads], *rows]
 
 
-def _show(cell: Cell | None) -> _Shown:
+def _show(cell: Cell | None) -> TextCell:
     return (cell.text, _STYLES[cell.state]) if cell else ("-", "dim")
-
-
-def _widths(grid: list[list[_Shown]]) -> list[int]:
-    return [max(cells(text) for text, _ in column) for column in zip(*grid, strict=True)]
-
-
-def _layout(grid: list[list[_Shown]], paint: Paint) -> list[str]:
-    widths = [*_widths(grid)[:-1], 0]  # the last column needs no filling
-    return [
-        (" " * _GAP).join(
-            _paint(pad(text, width), style, paint) for (text, style), width in zip(row, widths, strict=True)
-        )
-        for row in grid
-    ]
-
-
-def _paint(text: str, style: Style | None, paint: Paint) -> str:
-    return paint(style, text) if style else text
 
 
 def _reason_lines(table: Table) -> list[Line]:

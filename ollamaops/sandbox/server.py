@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ollamaops.sandbox.app import App
@@ -56,7 +56,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, protocol: type[asyncio.Protocol]) -> None:
         config = uvicorn.Config(
-            app,
+            self._until_stopped(app),
             http=protocol,
             ws="none",
             loop="asyncio",
@@ -79,13 +79,28 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._asked_to_stop.set()
 
+    def _until_stopped(self, app: ASGIApp) -> ASGIApp:
+        """The app, whose calls end quietly when stopping cuts them off; uvicorn would log a traceback for each."""
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.should_exit:
+                    raise
+
+        return call
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        for task in list(self.server_state.tasks):
-            task.cancel()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        await asyncio.sleep(
+            0
+        )  # so that uvicorn knows them gone before it looks whether their calls were answered
+        for task in list(self.server_state.tasks):
+            task.cancel()
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_STOP_S)
         for opened in sockets or ():

@@ -60,10 +60,10 @@ class FactStore(Protocol):
         """Drop what is known of one model on one host."""
 
     def remember_push(self, host: str, model: str, ref: str, digest: str) -> None:
-        """Keep that the model with this tags digest was pushed to `ref`."""
+        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's after a blank."""
 
     def recall_pushes(self, host: str) -> Mapping[tuple[str, str], str]:
-        """(`ModelName.key`, ref) → the tags digest that was pushed there last."""
+        """(`ModelName.key`, ref) → the digests of what was pushed there last, as they were given."""
 
 
 UNFINISHED = -1

@@ -104,13 +104,13 @@ class Ledger:
     # What was pushed
 
     def remember_push(self, host: str, model: str, ref: str, digest: str) -> None:
-        """Keep that the model with this tags digest was pushed to `ref`."""
+        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's after a blank."""
         self._database.write(
             "REPLACE INTO pushed (host, model, ref, digest) VALUES (?, ?, ?, ?)", host, model, ref, digest
         )
 
     def recall_pushes(self, host: str) -> Mapping[tuple[str, str], str]:
-        """(`ModelName.key`, ref) → the tags digest that was pushed there last."""
+        """(`ModelName.key`, ref) → the digests of what was pushed there last, as they were given."""
         rows = self._database.query("SELECT model, ref, digest FROM pushed WHERE host = ?", host)
         return {(str(model), str(ref)): str(digest) for model, ref, digest in rows}
 

@@ -105,11 +105,11 @@ class ServerLedger:
         self._change(lambda document: document.without_fact(model))
 
     def remember_push(self, host: str, model: str, ref: str, digest: str) -> None:
-        """Keep that the model with this tags digest was pushed to `ref`."""
+        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's after a blank."""
         self._change(lambda document: document.with_push(model, ref, digest))
 
     def recall_pushes(self, host: str) -> Mapping[tuple[str, str], str]:
-        """(`ModelName.key`, ref) → the tags digest that was pushed there last."""
+        """(`ModelName.key`, ref) → the digests of what was pushed there last, as they were given."""
         with self._lock:
             return self._with_mine(self._look()).pushes
 
