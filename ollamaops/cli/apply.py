@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import FORMATS, Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning_options, wait_option
 
 if TYPE_CHECKING:
     from ollamaops.cli.context import Scene
@@ -23,34 +23,8 @@ if TYPE_CHECKING:
 )
 @click.argument("saved", required=False, metavar="[PLAN]")
 @click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
-@click.option(
-    "--prune",
-    is_flag=False,
-    flag_value="",
-    metavar="[SCOPE]",
-    help="Also delete what nobody declares: --prune=owned is what ollamaops made or pulled, --prune=GLOB,… by name.",
-)
-@click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
-@click.option(
-    "--force",
-    multiple=True,
-    metavar="RULE",
-    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
-)
-@click.option(
-    "--verify-weights",
-    is_flag=True,
-    help="Build models again whose weights could only be compared by their header.",
-)
-@click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
-@click.option(
-    "--release", is_flag=True, help="Also bring forward models that `ollamaops rollback` holds back."
-)
-@click.option(
-    "--wait",
-    metavar="D",
-    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
-)
+@planning_options
+@wait_option
 def command(
     shared: Shared,
     saved: str | None,

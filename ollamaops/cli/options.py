@@ -219,3 +219,46 @@ def command_with_shared(
         return made
 
     return decorate
+
+
+force_option = click.option(
+    "--force",
+    multiple=True,
+    metavar="RULE",
+    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
+)
+wait_option = click.option(
+    "--wait",
+    metavar="D",
+    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
+)
+_PLANNING = (
+    click.option(
+        "--prune",
+        is_flag=False,
+        flag_value="",
+        metavar="[SCOPE]",
+        help="Also delete what nobody declares: --prune=owned is what ollamaops made or pulled, "
+        "--prune=GLOB,… by name.",
+    ),
+    click.option(
+        "--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says."
+    ),
+    force_option,
+    click.option(
+        "--verify-weights",
+        is_flag=True,
+        help="Build models again whose weights could only be compared by their header.",
+    ),
+    click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold."),
+    click.option(
+        "--release", is_flag=True, help="Also bring forward models that `ollamaops rollback` holds back."
+    ),
+)
+
+
+def planning_options(command: Callable[..., int]) -> Callable[..., int]:
+    """`command` with what `plan` and `apply` both take: what may be deleted, lifted, doubted, released."""
+    for option in reversed(_PLANNING):
+        command = option(command)
+    return command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ollamaops.cli.options import FORMATS, Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning_options
 
 
 @command_with_shared(
@@ -15,29 +15,7 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 )
 @click.option("--out", metavar="FILE", help="Save the plan; `ollamaops apply FILE` does exactly that.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when something would change.")
-@click.option(
-    "--prune",
-    is_flag=False,
-    flag_value="",
-    metavar="[SCOPE]",
-    help="Also delete what nobody declares: --prune=owned is what ollamaops made or pulled, --prune=GLOB,… by name.",
-)
-@click.option("--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says.")
-@click.option(
-    "--force",
-    multiple=True,
-    metavar="RULE",
-    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
-)
-@click.option(
-    "--verify-weights",
-    is_flag=True,
-    help="Build models again whose weights could only be compared by their header.",
-)
-@click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold.")
-@click.option(
-    "--release", is_flag=True, help="Also bring forward models that `ollamaops rollback` holds back."
-)
+@planning_options
 def command(
     shared: Shared,
     out: str | None,

@@ -7,7 +7,7 @@ import sys
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import FORMATS, Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared, force_option, wait_option
 
 
 @command_with_shared(
@@ -26,17 +26,8 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared
     default="",
     help="What may go: owned, or GLOB,… (what policy.prune says, else owned).",
 )
-@click.option(
-    "--force",
-    multiple=True,
-    metavar="RULE",
-    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
-)
-@click.option(
-    "--wait",
-    metavar="D",
-    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
-)
+@force_option
+@wait_option
 def command(
     shared: Shared, yes: bool, only_list: bool, prune: str, force: tuple[str, ...], wait: str | None
 ) -> int:

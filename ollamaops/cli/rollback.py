@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ollamaops.cli import exits
-from ollamaops.cli.options import FORMATS, Shared, command_with_shared
+from ollamaops.cli.options import FORMATS, Shared, command_with_shared, force_option, wait_option
 
 if TYPE_CHECKING:
     from ollamaops.cli.context import Scene
@@ -32,17 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--release", is_flag=True, help="Let go of what was rolled back; the next apply brings it forward."
 )
-@click.option(
-    "--force",
-    multiple=True,
-    metavar="RULE",
-    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
-)
-@click.option(
-    "--wait",
-    metavar="D",
-    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
-)
+@force_option
+@wait_option
 def command(
     shared: Shared,
     models: tuple[str, ...],
