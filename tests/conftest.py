@@ -1,12 +1,14 @@
-"""What every test gets: golden files, and an environment that does not depend on who runs the tests."""
+"""What tests get: golden files, live hosts, and an environment that does not depend on who runs the tests."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from golden import Golden
+from live_host import LiveHost, a_host
 
 # Set by terminals, CI systems and users of Ollama; each of them would change what our code does.
 FOREIGN_VARIABLES = (
@@ -45,3 +47,17 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Compares a whole report with a file of tests/golden/; `--update-golden` writes the file instead."""
     return Golden(Path(__file__).parent / "golden", update=bool(request.config.getoption("--update-golden")))
+
+
+@pytest.fixture
+def host(version: str) -> Iterator[LiveHost]:
+    """A sandbox as the version that the test is about."""
+    with a_host(version) as running:
+        yield running
+
+
+@pytest.fixture
+def newest() -> Iterator[LiveHost]:
+    """A sandbox as the newest version."""
+    with a_host() as running:
+        yield running

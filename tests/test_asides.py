@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from action_bench import DIGEST, at, pull
 from live_host import (
     BASE,
     LiveHost,
-    a_host,
     name,
 )
 from overseer import Request
@@ -21,18 +19,6 @@ from ollamaops.events import (
 )
 from ollamaops.names import ModelName
 from ollamaops.plan.asides import previous_of
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 @pytest.mark.parametrize(

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from unprivileged import as_nobody
 
 from ollamaops.cli.main import run
 
 MANIFEST = "models: [nomic-embed-text]\n"
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's right to read everything, if the tests run as root."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if user == 0:
-            os.seteuid(user)
 
 
 @pytest.fixture

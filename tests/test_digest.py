@@ -8,11 +8,11 @@ import signal
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from unprivileged import as_nobody
 
 from ollamaops.errors import Cancelled, StateError, WeightsError
 from ollamaops.files.digest import (
@@ -151,19 +151,6 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
             ask(tmp_path / "missing")
         with pytest.raises(WeightsError, match="is a directory, not a weights file"):
             ask(tmp_path)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's right to read everything, if the tests run as root."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if user == 0:
-            os.seteuid(user)
 
 
 def test_an_unreadable_file_is_refused(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -49,18 +48,6 @@ from ollamaops.state.facts import Applied
 from ollamaops.state.ledger import Ledger
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 # a full disk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from live_host import (
@@ -19,7 +19,6 @@ from live_host import (
     LiveHost,
     a_build,
     a_copy,
-    a_host,
     a_model,
     an_absence,
     assert_converged,
@@ -38,12 +37,6 @@ from ollamaops.names import Digest
 from ollamaops.sandbox.model_name import parse_name
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
 
 
 def first(method: str, path: str, do: Callable[[], None]) -> Callable[[Request], None]:

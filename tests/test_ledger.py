@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unprivileged import as_nobody
 
 from ollamaops.errors import StateError
 from ollamaops.files.digest import FileStamp, digest_of
@@ -509,19 +510,6 @@ def test_a_file_in_place_of_the_folder_is_named_when_something_is_to_be_kept(led
 
 
 # Disks that refuse
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's right to write everywhere, if the tests run as root."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if user == 0:
-            os.seteuid(user)
 
 
 @pytest.fixture

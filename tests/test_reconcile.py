@@ -14,7 +14,6 @@ from live_host import (
     Stranger,
     a_build,
     a_copy,
-    a_host,
     a_model,
     an_absence,
     assert_converged,
@@ -37,18 +36,6 @@ from ollamaops.reconcile import (
 )
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 # converging

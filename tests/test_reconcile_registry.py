@@ -14,7 +14,6 @@ from live_host import (
     LiveHost,
     a_build,
     a_copy,
-    a_host,
     a_model,
     assert_converged,
     failures,
@@ -32,18 +31,6 @@ from ollamaops.reconcile import (
 from ollamaops.registry.client import RegistryClient
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 # registries

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from live_host import BASE, VERSIONS, LiveHost, a_build, a_host, a_model, assert_converged, ids, name
+from live_host import BASE, VERSIONS, LiveHost, a_build, a_model, assert_converged, ids, name
 from pulled_models import World
 
 from ollamaops.cli import exits
@@ -28,18 +28,6 @@ from ollamaops.sandbox.server import Sandbox
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 BOT = name("bot")
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 def a_bot(colour: str, **rest: int) -> list[ModelSpec]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,18 +53,6 @@ from ollamaops.reconcile import (
 from ollamaops.state.ledger import Ledger
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 # several hosts

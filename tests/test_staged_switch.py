@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -37,18 +37,6 @@ from ollamaops.state.facts import Applied
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 OTHER = "qwen2.5:0.5b"
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture
-def host(version: str) -> Iterator[LiveHost]:
-    with a_host(version) as running:
-        yield running
-
-
-@pytest.fixture
-def newest() -> Iterator[LiveHost]:
-    with a_host() as running:
-        yield running
 
 
 def asked(word: str) -> dict[str, object]:

@@ -7,14 +7,14 @@ registry's is looked into, so a fleet that is up to date costs one request to ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from ollamaops.apply.connect import connect
+from ollamaops.apply.glances import glance_at_hosts
 from ollamaops.apply.observe import Glance
 from ollamaops.apply.upstream import MAX_KEPT_BYTES, Upstreams
-from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
+from ollamaops.errors import RemoteError
 from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest
 from ollamaops.ollama.cancel import CancelToken
@@ -42,24 +42,18 @@ def find_outdated(
     search: Search, wanted: Mapping[str, Sequence[Reference]], hosts: Sequence[HostSpec]
 ) -> tuple[tuple[HostFreshness, ...], tuple[UnreachedHost, ...]]:
     """Every host's models (`wanted`: host → what it pulls), and the hosts that did not answer. Cancelled."""
-    with ThreadPoolExecutor(max_workers=max(1, min(search.jobs, len(hosts)))) as pool:
-        found = list(pool.map(lambda host: _host(search, host, wanted[host.name]), hosts))
-    return (
-        tuple(each for each in found if isinstance(each, HostFreshness)),
-        tuple(each for each in found if isinstance(each, UnreachedHost)),
+    return glance_at_hosts(
+        hosts,
+        lambda spec, glance: _host(search, spec, glance, wanted[spec.name]),
+        open_client=search.open_client,
+        cancel=search.cancel,
+        jobs=search.jobs,
     )
 
 
-def _host(search: Search, spec: HostSpec, references: Iterable[Reference]) -> HostFreshness | UnreachedHost:
-    try:
-        with search.open_client(spec) as client:
-            glance = Glance(spec=spec, client=client, cancel=search.cancel)
-            observed = glance.models()
-            models = tuple(_model(search, glance, observed, reference) for reference in references)
-    except Cancelled:
-        raise
-    except OllamaopsError as error:
-        return UnreachedHost(host=spec.name, error=str(error), hint=error.hint)
+def _host(search: Search, spec: HostSpec, glance: Glance, references: Iterable[Reference]) -> HostFreshness:
+    observed = glance.models()
+    models = tuple(_model(search, glance, observed, reference) for reference in references)
     return HostFreshness(host=spec.name, models=models, server_version=observed.version)
 
 

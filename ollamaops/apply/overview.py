@@ -6,12 +6,11 @@ Decides nothing; which of it is stale or not as declared is read off the values 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ollamaops.apply.connect import connect
+from ollamaops.apply.glances import glance_at_hosts
 from ollamaops.apply.observe import Glance
-from ollamaops.errors import Cancelled, OllamaopsError
 from ollamaops.manifest.types import HostSpec, ModelSpec
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
@@ -32,26 +31,18 @@ def look_at_loaded(
     overview: Overview, hosts: Sequence[HostSpec], declared: Mapping[str, Sequence[ModelSpec]]
 ) -> tuple[tuple[HostLoaded, ...], tuple[UnreachedHost, ...]]:
     """What each host has in memory (`declared`: host → its models), and the hosts that did not answer. Cancelled."""
-    with ThreadPoolExecutor(max_workers=max(1, min(overview.jobs, len(hosts)))) as pool:
-        found = list(pool.map(lambda host: _host(overview, host, declared[host.name]), hosts))
-    return (
-        tuple(each for each in found if isinstance(each, HostLoaded)),
-        tuple(each for each in found if isinstance(each, UnreachedHost)),
+    return glance_at_hosts(
+        hosts,
+        lambda spec, glance: _host(spec, glance, declared[spec.name]),
+        open_client=overview.open_client,
+        cancel=overview.cancel,
+        jobs=overview.jobs,
     )
 
 
-def _host(overview: Overview, spec: HostSpec, models: Sequence[ModelSpec]) -> HostLoaded | UnreachedHost:
+def _host(spec: HostSpec, glance: Glance, models: Sequence[ModelSpec]) -> HostLoaded:
     declared = {model.name: model.resident for model in models if model.resident is not None}
-    try:
-        with overview.open_client(spec) as client:
-            glance = Glance(spec=spec, client=client, cancel=overview.cancel)
-            observed = glance.loaded(
-                glance.models(), [name for name, resident in declared.items() if resident]
-            )
-    except Cancelled:
-        raise
-    except OllamaopsError as error:
-        return UnreachedHost(host=spec.name, error=str(error), hint=error.hint)
+    observed = glance.loaded(glance.models(), [name for name, resident in declared.items() if resident])
     digests = {name: model.digest for name, model in observed.models.items()}
     return HostLoaded(
         host=spec.name,
