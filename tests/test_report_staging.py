@@ -24,8 +24,8 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.asides import kept_of, next_of
 from ollamaops.plan.expectations import Failure, Verdict
 from ollamaops.plan.results import ActionResult, HostReport, HostVerdicts, RunReport
-from ollamaops.report.expect_text import render_verdicts, verdicts_to_json, verdicts_to_junit
-from ollamaops.report.junit import render_junit
+from ollamaops.report.expect_text import render_verdicts, verdicts_to_json
+from ollamaops.report.junit import render_junit, verdicts_to_junit
 from ollamaops.report.markup import render_plan_html
 from ollamaops.report.plan_text import render_plan
 from ollamaops.report.run_text import render_run

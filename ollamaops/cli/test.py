@@ -36,7 +36,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     from ollamaops.apply.trials import Trials, try_hosts
     from ollamaops.cli.context import load, open_fleet
     from ollamaops.cli.printing import colour_and_width, emit
-    from ollamaops.report.expect_text import render_verdicts, verdicts_to_json, verdicts_to_junit
+    from ollamaops.report.expect_text import render_verdicts, verdicts_to_json
 
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_fleet(asked, load(asked)) as fleet:
@@ -45,6 +45,8 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
             trials = replace(trials, on_model=_tell)
         hosts = try_hosts(trials, fleet.hosts, _wanted(asked, fleet))
     if junit is not None:
+        from ollamaops.report.junit import verdicts_to_junit
+
         _write(Path(junit), verdicts_to_junit(hosts))
     colour, width = colour_and_width(shared)
     emit(

@@ -1,4 +1,4 @@
-"""How models met their expectations, as text, JSON and JUnit.
+"""How models met their expectations, as text and JSON.
 
 Decides the words and the documents; whether something failed is plan/expectations.py's. The fact a reader would
 miss: what a model said is in the failures, so every text passes through `clean` like a server's.
@@ -6,14 +6,13 @@ miss: what a model said is in the failures, so every text passes through `clean`
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 
 from ollamaops.plan.codec import Json
 from ollamaops.plan.expectations import Verdict
 from ollamaops.plan.results import HostVerdicts
 from ollamaops.report.lines import Line, join_lines, render_lines
-from ollamaops.report.words import Paint, clean, plural, without_host
+from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
 
 
@@ -90,35 +89,3 @@ def _verdict_to_json(verdict: Verdict) -> Json:
             for failure in verdict.failures
         ],
     }
-
-
-def verdicts_to_junit(hosts: Sequence[HostVerdicts]) -> str:
-    """JUnit XML: a suite per host, a case per model; a host that was not reached is an error of its suite."""
-    body = "".join(line for host in hosts for line in _suite(host))
-    return (
-        f'<?xml version="1.0" encoding="utf-8"?>\n<testsuites name="ollamaops test">\n{body}</testsuites>\n'
-    )
-
-
-def _suite(host: HostVerdicts) -> Iterator[str]:
-    failed, errors = sum(not verdict.is_met for verdict in host.verdicts), int(host.unreached is not None)
-    name = _escape(host.host)
-    yield (
-        f'  <testsuite name="{name}" tests="{len(host.verdicts) + errors}" failures="{failed}" '
-        f'errors="{errors}" skipped="0">\n'
-    )
-    for verdict in host.verdicts:
-        failures = "".join(f'<failure message="{_escape(str(failure))}"/>' for failure in verdict.failures)
-        yield (
-            f'    <testcase classname="{name}" name="{_escape(str(verdict.model))}" '
-            f'time="{verdict.seconds:.3f}">{failures}</testcase>\n'
-        )
-    if host.unreached:
-        error = _escape(f"not reached: {host.unreached.error}")
-        yield f'    <testcase classname="{name}" name="host"><error message="{error}"/></testcase>\n'
-    yield "  </testsuite>\n"
-
-
-def _escape(text: str) -> str:
-    """Safe in XML 1.0: markup escaped, controls written as escapes."""
-    return html.escape(clean(text).replace("\ufffe", "").replace("\uffff", ""))

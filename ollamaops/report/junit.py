@@ -1,13 +1,16 @@
-"""Drift as a JUnit report: one test case per model and host, so that CI systems show it as they show tests."""
+"""Drift and verdicts as JUnit reports: one test case per model and host, which CI systems show as they show tests."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ollamaops.plan.actions import Plan
+from ollamaops.plan.results import HostVerdicts
 from ollamaops.report.status_text import Cell, build_status
 from ollamaops.report.words import clean
+
+_FOOT = "  </testsuite>\n"
 
 
 def render_junit(plan: Plan) -> str:
@@ -20,20 +23,47 @@ def render_junit(plan: Plan) -> str:
         for host in plan.hosts
     ]
     suites += [(host.host, [("host", Cell(state="unknown", why=(host.error,)))]) for host in plan.unreached]
-    body = "".join(line for host, cases in suites for line in _suite(host, cases))
-    return f'<?xml version="1.0" encoding="utf-8"?>\n<testsuites name="ollamaops">\n{body}</testsuites>\n'
+    return _document("ollamaops", (line for host, cases in suites for line in _suite(host, cases)))
+
+
+def verdicts_to_junit(hosts: Sequence[HostVerdicts]) -> str:
+    """JUnit XML: a suite per host, a case per model; a host that was not reached is an error of its suite."""
+    return _document("ollamaops test", (line for host in hosts for line in _suite_of_verdicts(host)))
 
 
 def _suite(host: str, cases: list[tuple[str, Cell]]) -> Iterator[str]:
     states = [cell.state for _, cell in cases]
     failures = sum(state in ("missing", "drifted", "unwanted") for state in states)
-    yield (
-        f'  <testsuite name="{_escape(host)}" tests="{len(cases)}" failures="{failures}" '
-        f'errors="{states.count("unknown")}" skipped="{states.count("unmanaged")}">\n'
-    )
+    errors, skipped = states.count("unknown"), states.count("unmanaged")
+    yield _head(host, tests=len(cases), failures=failures, errors=errors, skipped=skipped)
     for name, cell in cases:
         yield f'    <testcase classname="{_escape(host)}" name="{_escape(name)}">{_verdict(cell)}</testcase>\n'
-    yield "  </testsuite>\n"
+    yield _FOOT
+
+
+def _suite_of_verdicts(host: HostVerdicts) -> Iterator[str]:
+    failed, errors = sum(not verdict.is_met for verdict in host.verdicts), int(host.unreached is not None)
+    name = _escape(host.host)
+    yield _head(host.host, tests=len(host.verdicts) + errors, failures=failed, errors=errors, skipped=0)
+    for verdict in host.verdicts:
+        failures = "".join(f'<failure message="{_escape(str(failure))}"/>' for failure in verdict.failures)
+        yield (
+            f'    <testcase classname="{name}" name="{_escape(str(verdict.model))}" '
+            f'time="{verdict.seconds:.3f}">{failures}</testcase>\n'
+        )
+    if host.unreached:
+        error = _escape(f"not reached: {host.unreached.error}")
+        yield f'    <testcase classname="{name}" name="host"><error message="{error}"/></testcase>\n'
+    yield _FOOT
+
+
+def _document(name: str, suites: Iterable[str]) -> str:
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<testsuites name="{name}">\n{"".join(suites)}</testsuites>\n'
+
+
+def _head(host: str, *, tests: int, failures: int, errors: int, skipped: int) -> str:
+    counts = f'tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}"'
+    return f'  <testsuite name="{_escape(host)}" {counts}>\n'
 
 
 def _verdict(cell: Cell) -> str:
