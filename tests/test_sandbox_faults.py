@@ -10,9 +10,10 @@ import re
 import socket
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ollamaops.errors import ManifestError
 from ollamaops.sandbox import faults
 from ollamaops.sandbox.fault_injection import FaultInjector, with_faults
-from ollamaops.sandbox.fault_transport import FaultProtocol, transport_of
+from ollamaops.sandbox.fault_transport import Door, FaultProtocol, transport_of
 from ollamaops.sandbox.faults import (
     Call,
     ChangeModel,
@@ -629,6 +630,70 @@ def test_a_server_that_stops_while_it_refuses_stays_away(serve: Serve) -> None:
     over.set()
     with pytest.raises(requests.ConnectionError):
         _ = [running.get("/api/tags") for _ in range(3)]
+
+
+@asynccontextmanager
+async def a_listening_server(store: Path) -> AsyncIterator[uvicorn.Server]:
+    """uvicorn in the running loop; what still listens at the end is a leak, which pytest makes an error."""
+    config = uvicorn.Config(
+        TinyServer(Store(store)), port=0, http=FaultProtocol, lifespan="off", log_config=None
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    yield server
+    server.should_exit = True
+    await server.shutdown()
+
+
+async def _until(event: asyncio.Event, _: float) -> None:
+    await event.wait()
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_door_opens_when_the_last_of_two_refusals_is_over(last: int, tmp_path: Path) -> None:
+    async def steps() -> list[bool]:
+        async with a_listening_server(tmp_path) as server:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            door = Door(server)
+            ends = [asyncio.Event(), asyncio.Event()]
+            refusals = [asyncio.create_task(door.refuse(1, partial(_until, end))) for end in ends]
+            await asyncio.sleep(0)
+            seen = [_is_refused(port)]
+            for number in (1 - last, last):
+                ends[number].set()
+                await refusals[number]
+                seen.append(_is_refused(port))
+        return [*seen, _is_refused(port)]
+
+    assert asyncio.run(steps()) == [True, True, False, True]
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_server_that_stops_while_the_door_opens_stops_listening(turns: int, tmp_path: Path) -> None:
+    async def steps() -> bool:
+        async with a_listening_server(tmp_path) as server:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            over = asyncio.Event()
+            refusal = asyncio.create_task(Door(server).refuse(1, partial(_until, over)))
+            await asyncio.sleep(0)
+            over.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        refusal.cancel()
+        await asyncio.wait([refusal])
+        return _is_refused(port)
+
+    assert asyncio.run(steps())
 
 
 def test_a_full_disk_fails_what_is_written_during_the_call(serve: Serve) -> None:

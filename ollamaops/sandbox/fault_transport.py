@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -62,6 +62,8 @@ class Door:
 
     def __init__(self, server: uvicorn.Server) -> None:
         self._server = server
+        self._refusals = 0
+        self._held: list[socket.socket] = []
 
     @property
     def is_stopping(self) -> bool:
@@ -75,24 +77,29 @@ class Door:
             if isinstance(transport, asyncio.Transport) and transport is not but:
                 reset_connection(transport)
 
-    async def refuse(self, for_s: float, sleep: Callable[[float], Awaitable[None]]) -> None:
-        """Reset all connections, refuse new ones for so long, then listen again unless the server stops."""
-        with contextlib.ExitStack() as placeholders:
-            addresses = list(self._stop_listening())
-            sockets = [placeholders.enter_context(_bound(*address)) for address in addresses]
-            self.drop_connections()
+    async def refuse(self, for_s: float, sleep: Callable[[float], Awaitable[object]]) -> None:
+        """Reset all connections, refuse new ones for so long; the last of several opens, unless the server stops."""
+        self._refusals += 1
+        self._stop_listening()
+        self.drop_connections()
+        try:
             await sleep(for_s)
-            if not self.is_stopping:
-                placeholders.pop_all()
-                self._server.servers = [await self._listening(bound) for bound in sockets]
+            while self._held and self._refusals == 1 and not self.is_stopping:
+                await self._listen_on(self._held.pop())
+        finally:
+            self._refusals -= 1
+            while self._held and not self._refusals:
+                self._held.pop().close()
 
-    def _stop_listening(self) -> Iterator[tuple[int, object]]:
+    def _stop_listening(self) -> None:
         for server in self._server.servers:
-            for listening in server.sockets:
-                yield listening.family, listening.getsockname()
+            addresses = [(listening.family, listening.getsockname()) for listening in server.sockets]
             server.close()
+            self._held += [_bound(*address) for address in addresses]
+        self._server.servers = []
 
-    async def _listening(self, bound: socket.socket) -> asyncio.Server:
+    async def _listen_on(self, bound: socket.socket) -> None:
+        """The server knows the listener before anyone else has a turn: who stops the server, stops this too."""
         config = self._server.config
 
         def protocol() -> asyncio.Protocol:
@@ -102,7 +109,11 @@ class Door:
             )
 
         loop = asyncio.get_running_loop()
-        return await loop.create_server(protocol, sock=bound, ssl=config.ssl, backlog=config.backlog)
+        opened = await loop.create_server(
+            protocol, sock=bound, ssl=config.ssl, backlog=config.backlog, start_serving=False
+        )
+        self._server.servers.append(opened)
+        await opened.start_serving()
 
 
 def _bound(family: int, address: object) -> socket.socket:
