@@ -20,9 +20,9 @@ from ollamaops.errors import RefusedError
 from ollamaops.events import Sink, discard
 from ollamaops.manifest.hosts import models_on
 from ollamaops.manifest.types import Manifest
+from ollamaops.manifest.weights import local_files
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.actions import Plan
-from ollamaops.plan.desired import local_files
 from ollamaops.plan.results import RunReport
 from ollamaops.reconcile import apply_hosts, build_cases, plan_hosts
 from ollamaops.registry.client import RegistryClient

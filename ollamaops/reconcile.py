@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 from ollamaops.apply.case import HostCase, Options, Surroundings, desired_of
 from ollamaops.apply.survey import find_changes, judge_again, survey_host
 from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.hosts import absent_on, models_on
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import HostPlan, Plan, UnreachedHost
-from ollamaops.plan.observed import FileInfo
 
 if TYPE_CHECKING:
     from ollamaops.plan.results import RunReport

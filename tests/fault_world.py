@@ -23,12 +23,12 @@ from ollamaops.cli import exits
 from ollamaops.events import ActionEnded, ActionStarted, Event, Failed, Refused, Retrying
 from ollamaops.manifest.load import load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest
+from ollamaops.manifest.weights import local_files
 from ollamaops.names import ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.session import TimeLimits
 from ollamaops.plan.actions import Plan, id_of
-from ollamaops.plan.desired import local_files
 from ollamaops.plan.results import RunReport
 from ollamaops.reconcile import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
 from ollamaops.registry.client import RegistryClient

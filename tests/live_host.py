@@ -32,11 +32,11 @@ from ollamaops.manifest.types import (
     Source,
     WeightsFile,
 )
+from ollamaops.manifest.weights import local_files
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Action, HostPlan, Plan, id_of
-from ollamaops.plan.desired import local_files
 from ollamaops.plan.results import HostReport, RunReport
 from ollamaops.reconcile import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
 from ollamaops.registry.client import RegistryClient

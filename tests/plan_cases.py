@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ollamaops.files.info import FileInfo
 from ollamaops.manifest.types import (
     AbsentSpec,
     Build,
@@ -40,7 +41,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
-from ollamaops.plan.observed import Contents, FileInfo, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.questions import PlanOptions, Questions, questions
 

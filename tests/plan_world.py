@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import (
     AbsentSpec,
@@ -41,7 +42,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.asides import finish, next_of, previous_of
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.diff import NO_TEMPLATE
-from ollamaops.plan.observed import Contents, FileInfo, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
 from ollamaops.plan.questions import PlanOptions, is_trusted, questions
 from ollamaops.plan.staging import after_trial, on_trial
 from ollamaops.state.facts import How

@@ -12,6 +12,7 @@ from hypothesis import given
 from plan_world import FILES as WORLD_FILES
 from plan_world import declarations
 
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import (
     AbsentSpec,
@@ -22,6 +23,7 @@ from ollamaops.manifest.types import (
     Pull,
     WeightsFile,
 )
+from ollamaops.manifest.weights import local_files
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob
 from ollamaops.plan.desired import (
@@ -29,12 +31,10 @@ from ollamaops.plan.desired import (
     DesiredModel,
     build_desired,
     build_model,
-    local_files,
     same_weights,
     source_of,
     without_words,
 )
-from ollamaops.plan.observed import FileInfo
 
 A, B, C = Path("/w/a.gguf"), Path("/w/b.gguf"), Path("/w/c.gguf")
 FILES: dict[Location, FileInfo] = {

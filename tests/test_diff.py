@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_world import FILES, VERSIONS, build, builds, insides, registry_model, sealed
 
+from ollamaops.files.info import FileInfo
 from ollamaops.manifest.types import Build, Message, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.version import ServerVersion, features_of
 from ollamaops.plan.desired import DesiredModel, build_model
 from ollamaops.plan.diff import NO_TEMPLATE, Comparison, compare_build, ignores_weights, is_ignored
-from ollamaops.plan.observed import Contents, FileInfo, Memory
+from ollamaops.plan.observed import Contents, Memory
 
 NEW, OLD = features_of(ServerVersion.parse("0.33.0")), features_of(ServerVersion.parse("0.12.11"))
 W = Digest.of(b"W")

@@ -16,7 +16,7 @@ from unprivileged import as_nobody
 
 from ollamaops.errors import Cancelled, StateError, WeightsError
 from ollamaops.files.digest import (
-    BLOCK_BYTES,
+    HASHED_BYTES,
     RACY_NS,
     DigestCache,
     FileStamp,
@@ -61,7 +61,7 @@ def later() -> int:
     return time.time_ns() + 10 * RACY_NS
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 7])
+@pytest.mark.parametrize("size", [0, 1, HASHED_BYTES - 1, HASHED_BYTES, HASHED_BYTES + 1, 3 * HASHED_BYTES + 7])
 def test_the_digest_is_sha256_of_all_bytes(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     data = os.urandom(size)
@@ -74,32 +74,32 @@ def test_the_digest_is_sha256_of_all_bytes(tmp_path: Path, size: int) -> None:
 
 def test_progress_counts_up_to_the_size_in_blocks(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(bytes(2 * BLOCK_BYTES + 5))
+    path.write_bytes(bytes(2 * HASHED_BYTES + 5))
     seen: list[int] = []
     hash_file(path, on_progress=seen.append)
-    assert seen == [BLOCK_BYTES, 2 * BLOCK_BYTES, 2 * BLOCK_BYTES + 5]
+    assert seen == [HASHED_BYTES, 2 * HASHED_BYTES, 2 * HASHED_BYTES + 5]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with path.open("wb") as file:
-        file.truncate(64 * BLOCK_BYTES)
+        file.truncate(64 * HASHED_BYTES)
     tracemalloc.start()
     try:
         hash_file(path)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak_bytes < 2 * BLOCK_BYTES
+    assert peak_bytes < 2 * HASHED_BYTES
 
 
 def test_hashing_can_be_cancelled_between_blocks(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(bytes(3 * BLOCK_BYTES))
+    path.write_bytes(bytes(3 * HASHED_BYTES))
     seen: list[int] = []
     with pytest.raises(Cancelled):
         hash_file(path, on_progress=seen.append, cancel=lambda: len(seen) == 2)
-    assert seen == [BLOCK_BYTES, 2 * BLOCK_BYTES]
+    assert seen == [HASHED_BYTES, 2 * HASHED_BYTES]
 
 
 # Files that cannot be hashed

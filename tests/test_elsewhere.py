@@ -16,11 +16,12 @@ from test_remote import COMMIT, a_file
 from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.cli.main import run
 from ollamaops.errors import DigestMismatch, NotFound, ServerFault
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import RemoteRef
 from ollamaops.names import Digest
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.upload import LocalFile, upload_source
-from ollamaops.plan.observed import FileInfo
+from ollamaops.ollama.local_file import LocalFile
+from ollamaops.ollama.upload import upload_source
 from ollamaops.registry.bucket import Bucket, FileSystem
 from ollamaops.registry.remote import RemoteWeights
 from ollamaops.sandbox.server import Sandbox

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollamaops.files.info import FileInfo
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Policy, Pull, Source, WeightsFile
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.version import ServerVersion, features_of
@@ -19,7 +20,7 @@ from ollamaops.plan.actions import HostPlan, LoadModel, id_of
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
 from ollamaops.plan.loaded import FOREVER_S, HostLoaded, Loaded, read_stay
-from ollamaops.plan.observed import Contents, FileInfo, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel, Upstream
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.questions import PlanOptions
 from ollamaops.plan.residency import is_managed, residents_of, share_runner, to_compare, with_sharers

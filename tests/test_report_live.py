@@ -39,7 +39,8 @@ from ollamaops.events import (
     Succeeded,
 )
 from ollamaops.report.board import Board, Flow, say_event, say_flow, title_of
-from ollamaops.report.live import JsonLines, OnDemand, PlainProgress, ProgressKind, Silence, progress_sink
+from ollamaops.report.live import JsonLines, PlainProgress, ProgressKind, Silence, progress_sink
+from ollamaops.report.on_demand import OnDemand
 from ollamaops.report.rich_progress import RichProgress, build_console, draw_rows
 from ollamaops.report.words import Paint
 

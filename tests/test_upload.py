@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -24,9 +25,9 @@ from ollamaops.errors import (
     WeightsError,
 )
 from ollamaops.names import Digest
-from ollamaops.ollama import upload as upload_module
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.local_file import FileBlock
 from ollamaops.ollama.session import TimeLimits
 from ollamaops.ollama.upload import upload_blob
 from ollamaops.ollama.wire import Progress
@@ -315,17 +316,36 @@ def test_a_file_that_grows_while_it_is_sent_is_an_error(weights: Path) -> None:
     assert host.blobs == {}
 
 
-class FailingFile(io.RawIOBase):
-    """A file on a disk that is broken."""
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_file_that_cannot_be_read_any_more_is_named(over_tls: bool, weights: Path) -> None:
+    """Opened for writing only, a file fails as on a broken disk: when it is read."""
+    with io.FileIO(weights, "a") as file:
+        block = FileBlock(file, str(weights), 0, 10)
+        here, there = socket.socketpair()
+        with (
+            here,
+            there,
+            pytest.raises(WeightsError, match=r"tiny\.gguf: cannot be read: input/output error"),
+        ):
+            block.read() if over_tls else block.send_to(here)
 
-    def read(self, size: int = -1, /) -> bytes:
-        raise OSError(5, "Input/output error")
+
+def test_a_file_that_ends_within_a_block_is_an_error(weights: Path) -> None:
+    with io.FileIO(weights) as file:
+        block = FileBlock(file, str(weights), 10 * MIB, MIB)
+        here, there = socket.socketpair()
+        with here, there:
+            for send in (block.read, lambda: block.send_to(here)):
+                with pytest.raises(WeightsError, match="it ends after 10485764 bytes"):
+                    send()
 
 
-def test_a_disk_that_fails_while_reading_is_named(weights: Path) -> None:
-    body = upload_module._LocalReader(FailingFile(), upload_module.LocalFile(weights, 10))
-    with pytest.raises(WeightsError, match=r"tiny\.gguf: cannot be read: input/output error"):
-        body.read(MIB)
+def test_a_lost_connection_is_not_blamed_on_the_file(weights: Path) -> None:
+    with io.FileIO(weights) as file:
+        here, there = socket.socketpair()
+        there.close()
+        with here, pytest.raises(BrokenPipeError):
+            FileBlock(file, str(weights), 0, MIB).send_to(here)
 
 
 def test_an_upload_is_cancelled_on_the_way(weights: Path) -> None:

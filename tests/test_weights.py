@@ -13,11 +13,11 @@ from ollamaops.apply.weights import digests_of, tell_reading, with_headers
 from ollamaops.cli.main import run
 from ollamaops.errors import Cancelled, WeightsError
 from ollamaops.events import ActionEnded, ActionStarted, Event, Progressed, Succeeded
-from ollamaops.files.digest import FileStamp
+from ollamaops.files.digest import HASHED_BYTES, FileStamp
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import RemoteRef
 from ollamaops.manifest.types import WeightsFile
 from ollamaops.names import Digest
-from ollamaops.plan.observed import FileInfo
 from ollamaops.sandbox.server import Sandbox
 
 STATED = Digest.of(b"something else")
@@ -142,17 +142,17 @@ def test_fetching_from_elsewhere_is_told_under_its_own_name_even_when_its_size_i
 
 def test_what_is_told_is_what_was_read(tmp_path: Path) -> None:
     path, told = tmp_path / "a.gguf", list[tuple[object, int, int]]()
-    path.write_bytes(b"GGUF" + bytes(1 << 20))
+    path.write_bytes(b"GGUF" + bytes(HASHED_BYTES))
     digests_of([WeightsFile(path, "a")], on_progress=lambda *read: told.append(read))
     size = path.stat().st_size
-    assert told == [(path, 1 << 20, size), (path, size, size)]
+    assert told == [(path, HASHED_BYTES, size), (path, size, size)]
 
 
 def test_the_command_line_shows_hashing_as_it_shows_uploads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "TELL_AFTER_S", 0.0)
-    (tmp_path / "w.gguf").write_bytes((WEIGHTS / "tiny-a.gguf").read_bytes() + bytes(3 << 20))
+    (tmp_path / "w.gguf").write_bytes((WEIGHTS / "tiny-a.gguf").read_bytes() + bytes(3 * HASHED_BYTES))
     with Sandbox() as sandbox:
         (tmp_path / "m.yaml").write_text(
             f"hosts: {{h: {{url: '{sandbox.url}'}}}}\nmodels: [{{name: m, files: [w.gguf]}}]\n"

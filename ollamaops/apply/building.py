@@ -28,7 +28,8 @@ from ollamaops.files.remote import RemoteRef, is_remote
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import ProgressSink
 from ollamaops.ollama.faults import ends_unheard, is_overdue
-from ollamaops.ollama.upload import BlobSource, LocalFile, upload_source
+from ollamaops.ollama.local_file import LocalFile
+from ollamaops.ollama.upload import BlobSource, upload_source
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import CreateModel, UploadBlob
 from ollamaops.units import format_duration

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ollamaops.apply.connect import connect
 from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import InvalidValue
-from ollamaops.events import Sink, discard
+from ollamaops.events import Sink, discard, utc_now
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, StatePlace
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
-from ollamaops.plan.observed import FileInfo
 from ollamaops.state.facts import FactStore
 from ollamaops.state.ledger import Ledger
 from ollamaops.units import parse_size
@@ -75,9 +75,7 @@ class Surroundings:
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
     emit: Sink = discard
     cancel: CancelToken = field(default_factory=CancelToken)
-    now: Callable[[], str] = lambda: (
-        datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    now: Callable[[], str] = utc_now
     open_client: Callable[[HostSpec], OllamaClient] = connect
     held: Mapping[str, FactStore] = field(default_factory=dict)
 

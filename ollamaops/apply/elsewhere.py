@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from ollamaops.errors import DigestMismatch, RemoteError
 from ollamaops.files.digest import CancelCheck, FileFacts
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import RemoteFile, RemoteRef
 from ollamaops.names import Digest
-from ollamaops.ollama.upload import BlobSource, LocalFile
-from ollamaops.plan.observed import FileInfo
+from ollamaops.ollama.local_file import LocalFile
 
 if TYPE_CHECKING:
+    from ollamaops.ollama.upload import BlobSource
     from ollamaops.registry.remote import RemoteWeights
     from ollamaops.registry.remote_stream import RemoteStream
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from ollamaops.apply.retry import attempt
 from ollamaops.errors import (
     AnswerError,
     Cancelled,
@@ -136,6 +135,8 @@ class Upstreams:
                 if _is_worth_asking_again(error):
                     raise
                 return error
+
+        from ollamaops.apply.retry import attempt
 
         answer = attempt(ask, retries=RETRIES, cancel=self._cancel)
         if isinstance(answer, OllamaopsError):

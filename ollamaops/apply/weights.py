@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.events import ActionEnded, ActionStarted, Progressed, Sink, Succeeded
 from ollamaops.files.digest import DigestCache, hash_files, stamp_of
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location, RemoteRef
 from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
-from ollamaops.plan.observed import FileInfo
 
 if TYPE_CHECKING:
     from ollamaops.files.gguf_types import GgufHeader

@@ -43,26 +43,31 @@ def command(
     fact it relies on has changed. Ctrl-C stops cleanly; run again to continue. One run at a time changes a host:
     a second one is refused and told who has it, or waits (--wait).
     """
-    from ollamaops.cli.carrying import carry_out
-    from ollamaops.cli.context import holding, open_scene
-    from ollamaops.cli.showing import show_plan, show_run
+    from ollamaops.cli.context import open_scene
 
     if not (yes or saved or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use -y, or apply a saved plan")
     scope = "none" if no_prune else prune
-    with (
-        open_scene(
-            shared,
-            force=force,
-            verify_weights=verify_weights,
-            prune=scope,
-            require_lock=locked,
-            release=release,
-            wait=wait,
-        ) as scene,
-        holding(scene),
-    ):
-        plan = _agree(shared, scene, saved)
+    with open_scene(
+        shared,
+        force=force,
+        verify_weights=verify_weights,
+        prune=scope,
+        require_lock=locked,
+        release=release,
+        wait=wait,
+    ) as scene:
+        return _apply(scene, saved, yes=yes, force=force, release=release)
+
+
+def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...], release: bool) -> int:
+    from ollamaops.cli.carrying import carry_out
+    from ollamaops.cli.context import holding
+    from ollamaops.cli.showing import show_plan, show_run
+
+    shared = scene.shared
+    with holding(scene):
+        plan = _agree(scene, saved)
         if shared.output in (None, "text") or plan.refusals:
             show_plan(shared, plan, warnings=scene.manifest.warnings)
         if plan.refusals:
@@ -78,7 +83,7 @@ def command(
         return code
 
 
-def _agree(shared: Shared, scene: Scene, saved: str | None) -> Plan:
+def _agree(scene: Scene, saved: str | None) -> Plan:
     """The plan to carry out: a fresh one, or the saved one if all its facts still hold."""
     from ollamaops.reconcile import check_facts, plan_hosts
 

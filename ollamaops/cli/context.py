@@ -8,41 +8,45 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.apply.upstream import Upstreams
 from ollamaops.apply.weights import digests_of, tell_reading
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
-from ollamaops.events import Event, Noted, discard
+from ollamaops.events import Event, Noted, discard, utc_now
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest, Tls, WeightsFile
+from ollamaops.manifest.weights import local_files
 from ollamaops.names import NamePattern
 from ollamaops.ollama.cancel import CancelToken
-from ollamaops.plan.desired import local_files
-from ollamaops.plan.guard import lifted_by
-from ollamaops.plan.observed import FileInfo
-from ollamaops.reconcile import HostCase, Options, Surroundings, build_cases
+from ollamaops.report.on_demand import OnDemand
 from ollamaops.report.words import wants_colour
 from ollamaops.state.ledger import Ledger
 from ollamaops.units import parse_duration, parse_timeout
 
 if TYPE_CHECKING:
+    from ollamaops.apply.upstream import Upstreams
+    from ollamaops.reconcile import HostCase, Surroundings
     from ollamaops.registry.client import RegistryClient
     from ollamaops.registry.lock import Lock
     from ollamaops.report.live import ProgressKind, ProgressSink
 
 LOCK_FILE = "ollamaops.lock"
+# While modules are imported beside it, hashing would wait Python's 5 ms after every block.
+SWITCH_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +55,13 @@ class Scene:
 
     shared: Shared
     manifest: Manifest
-    cases: tuple[HostCase, ...]
     around: Surroundings
+    find_cases: Callable[[], tuple[HostCase, ...]]
+
+    @property
+    def cases(self) -> tuple[HostCase, ...]:
+        """What is wanted of each host. Waits for the digests of all weights; WeightsError, RemoteError, Cancelled."""
+        return self.find_cases()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +152,20 @@ def open_fleet(shared: Shared, manifest: Manifest) -> Iterator[Fleet]:
     """Everything for a command that asks registries: the chosen hosts, or sandboxes in their place."""
     with ExitStack() as stack:
         cancel = stack.enter_context(cancel_on_signals())
-        hosts = choose_hosts(shared, manifest)
-        endpoints: dict[str, str] = {}
-        if shared.sandbox:
-            hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
-        upstreams = Upstreams(lambda: _open_registry(endpoints), cancel)
-        stack.callback(upstreams.close)
-        yield Fleet(manifest=manifest, hosts=hosts, upstreams=upstreams, cancel=cancel)
+        yield _fleet(stack, shared, manifest, choose_hosts(shared, manifest), cancel)
+
+
+def _fleet(
+    stack: ExitStack, shared: Shared, manifest: Manifest, hosts: tuple[HostSpec, ...], cancel: CancelToken
+) -> Fleet:
+    from ollamaops.apply.upstream import Upstreams
+
+    endpoints: dict[str, str] = {}
+    if shared.sandbox:
+        hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
+    upstreams = Upstreams(lambda: _open_registry(endpoints), cancel)
+    stack.callback(upstreams.close)
+    return Fleet(manifest=manifest, hosts=hosts, upstreams=upstreams, cancel=cancel)
 
 
 @contextmanager
@@ -167,11 +183,22 @@ def open_scene(
     release: bool = False,
     manifest: Manifest | None = None,
 ) -> Iterator[Scene]:
-    """Everything for a command that looks at hosts or changes them. `wait` is the text of --wait."""
+    """Everything for a command that looks at hosts or changes them. `wait` is the text of --wait.
+
+    Weights are read first, beside everything else: hashing is what takes longest before anything is sent.
+    """
     wanted = _with_prune(manifest or load(shared, require_lock=require_lock), prune)
-    with open_fleet(shared, wanted) as fleet, closing(Elsewhere()) as elsewhere:
-        hosts, cancel = fleet.hosts, fleet.cancel
-        ledger = open_ledger(shared)
+    with ExitStack() as stack:
+        cancel = stack.enter_context(cancel_on_signals())
+        hosts = choose_hosts(shared, wanted)
+        ledger, run_id = open_ledger(shared), uuid.uuid4().hex[:12]
+        elsewhere = stack.enter_context(closing(Elsewhere()))
+        files = local_files(spec for host in hosts for spec in models_on(host, wanted))
+        weights = stack.enter_context(_reading(shared, files, ledger, elsewhere, cancel, run_id))
+        fleet = _fleet(stack, shared, wanted, hosts, cancel)
+
+        from ollamaops.reconcile import Options, Surroundings, build_cases
+
         options = Options(
             targets=targets_of(shared, wanted, hosts),
             force=_lifted(force),
@@ -180,39 +207,62 @@ def open_scene(
             costs=costs,
             guarded=guarded,
             jobs=shared.jobs or 8,
-            run_id=uuid.uuid4().hex[:12],
+            run_id=run_id,
             prune_only=prune_only,
             wait_s=read_option("--wait", wait, parse_duration) if wait else 0.0,
             release=release,
         )
-        specs = [spec for host in hosts for spec in models_on(host, wanted)]
-        around = Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel)
-        files = _read_weights(shared, local_files(specs), around, options.run_id)
-        cases = build_cases(wanted, hosts, files, options)
-        yield Scene(shared=shared, manifest=wanted, cases=cases, around=around)
+        yield Scene(
+            shared=shared,
+            manifest=wanted,
+            around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel),
+            find_cases=cache(lambda: build_cases(wanted, fleet.hosts, weights(), options)),
+        )
 
 
 def _lifted(force: Sequence[str]) -> frozenset[str]:
     """The safety rules that --force lifts; UsageError for a rule that there is not."""
+    from ollamaops.plan.guard import lifted_by
+
     return frozenset(rule for name in force for rule in read_option("--force", name, lifted_by))
 
 
-def _read_weights(
-    shared: Shared, files: Sequence[WeightsFile], around: Surroundings, run_id: str
-) -> dict[Location, FileInfo]:
-    """The digests of the weights; reading what takes long is shown on stderr."""
-    if not files:
-        return {}
-    from ollamaops.report.live import OnDemand
+@contextmanager
+def _reading(
+    shared: Shared,
+    files: Sequence[WeightsFile],
+    ledger: Ledger,
+    elsewhere: Elsewhere,
+    cancel: CancelToken,
+    run_id: str,
+) -> Iterator[Callable[[], dict[Location, FileInfo]]]:
+    """The digests of the weights, read by a thread of their own; what comes back waits for them.
 
-    with OnDemand(lambda: _progress(shared)) as sink:
-        return digests_of(
-            files,
-            around.ledger,
-            elsewhere=around.elsewhere,
-            on_progress=tell_reading(sink, run_id=run_id, now=around.now),
-            cancel=around.cancel.is_set,
-        )
+    Reading what takes long is shown on stderr. Leaving early stops it.
+    """
+    if not files:
+        yield dict
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    is_left = threading.Event()
+    sys.setswitchinterval(SWITCH_S)
+
+    def read() -> dict[Location, FileInfo]:
+        with OnDemand(lambda: _progress(shared)) as sink:
+            return digests_of(
+                files,
+                ledger,
+                elsewhere=elsewhere,
+                on_progress=tell_reading(sink, run_id=run_id, now=utc_now),
+                cancel=lambda: cancel.is_set() or is_left.is_set(),
+            )
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") as pool:
+        try:
+            yield pool.submit(read).result
+        finally:
+            is_left.set()
 
 
 def _with_prune(manifest: Manifest, prune: str | None) -> Manifest:
@@ -284,6 +334,7 @@ def _open_registry(endpoints: dict[str, str]) -> RegistryClient:
 def holding(scene: Scene) -> AbstractContextManager[None]:
     """The locks of the scene's hosts; RefusedError says who has one. Waiting for one is told on stderr."""
     from ollamaops.apply.holding import holding_hosts
+    from ollamaops.reconcile import Options
 
     options = scene.cases[0].options if scene.cases else Options()
     around = replace(scene.around, emit=discard if scene.shared.quiet else _say)

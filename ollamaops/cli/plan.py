@@ -34,9 +34,6 @@ def command(
     """
     from ollamaops.cli.context import open_scene
     from ollamaops.cli.exits import code_of_plan
-    from ollamaops.cli.saving import save_plan
-    from ollamaops.cli.showing import show_plan
-    from ollamaops.reconcile import plan_hosts
 
     scope = "none" if no_prune else prune
     with open_scene(
@@ -47,6 +44,10 @@ def command(
         require_lock=locked,
         release=release,
     ) as scene:
+        from ollamaops.cli.saving import save_plan
+        from ollamaops.cli.showing import show_plan
+        from ollamaops.reconcile import plan_hosts
+
         plan = plan_hosts(scene.cases, scene.around)
         if out:
             save_plan(plan, scene, out)

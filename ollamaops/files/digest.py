@@ -26,6 +26,7 @@ from ollamaops.files.opening import open_weights, require_regular, unreadable
 from ollamaops.names import Digest
 
 BLOCK_BYTES = 1 << 20
+HASHED_BYTES = 4 << 20
 RACY_NS = 2_000_000_000
 
 
@@ -83,7 +84,7 @@ def stamp_of(path: Path) -> FileStamp:
 def hash_file(
     path: Path, *, on_progress: ProgressSink | None = None, cancel: CancelCheck | None = None
 ) -> FileFacts:
-    """The digest of a file, read once in blocks of 1 MiB.
+    """The digest of a file, read once in blocks of 4 MiB.
 
     `on_progress` is told the bytes read so far; `cancel` is asked before each block. WeightsError if the file is
     missing, unreadable, not a regular file, a git-lfs pointer, or changed while it was read; Cancelled.
@@ -179,7 +180,7 @@ def _digest_of_open(
     file: FileIO, path: Path, on_progress: ProgressSink | None, cancel: CancelCheck | None
 ) -> Digest:
     sha256 = hashlib.sha256()
-    block = bytearray(BLOCK_BYTES)
+    block = bytearray(HASHED_BYTES)
     view = memoryview(block)
     done_bytes = 0
     while True:

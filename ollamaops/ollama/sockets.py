@@ -21,6 +21,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from ollamaops.ollama.local_file import FileBlock
+
 if TYPE_CHECKING:
     from _typeshed import SupportsRead
     from typing_extensions import Buffer
@@ -93,14 +95,22 @@ class Call:
 class WatchedConnection(HTTPConnection):
     """urllib3's connection, whose socket the current Call can cut at any moment, also while it connects."""
 
-    def send(self, data: SupportsRead[bytes] | Iterable[Buffer] | Buffer | str) -> None:
-        """As http.client does it; a block may take as long to go out as the call may be silent."""
+    def send(self, data: SupportsRead[bytes] | Iterable[Buffer] | Buffer | str | FileBlock) -> None:
+        """As http.client does it; a block may take as long to go out as the call may be silent.
+
+        A block of a file goes from the kernel to the network, unless TLS has to see it.
+        """
         if self.sock is None:
             self.connect()
         call = _current.get()
         call.watch(self.sock)
         self.sock.settimeout(call.idle_s)
-        super().send(data)
+        if not isinstance(data, FileBlock):
+            super().send(data)
+        elif type(self.sock) is socket.socket:
+            data.send_to(self.sock)
+        else:
+            super().send(data.read())
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does it
         """As urllib3 does it; the answer may take as long to begin as the call may be silent by now."""

@@ -32,6 +32,7 @@ from ollamaops.errors import (
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.failures import FAILURES, TLS_HINT, build_transport_error
 from ollamaops.ollama.faults import build_answer_error, is_web_page, text_of_error
+from ollamaops.ollama.local_file import FileBlock
 from ollamaops.ollama.session import (
     Credentials,
     TimeLimits,
@@ -58,7 +59,7 @@ class Upload(Protocol):
     """A request body of known length that is read in blocks."""
 
     def __len__(self) -> int: ...
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes | FileBlock: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class _Followed:
     def __len__(self) -> int:
         return len(self.upload)
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes | FileBlock:
         block = self.upload.read(size)
         if not block:
             self.at_end()

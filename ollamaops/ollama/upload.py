@@ -8,33 +8,25 @@ come long after the last byte.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ollamaops.errors import (
-    DigestMismatch,
-    RemoteError,
-    WeightsError,
-)
+from ollamaops.errors import DigestMismatch, RemoteError
 from ollamaops.names import Digest
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient, ProgressSink
 from ollamaops.ollama.faults import ends_unheard
+from ollamaops.ollama.local_file import FileBlock, LocalFile, changed
 from ollamaops.ollama.wire import Progress
 
 STATUS = "uploading"
 
 
 class Readable(Protocol):
-    """Bytes in order, as many as are there at once; b"" at the end."""
+    """Bytes in order, as many as are there at once; nothing at the end."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes | FileBlock: ...
 
 
 class BlobSource(Protocol):
@@ -130,7 +122,7 @@ class _Body:
     def __len__(self) -> int:
         return self.source.size_bytes
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes | FileBlock:
         """The next block, never past the announced length. Asking for it means that the one before went out."""
         self._report()
         if self._cancel is not None:
@@ -139,7 +131,7 @@ class _Body:
         block = self._reader.read(left if size < 0 else min(size, left)) if left else b""
         self._sent_bytes += len(block)
         if left and not block:
-            raise _changed(self.source.place, f"it ends after {self._sent_bytes} of {len(self)} bytes")
+            raise changed(self.source.place, f"it ends after {self._sent_bytes} of {len(self)} bytes")
         return block
 
     def _report(self) -> None:
@@ -152,69 +144,3 @@ class _Body:
                     completed_bytes=self._sent_bytes,
                 )
             )
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A file on this disk, which had `size_bytes` when its digest was computed."""
-
-    path: Path
-    size_bytes: int
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.path.name
-
-    @property
-    def place(self) -> str:
-        """The whole path."""
-        return str(self.path)
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Readable]:
-        """The file's bytes. WeightsError if it cannot be read, or has another size before or after."""
-        try:
-            file = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise _unreadable(self.place, error) from error
-        with file:
-            _check_size(file, self)
-            yield _LocalReader(file, self)
-
-
-class _LocalReader:
-    """Reads a local file, and looks at its size once more when the last byte was read."""
-
-    def __init__(self, file: io.RawIOBase, source: LocalFile) -> None:
-        self._file = file
-        self._source = source
-        self._read_bytes = 0
-
-    def read(self, size: int, /) -> bytes:
-        try:
-            block = self._file.read(size) or b""
-        except OSError as error:
-            raise _unreadable(self._source.place, error) from error
-        self._read_bytes += len(block)
-        if self._read_bytes == self._source.size_bytes:
-            _check_size(self._file, self._source)
-        return block
-
-
-def _check_size(file: io.RawIOBase, source: LocalFile) -> None:
-    now_bytes = os.fstat(file.fileno()).st_size
-    if now_bytes != source.size_bytes:
-        raise _changed(
-            source.place, f"it had {source.size_bytes} bytes when it was hashed and has {now_bytes} now"
-        )
-
-
-def _changed(place: str, how: str) -> WeightsError:
-    return WeightsError(
-        f"{place}: changed while it was used: {how}", hint="run again when nothing writes to it"
-    )
-
-
-def _unreadable(place: str, error: OSError) -> WeightsError:
-    return WeightsError(f"{place}: cannot be read: {(error.strerror or 'input/output error').lower()}")

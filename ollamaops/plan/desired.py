@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
+from ollamaops.manifest.weights import weights_of
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob, Recipe
 from ollamaops.plan.graph import in_order, with_needs
-from ollamaops.plan.observed import FileInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,20 +120,6 @@ def source_of(spec: ModelSpec) -> ModelName | None:
             assert_never(spec.source)
 
 
-def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
-    """Every weights file of `specs`, each path or address once."""
-    found: dict[Location, WeightsFile] = {}
-    for spec in specs:
-        if isinstance(spec.source, Build):
-            for file in _files_of(spec.source):
-                found.setdefault(file.path, file)
-    return tuple(found.values())
-
-
-def _files_of(build: Build) -> tuple[WeightsFile, ...]:
-    return (*build.files, *build.adapters, *build.drafts)
-
-
 def build_desired(
     host: str,
     specs: Sequence[ModelSpec],
@@ -193,7 +180,7 @@ def _build_build(spec: ModelSpec, build: Build, files: Mapping[Location, FileInf
     recipe = _recipe_of(build, files)
     blobs = (
         LocalBlob(digest=files[file.path].digest, path=str(file.path), size_bytes=files[file.path].size_bytes)
-        for file in _files_of(build)
+        for file in weights_of(build)
     )
     return DesiredModel(
         spec=spec,

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ollamaops.errors import InvalidName
+from ollamaops.files.info import FileInfo
 from ollamaops.manifest.recipe import same_parameter
 from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.version import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
 from ollamaops.plan.desired import DesiredModel, has_other_words, same_weights
-from ollamaops.plan.observed import Contents, FileInfo, Memory
+from ollamaops.plan.observed import Contents, Memory
 
 NO_TEMPLATE = "{{ .Prompt }}"  # what every server shows for a model without a template layer
 SERVERS_OWN = "the server's own"  # what is wanted of a field that is not declared and that nobody can predict

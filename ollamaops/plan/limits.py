@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ollamaops.files.info import FileInfo
 from ollamaops.manifest.modelfile import Command, flaw_on_wire
 from ollamaops.ollama.version import Features, first_version_with
 from ollamaops.plan.actions import Recipe
-from ollamaops.plan.observed import FileInfo
 
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", re.IGNORECASE)
 _NOT_GGUF = (".safetensors", ".bin", ".pth")

@@ -81,23 +81,6 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileInfo:
-    """A local weights file: its digest and size, and what its header says (empty when it is not a GGUF).
-
-    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import.
-    """
-
-    digest: Digest
-    size_bytes: int
-    architecture: str = ""
-    parameter_count: int = 0
-    quantization: str = ""
-    is_projector: bool = False
-    has_chat_template: bool = False
-    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What the ledger knows of one model on one host: what we applied, and which digest came out."""
 

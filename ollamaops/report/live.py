@@ -7,7 +7,7 @@ progress display never stops the work it shows, so a closed or broken stream onl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
@@ -56,30 +56,6 @@ def progress_sink(
 
         return RichProgress(build_console(stream, colour=colour))
     return PlainProgress(stream, Paint(colour))
-
-
-class OnDemand:
-    """A sink that opens another one for the first event, so that a command with nothing to show starts no display."""
-
-    def __init__(self, build: Callable[[], ProgressSink]) -> None:
-        self._build, self._lock = build, Lock()
-        self._opened: ProgressSink | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._opened is not None:
-            self._opened.__exit__(kind, error, trace)
-
-    def __call__(self, event: Event) -> None:
-        """Pass the event on. Safe from any thread."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._build().__enter__()
-        self._opened(event)
 
 
 class _Entered:

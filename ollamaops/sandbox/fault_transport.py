@@ -14,7 +14,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
     import uvicorn
@@ -24,7 +24,7 @@ _EXTENSION = "ollamaops.transport"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class FaultProtocol(H11Protocol):
+class FaultProtocol(HttpToolsProtocol):
     """HTTP as uvicorn speaks it; the connection's transport is in the scope's `extensions`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does

@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ollamaops.sandbox.app import App
 from ollamaops.sandbox.behaviour import NEWEST, Behaviour, behaviour_for
@@ -43,7 +43,7 @@ class NeedsServer(Protocol):
 
 def _protocol(app: object) -> type[asyncio.Protocol]:
     """Plain HTTP; for scripts of faults, HTTP whose connections can be cut."""
-    return FaultProtocol if isinstance(app, NeedsServer) else H11Protocol
+    return FaultProtocol if isinstance(app, NeedsServer) else HttpToolsProtocol
 
 
 def _introduce(app: object, server: uvicorn.Server) -> None:

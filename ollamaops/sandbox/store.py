@@ -42,7 +42,7 @@ class Upload:
         self._path, self._file = Path(name), os.fdopen(descriptor, "wb", buffering=0)
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`; OSError when the disk is full."""
         self._store.check_space(self._path)
         self._hash.update(data)

@@ -1,0 +1,24 @@
+"""What is known of a weights file before any of its bytes move, wherever it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollamaops.names import Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A weights file: its digest and size, and what its header says (empty when it is not a GGUF).
+
+    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import.
+    """
+
+    digest: Digest
+    size_bytes: int
+    architecture: str = ""
+    parameter_count: int = 0
+    quantization: str = ""
+    is_projector: bool = False
+    has_chat_template: bool = False
+    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
