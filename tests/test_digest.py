@@ -61,7 +61,9 @@ def later() -> int:
     return time.time_ns() + 10 * RACY_NS
 
 
-@pytest.mark.parametrize("size", [0, 1, HASHED_BYTES - 1, HASHED_BYTES, HASHED_BYTES + 1, 3 * HASHED_BYTES + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, HASHED_BYTES - 1, HASHED_BYTES, HASHED_BYTES + 1, 3 * HASHED_BYTES + 7]
+)
 def test_the_digest_is_sha256_of_all_bytes(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     data = os.urandom(size)
