@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import requests
@@ -161,6 +162,20 @@ def test_plan_changes_nothing_apply_does_and_drift_is_then_silent(host: Sandbox,
     assert set(tags(host)) == {"llama3.2:3b", "bot:latest", "chat:latest"}
     assert run(["plan", "--detailed-exitcode"]) == 0
     assert run(["drift"]) == 0
+
+
+def test_drift_is_reported_to_ci_as_tests_are(
+    host: Sandbox, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("models: [llama3.2:3b]\n")
+    report = tmp_path / "report.xml"
+    for failures, code in ((1, 2), (0, 0)):
+        assert run(["drift", "--junit", str(report)]) == code
+        (suite,) = ElementTree.parse(report).getroot()
+        assert (suite.get("tests"), suite.get("failures")) == ("1", str(failures))
+        assert run(["apply", "-y"]) == 0
+    assert run(["drift", "--junit", str(tmp_path)]) == 64
+    assert f"cannot write {tmp_path}: is a directory" in capsys.readouterr().err
 
 
 def test_drift_names_the_field_and_apply_mends_that_alone(

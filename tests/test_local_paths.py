@@ -4,43 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ollamaops.errors import ModelfileError, WeightsError
-from ollamaops.manifest.local_paths import expand_path, select_weights
+from ollamaops.errors import WeightsError
+from ollamaops.manifest.local_paths import select_weights
 
 TEXT, ZIP, BINARY = "text/plain", "application/zip", "application/octet-stream"
-
-
-def _home(user: str | None) -> str:
-    return {None: "/home/me", "ada": "/home/ada"}[user]
-
-
-@pytest.mark.parametrize(
-    ("arg", "path"),
-    [
-        ("./w.gguf", "/m/bots/w.gguf"),
-        ("w.gguf", "/m/bots/w.gguf"),
-        ("../w.gguf", "/m/w.gguf"),
-        ("../../../w", "/w"),
-        ("", "/m/bots"),
-        (".", "/m/bots"),
-        ("a//b/", "/m/bots/a/b"),
-        ("/abs/../w", "/w"),
-        ("//abs", "/abs"),
-        ("\\abs", "\\abs"),
-        ("~", "/home/me"),
-        ("~/w", "/home/me/w"),
-        ("~ada", "/home/ada"),
-        ("~ada/w/..", "/home/ada"),
-        ("a~", "/m/bots/a~"),
-    ],
-)
-def test_an_argument_is_expanded_as_ollama_does(arg: str, path: str) -> None:
-    assert expand_path(arg, "/m/bots", _home) == path
-
-
-def test_an_unknown_user_is_named() -> None:
-    with pytest.raises(ModelfileError, match="failed to find user 'bob': no such user here"):
-        expand_path("~bob/w", "/m", _home)
 
 
 HF = [("config.json", TEXT), ("tokenizer.json", TEXT), ("README.md", TEXT), ("tokenizer.model", BINARY)]

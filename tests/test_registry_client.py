@@ -229,17 +229,6 @@ def test_blobs_are_found_and_read_with_and_without_redirect(
 
 
 @pytest.mark.registry
-@pytest.mark.parametrize("redirect", [False, True])
-def test_a_registry_that_ollama_cannot_pull_from_is_told_from_one_that_it_can(
-    tmp_path: Path, client: RegistryClient, redirect: bool
-) -> None:
-    with run_registry(tmp_path, redirect=redirect) as registry:
-        push_mario(registry)
-        digest = Digest.of(WEIGHTS)
-        assert client.serves_blobs_directly(registry.name(MARIO), digest, insecure=True) is not redirect
-
-
-@pytest.mark.registry
 def test_a_blob_changed_in_the_store_is_a_digest_mismatch(
     redirecting: RunningRegistry, client: RegistryClient
 ) -> None:
@@ -713,35 +702,6 @@ def test_a_redirect_to_a_store_that_refuses_head_means_that_the_blob_exists() ->
 def test_a_refused_question_about_a_blob_is_not_taken_for_its_absence() -> None:
     error = failure_of(always(Reply(403)), lambda client, name: client.blob_exists(name, Digest.of(b"")))
     assert isinstance(error, AccessDenied)
-
-
-@pytest.mark.parametrize("location", ["/elsewhere", "http://127.0.0.1:{port}/blob"])
-def test_redirects_that_stay_on_one_host_name_do_not_help_ollama(location: str) -> None:
-    with run_server(always(Reply(body=b"x"))) as store:
-
-        def answer(request: Request) -> Reply:
-            if request.path == "/elsewhere":
-                return Reply(body=b"x")
-            return Reply(307, {"Location": location.format(port=store.port)})
-
-        with (
-            run_server(answer) as server,
-            RegistryClient(credentials={server.host: BearerToken("mine")}) as client,
-        ):
-            assert client.serves_blobs_directly(a_name(server.host), Digest.of(b"x"), insecure=True)
-        assert not [request for request in store.requests if "authorization" in request.headers]
-
-
-def test_a_registry_that_redirects_in_circles_cannot_be_pulled_from() -> None:
-    with run_server(always(Reply(307, {"Location": "/again"}))) as server, RegistryClient() as client:
-        assert client.serves_blobs_directly(a_name(server.host), Digest.of(b"x"), insecure=True)
-
-
-def test_a_missing_blob_says_nothing_about_how_blobs_are_served() -> None:
-    error = failure_of(
-        always(Reply(404)), lambda client, name: client.serves_blobs_directly(name, Digest.of(b"x"))
-    )
-    assert isinstance(error, NotFound)
 
 
 # Challenges, without a wire

@@ -25,7 +25,7 @@ from report_values import (
 from ollamaops.plan.actions import HostPlan, Plan
 from ollamaops.plan.codec import fingerprint, plan_from_json
 from ollamaops.report.as_json import fields_to_json, plan_report_to_json, render_json, run_to_json
-from ollamaops.report.junit import render_junit
+from ollamaops.report.junit import drift_to_junit
 from ollamaops.report.lines import Line
 from ollamaops.report.markup import (
     render_html,
@@ -142,12 +142,12 @@ def test_only_dataclasses_have_fields(value: object) -> None:
 
 
 def test_drift_as_junit_reads_as_its_golden_file(golden: Golden) -> None:
-    golden("drift-mixed.xml", render_junit(mixed_plan()))
+    golden("drift-mixed.xml", drift_to_junit(mixed_plan()))
 
 
 @pytest.mark.parametrize("plan", [mixed_plan(), in_sync_plan(), refused_plan(), a_nasty_plan()])
 def test_junit_counts_what_it_lists(plan: Plan) -> None:
-    root = ET.fromstring(render_junit(plan))
+    root = ET.fromstring(drift_to_junit(plan))
     for suite in root:
         assert int(suite.attrib["tests"]) == len(suite.findall("testcase"))
         assert int(suite.attrib["failures"]) == len(suite.findall("testcase/failure"))
@@ -158,7 +158,7 @@ def test_junit_counts_what_it_lists(plan: Plan) -> None:
 @given(PLANS)
 @settings(max_examples=30)
 def test_junit_is_valid_xml_whatever_it_quotes(plan: Plan) -> None:
-    cases = ET.fromstring(render_junit(plan)).findall("testsuite/testcase")
+    cases = ET.fromstring(drift_to_junit(plan)).findall("testsuite/testcase")
     table = build_status(plan)
     hosts = {host.host for host in plan.hosts}
     assert len(cases) >= sum(len(set(row) & hosts) for row in table.values())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.errors import ConnectError, ManifestError, OllamaopsError, Problem, UsageError
-from ollamaops.report.problem_text import error_to_json, problems_to_json, render_error, render_problems
+from ollamaops.report.problem_text import problems_to_json, render_error, render_problems
 
 TEXT = """models:
   - name: bot
@@ -126,14 +126,3 @@ def test_problems_as_json_have_their_places_as_numbers() -> None:
         {"file": "a", "line": 3, "column": 5, "message": "x", "hint": "y"},
         {"file": "b", "line": None, "column": None, "message": "z", "hint": None},
     ]
-
-
-def test_an_error_as_json_has_its_exit_code() -> None:
-    assert error_to_json(UsageError("x", hint="y")) == {"error": "x", "hint": "y", "exit_code": 64}
-    body = error_to_json(ManifestError([Problem("a", 1, 1, "x")]))
-    assert body == {
-        "error": "a:1:1: x",
-        "hint": None,
-        "exit_code": 65,
-        "problems": [{"file": "a", "line": 1, "column": 1, "message": "x", "hint": None}],
-    }

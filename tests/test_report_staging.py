@@ -25,7 +25,7 @@ from ollamaops.plan.asides import kept_of, next_of
 from ollamaops.plan.expectations import Failure, Verdict
 from ollamaops.plan.results import ActionResult, HostReport, HostVerdicts, RunReport
 from ollamaops.report.expect_text import render_verdicts, verdicts_to_json
-from ollamaops.report.junit import render_junit, verdicts_to_junit
+from ollamaops.report.junit import drift_to_junit, verdicts_to_junit
 from ollamaops.report.markup import render_plan_html
 from ollamaops.report.plan_text import render_plan
 from ollamaops.report.run_text import render_run
@@ -128,7 +128,7 @@ def test_a_status_tells_of_the_change_and_of_what_is_held() -> None:
     held = Plan(hosts=(HostPlan(host="gpu-1", held=(BOT,)),))
     assert "bot:latest  drifted" in render_status(plan_of(CREATE, PROBE, SWITCH))
     assert "bot:latest  held" in render_status(held)
-    assert '<testcase classname="gpu-1" name="bot:latest"></testcase>' in render_junit(held)
+    assert '<testcase classname="gpu-1" name="bot:latest"></testcase>' in drift_to_junit(held)
 
 
 def run_of(*ended: tuple[Action, Outcome], notes: tuple[Note, ...] = ()) -> RunReport:

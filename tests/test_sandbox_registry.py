@@ -82,10 +82,6 @@ def test_a_blob_is_there_although_nobody_asked_for_its_manifest(
     assert client.blob_exists(LLAMA, weights)
 
 
-def test_blobs_come_from_another_host_name_as_servers_need_it(client: RegistryClient) -> None:
-    assert not client.serves_blobs_directly(LLAMA, weights_of(client))
-
-
 @pytest.mark.parametrize("name", ["nope:latest", "llama3.2:nope", "me/llama3.2:3b"])
 def test_a_model_that_nobody_pretends_is_not_found(name: str, client: RegistryClient) -> None:
     with pytest.raises(NotFound):

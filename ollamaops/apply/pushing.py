@@ -89,7 +89,7 @@ def _holds(answer: Answer, alias: Seen, blobs: frozenset[str]) -> bool:
     """Whether the registry has what `alias` holds: by its digest, else because it names exactly these blobs."""
     if isinstance(answer, Unanswered):
         return False
-    from ollamaops.registry.upstream import is_current
+    from ollamaops.registry.documents import is_current
 
     return is_current(alias.digest, answer) or (bool(blobs) and blobs == set(map(str, answer.blobs)))
 

@@ -10,7 +10,8 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 @command_with_shared(
     name="drift",
     formats=FORMATS,
-    epilog="\b\nExamples:\n  ollamaops drift\n  ollamaops drift -o json   # from cron: exit 2 when something differs",
+    epilog="\b\nExamples:\n  ollamaops drift --junit report.xml\n"
+    "  ollamaops drift -o json   # from cron: exit 2 when something differs",
 )
 @click.option(
     "--prune",
@@ -23,18 +24,27 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 @click.option(
     "--verify-weights", is_flag=True, help="Weights that could only be compared by their header are drift."
 )
-def command(shared: Shared, prune: str | None, no_prune: bool, verify_weights: bool) -> int:
+@click.option("--junit", metavar="FILE", help="Write a JUnit report as well: a test case per model and host.")
+def command(
+    shared: Shared, prune: str | None, no_prune: bool, verify_weights: bool, junit: str | None
+) -> int:
     """Tell whether the servers are as declared. Writes to no server.
 
     Exit 0 when they are, 2 when something differs, 3 when a host could not be reached.
     """
     from ollamaops.cli.context import open_scene
     from ollamaops.cli.exits import code_of_plan
-    from ollamaops.cli.showing import show_plan
-    from ollamaops.reconcile import plan_hosts
 
     scope = "none" if no_prune else prune
     with open_scene(shared, prune=scope, verify_weights=verify_weights, costs=False, guarded=False) as scene:
+        from ollamaops.cli.printing import write_file
+        from ollamaops.cli.showing import show_plan
+        from ollamaops.reconcile import plan_hosts
+
         plan = plan_hosts(scene.cases, scene.around)
+    if junit is not None:
+        from ollamaops.report.junit import drift_to_junit
+
+        write_file(junit, drift_to_junit(plan))
     show_plan(shared, plan)
     return code_of_plan(plan, detailed=True)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ollamaops.cli.options import Shared
@@ -45,3 +46,13 @@ def write(text: str) -> None:
     if text:
         sys.stdout.write(fit_encoding(text.rstrip("\n") + "\n", sys.stdout.encoding or "utf-8"))
         sys.stdout.flush()
+
+
+def write_file(path: str, text: str) -> None:
+    """Text to a file that an option names. UsageError when that cannot be done."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {(error.strerror or 'input/output error').lower()}"
+        ) from error

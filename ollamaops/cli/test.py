@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -35,7 +34,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     """
     from ollamaops.apply.trials import Trials, try_hosts
     from ollamaops.cli.context import load, open_fleet
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import colour_and_width, emit, write_file
     from ollamaops.report.expect_text import render_verdicts, verdicts_to_json
 
     asked = replace(shared, targets=(*shared.targets, *models))
@@ -47,7 +46,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     if junit is not None:
         from ollamaops.report.junit import verdicts_to_junit
 
-        _write(Path(junit), verdicts_to_junit(hosts))
+        write_file(junit, verdicts_to_junit(hosts))
     colour, width = colour_and_width(shared)
     emit(
         shared,
@@ -93,12 +92,3 @@ def _exit_code(hosts: Sequence[HostVerdicts]) -> int:
         else exits.DONE,
         exits.PARTIAL if any(host.unreached for host in hosts) else exits.DONE,
     )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {(error.strerror or 'input/output error').lower()}"
-        ) from error

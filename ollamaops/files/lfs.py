@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollamaops.errors import WeightsError
-from ollamaops.files.opening import open_weights
 from ollamaops.names import Digest
 
 LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
@@ -34,12 +33,6 @@ def parse_lfs_pointer(data: bytes) -> LfsPointer | None:
         return None
     oid, size = _OID.search(data), _SIZE.search(data)
     return LfsPointer(Digest(oid[1].decode()), int(size[1])) if oid and size else None
-
-
-def read_lfs_pointer(path: Path) -> LfsPointer | None:
-    """The pointer in that file, or None if it holds anything else. WeightsError if it cannot be read."""
-    with open_weights(path) as file:
-        return parse_lfs_pointer(file.read(MAX_POINTER_BYTES + 1))
 
 
 def pointer_instead_of_weights(path: Path | str) -> WeightsError:

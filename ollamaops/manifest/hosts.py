@@ -19,7 +19,6 @@ from ollamaops.units import parse_size
 
 MAX_RANGE = 1000
 DEFAULT_PORT = 11434
-DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 LOCAL_HOST = "local"
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")

@@ -6,11 +6,10 @@ one group of weights from a folder, the first of its list that is there, and eve
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from ollamaops.errors import ModelfileError, WeightsError
+from ollamaops.errors import WeightsError
 
 TEXT = "text/plain"
 ZIP = "application/zip"
@@ -29,29 +28,6 @@ _GGUF: tuple[tuple[tuple[str, ...], str | None], ...] = ((("*.gguf",), BINARY), 
 _WEIGHTS_NAMES = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
 
 Listing = Sequence[tuple[str, str]]
-
-
-def expand_path(arg: str, folder: str, home: Callable[[str | None], str]) -> str:
-    """The absolute path that a FROM, ADAPTER or DRAFT argument names, as Ollama ≥ 0.5.6 expands it.
-
-    `folder` is the Modelfile's own, absolute; `home` gives the home folder of a user, of the current one for
-    None, and raises LookupError for a user that is not there, which becomes a ModelfileError.
-    """
-    if arg.startswith("~"):
-        user, _, rest = arg[1:].partition("/")
-        try:
-            return _clean(f"{home(user or None)}/{rest}")
-        except LookupError as error:
-            raise ModelfileError(f"failed to find user '{user}': no such user here") from error
-    if arg.startswith(("/", "\\")):
-        return _clean(arg)
-    return _clean(f"{folder}/{arg}")
-
-
-def _clean(path: str) -> str:
-    # POSIX leaves a leading `//` alone; Go's filepath.Clean does not
-    cleaned = posixpath.normpath(path)
-    return cleaned[1:] if cleaned.startswith("//") else cleaned
 
 
 def select_weights(listing: Listing) -> tuple[str, ...]:

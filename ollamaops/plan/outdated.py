@@ -24,10 +24,10 @@ from ollamaops.registry.documents import (
     LayerKind,
     RegistryManifest,
     compare,
+    is_current,
     layers_by_kind,
 )
 from ollamaops.registry.lock import LockEntry
-from ollamaops.registry.upstream import is_current
 
 FreshnessState = Literal[
     "current",  # what the registry has now

@@ -40,12 +40,10 @@ from ollamaops.registry.documents import (
     parse_document,
 )
 from ollamaops.registry.exchange import (
-    REDIRECTS,
     Answer,
     Exchange,
     Question,
     origin_of,
-    redirect_target,
 )
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -176,27 +174,6 @@ class RegistryClient:
         _raise_for_status(answer, target.host, subject)
         _check_digest(answer.body, digest, target.host, subject)
         return answer.body
-
-    def serves_blobs_directly(self, name: ModelName, digest: Digest, insecure: bool = False) -> bool:
-        """Whether the registry hands out the blob from its own host name, which Ollama cannot pull (to 0.33).
-
-        Ollama follows redirects until one leads to another host name (another port is not enough) and fails
-        with `http: no Location header in response` when none does.
-        """
-        target = self._target(name, insecure)
-        subject = f"blob {digest.short} of {name.display}"
-        public = {"User-Agent": _USER_AGENT, "Accept": "*/*"}
-        url = target.url("blobs", str(digest))
-        question = Question("GET", url, target.host, subject, None, public, self._private(target))
-        for _ in range(_MAX_HOPS):
-            answer = self._authorized(target, question, self._exchange.ask_once)
-            if answer.status not in REDIRECTS:
-                _raise_for_status(answer, target.host, subject)
-                return True
-            question = question.moved_to(redirect_target(answer, question))
-            if origin_of(question.url)[1] != origin_of(target.base_url)[1]:
-                return False
-        return True
 
     def _target(self, name: ModelName, insecure: bool) -> _Target:
         host = name.registry_host.lower()

@@ -181,6 +181,11 @@ def digest_set(raw: bytes) -> frozenset[str]:
     return _file_digests({raw}) | canonical_digests(document)
 
 
+def is_current(tags_digest: str, fetched: FetchedManifest) -> bool:
+    """Whether `/api/tags` of a host shows what the registry has now, whatever version pulled it."""
+    return tags_digest.lower().removeprefix("sha256:") in digest_set(fetched.raw)
+
+
 def canonical_digests(manifest: RegistryManifest) -> frozenset[str]:
     """The part of `digest_set` that needs no raw bytes: what servers that write the manifest anew would show."""
     return _file_digests({canonical_bytes(manifest, names=names) for names in (True, False)})

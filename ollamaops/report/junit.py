@@ -13,7 +13,7 @@ from ollamaops.report.words import clean
 _FOOT = "  </testsuite>\n"
 
 
-def render_junit(plan: Plan) -> str:
+def drift_to_junit(plan: Plan) -> str:
     """JUnit XML: in sync passes, drift fails, unknown (and an unreached host) is an error, unmanaged is skipped."""
     suites = [
         (

@@ -89,11 +89,3 @@ def problems_to_json(problems: Iterable[Problem]) -> list[Json]:
         }
         for problem in problems
     ]
-
-
-def error_to_json(error: OllamaopsError) -> dict[str, Json]:
-    """`error` (its message), `hint`, `exit_code`, and `problems` when it is about the user's files."""
-    body: dict[str, Json] = {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}
-    if isinstance(error, ManifestError):
-        body["problems"] = problems_to_json(error.problems)
-    return body
