@@ -93,7 +93,21 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PullModel:
+class _Step:
+    """What all actions have: where, on which model, why, after which others, on which facts it relies, its cost, and
+    how often it is tried again."""
+
+    host: str
+    model: ModelName
+    because: tuple[Difference, ...] = ()
+    needs: tuple[str, ...] = ()
+    expects: tuple[Fact, ...] = ()
+    cost: Cost = Cost()
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullModel(_Step):
     """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `pin`
     the tags digests one of which the result must have (none: anything).
 
@@ -101,11 +115,6 @@ class PullModel:
     many previous versions stay on the host for good.
     """
 
-    host: str
-    model: ModelName
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
     cost: Cost = Cost(download_bytes=None)
     insecure: bool = False
     registry_digest: str = ""
@@ -113,139 +122,80 @@ class PullModel:
     on_trial: bool = False
     keep: int = 0
     fingerprint: str = ""
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UploadBlob:
+class UploadBlob(_Step):
     """Send the local file at `path` to the host, unless it has that digest already. `model` is who needs it.
 
     With `parts` (name in it, path here) it is a zip archive of these files, made on the way; `path` is their folder.
     """
 
-    host: str
-    model: ModelName
     digest: Digest
     path: str
     size_bytes: int
     parts: tuple[tuple[str, str], ...] = ()
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateModel:
+class CreateModel(_Step):
     """Build `model` on the host from `recipe`, replacing what has that name.
 
     With `aside` it is built under that name, and `model` stays as it is until a CopyModel switches.
     """
 
-    host: str
-    model: ModelName
     recipe: Recipe
     aside: ModelName | None = None
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
     fingerprint: str = ""
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CopyModel:
+class CopyModel(_Step):
     """Make `model` the same as `source`, which goes afterwards when it is an aside. `keep` is how many previous
     versions of `model` stay on the host. `hold` is what a rollback is remembered under."""
 
-    host: str
-    model: ModelName
     source: ModelName
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
     keep: int = 0
     hold: str = ""
     fingerprint: str = ""
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteModel:
+class DeleteModel(_Step):
     """Remove `model` from the host."""
 
-    host: str
-    model: ModelName
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
-    retries: int = 5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PushModel:
+class PushModel(_Step):
     """Have the host push `model`, whose name says which registry; `source` is the declared model behind it."""
 
-    host: str
-    model: ModelName
     source: ModelName
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
     insecure: bool = False
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeModel:
+class ProbeModel(_Step):
     """See that the new content of `model`, which is found under the name `at`, does what is expected of it.
 
     No expectation means that it can be loaded. When it fails and `at` is the model itself, which was pulled on
     trial, the previous content comes back. `keep` is how many previous versions stay when it does not.
     """
 
-    host: str
-    model: ModelName
     at: ModelName
     expectations: tuple[Expectation, ...] = ()
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
     keep: int = 0
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadModel:
+class LoadModel(_Step):
     """Have the host load `model` and keep it for `keep_alive_s` seconds after its last use; negative: for ever."""
 
-    host: str
-    model: ModelName
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
     keep_alive_s: float = -1.0
-    retries: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnloadModel:
+class UnloadModel(_Step):
     """Have the host drop `model` from memory; it stays on its disk."""
-
-    host: str
-    model: ModelName
-    because: tuple[Difference, ...] = ()
-    needs: tuple[str, ...] = ()
-    expects: tuple[Fact, ...] = ()
-    cost: Cost = Cost()
-    retries: int = 5
 
 
 Action = (
