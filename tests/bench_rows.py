@@ -64,14 +64,25 @@ class Measured:
                 step()
 
     def row(self, what: str, ours: str, theirs: str, aim: float | None = None) -> Row:
-        """Medians of seconds, and their ratio."""
+        """Medians of seconds, and of the ratios run by run."""
         mine, other = statistics.median(self.seconds[ours]), statistics.median(self.seconds[theirs])
-        return Row(what=what, ours=f"{mine:.3f} s", theirs=f"{other:.3f} s", ratio=mine / other, aim=aim)
+        ratio = self._ratio(ours, theirs)
+        return Row(what=what, ours=f"{mine:.3f} s", theirs=f"{other:.3f} s", ratio=ratio, aim=aim)
 
     def speed_row(self, what: str, ours: str, theirs: str, size_bytes: int, aim: float) -> Row:
-        """Medians of bytes per second, and their ratio."""
+        """Medians of bytes per second, and of the ratios run by run."""
         mine, other = (size_bytes / statistics.median(self.seconds[name]) for name in (ours, theirs))
         units = (f"{format_size(int(mine))}/s", f"{format_size(int(other))}/s")
         return Row(
-            what=what, ours=units[0], theirs=units[1], ratio=mine / other, aim=aim, more_is_better=True
+            what=what,
+            ours=units[0],
+            theirs=units[1],
+            ratio=self._ratio(theirs, ours),
+            aim=aim,
+            more_is_better=True,
         )
+
+    def _ratio(self, above: str, below: str) -> float:
+        """What ran next to each other is compared: a machine that others share is now fast, now slow."""
+        pairs = zip(self.seconds[above], self.seconds[below], strict=True)
+        return statistics.median(one / other for one, other in pairs)

@@ -85,6 +85,35 @@ def test_a_model_without_weights_of_its_own_has_none(base: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("system", "printed"),
+    [
+        ('"Be brief', '"Be brief'),
+        ('Like this:\nSYSTEM """\nhi"""\nFROM /x/sha256-' + C, None),
+        ('"\nRENDERER other\nPARSER "other"', None),
+    ],
+)
+def test_a_text_that_is_known_from_elsewhere_ends_where_it_ends(system: str, printed: str | None) -> None:
+    """Quotes are not escaped, so that the text alone does not tell."""
+    quoted = printed or '"""' + system + '"""'
+    lines = (
+        f"FROM /m/sha256-{A}",
+        "TEMPLATE {{ .Prompt }}",
+        f"SYSTEM {quoted}",
+        "RENDERER qwen3-coder",
+        'PARAMETER stop "',
+        'PARAMETER stop x"',
+    )
+    known = [system, "{{ .Prompt }}", "{{", '"']
+    assert parse_shown_modelfile("\n".join((*lines, "")), known) == ShownModelfile(
+        model=Digest(A),
+        template="{{ .Prompt }}",
+        system=system,
+        renderer="qwen3-coder",
+        parameters=(("stop", '"'), ("stop", 'x"')),
+    )
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "whatever", "FROM", "TEMPLATE"])
 def test_text_of_another_kind_says_nothing(text: str) -> None:
     assert parse_shown_modelfile(text) == ShownModelfile()

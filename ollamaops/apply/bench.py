@@ -50,13 +50,14 @@ PAUSE_S = 0.5
 
 
 class Seen(NamedTuple):
-    """A model as the host lists it: its name as the host spells it, its tags digest (bare hex), its size, and when
-    its manifest was written, in the server's words."""
+    """A model as the host lists it: its name as the host spells it, its tags digest (bare hex), its size, when its
+    manifest was written, in the server's words, and whether it only stands for one that runs on ollama.com."""
 
     name: ModelName
     digest: str
     size_bytes: int
     modified_at: str
+    is_cloud: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -322,5 +323,6 @@ def read_tags(client: OllamaClient, cancel: CancelToken | None) -> dict[ModelNam
     for model in client.tags(cancel=cancel):
         with suppress(InvalidName):
             name = ModelName.parse(model.name)
-            found[name] = Seen(name, model.digest.hex, model.size_bytes, model.modified_at)
+            stamp = (model.digest.hex, model.size_bytes, model.modified_at)
+            found[name] = Seen(name, *stamp, is_cloud=model.is_cloud_stub)
     return found

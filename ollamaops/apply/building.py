@@ -55,12 +55,7 @@ def create(bench: Workbench, action: CreateModel) -> bool:
     """Make the model, or what is to become it; True. ProtocolError when it cannot be opened."""
     old = bench.tags().get(_target_of(action))  # once: what an attempt made that was cut off is not old
     seen, base = bench.retrying(action, lambda: _build(bench, action, old))
-    contents = open_model(bench, seen)
-    if isinstance(contents, Unreadable):
-        if not contents.is_damaged:
-            raise build_unreadable_error(bench, seen, contents)
-        raise build_damaged_error(bench, seen, "delete the model, so that its blobs go too, then run again")
-    blobs = (*contents.blobs, *contents.adapters)
+    blobs = () if seen.is_cloud else _blobs_in(bench, seen)
     bench.remember(
         action,
         seen,
@@ -71,6 +66,16 @@ def create(bench: Workbench, action: CreateModel) -> bool:
         name=action.aside,
     )
     return True
+
+
+def _blobs_in(bench: Workbench, seen: Seen) -> tuple[Digest, ...]:
+    """The weights that the model holds. ProtocolError when it cannot be opened."""
+    contents = open_model(bench, seen)
+    if not isinstance(contents, Unreadable):
+        return (*contents.blobs, *contents.adapters)
+    if not contents.is_damaged:
+        raise build_unreadable_error(bench, seen, contents)
+    raise build_damaged_error(bench, seen, "delete the model, so that its blobs go too, then run again")
 
 
 def _build(bench: Workbench, action: CreateModel, old: Seen | None) -> tuple[Seen, Seen | None]:

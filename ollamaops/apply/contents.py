@@ -79,9 +79,13 @@ def _words_of(error: AnswerError) -> str:
 
 def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
     """The Contents of a model whose tags digest is `digest` (bare hex)."""
-    printed = parse_shown_modelfile(shown.modelfile)
-    texts = [shown.template, printed.template or ""]
-    template = texts[1] if features.jinja_in_template and printed.template is not None else texts[0]
+    messages = tuple((message.role, message.content) for message in shown.messages)
+    texts = [value for _, value in shown.parameters if isinstance(value, str)]
+    texts += [shown.system, shown.template, shown.licenses, *(content for _, content in messages)]
+    printed = parse_shown_modelfile(shown.modelfile, texts)
+    templates = (shown.template, printed.template or "")
+    is_printed = features.jinja_in_template and printed.template is not None
+    template = templates[1] if is_printed else templates[0]
     model = (printed.model,) if printed.model else ()
     return Contents(
         digest=digest,
@@ -89,10 +93,10 @@ def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
         blobs=(*model, *printed.projectors),
         adapters=(*printed.adapters, *printed.drafts),
         template=template,
-        templates=frozenset(text for text in (template, *texts) if text),
+        templates=frozenset(filter(None, templates)),
         system=shown.system,
         parameters=shown.parameter_values,
-        messages=tuple((message.role, message.content) for message in shown.messages),
+        messages=messages,
         license_text=shown.licenses,
         renderer=printed.renderer or "",
         parser=printed.parser or "",

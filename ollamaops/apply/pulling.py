@@ -72,7 +72,7 @@ def _is_damaged(bench: Workbench, seen: Seen) -> bool:
 
 def _find_flaw(bench: Workbench, seen: Seen) -> Unreadable | None:
     """Why the model cannot be opened; None if it can, or when nobody can tell (cloud stub, proxy)."""
-    if seen.name.source_suffix == "cloud":
+    if seen.is_cloud or seen.name.source_suffix == "cloud":
         return None
     try:
         found = open_model(bench, seen)

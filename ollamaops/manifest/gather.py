@@ -292,6 +292,11 @@ class Gatherer:
                 names = " and ".join(sorted(found.values()))
                 message = f"files: {len(found)} whole models: {names}: a model is made from one"
                 self._findings.add(listed, message, "keep one, and its projector if it has one")
+        place = (entry.get("files") or entry.get("modelfile") or entry).place
+        for where in files:
+            if (header := self._headers.get(where)) and header.is_adapter:
+                message = f"files: {where.name} is an adapter by its header, not a model"
+                self._findings.add(place, message, "name it under adapters: (ADAPTER in a Modelfile)")
         place = (entry.get("adapters") or entry.get("modelfile") or entry).place
         for where in adapters:
             if (header := self._headers.get(where)) and header.is_whole_model:

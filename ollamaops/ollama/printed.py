@@ -10,6 +10,7 @@ spans lines or has outer spaces, and three only if it has some.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -111,14 +112,19 @@ class ShownModelfile:
     messages: tuple[tuple[str, str], ...] = ()
 
 
-def parse_shown_modelfile(text: str) -> ShownModelfile:
-    """What the text of show's `modelfile` field says. Never fails: what it does not know it passes over."""
+def parse_shown_modelfile(text: str, known: Iterable[str] = ()) -> ShownModelfile:
+    """What the text of show's `modelfile` field says. Never fails: what it does not know it passes over.
+
+    `known` are texts that other fields of show give exactly. Where one stands, nobody has to guess where it ends:
+    a one-line text may begin with a quote, and a text in quotes may hold quotes and lines that look like commands.
+    """
+    spelled = sorted(((_printed(value), value) for value in known if value), key=lambda pair: -len(pair[0]))
     found: dict[str, list[str]] = {}
     parameters: list[tuple[str, str]] = []
     messages: list[tuple[str, str]] = []
     position = 0
     while command := _COMMAND.search(text, position):
-        value, position = _value(text, command.end())
+        value, position = _value(text, command.end(), spelled)
         if command["parameter"] is not None:
             parameters.append((command["parameter"], value))
         elif command["role"] is not None:
@@ -151,8 +157,12 @@ def _digests(values: list[str]) -> tuple[Digest, ...]:
     return tuple(Digest(match[1]) for match in map(_BLOB.search, values) if match)
 
 
-def _value(text: str, start: int) -> tuple[str, int]:
-    """The value that was printed at `start`, and where its last line ends."""
+def _value(text: str, start: int, spelled: Iterable[tuple[str, str]]) -> tuple[str, int]:
+    """The value that was printed at `start`, and where its last line ends. `spelled`: (as printed, value)."""
+    for printed, value in spelled:
+        end_of_known = start + len(printed)
+        if text.startswith(printed, start) and text[end_of_known : end_of_known + 1] in ("", "\n"):
+            return value, end_of_known
     for quote, close in _CLOSES.items():
         end = close.search(text, start + len(quote)) if text.startswith(quote, start) else None
         if end is not None and _quote_of(text[start + len(quote) : end.start()]) == quote:
@@ -160,6 +170,11 @@ def _value(text: str, start: int) -> tuple[str, int]:
     line_end = text.find("\n", start)
     line_end = len(text) if line_end < 0 else line_end
     return text[start:line_end], line_end
+
+
+def _printed(value: str) -> str:
+    quote = _quote_of(value)
+    return f"{quote}{value}{quote}"
 
 
 def _quote_of(value: str) -> str:

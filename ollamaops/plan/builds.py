@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollamaops.names import ModelName
+from ollamaops.ollama.version import first_version_with
 from ollamaops.plan.actions import Blob, Cost, CreateModel, Recipe, UploadBlob, id_of
 from ollamaops.plan.asides import next_of
 from ollamaops.plan.copies import rename
@@ -119,7 +120,7 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
         )
         return
     recipe, blobs = _as_sent(model, recipe)
-    problem = unsupported(recipe, draft.features, model.weights)
+    problem = _hollow_base(draft, recipe.base) or unsupported(recipe, draft.features, model.weights)
     if problem:
         what, hint = problem
         draft.give_up(model.name, f"cannot be made by Ollama {draft.observed.version}: {what}", hint)
@@ -144,6 +145,20 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
     if aside is not None:
         add_probe(draft, model, aside)
         add_switch(draft, model)
+
+
+def _hollow_base(draft: Draft, base: ModelName | None) -> tuple[str, str] | None:
+    """(what and why, the way out) for a cloud model that the server would take for an ordinary one without layers."""
+    if base is None or (draft.features.suffix_routing and base.source_suffix == "cloud"):
+        return None
+    there = draft.find(base)
+    if there.is_cloud if there else base.source_suffix == "cloud":
+        since = first_version_with("suffix_routing")
+        return (
+            f"it would make an empty model from '{base}', which runs on ollama.com",
+            f"name a base that is on the host, or upgrade to {since} and name the cloud model by its own -cloud tag",
+        )
+    return None
 
 
 def _as_sent(model: DesiredModel, recipe: Recipe) -> tuple[Recipe, tuple[LocalBlob, ...]]:
