@@ -266,7 +266,11 @@ def test_an_unreachable_host_is_unknown_and_the_others_go_on(
     write({**DERIVED, "hosts": hosts})
     assert run(["apply", "-y"]) == 3
     assert set(tags(host)) == {"llama3.2:3b", "bot:latest", "chat:latest"}
-    assert "its state is unknown" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "its state is unknown" in shown
+    last = shown.splitlines()[-1]
+    assert last.startswith("partly done in")
+    assert last.endswith("1 host as declared, 1 not reached")
     assert run(["drift"]) == 3
 
 

@@ -186,6 +186,19 @@ def test_import_writes_the_declaration_and_not_the_options_of_the_run(
         (here / "i.yaml").unlink()
 
 
+@pytest.mark.parametrize("version", ["0.6.8", "0.33.0-rc2"])
+def test_a_name_that_no_manifest_may_have_is_left_out(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Sandbox(as_version=version, registry=True) as sandbox:
+        monkeypatch.setenv("OLLAMA_HOST", sandbox.url)
+        post(sandbox, "pull", BASE)
+        copy(sandbox, BASE, "x:local")
+        assert written_by_import(tmp_path).keys() == {BASE}
+    assert "left out: x:local" in (tmp_path / "i.yaml").read_text()
+
+
 def test_what_has_its_default_is_left_out(here: Path, server: Sandbox) -> None:
     (here / "m.yaml").write_text(f"hosts: {{a: {{url: '{server.url}', timeout: 30s}}}}\nmodels: []")
     assert run(["import", "-f", "m.yaml", "--out", "i.yaml"]) == 0

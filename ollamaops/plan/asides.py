@@ -148,14 +148,16 @@ def tidy(
 
     `models` are those declared, `stands` the names of those that are as declared, or held; `ours` what we remember
     to have made. The kept versions of a model that is on the host and neither declared nor ours are somebody else's.
-    What stands beside an `ignored` model is not touched, not even when that has gone.
+    What stands beside an `ignored` model is not touched, not even when that has gone. A model that was renamed has
+    the versions that were kept under its former name.
     """
     declared = dict.fromkeys(names_of(models), 0) | {model.name: model.keep_previous for model in models}
     proven = names_of(model for model in models if model.name in stands) | set(stands)
     owners = owners_of((*declared, *digests))
     asides = [name for name in digests if name.is_aside]
     orphans = (name for name in asides if name not in owners)
-    steps = [Step(name) for name in orphans if not _is_ignored(_presumed_owner(name), ignored)]
+    steps = [step for model in models if model.name in proven for step in _inherit(model, digests, declared)]
+    steps += [Step(name) for name in orphans if not _is_ignored(_presumed_owner(name), ignored)]
     is_ours = set(ours)
     for owner in dict.fromkeys(owners[name] for name in asides if name in owners):
         if _is_ignored(owner, ignored):
@@ -167,6 +169,19 @@ def tidy(
         else:
             steps += finish(owner, digests, keep=None)
     return tuple(steps)
+
+
+def _inherit(
+    model: ModelSpec, digests: Mapping[ModelName, str], declared: Collection[ModelName]
+) -> Iterator[Step]:
+    """Copies of the versions that are still kept under the name that the model had; they go there afterwards."""
+    former = model.moved_from
+    if former is None or former in digests or former in declared:
+        return
+    for number in range(1, model.keep_previous + 1):
+        kept, now = kept_of(former, number), kept_of(model.name, number)
+        if kept in digests and now not in digests:
+            yield Step(_spelt(kept, digests), now)
 
 
 def _is_ignored(owner: ModelName, ignored: Iterable[NamePattern]) -> bool:

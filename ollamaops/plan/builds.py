@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.version import first_version_with
-from ollamaops.plan.actions import Blob, Cost, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.actions import Blob, CopyModel, Cost, CreateModel, Recipe, UploadBlob, id_of
 from ollamaops.plan.asides import next_of
 from ollamaops.plan.copies import rename
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.limits import unsupported
+from ollamaops.plan.observed import Contents
 from ollamaops.plan.questions import Because, is_trusted, place_of
 from ollamaops.plan.sources import ensure
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
@@ -59,7 +60,7 @@ def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: Model
         return _judge_stub(draft, model)
     if own is None:
         return draft.why(model.name, "missing", observed="listed, but it cannot be shown")
-    base = draft.observed.shown.get(recipe.base) if recipe.base else None
+    base = _base_of(draft, recipe)
     comparison = compare_build(
         draft.host,
         model,
@@ -78,6 +79,17 @@ def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: Model
             return draft.why(model.name, "weights", "weights", desired="verified", observed="not verified")
         _note_unverified(draft, model, are_shown=bool(own.blobs))
     return ()
+
+
+def _base_of(draft: Draft, recipe: Recipe) -> Contents | None:
+    """What the base holds, or what becomes the base when it is renamed by this plan."""
+    if recipe.base is None:
+        return None
+    place = recipe.base
+    change = draft.actions.get(draft.changing.get(recipe.base, ""))
+    if isinstance(change, CopyModel) and any(why.kind == "moved" for why in change.because):
+        place = change.source
+    return draft.observed.shown.get(place)
 
 
 def _judge_stub(draft: Draft, model: DesiredModel) -> Because:

@@ -36,13 +36,14 @@ def plan_moves(draft: Draft, models: Iterable[DesiredModel]) -> None:
 
 
 def _is_succeeded(draft: Draft, model: DesiredModel, before: ObservedModel) -> bool:
-    """Whether the new name takes the former one's place: made from it in this plan, equal, or both ours and done."""
+    """Whether the new name takes the former one's place: made from it in this plan, equal, or both ours."""
     now = draft.find(model.name)
     if now is None:
         return model.name in draft.changing
     if now.digest == before.digest:
         return True
-    return model.name in draft.unchanged and _is_ours(draft, now) and _is_ours(draft, before)
+    stands = model.name in draft.unchanged or model.name in draft.changing
+    return stands and _is_ours(draft, now) and _is_ours(draft, before)
 
 
 def _is_absent(draft: Draft, name: ModelName) -> bool:

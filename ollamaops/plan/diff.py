@@ -3,7 +3,7 @@
 Decides in what a model on a host differs from its declaration; leaves to builds.py what to do about it. Values in,
 Differences out. The fact a reader would miss: nobody can predict every value of a field that is not declared (a
 server detects a chat template and its stop words by itself, and has renderers for some architectures). Such an open
-field counts only when the words of the declaration changed since we made the model and nothing else shows why.
+field counts only when the declaration's words, or the model, changed since we made it and nothing else shows why.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def compare_build(
     found = _as_differences(host, desired, judged)
     if verdict == "different":
         found.append(_weights_difference(host, desired, recipe, own, base))
-    if not found and not just_made and _is_reworded(memory, desired, own):
+    if not found and not just_made and _is_stale(memory, desired, own):
         stale = ((path, SERVERS_OWN, observed) for path, observed in open_fields.items())
         found = _as_differences(host, desired, stale)
     return Comparison(differences=tuple(found), weights=verdict)
@@ -88,14 +88,14 @@ def _as_differences(host: str, desired: DesiredModel, fields: Iterable[Field]) -
     ]
 
 
-def _is_reworded(memory: Memory | None, desired: DesiredModel, own: Contents) -> bool:
-    """Whether we made exactly this model, and for a declaration in other words."""
-    return (
-        memory is not None
-        and memory.is_ours
-        and memory.digest == own.digest
-        and has_other_words(memory.fingerprint, desired.fingerprint)
-    )
+def _is_stale(memory: Memory | None, desired: DesiredModel, own: Contents) -> bool:
+    """Whether we made exactly this model, and for a declaration in other words; or for this very declaration, and
+    somebody else has put another in its place."""
+    if memory is None or not memory.is_ours:
+        return False
+    if memory.digest == own.digest:
+        return has_other_words(memory.fingerprint, desired.fingerprint)
+    return memory.fingerprint == desired.fingerprint
 
 
 def is_ignored(path: str, ignore: Iterable[str]) -> bool:

@@ -12,6 +12,8 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.version import Features
 from ollamaops.plan.actions import (
     Action,
+    CopyModel,
+    CreateModel,
     Difference,
     Fact,
     HostPlan,
@@ -19,6 +21,7 @@ from ollamaops.plan.actions import (
     LoadModel,
     Note,
     ProbeModel,
+    PullModel,
     PushModel,
     UnloadModel,
     UploadBlob,
@@ -34,8 +37,8 @@ from ollamaops.plan.questions import Because, PlanOptions, is_left_alone
 class Draft:
     """The plan so far.
 
-    `changing` maps a model to the action that changes it, `replaced` are those that are there and surely become
-    something else, `unusable` those from which nothing can be made.
+    `changing` maps a model to the action that changes it, `replaced` are those that are there, or were when we made
+    something of them, and surely become something else; `unusable` those from which nothing can be made.
     """
 
     desired: DesiredHost
@@ -95,9 +98,19 @@ class Draft:
         if not isinstance(action, UploadBlob | PushModel | LoadModel | UnloadModel):
             if is_new:  # or else what has been planned since then comes after it
                 self.changing[action.model] = action_id
-            if self.find(action.model) and not any(why.kind == "unknown" for why in action.because):
+            is_known = self.find(action.model) is not None or self._had_other_content(action)
+            if is_known and not any(why.kind == "unknown" for why in action.because):
                 self.replaced.add(action.model)
         return action_id
+
+    def _had_other_content(self, action: Action) -> bool:
+        """Whether a model that is gone held something else than it will when we made it last."""
+        if not isinstance(action, PullModel | CreateModel | CopyModel):
+            return False
+        if isinstance(action, CreateModel) and action.recipe.base in self.replaced:
+            return True
+        memory = self.recall(action.model)
+        return memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint
 
     def why(
         self, name: ModelName, kind: Kind, path: str = "", *, desired: str = "", observed: str = ""

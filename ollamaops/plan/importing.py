@@ -32,9 +32,9 @@ class Imported:
 def import_host(observed: ObservedHost) -> Imported:
     """The entries for a host, all of whose models have been shown; `names_in_doubt` tells what else to ask."""
     left_out = {
-        name: "servers from 0.18.0 on cannot address it"
+        name: "servers from 0.18.0 on cannot address it, so no manifest may name it"
         for name in observed.models
-        if observed.features.suffix_routing and name.source_suffix == "local"
+        if name.source_suffix == "local"
     }
     names = sorted(name for name in observed.models if name not in left_out)
     parents = {name: _parent_of(name, observed, names) for name in names}

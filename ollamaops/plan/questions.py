@@ -67,10 +67,16 @@ def _to_show(
     place = place_of(model, desired, observed)
     if model.recipe is None or place is None or is_trusted(model, observed, options):
         return
-    for name in (place, model.recipe.base):
+    for name in (place, _base_place(model.recipe.base, desired, observed)):
         there = observed.models.get(name) if name else None
         if there and not there.is_cloud:
             yield there.name
+
+
+def _base_place(base: ModelName | None, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
+    """Where the base is, which may have to be renamed itself."""
+    declared = next((model for model in desired.models if model.name == base), None)
+    return place_of(declared, desired, observed) if declared else base
 
 
 def _to_ask(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> Iterator[ModelName]:

@@ -158,7 +158,7 @@ def say_run(report: RunReport) -> str:
 def _say_end(report: RunReport, is_declared: Sequence[bool]) -> str:
     if report.interrupted:
         return "interrupted, run it again to go on; after"
-    if all(is_declared):
+    if all(is_declared) and not report.plan.unreached:
         return "done in"
     has_worked = any(
         isinstance(result.outcome, Succeeded) and not _is_tried(result) for result in report.results
@@ -205,9 +205,10 @@ def _is_passed_over(result: ActionResult) -> bool:
 
 
 def _say_hosts(report: RunReport) -> str:
-    unreached = sum(1 for host in report.hosts if host.unreached)
+    lost = {host.host for host in report.hosts if host.unreached}
     declared = sum(map(is_as_declared, report.hosts))
-    others = len(report.hosts) - unreached - declared
+    others = len(report.hosts) - len(lost) - declared
+    unreached = len(lost | {host.host for host in report.plan.unreached})
     parts = [f"{plural(declared, 'host')} as declared"]
     parts += [f"{others} not"] if others else []
     return ", ".join([*parts, f"{unreached} not reached"] if unreached else parts)

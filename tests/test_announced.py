@@ -1,0 +1,110 @@
+"""A plan says all that apply will do, and one apply does it: renames, missing bases, what others have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from live_host import BASE, VERSIONS, LiveHost, a_build, a_copy, a_host, a_model, assert_converged, name
+
+from ollamaops.manifest.types import ModelSpec
+from ollamaops.plan.actions import subject_of, verb_of
+from ollamaops.reconcile import Options
+
+
+@pytest.fixture(params=VERSIONS)
+def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
+    with a_host(request.param, options=Options(costs=False, ask_registry=False)) as running:
+        running.stranger.pull(BASE)
+        yield running
+
+
+def announced(host: LiveHost, models: list[ModelSpec]) -> set[str]:
+    return {f"{verb_of(action)} {subject_of(action)}" for action in host.plan(models).actions}
+
+
+def assert_steady(host: LiveHost, models: list[ModelSpec]) -> None:
+    """Nothing more is to be done, and the next look needs the version and the list alone."""
+    assert host.plan(models).actions == ()
+    assert host.requests_sent == 2
+
+
+def test_a_template_or_stop_word_that_somebody_put_over_those_of_the_weights_is_mended(
+    host: LiveHost,
+) -> None:
+    models = [a_model("tc", a_build(None, "tiny-chatml.gguf")), a_model("kid", a_build("tc", system="k"))]
+    assert_converged(host, host.apply(models))
+    ours = host.stranger.tags()
+    for change in ({"parameters": {"stop": "zz"}}, {"template": "{{ .Prompt }} HACK"}):
+        host.stranger.create("tc", "tc", **change)
+        assert {"create tc:latest", "create kid:latest"} <= announced(host, models)
+        assert_converged(host, host.apply(models))
+        assert host.stranger.tags() == ours
+    assert_steady(host, models)
+
+
+def test_a_chain_of_models_is_renamed_in_one_run(host: LiveHost) -> None:
+    def chain(*names: str, **before: str) -> list[ModelSpec]:
+        bases = (BASE, *names)
+        return [
+            a_model(
+                own,
+                a_build(base, system=f"Number {number}."),
+                moved_from=name(before[own]) if before else None,
+            )
+            for number, (own, base) in enumerate(zip(names, bases, strict=False))
+        ]
+
+    assert_converged(host, host.apply(chain("n", "k", "g")))
+    digests = host.stranger.tags()
+    renamed = chain("n2", "k2", "g2", n2="n", k2="k", g2="g")
+    copies = {f"copy {new}:latest" for new in ("n2", "k2", "g2")}
+    assert announced(host, renamed) == copies | {f"delete {old}:latest" for old in "nkg"}
+    assert_converged(host, host.apply(renamed))
+    assert host.stranger.tags() == {
+        BASE: digests[BASE],
+        **{f"{old}2:latest": digests[f"{old}:latest"] for old in "nkg"},
+    }
+    assert_steady(host, renamed)
+
+
+def test_what_is_made_from_a_model_that_is_gone_and_has_changed_is_announced(host: LiveHost) -> None:
+    def models(word: str) -> list[ModelSpec]:
+        return [
+            a_model("a", a_build(BASE, system=word)),
+            a_model("b", a_copy("a")),
+            a_model("k", a_build("a", parameters={"top_k": 3})),
+        ]
+
+    assert_converged(host, host.apply(models("one")))
+    host.stranger.delete("a")
+    assert announced(host, models("two")) == {"create a:latest", "copy b:latest", "create k:latest"}
+    report = host.apply(models("two"))
+    assert_converged(host, report)
+    assert report.rounds == 1
+    assert host.stranger.show("k")["system"] == "two"
+
+
+def test_the_versions_that_are_kept_move_with_the_name(host: LiveHost) -> None:
+    def bot(own: str, word: str, former: str | None = None) -> list[ModelSpec]:
+        moved_from = name(former) if former else None
+        return [a_model(own, a_build(BASE, system=word), keep_previous=1, moved_from=moved_from)]
+
+    for word in ("one", "two"):
+        assert_converged(host, host.apply(bot("a", word)))
+    kept = host.stranger.tags()["a:latest-ollamaops-previous-1"]
+    renamed = bot("b", "two", "a")
+    assert_converged(host, host.apply(renamed))
+    tags = host.stranger.tags()
+    assert tags.keys() == {BASE, "b:latest", "b:latest-ollamaops-previous-1"}
+    assert tags["b:latest-ollamaops-previous-1"] == kept
+    assert_steady(host, renamed)
+
+
+def test_a_former_name_beside_the_new_one_is_removed_when_the_plan_says_so(host: LiveHost) -> None:
+    before = [a_model(own, a_build(BASE, system=own)) for own in ("a", "b")]
+    assert_converged(host, host.apply(before))
+    after = [a_model("b", a_build(BASE, system="changed"), moved_from=name("a"))]
+    assert announced(host, after) == {"create b:latest", "delete a:latest"}
+    assert_converged(host, host.apply(after))
+    assert host.stranger.tags().keys() == {BASE, "b:latest"}
