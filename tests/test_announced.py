@@ -8,8 +8,9 @@ import pytest
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_copy, a_host, a_model, assert_converged, name
 
 from ollamaops.manifest.types import ModelSpec
-from ollamaops.plan.actions import subject_of, verb_of
+from ollamaops.plan.actions import Plan, subject_of, verb_of
 from ollamaops.reconcile import Options
+from ollamaops.report.status_text import build_status
 
 
 @pytest.fixture(params=VERSIONS)
@@ -99,6 +100,17 @@ def test_the_versions_that_are_kept_move_with_the_name(host: LiveHost) -> None:
     assert tags.keys() == {BASE, "b:latest", "b:latest-ollamaops-previous-1"}
     assert tags["b:latest-ollamaops-previous-1"] == kept
     assert_steady(host, renamed)
+
+
+def test_what_waits_for_its_base_is_unknown_until_then(host: LiveHost) -> None:
+    models = [a_model("a", a_build(BASE, system="one")), a_model("b", a_copy("a"))]
+    assert_converged(host, host.apply(models))
+    host.stranger.delete("a")
+    host.forget()
+    plan = host.plan(models)
+    states = {str(model): row["gpu-1"].state for model, row in build_status(Plan(hosts=(plan,))).items()}
+    assert (states["a:latest"], states["b:latest"]) == ("missing", "unknown")
+    assert_converged(host, host.apply(models))
 
 
 def test_a_former_name_beside_the_new_one_is_removed_when_the_plan_says_so(host: LiveHost) -> None:

@@ -266,7 +266,8 @@ class Refusal:
 class Note:
     """Something the reader of a plan should know that is neither an action nor a refusal.
 
-    `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync.
+    `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync. `waits` marks what
+    will be found out when an action of the same plan is done.
     """
 
     host: str
@@ -274,6 +275,7 @@ class Note:
     model: ModelName | None = None
     hint: str | None = None
     unresolved: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,7 @@ def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | N
             f"delete '{base}' if it is broken: it is then pulled or made again",
         )
     elif ensure(draft, base, model.name):
-        draft.note(model.name, f"compared with '{base}' as soon as that is there")
+        draft.wait(model.name, base)
     return None
 
 

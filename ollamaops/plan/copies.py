@@ -60,7 +60,7 @@ def plan_copy(draft: Draft, model: DesiredModel, source: ModelName) -> None:
         return
     because = _reasons(draft, model, source)
     if because is None:
-        draft.note(name, f"compared with '{source}' as soon as that is there")
+        draft.wait(name, source)
     elif not because:
         draft.keep(model)
     elif own is not None and model.spec.update == "never":

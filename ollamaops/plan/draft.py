@@ -138,6 +138,11 @@ class Draft:
         """Say something that changes nothing."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint))
 
+    def wait(self, name: ModelName, base: ModelName) -> None:
+        """Say that `name` cannot be judged before `base` is there, which this plan sees to."""
+        message = f"compared with '{base}' as soon as that is there"
+        self.notes.append(Note(host=self.host, model=name, message=message, waits=True))
+
     def doubt(self, name: ModelName, message: str, hint: str | None = None) -> None:
         """Nobody can say that `name` is as declared, or it may not be made so; the run is then not complete."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))

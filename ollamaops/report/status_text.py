@@ -87,7 +87,7 @@ def _host_cells(host: HostPlan) -> dict[ModelName, Cell]:
     found |= {name: Cell(state="in sync") for name in host.unchanged}
     found |= {name: Cell(state="held") for name in host.held}
     for note in host.notes:
-        if note.unresolved and note.model:
+        if note.model and (note.unresolved or note.waits):
             found[note.model] = Cell(state="unknown", why=(note.message,))
     changes = [
         action
