@@ -102,6 +102,37 @@ def test_the_versions_that_are_kept_move_with_the_name(host: LiveHost) -> None:
     assert_steady(host, renamed)
 
 
+def test_a_base_that_is_renamed_and_changed_takes_along_what_is_made_from_it(host: LiveHost) -> None:
+    before = [
+        a_model("b", a_build(BASE, system="one")),
+        a_model("k", a_build("b", parameters={"top_k": 3})),
+        a_model("stays", a_build("b", parameters={"top_k": 4})),
+    ]
+    assert_converged(host, host.apply(before))
+    after = [
+        a_model("b2", a_build(BASE, system="two"), moved_from=name("b")),
+        a_model("k2", a_build("b2", parameters={"top_k": 3}), moved_from=name("k")),
+        a_model("stays", a_build("b2", parameters={"top_k": 4})),
+    ]
+    creates = {f"create {model}:latest" for model in ("b2", "k2", "stays")}
+    assert announced(host, after) == creates | {"delete b:latest", "delete k:latest"}
+    assert_converged(host, host.apply(after))
+    assert {host.stranger.show(model)["system"] for model in ("b2", "k2", "stays")} == {"two"}
+    assert_steady(host, after)
+
+
+def test_what_memory_settles_is_renamed_although_its_base_is_gone(host: LiveHost) -> None:
+    kid = a_model("kid", a_build(BASE, system="kid"))
+    assert_converged(host, host.apply([a_model("z", a_build(BASE, system="s")), kid]))
+    host.stranger.delete(BASE)
+    renamed = [a_model("z2", a_build(BASE, system="s"), moved_from=name("z")), kid]
+    assert announced(host, renamed) == {"copy z2:latest", "delete z:latest"}
+    assert_converged(host, host.apply(renamed))
+    pulled = [a_model("anew", a_build(BASE, system="new")), *renamed]
+    assert announced(host, pulled) == {f"pull {BASE}", "create anew:latest"}
+    assert_converged(host, host.apply(pulled))
+
+
 def test_what_waits_for_its_base_is_unknown_until_then(host: LiveHost) -> None:
     models = [a_model("a", a_build(BASE, system="one")), a_model("b", a_copy("a"))]
     assert_converged(host, host.apply(models))

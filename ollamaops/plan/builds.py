@@ -18,7 +18,7 @@ from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.limits import unsupported
 from ollamaops.plan.observed import Contents
-from ollamaops.plan.questions import Because, is_trusted, place_of
+from ollamaops.plan.questions import Because, is_trusted_at, place_of
 from ollamaops.plan.sources import ensure
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
 
@@ -44,14 +44,26 @@ def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName
     """Why `model` must be made; None, with a note, when it has to wait for its base or cannot be judged."""
     if place is None:
         return draft.why(model.name, "missing")
-    if recipe.base in draft.replaced and not ignores_weights(model.spec.ignore):
+    if recipe.base and _changes_with(draft, recipe.base, model):
         return draft.why(model.name, "base", desired=str(recipe.base))
-    if is_trusted(model, draft.observed, draft.options):
-        memory = draft.recall(model.name)
+    if is_trusted_at(model, place, draft.observed, draft.options):
+        memory = draft.recall(place)
         if memory is not None and not memory.verified:
             _note_unverified(draft, model, are_shown=bool(memory.blobs))
         return ()
     return _look_inside(draft, model, recipe, place)
+
+
+def _changes_with(draft: Draft, base: ModelName, model: DesiredModel) -> bool:
+    """Whether this plan changes the base in what the model takes over: words always, weights unless it tolerates
+    others."""
+    if base not in draft.replaced:
+        return False
+    if not ignores_weights(model.spec.ignore):
+        return True
+    steps = (step for step in draft.actions.values() if step.model == base)
+    changes = (step for step in steps if isinstance(step, CreateModel | CopyModel))
+    return any(why.kind != "weights" for step in changes for why in step.because)
 
 
 def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName) -> Because | None:
@@ -73,7 +85,8 @@ def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: Model
     if comparison.differences:
         return comparison.differences
     if recipe.base is not None and base is None:
-        return _wait_for(draft, model, recipe.base)
+        is_ours = draft.find(recipe.base) is None and _is_remembered(draft, model, place)
+        return () if is_ours else _wait_for(draft, model, recipe.base)
     if comparison.weights == "unverified":
         if draft.options.verify_weights:
             return draft.why(model.name, "weights", "weights", desired="verified", observed="not verified")
@@ -94,9 +107,14 @@ def _base_of(draft: Draft, recipe: Recipe) -> Contents | None:
 
 def _judge_stub(draft: Draft, model: DesiredModel) -> Because:
     """Nobody can look into what runs on ollama.com, so memory alone counts, even right after it was made."""
-    if is_trusted(model, draft.observed, replace(draft.options, distrust=frozenset())):
+    if _is_remembered(draft, model, model.name):
         return ()
     return draft.why(model.name, "missing", observed="a cloud stub, and not known to be this one")
+
+
+def _is_remembered(draft: Draft, model: DesiredModel, place: ModelName) -> bool:
+    """Whether it is what we filed, be it in this very run."""
+    return is_trusted_at(model, place, draft.observed, replace(draft.options, distrust=frozenset()))
 
 
 def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | None:

@@ -21,7 +21,6 @@ from ollamaops.plan.actions import (
     LoadModel,
     Note,
     ProbeModel,
-    PullModel,
     PushModel,
     UnloadModel,
     UploadBlob,
@@ -104,13 +103,19 @@ class Draft:
         return action_id
 
     def _had_other_content(self, action: Action) -> bool:
-        """Whether a model that is gone held something else than it will when we made it last."""
-        if not isinstance(action, PullModel | CreateModel | CopyModel):
+        """Whether a model that is not there held something else when we made it last, or holds it under the name
+        it had before. Of what is pulled or renamed nobody knows that."""
+        if isinstance(action, CopyModel):
+            return action.source in self.replaced
+        if not isinstance(action, CreateModel):
             return False
-        if isinstance(action, CreateModel) and action.recipe.base in self.replaced:
-            return True
+        declared = next((model for model in self.desired.declared if model.name == action.model), None)
         memory = self.recall(action.model)
-        return memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint
+        return (
+            action.recipe.base in self.replaced
+            or (declared is not None and self.find(declared.spec.moved_from) is not None)
+            or (memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint)
+        )
 
     def why(
         self, name: ModelName, kind: Kind, path: str = "", *, desired: str = "", observed: str = ""

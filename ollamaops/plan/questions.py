@@ -65,7 +65,7 @@ def _to_show(
 ) -> Iterator[ModelName]:
     """The model and its base, if it is built, there, and not settled by memory. Cloud stubs have no inside."""
     place = place_of(model, desired, observed)
-    if model.recipe is None or place is None or is_trusted(model, observed, options):
+    if model.recipe is None or place is None or is_trusted_at(model, place, observed, options):
         return
     for name in (place, _base_place(model.recipe.base, desired, observed)):
         there = observed.models.get(name) if name else None
@@ -116,8 +116,15 @@ def place_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) 
 
 def is_trusted(model: DesiredModel, observed: ObservedHost, options: PlanOptions) -> bool:
     """Whether what we remember settles that `model` is in sync, without a look inside."""
-    own, memory = observed.models.get(model.name), observed.memory.get(model.name)
-    if own is None or memory is None or model.name in options.distrust:
+    return is_trusted_at(model, model.name, observed, options)
+
+
+def is_trusted_at(
+    model: DesiredModel, place: ModelName, observed: ObservedHost, options: PlanOptions
+) -> bool:
+    """As `is_trusted`, for a model that may still have the name it had before."""
+    own, memory = observed.models.get(place), observed.memory.get(place)
+    if own is None or memory is None or place in options.distrust:
         return False
     if memory.digest != own.digest or memory.fingerprint != model.fingerprint:
         return False
