@@ -61,10 +61,11 @@ def command(
 
 
 def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...], release: bool) -> int:
-    from ollamaops.cli.carrying import carry_out
     from ollamaops.cli.context import holding
     from ollamaops.cli.showing import show_plan, show_run
 
+    if scene.is_reading():  # it will all be needed, and there is time
+        import ollamaops.cli.carrying  # noqa: F401
     shared = scene.shared
     with holding(scene):
         plan = _agree(scene, saved)
@@ -78,6 +79,8 @@ def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...]
         is_idle = not plan.actions and not any(host.leftovers for host in plan.hosts) and not release
         if is_idle and shared.output in (None, "text"):
             return exits.code_of_plan(plan, detailed=False)
+        from ollamaops.cli.carrying import carry_out
+
         report, code = carry_out(scene, plan, "apply", force)
         show_run(shared, report)
         return code

@@ -38,6 +38,8 @@ from ollamaops.state.ledger import Ledger
 from ollamaops.units import parse_duration, parse_timeout
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ollamaops.apply.upstream import Upstreams
     from ollamaops.reconcile import HostCase, Surroundings
     from ollamaops.registry.client import RegistryClient
@@ -57,6 +59,7 @@ class Scene:
     manifest: Manifest
     around: Surroundings
     find_cases: Callable[[], tuple[HostCase, ...]]
+    is_reading: Callable[[], bool]
 
     @property
     def cases(self) -> tuple[HostCase, ...]:
@@ -216,7 +219,10 @@ def open_scene(
             shared=shared,
             manifest=wanted,
             around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel),
-            find_cases=cache(lambda: build_cases(wanted, fleet.hosts, weights(), options)),
+            find_cases=cache(
+                lambda: build_cases(wanted, fleet.hosts, weights.result() if weights else {}, options)
+            ),
+            is_reading=lambda: weights is not None and not weights.done(),
         )
 
 
@@ -235,13 +241,13 @@ def _reading(
     elsewhere: Elsewhere,
     cancel: CancelToken,
     run_id: str,
-) -> Iterator[Callable[[], dict[Location, FileInfo]]]:
-    """The digests of the weights, read by a thread of their own; what comes back waits for them.
+) -> Iterator[Future[dict[Location, FileInfo]] | None]:
+    """The digests of the weights, which a thread of their own reads; None when there are none.
 
     Reading what takes long is shown on stderr. Leaving early stops it.
     """
     if not files:
-        yield dict
+        yield None
         return
     from concurrent.futures import ThreadPoolExecutor
 
@@ -260,7 +266,7 @@ def _reading(
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") as pool:
         try:
-            yield pool.submit(read).result
+            yield pool.submit(read)
         finally:
             is_left.set()
 
