@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from gguf_files import take_apart
 
 from ollamaops.cli.main import run
-from ollamaops.files.gguf import read_gguf
 from ollamaops.files.gguf_types import GgufValue
 from ollamaops.files.gguf_writer import TensorData, build_gguf
 from ollamaops.sandbox.server import Sandbox
@@ -22,16 +22,7 @@ TYPES = {"split.no": "uint16", "split.count": "uint16", "split.tensors.count": "
 
 def split(folder: Path, *, whole: Path = WHOLE, promised: int | None = None) -> None:
     """The model as two shards, with the header that llama.cpp's splitter writes: all metadata in the first."""
-    header, data = read_gguf(whole, array_limit=None), whole.read_bytes()
-    tensors = [
-        TensorData(
-            one.name,
-            tuple(one.shape),
-            one.type_name,
-            data[header.data_offset + one.offset :][: one.size_bytes],
-        )
-        for one in header.tensors
-    ]
+    header, tensors = take_apart(whole)
     half = len(tensors) // 2
     parts: list[tuple[Mapping[str, GgufValue], list[TensorData]]] = [
         (header.metadata, tensors[:half]),

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 import requests
+from gguf_files import take_apart
 from live_host import REWRITING_VERSIONS, VERSIONS, WEIGHTS
 from registry_fixture import Reply, Request, run_server
 from test_remote import COMMIT, a_file
 from test_split_weights import split
 
 from ollamaops.cli.main import run
-from ollamaops.files.gguf import read_gguf
 from ollamaops.files.gguf_types import GgufValue
-from ollamaops.files.gguf_writer import TensorData, build_gguf
+from ollamaops.files.gguf_writer import build_gguf
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
@@ -35,16 +35,7 @@ OLD = ("0.3.4", "0.5.7", "0.6.8", "0.12.11")  # before 0.30
 
 def write_bf16(folder: Path) -> None:
     """The F16 model, which now says that it is BF16."""
-    header, data = read_gguf(F16, array_limit=None), F16.read_bytes()
-    tensors = [
-        TensorData(
-            one.name,
-            tuple(one.shape),
-            one.type_name,
-            data[header.data_offset + one.offset :][: one.size_bytes],
-        )
-        for one in header.tensors
-    ]
+    header, tensors = take_apart(F16)
     says = {**header.metadata, "general.file_type": 32}
     (folder / "bf16.gguf").write_bytes(build_gguf(says, tensors, types=header.types))
 

@@ -323,6 +323,7 @@ def read_tags(client: OllamaClient, cancel: CancelToken | None) -> dict[ModelNam
     for model in client.tags(cancel=cancel):
         with suppress(InvalidName):
             name = ModelName.parse(model.name)
-            stamp = (model.digest.hex, model.size_bytes, model.modified_at)
-            found[name] = Seen(name, *stamp, is_cloud=model.is_cloud_stub)
+            found[name] = Seen(
+                name, model.digest.hex, model.size_bytes, model.modified_at, model.is_cloud_stub
+            )
     return found

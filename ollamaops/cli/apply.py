@@ -65,7 +65,9 @@ def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...]
     from ollamaops.cli.showing import show_plan, show_run
 
     if scene.is_reading():  # it will all be needed, and there is time
-        import ollamaops.cli.carrying  # noqa: F401
+        import ollamaops.apply.rounds
+        import ollamaops.cli.carrying
+        import ollamaops.report.live  # noqa: F401
     shared = scene.shared
     with holding(scene):
         plan = _agree(scene, saved)

@@ -1,14 +1,9 @@
-"""Carrying a plan out, watched and written down: what apply and prune have in common.
-
-Whoever imports this while weights are being read has everything loaded when they are known.
-"""
+"""Carrying a plan out, watched and written down: what apply and prune have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ollamaops.apply.rounds
-import ollamaops.report.live  # noqa: F401 - what reconcile and the context import when they need it
 from ollamaops.apply.recording import recorded
 from ollamaops.cli import exits
 from ollamaops.cli.context import Scene, listening

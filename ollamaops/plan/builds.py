@@ -18,7 +18,7 @@ from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.limits import unsupported
 from ollamaops.plan.observed import Contents
-from ollamaops.plan.questions import Because, is_trusted_at, place_of
+from ollamaops.plan.questions import Because, is_trusted, place_of
 from ollamaops.plan.sources import ensure
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
 
@@ -46,7 +46,7 @@ def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName
         return draft.why(model.name, "missing")
     if recipe.base and _changes_with(draft, recipe.base, model):
         return draft.why(model.name, "base", desired=str(recipe.base))
-    if is_trusted_at(model, place, draft.observed, draft.options):
+    if is_trusted(model, draft.observed, draft.options, place):
         memory = draft.recall(place)
         if memory is not None and not memory.verified:
             _note_unverified(draft, model, are_shown=bool(memory.blobs))
@@ -114,7 +114,7 @@ def _judge_stub(draft: Draft, model: DesiredModel) -> Because:
 
 def _is_remembered(draft: Draft, model: DesiredModel, place: ModelName) -> bool:
     """Whether it is what we filed, be it in this very run."""
-    return is_trusted_at(model, place, draft.observed, replace(draft.options, distrust=frozenset()))
+    return is_trusted(model, draft.observed, replace(draft.options, distrust=frozenset()), place)
 
 
 def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | None:

@@ -79,6 +79,10 @@ class DesiredHost:
     vram_bytes: int | None = None
     disk_bytes: int | None = None
 
+    def find(self, name: ModelName | None) -> DesiredModel | None:
+        """The model of that name that this host should have, be it as the base of another."""
+        return next((model for model in self.models if model.name == name), None)
+
     @property
     def declared(self) -> tuple[DesiredModel, ...]:
         """Every model of the manifest for this host, whatever the targets."""

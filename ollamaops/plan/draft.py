@@ -71,7 +71,8 @@ class Draft:
 
     def implicit(self, name: ModelName) -> DesiredModel | None:
         """The base of that name that nobody declared."""
-        return next((model for model in self.desired.models if model.implicit and model.name == name), None)
+        model = self.desired.find(name)
+        return model if model and model.implicit else None
 
     def leaves_alone(self, name: ModelName) -> bool:
         """Whether the name is never looked at."""
@@ -109,7 +110,7 @@ class Draft:
             return action.source in self.replaced
         if not isinstance(action, CreateModel):
             return False
-        declared = next((model for model in self.desired.declared if model.name == action.model), None)
+        declared = self.desired.find(action.model)
         memory = self.recall(action.model)
         return (
             action.recipe.base in self.replaced

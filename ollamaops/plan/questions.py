@@ -65,7 +65,7 @@ def _to_show(
 ) -> Iterator[ModelName]:
     """The model and its base, if it is built, there, and not settled by memory. Cloud stubs have no inside."""
     place = place_of(model, desired, observed)
-    if model.recipe is None or place is None or is_trusted_at(model, place, observed, options):
+    if model.recipe is None or place is None or is_trusted(model, observed, options, place):
         return
     for name in (place, _base_place(model.recipe.base, desired, observed)):
         there = observed.models.get(name) if name else None
@@ -75,8 +75,8 @@ def _to_show(
 
 def _base_place(base: ModelName | None, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
     """Where the base is, which may have to be renamed itself."""
-    declared = next((model for model in desired.models if model.name == base), None)
-    return place_of(declared, desired, observed) if declared else base
+    model = desired.find(base)
+    return place_of(model, desired, observed) if model else base
 
 
 def _to_ask(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> Iterator[ModelName]:
@@ -114,15 +114,12 @@ def place_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) 
     return former if former and former in observed.models and not is_left_alone(desired, former) else None
 
 
-def is_trusted(model: DesiredModel, observed: ObservedHost, options: PlanOptions) -> bool:
-    """Whether what we remember settles that `model` is in sync, without a look inside."""
-    return is_trusted_at(model, model.name, observed, options)
-
-
-def is_trusted_at(
-    model: DesiredModel, place: ModelName, observed: ObservedHost, options: PlanOptions
+def is_trusted(
+    model: DesiredModel, observed: ObservedHost, options: PlanOptions, place: ModelName | None = None
 ) -> bool:
-    """As `is_trusted`, for a model that may still have the name it had before."""
+    """Whether what we remember settles that `model` is in sync, without a look inside. `place` is where it is found
+    if it still has the name it had before."""
+    place = place or model.name
     own, memory = observed.models.get(place), observed.memory.get(place)
     if own is None or memory is None or place in options.distrust:
         return False
