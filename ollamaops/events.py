@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 
@@ -142,8 +141,3 @@ Sink = Callable[[Event], None]
 
 def discard(event: Event) -> None:
     """A sink that listens to nothing."""
-
-
-def utc_now() -> str:
-    """The `at` of an event: the time as RFC 3339, in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

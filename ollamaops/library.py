@@ -5,7 +5,6 @@ The command line does the same with more around it: sandboxes, a display of prog
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from ollamaops.events import Sink, discard
 from ollamaops.manifest.hosts import models_on
 from ollamaops.manifest.types import Manifest
 from ollamaops.manifest.weights import local_files
+from ollamaops.names import new_id
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import RunReport
@@ -80,7 +80,7 @@ def _prepared(
 ) -> Iterator[tuple[tuple[HostCase, ...], Surroundings]]:
     ledger = Ledger(Path(state_dir))
     specs = [spec for host in manifest.hosts for spec in models_on(host, manifest)]
-    numbered = Options(ask_registry=options.ask_registry, jobs=options.jobs, run_id=uuid.uuid4().hex[:12])
+    numbered = Options(ask_registry=options.ask_registry, jobs=options.jobs, run_id=new_id())
     with closing(Elsewhere()) as elsewhere, closing(Upstreams(RegistryClient, cancel)) as upstreams:
         around = Surroundings(
             ledger=ledger, upstreams=upstreams, elsewhere=elsewhere, emit=emit, cancel=cancel

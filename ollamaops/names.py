@@ -8,6 +8,7 @@ model that differs only in case. `ModelName` keeps its spelling for people; `==`
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -279,3 +280,8 @@ def _check_pattern(text: str, parts: list[str]) -> None:
 
 def _has_wildcard(text: str) -> bool:
     return any(sign in text for sign in "*?[")
+
+
+def new_id() -> str:
+    """Twelve random hex digits: how a run is called, or a revision of a shared document."""
+    return os.urandom(6).hex()

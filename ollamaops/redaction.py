@@ -8,7 +8,6 @@ whole word only, or the header `X-Team: a` would leave no word readable.
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -72,6 +71,8 @@ def _secrets_of_basic(credentials: str) -> Iterator[str]:
 
 
 def _forms_of(secret: str) -> set[str]:
+    import html
+
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     return {secret, *escaped, html.escape(secret), quote(secret, safe=""), quote(secret), quote_plus(secret)}
 

@@ -1,4 +1,4 @@
-"""Bytes and durations: text ↔ numbers.
+"""Bytes, durations and moments: text ↔ numbers.
 
 Sizes are whole bytes; durations are seconds as float. Easily missed: `GB` is 10⁹ and `GiB` is 2³⁰, as written
 (`G` and `Gi` likewise). Formatting is for people (`20.2 GB`, `1m30s`); what it gives is not exact. Parsing has upper
@@ -8,7 +8,7 @@ limits, so that what was parsed is a number that files, sockets and servers can 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from datetime import UTC, datetime
 
 from ollamaops.errors import InvalidValue, cut_text
 
@@ -42,6 +42,8 @@ def parse_size(text: str | int) -> int:
 
 
 def _read_size(text: str) -> int | None:
+    from fractions import Fraction
+
     match = _SIZE.fullmatch(text.strip())
     unit = _SIZE_UNITS.get(match[2].lower().removesuffix("b")) if match else None
     if match is None or unit is None:
@@ -108,3 +110,8 @@ def format_duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def utc_now() -> str:
+    """Now as RFC 3339, in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -40,7 +40,8 @@ from ollamaops.errors import (
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.inference import ChatRequest, EmbedRequest, GenerateRequest, Message
+from ollamaops.ollama.inference import ChatRequest, EmbedRequest, GenerateRequest
+from ollamaops.ollama.messages import Message
 from ollamaops.ollama.session import TimeLimits
 from ollamaops.ollama.transport import Transport
 from ollamaops.ollama.watching import Watch

@@ -13,7 +13,7 @@ from scripted_host import HEX, Asked, Script, Serving, Wire, tagged
 from ollamaops.errors import InvalidName, RemoteError, ServerFault
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.inference import Message
+from ollamaops.ollama.messages import Message
 from ollamaops.ollama.wire import CreateRequest
 
 CONTRACT = Path(__file__).parent / "contract"

@@ -11,7 +11,8 @@ import pytest
 from ollamaops.errors import InvalidRequest, NotFound, RegistryRefused, RemoteError
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.inference import ChatRequest, EmbedRequest, GenerateRequest, Message
+from ollamaops.ollama.inference import ChatRequest, EmbedRequest, GenerateRequest
+from ollamaops.ollama.messages import Message
 from ollamaops.ollama.upload import upload_blob
 from ollamaops.ollama.wire import CreateRequest, Progress
 from ollamaops.sandbox.server import Sandbox

@@ -145,7 +145,14 @@ def test_the_group_shows_every_command(capsys: pytest.CaptureFixture[str]) -> No
         ),
         (
             "import ollamaops.cli.context",  # and then hashing begins, beside which the rest is imported
-            {"requests", "rich", "tenacity", "urllib3", "starlette", "uvicorn", "ollamaops.plan.actions"},
+            {"requests", "rich", "tenacity", "urllib3", "starlette", "uvicorn", "ollamaops.plan.actions"}
+            | {"ollamaops.events", "ollamaops.ollama.local_file"},
+        ),
+        (
+            "import ollamaops.cli.apply, ollamaops.cli.showing, ollamaops.reconcile",  # nothing is to be done
+            {"rich", "html", "zoneinfo", "starlette", "uvicorn", "ollamaops.files.safetensors"}
+            | {"ollamaops.apply.rounds", "ollamaops.registry.client", "ollamaops.ollama.inference"}
+            | {"ollamaops.plan.lock_changes", "ollamaops.plan.verdicts"},
         ),
     ],
 )

@@ -11,20 +11,15 @@ from hypothesis import strategies as st
 
 from ollamaops.manifest.types import Build, Copy, Manifest, ModelSpec, Place, Policy, Pull, Source, Update
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.plan.lock_changes import Finding, LayerFlaw, LockUpdate, check_lock, to_ask, update_lock
 from ollamaops.plan.locking import (
     Answer,
     Cause,
-    Finding,
-    LayerFlaw,
-    LockUpdate,
     Reference,
     Unanswered,
-    check_lock,
     held_by_lock,
     needs_lock,
     references_on,
-    to_ask,
-    update_lock,
     with_lock,
 )
 from ollamaops.registry.documents import (

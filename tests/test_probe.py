@@ -33,8 +33,9 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.faults import build_answer_error, build_line_error
 from ollamaops.ollama.session import TimeLimits
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.expectations import Verdict, read_expectations
+from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.results import HostVerdicts
+from ollamaops.plan.verdicts import Verdict
 from ollamaops.sandbox.fault_injection import with_faults
 from ollamaops.sandbox.faults import parse_faults
 from ollamaops.sandbox.server import Sandbox

@@ -10,7 +10,7 @@ import pytest
 from ollamaops.manifest.types import Update
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.actions import UnreachedHost
-from ollamaops.plan.locking import Finding, LockStep, LockUpdate
+from ollamaops.plan.lock_changes import Finding, LockStep, LockUpdate
 from ollamaops.plan.outdated import Change, Freshness, HostFreshness
 from ollamaops.registry.documents import MANIFEST_TYPE, Layer, LayerChange, RegistryManifest
 from ollamaops.registry.lock import Lock, LockEntry

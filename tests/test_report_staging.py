@@ -22,8 +22,8 @@ from ollamaops.plan.actions import (
     Recipe,
 )
 from ollamaops.plan.asides import kept_of, next_of
-from ollamaops.plan.expectations import Failure, Verdict
 from ollamaops.plan.results import ActionResult, HostReport, HostVerdicts, RunReport
+from ollamaops.plan.verdicts import Failure, Verdict
 from ollamaops.report.expect_text import render_verdicts, verdicts_to_json
 from ollamaops.report.junit import drift_to_junit, verdicts_to_junit
 from ollamaops.report.markup import render_plan_html

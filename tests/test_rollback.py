@@ -378,7 +378,7 @@ def test_an_apply_without_changes_still_tidies_up(changed: World, sandbox: Sandb
         body = {"source": "bot", "destination": aside}
         requests.post(f"{sandbox.url}/api/copy", json=body, timeout=9).raise_for_status()
     assert changed.run("drift")[0] == 0
-    told = "· bot:latest-ollamaops-next on gpu-1: left behind by an earlier run: "
+    told = "· bot:latest-ollamaops-next on gpu-1: not needed under this name any more: "
     assert told + "apply removes it" in changed.run("plan")[1]
     code, text = changed.run("apply", "-y")
     assert code == 0

@@ -22,11 +22,9 @@ from ollamaops.ollama.inference import (
     EmbedRequest,
     GenerateAnswer,
     GenerateRequest,
-    Message,
     Timings,
-    ToolCall,
-    render_keep_alive,
 )
+from ollamaops.ollama.messages import Message, ToolCall, render_keep_alive
 from ollamaops.ollama.printed import read_go_value, read_parameters
 from ollamaops.ollama.version import ServerVersion, features_of
 from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel

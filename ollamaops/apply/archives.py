@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ollamaops.apply.requests import flat_names
-from ollamaops.files.archive import measure
 from ollamaops.manifest.types import Build, WeightsFile
 from ollamaops.plan.desired import DesiredHost, DesiredModel, LocalBlob
 from ollamaops.plan.observed import ObservedHost
@@ -41,6 +40,8 @@ def _with_archive(model: DesiredModel, cancel: Callable[[], bool]) -> DesiredMod
 
 
 def _pack(files: tuple[WeightsFile, ...], paths: list[Path], cancel: Callable[[], bool]) -> LocalBlob:
+    from ollamaops.files.archive import measure
+
     names = flat_names([file.name for file in files])
     parts = tuple((names[file.name], str(path)) for file, path in zip(files, paths, strict=True))
     digest, size_bytes = measure(parts, cancel=cancel)

@@ -15,7 +15,7 @@ from ollamaops.apply.connect import connect
 from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import InvalidValue
-from ollamaops.events import Sink, discard, utc_now
+from ollamaops.events import Sink, discard
 from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, StatePlace
@@ -25,7 +25,7 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.state.facts import FactStore
 from ollamaops.state.ledger import Ledger
-from ollamaops.units import parse_size
+from ollamaops.units import parse_size, utc_now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

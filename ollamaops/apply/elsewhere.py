@@ -19,7 +19,6 @@ from ollamaops.files.digest import CancelCheck, FileFacts
 from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import RemoteFile, RemoteRef
 from ollamaops.names import Digest
-from ollamaops.ollama.local_file import LocalFile
 
 if TYPE_CHECKING:
     from ollamaops.ollama.upload import BlobSource
@@ -91,16 +90,17 @@ class Elsewhere:
 
     def source_of(self, ref: RemoteRef, digest: Digest, *, cancel: CancelCheck | None = None) -> BlobSource:
         """Where an upload of the blob reads. DigestMismatch if something else lies there now; errors as above."""
+        from ollamaops.ollama.local_file import LocalFile
+
         fetched = self._fetched.get(ref)
-        if fetched is not None and fetched.digest == digest:
-            return LocalFile(fetched.path, fetched.size_bytes)
-        file = self._found.get(ref)
-        if file is None or file.digest != digest:
-            file = self._resolve(ref, digest)
-        if file.size_bytes is None:
-            facts = self._fetch(file, cancel)
-            return LocalFile(facts.path, facts.size_bytes)
-        return _Streamed(self._remote, file, file.size_bytes)
+        if fetched is None or fetched.digest != digest:
+            file = self._found.get(ref)
+            if file is None or file.digest != digest:
+                file = self._resolve(ref, digest)
+            if file.size_bytes is not None:
+                return _Streamed(self._remote, file, file.size_bytes)
+            fetched = self._fetch(file, cancel)
+        return LocalFile(fetched.path, fetched.size_bytes)
 
     def _resolve(self, ref: RemoteRef, known: Digest | None) -> RemoteFile:
         file = self._remote.resolve(ref, known)

@@ -1,7 +1,7 @@
 """Asking a model what its expectations ask: load, generate, chat or embed on a host, and what came of it as evidence.
 
 Decides which endpoint a question goes to and which errors are the model's fault; what the evidence means is
-plan/expectations.py's. The fact a reader would miss: before 0.6.4 no server tells what a model can do, so it is read
+plan/verdicts.py's. The fact a reader would miss: before 0.6.4 no server tells what a model can do, so it is read
 off the model as those servers do it, and "does not support generate" means that texts are to be embedded.
 """
 
@@ -33,20 +33,13 @@ from ollamaops.ollama.inference import (
     EmbedRequest,
     GenerateAnswer,
     GenerateRequest,
-    Message,
-    ParameterValue,
     Timings,
 )
+from ollamaops.ollama.messages import Message, ParameterValue
 from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.expectations import (
-    Evidence,
-    Expectation,
-    Failure,
-    Verdict,
-    judge,
-    without_thinking,
-)
+from ollamaops.plan.expectations import Expectation
+from ollamaops.plan.verdicts import Evidence, Failure, Verdict, judge, without_thinking
 
 MOST_TOKENS = 2048
 GREEDY: dict[str, ParameterValue] = {"seed": 0, "temperature": 0}

@@ -1,6 +1,6 @@
 """Proving a new version of a model on its host, and what becomes of it: it counts from then on, or it goes.
 
-What is asked is probe.py's; what an answer is worth is plan/expectations.py's. The fact a reader would miss: a model
+What is asked is probe.py's; what an answer is worth is plan/verdicts.py's. The fact a reader would miss: a model
 that was pulled for the first time and fails is removed, but only if we remember that this very content is ours.
 """
 
@@ -12,8 +12,9 @@ from ollamaops.apply.observe import Glance
 from ollamaops.apply.probe import examine
 from ollamaops.errors import OllamaopsError, RemoteError
 from ollamaops.plan.actions import ProbeModel
-from ollamaops.plan.expectations import Expectation, Verdict
+from ollamaops.plan.expectations import Expectation
 from ollamaops.plan.staging import is_on_trial
+from ollamaops.plan.verdicts import Verdict
 
 MOST_TOLD = 3
 

@@ -14,7 +14,8 @@ from typing import TypeVar
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import DigestMismatch, NotFound, ProtocolError, RemoteError
 from ollamaops.names import ModelName
-from ollamaops.plan.locking import Answer, Inspection, LayerFlaw, Reference, Unanswered
+from ollamaops.plan.lock_changes import Inspection, LayerFlaw
+from ollamaops.plan.locking import Answer, Reference, Unanswered
 from ollamaops.registry.documents import Layer, RegistryManifest
 from ollamaops.registry.lock import Lock
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from ollamaops.manifest.modelfile import Command, Modelfile, render_for_wire
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.inference import Message
+from ollamaops.ollama.messages import Message
 from ollamaops.ollama.version import Features
 from ollamaops.ollama.wire import CreateRequest
 from ollamaops.plan.actions import Blob, Recipe

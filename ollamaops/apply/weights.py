@@ -15,7 +15,6 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.events import ActionEnded, ActionStarted, Progressed, Sink, Succeeded
 from ollamaops.files.digest import DigestCache, hash_files, stamp_of
 from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location, RemoteRef
@@ -23,6 +22,7 @@ from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
 
 if TYPE_CHECKING:
+    from ollamaops.events import Sink
     from ollamaops.files.gguf_types import GgufHeader
 
 OnRead = Callable[[Location, int, int], None]
@@ -85,6 +85,8 @@ def tell_reading(
             is_due = is_new or is_last or at_s - told_s[where] >= TELL_EVERY_S
             if waited_s < TELL_AFTER_S or not is_due or (is_new and is_last):
                 return
+            from ollamaops.events import ActionEnded, ActionStarted, Progressed, Succeeded
+
             told_s[where] = at_s
             verb, status, name = _words_for(where)
             stamp = {"run_id": run_id, "at": now(), "action_id": f"{verb}/{name}"}

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from ollamaops.apply.weights import digests_of, tell_reading
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
-from ollamaops.events import Event, Noted, discard, utc_now
 from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
@@ -30,17 +28,18 @@ from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest, Tls, WeightsFile
 from ollamaops.manifest.weights import local_files
-from ollamaops.names import NamePattern
+from ollamaops.names import NamePattern, new_id
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.report.on_demand import OnDemand
 from ollamaops.report.words import wants_colour
 from ollamaops.state.ledger import Ledger
-from ollamaops.units import parse_duration, parse_timeout
+from ollamaops.units import parse_duration, parse_timeout, utc_now
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ollamaops.apply.upstream import Upstreams
+    from ollamaops.events import Event
     from ollamaops.reconcile import HostCase, Surroundings
     from ollamaops.registry.client import RegistryClient
     from ollamaops.registry.lock import Lock
@@ -194,7 +193,7 @@ def open_scene(
     with ExitStack() as stack:
         cancel = stack.enter_context(cancel_on_signals())
         hosts = choose_hosts(shared, wanted)
-        ledger, run_id = open_ledger(shared), uuid.uuid4().hex[:12]
+        ledger, run_id = open_ledger(shared), new_id()
         elsewhere = stack.enter_context(closing(Elsewhere()))
         files = local_files(spec for host in hosts for spec in models_on(host, wanted))
         weights = stack.enter_context(_reading(shared, files, ledger, elsewhere, cancel, run_id))
@@ -340,6 +339,7 @@ def _open_registry(endpoints: dict[str, str]) -> RegistryClient:
 def holding(scene: Scene) -> AbstractContextManager[None]:
     """The locks of the scene's hosts; RefusedError says who has one. Waiting for one is told on stderr."""
     from ollamaops.apply.holding import holding_hosts
+    from ollamaops.events import discard
     from ollamaops.reconcile import Options
 
     options = scene.cases[0].options if scene.cases else Options()
@@ -349,6 +349,8 @@ def holding(scene: Scene) -> AbstractContextManager[None]:
 
 
 def _say(event: Event) -> None:
+    from ollamaops.events import Noted
+
     if isinstance(event, Noted):
         sys.stderr.write(f"{event.host}: {event.message}\n")
 

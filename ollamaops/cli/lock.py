@@ -15,7 +15,8 @@ from ollamaops.errors import UsageError
 if TYPE_CHECKING:
     from ollamaops.cli.context import Fleet
     from ollamaops.names import NamePattern
-    from ollamaops.plan.locking import Finding, LockUpdate, Reference
+    from ollamaops.plan.lock_changes import Finding, LockUpdate
+    from ollamaops.plan.locking import Reference
     from ollamaops.registry.lock import Lock
 
 
@@ -102,7 +103,7 @@ def _write(
     renew: Callable[[Reference], bool],
 ) -> int:
     from ollamaops.apply.registries import ask_registries
-    from ollamaops.plan.locking import to_ask, update_lock
+    from ollamaops.plan.lock_changes import to_ask, update_lock
     from ollamaops.registry.lock import Lock
     from ollamaops.registry.lock_file import save_lock
 
@@ -119,7 +120,7 @@ def _write(
 
 def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Sequence[Reference]) -> int:
     from ollamaops.apply.registries import ask_registries, inspect_layers
-    from ollamaops.plan.locking import check_lock
+    from ollamaops.plan.lock_changes import check_lock
 
     jobs = shared.jobs or 8
     locked = [reference for reference in references if reference.ref in lock.entries]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from errno import ENOSPC
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -129,9 +130,18 @@ offer_formats(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and leave the process with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
-    code = run(sys.argv[1:] if arguments is None else arguments)
-    gc.freeze()  # nobody needs what the last collection, at exit, would look through
-    sys.exit(code)
+    _leave(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once: giving back its memory object by object takes as long as asking a host."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream and not stream.closed:
+                stream.flush()
+    except OSError:  # nobody has read it to its end, or there is no room for it
+        code = code or exits.ERROR
+    os._exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -205,8 +215,6 @@ def _print_usage_error(error: click.ClickException) -> None:
 
 
 def _print_error(error: OllamaopsError, *, no_color: bool) -> None:
-    import os
-
     from ollamaops.report.problem_text import render_error, render_problems
     from ollamaops.report.words import wants_colour
 

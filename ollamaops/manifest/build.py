@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
-from zoneinfo import ZoneInfo
 
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.check import Gathered, source_kind
@@ -395,6 +394,8 @@ def _zone(text: str) -> str:
 
 def _require_zone(name: str) -> None:
     """InvalidValue if this system has no such time zone (a folder of zones or a corrupt file is none either)."""
+    from zoneinfo import ZoneInfo
+
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):

@@ -19,7 +19,6 @@ from ollamaops.errors import InvalidName, InvalidValue, ManifestError, Problem, 
 from ollamaops.files.gguf import read_gguf, require_complete
 from ollamaops.files.gguf_types import GgufHeader
 from ollamaops.files.remote import Location, RemoteRef, is_remote, parse_remote
-from ollamaops.files.safetensors import require_whole, require_whole_zip
 from ollamaops.files.shards import complete_shards, parse_shard
 from ollamaops.files.sniff import Kind, content_type, sniff
 from ollamaops.manifest.check import Gathered, refuse_local
@@ -272,10 +271,8 @@ class Gatherer:
             if self._kinds[path] == "gguf":
                 header = self._headers[path] = read_gguf(path, array_limit=0)
                 require_complete(header, path)
-            elif path.name.endswith(".safetensors"):
-                require_whole(path)
             else:
-                require_whole_zip(path)
+                _require_whole(path)
         except WeightsError as error:
             return self._refuse(path, named, str(error).removeprefix(f"{path}: "), error.hint)
         return True
@@ -417,3 +414,10 @@ def _model_name(named: Named) -> ModelName | None:
     except InvalidName:
         return None
     return None if is_there(named.folder.path / named.text) else name
+
+
+def _require_whole(path: Path) -> None:
+    """WeightsError unless safetensors or PyTorch weights hold all that they promise."""
+    from ollamaops.files.safetensors import require_whole, require_whole_zip
+
+    (require_whole if path.name.endswith(".safetensors") else require_whole_zip)(path)

@@ -186,8 +186,8 @@ def _under(defaults: Table, table: Table) -> Table:
 
 # without these nothing can be said of an entry
 _ESSENTIAL = frozenset({"name", "url", "ensure", "pull", "from", "files", "modelfile", "copy"})
-# what has keys of the user's, which can be cut one by one
-_BY_KEY = frozenset({"labels", "headers", "parameters", "sha256"})
+# what has parts that say nothing of each other, which can be cut one by one
+_BY_PART = frozenset({"labels", "headers", "parameters", "sha256", "ignore"})
 FlawPath = tuple[str | int, ...]
 
 
@@ -203,7 +203,7 @@ def _piece(path: FlawPath) -> FlawPath:
         case "environments" if len(path) > 2:
             return (*path[:2], *_piece(path[2:]))
         case "hosts" | "models" if len(path) > 2 and path[2] not in _ESSENTIAL:
-            return path[: 4 if path[2] in _BY_KEY else 3]
+            return path[: 4 if path[2] in _BY_PART else 3]
         case "defaults":
             return path[:3]
         case _:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from ollamaops.errors import (
@@ -26,23 +26,25 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
 from ollamaops.ollama.faults import build_line_error
 from ollamaops.ollama.fields import Fields
-from ollamaops.ollama.inference import (
-    ChatAnswer,
-    ChatRequest,
-    EmbedAnswer,
-    EmbedRequest,
-    GenerateAnswer,
-    GenerateRequest,
-    render_keep_alive,
-)
+from ollamaops.ollama.messages import render_keep_alive
 from ollamaops.ollama.session import Credentials, TimeLimits, TlsFiles
 from ollamaops.ollama.transport import Answer, JsonObject, Stream, Transport
 from ollamaops.ollama.version import Features, ServerVersion, features_of, first_version_with
 from ollamaops.ollama.watching import Watch
 from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel
 
+if TYPE_CHECKING:
+    from ollamaops.ollama.inference import (
+        ChatAnswer,
+        ChatRequest,
+        EmbedAnswer,
+        EmbedRequest,
+        GenerateAnswer,
+        GenerateRequest,
+    )
+
 ProgressSink = Callable[[Progress], None]
-Chunk = TypeVar("Chunk", GenerateAnswer, ChatAnswer)
+Chunk = TypeVar("Chunk", "GenerateAnswer", "ChatAnswer")
 
 _DRAIN_S = 5.0
 _OLDEST = (0, 3, 0)
@@ -275,7 +277,7 @@ class OllamaClient:
         what = f"generate with {request.model}"
         self._check_addressable(request.model, what, cancel)
         answer = self._post("/api/generate", _unstreamed(request.to_json()), what, self._wait(idle_s), cancel)
-        return GenerateAnswer.read(self._answered(answer, what))
+        return request.read(self._answered(answer, what))
 
     def generate_stream(
         self, request: GenerateRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
@@ -283,7 +285,7 @@ class OllamaClient:
         """The completion piece by piece; the last piece has `done` and the timings."""
         what = f"generate with {request.model}"
         self._check_addressable(request.model, what, cancel)
-        return self._chunks("/api/generate", request.to_json(), what, GenerateAnswer.read, idle_s, cancel)
+        return self._chunks("/api/generate", request.to_json(), what, request.read, idle_s, cancel)
 
     def chat(
         self, request: ChatRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
@@ -292,7 +294,7 @@ class OllamaClient:
         what = f"chat with {request.model}"
         self._check_addressable(request.model, what, cancel)
         answer = self._post("/api/chat", _unstreamed(request.to_json()), what, self._wait(idle_s), cancel)
-        return ChatAnswer.read(self._answered(answer, what))
+        return request.read(self._answered(answer, what))
 
     def chat_stream(
         self, request: ChatRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
@@ -300,7 +302,7 @@ class OllamaClient:
         """The answer of the assistant piece by piece; the last piece has `done` and the timings."""
         what = f"chat with {request.model}"
         self._check_addressable(request.model, what, cancel)
-        return self._chunks("/api/chat", request.to_json(), what, ChatAnswer.read, idle_s, cancel)
+        return self._chunks("/api/chat", request.to_json(), what, request.read, idle_s, cancel)
 
     def embed(
         self, request: EmbedRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
@@ -309,7 +311,7 @@ class OllamaClient:
         what = f"embed with {request.model}"
         self._check_addressable(request.model, what, cancel)
         answer = self._post("/api/embed", request.to_json(), what, self._wait(idle_s), cancel)
-        return EmbedAnswer.read(self._answered(answer, what))
+        return request.read(self._answered(answer, what))
 
     # how
 

@@ -46,15 +46,11 @@ _NO_REDIRECT_HINT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Text that matches `pattern` is this error, whatever the status."""
+    """Text in which `pattern` is found, whatever its case, is this error, whatever the status."""
 
-    pattern: re.Pattern[str]
+    pattern: str
     error: type[AnswerError]
     hint: str | None = None
-
-
-def _rule(pattern: str, error: type[AnswerError], hint: str | None = None) -> Rule:
-    return Rule(re.compile(pattern, re.IGNORECASE), error, hint)
 
 
 # a proxy had no answer from the server in time (RFC 9110 §15.6; 524 is Cloudflare's)
@@ -63,75 +59,75 @@ _BAD_GATEWAY: Final = 502
 
 # the first rule that matches wins
 _RULES: Final = (
-    _rule(
+    Rule(
         r"no space left on device|not enough space on the disk|disk quota exceeded",
         DiskFull,
         "free space on the host: delete models, or restart the server so that it removes unused blobs",
     ),
-    _rule(
+    Rule(
         r"digest mismatch, file must be downloaded again",
         BrokenDownload,
         "the server has removed the broken file: pull again to download it anew",
     ),
-    _rule(r"digest mismatch", DigestMismatch, "the file changed since its digest was computed: run again"),
-    _rule(
+    Rule(r"digest mismatch", DigestMismatch, "the file changed since its digest was computed: run again"),
+    Rule(
         r"pull model manifest: file does not exist",
         RegistryRefused,
         "the registry has no such model or tag: check the spelling",
     ),
-    _rule(r"pull model manifest: 412", RegistryRefused, "the model needs a newer Ollama: upgrade this host"),
-    _rule(_NO_REDIRECT, RegistryRefused, _NO_REDIRECT_HINT),
-    _rule(
+    Rule(r"pull model manifest: 412", RegistryRefused, "the model needs a newer Ollama: upgrade this host"),
+    Rule(_NO_REDIRECT, RegistryRefused, _NO_REDIRECT_HINT),
+    Rule(
         r"HTTP request (?:was sent )?to (?:an )?HTTPS (?:server|port)",
         InvalidRequest,
         "a server with TLS is https:// in url",
     ),
-    _rule(
+    Rule(
         r"\brealm host\b",
         RegistryRefused,
         "the registry sends the server to another host for its token, which Ollama refuses since 0.14.3",
     ),
-    _rule(
+    Rule(
         r"server gave HTTP response to HTTPS client|insecure protocol http",
         RegistryRefused,
         "the registry speaks plain http: set insecure: true",
     ),
-    _rule(
+    Rule(
         r"x509:|tls: failed to verify",
         RegistryRefused,
         "the server does not trust the registry's certificate: add its authority to the trust store of the host",
     ),
-    _rule(
+    Rule(
         r"\bunauthorized\b|insufficient_scope|access denied|pull model manifest: (?:401|403)\b",
         RegistryRefused,
         "the registry does not know the server's key, or the name is not its own: "
         "register ~/.ollama/id_ed25519.pub of the user that runs the server",
     ),
-    _rule(r"pull model manifest: (?:429|5\d\d)\b", ServerFault),
-    _rule(r"pull model manifest: [34]\d\d\b", RegistryRefused),
-    _rule(r"requires MLX support", RegistryRefused, "this model runs on hosts with MLX only"),
-    _rule(
+    Rule(r"pull model manifest: (?:429|5\d\d)\b", ServerFault),
+    Rule(r"pull model manifest: [34]\d\d\b", RegistryRefused),
+    Rule(r"requires MLX support", RegistryRefused, "this model runs on hosts with MLX only"),
+    Rule(
         r"[\\/]blobs[\\/]sha256-[0-9a-f]{64}: (?:no such file|the system cannot find)",
         NotFound,
         "the blob has gone from the server since it was seen there: upload it again",
     ),
-    _rule(r"[\\/]manifests[\\/].*: (?:no such file|the system cannot find)", NotFound),
-    _rule(
+    Rule(r"[\\/]manifests[\\/].*: (?:no such file|the system cannot find)", NotFound),
+    Rule(
         r"(?:path|modelfile) or modelfile (?:is|are) required",
         InvalidRequest,
         "this server is older than 0.5.5 and only takes a Modelfile",
     ),
-    _rule(
+    Rule(
         r"neither 'from' or 'files' was specified",
         InvalidRequest,
         "this server is 0.5.5 or newer and takes no Modelfile",
     ),
-    _rule(
+    Rule(
         r"failed to validate GGUF",
         InvalidRequest,
         "the server's llama.cpp cannot read these weights: convert them anew, or use another version of Ollama",
     ),
-    _rule(
+    Rule(
         r"unsupported architecture|unknown type|not in GGUF format|unsupported content type|invalid file magic"
         r"|quantization is only supported|unsupported quantization|unknown filetype|unknown parameter"
         r"|invalid (?:int|float|bool) value|invalid model (?:name|path|reference)|unqualified name"
@@ -278,7 +274,7 @@ def _classify(status: int, text: str) -> tuple[type[AnswerError], str | None]:
     """By text first: a server's words are more precise than its status. But who may ask is a matter of status."""
     if status not in (401, 403, 429):
         for rule in _RULES:
-            if rule.pattern.search(text):
+            if re.search(rule.pattern, text, re.IGNORECASE):
                 return rule.error, rule.hint
     if status in _STATUS_ERRORS or not 400 <= status < 500:
         return _STATUS_ERRORS.get(status, ServerFault), _STATUS_HINTS.get(status)

@@ -12,58 +12,7 @@ from dataclasses import dataclass, field
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.fields import Fields
-
-ParameterValue = int | float | bool | str | tuple[str, ...] | None
-Json = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A function that the model wants called."""
-
-    name: str
-    arguments: Mapping[str, object] = field(default_factory=dict)
-    id: str = ""
-
-    @classmethod
-    def read(cls, fields: Fields) -> ToolCall:
-        function = fields.inner("function")
-        return cls(name=function.text("name"), arguments=function.mapping("arguments"), id=fields.text("id"))
-
-    def to_json(self) -> Json:
-        call: dict[str, object] = {"function": {"name": self.name, "arguments": dict(self.arguments)}}
-        return call | ({"id": self.id} if self.id else {})
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a chat. `images` are raw bytes."""
-
-    role: str
-    content: str = ""
-    images: tuple[bytes, ...] = field(default=(), kw_only=True)
-    thinking: str = field(default="", kw_only=True)
-    tool_calls: tuple[ToolCall, ...] = field(default=(), kw_only=True)
-    tool_name: str = field(default="", kw_only=True)
-
-    @classmethod
-    def read(cls, fields: Fields) -> Message:
-        return cls(
-            fields.text("role"),
-            fields.text("content"),
-            thinking=fields.text("thinking"),
-            tool_calls=fields.objects("tool_calls", ToolCall.read),
-            tool_name=fields.text("tool_name"),
-        )
-
-    def to_json(self) -> Json:
-        optional = {
-            "images": [base64.b64encode(image).decode() for image in self.images],
-            "thinking": self.thinking,
-            "tool_calls": [call.to_json() for call in self.tool_calls],
-            "tool_name": self.tool_name,
-        }
-        return {"role": self.role, "content": self.content} | keep_given(optional)
+from ollamaops.ollama.messages import Json, Message, ParameterValue, keep_given, render_keep_alive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +74,10 @@ class GenerateRequest:
         asked = _asked(self.format, self.options, self.think, self.keep_alive_s)
         return {"model": self.model.display} | keep_given(optional) | asked
 
+    def read(self, fields: Fields) -> GenerateAnswer:
+        """What a server answers to this, whole or a piece."""
+        return GenerateAnswer.read(fields)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
@@ -147,6 +100,10 @@ class ChatRequest:
         asked = _asked(self.format, self.options, self.think, self.keep_alive_s)
         return body | keep_given({"tools": [dict(tool) for tool in self.tools]}) | asked
 
+    def read(self, fields: Fields) -> ChatAnswer:
+        """What a server answers to this, whole or a piece."""
+        return ChatAnswer.read(fields)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
@@ -163,6 +120,10 @@ class EmbedRequest:
         body: dict[str, object] = {"model": self.model.display, "input": list(self.inputs)}
         optional = {"truncate": self.truncate, "dimensions": self.dimensions}
         return body | keep_given(optional) | _asked(None, self.options, None, self.keep_alive_s)
+
+    def read(self, fields: Fields) -> EmbedAnswer:
+        """What a server answers to this, all of it."""
+        return EmbedAnswer.read(fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +156,7 @@ class ChatAnswer:
     """The answer of chat, or one chunk of it."""
 
     model: str = ""
-    message: Message = Message("assistant")
+    message: Message = field(default_factory=lambda: Message("assistant"))
     done: bool = False
     done_reason: str = ""
     timings: Timings = Timings()
@@ -225,15 +186,6 @@ class EmbedAnswer:
         return cls(model=fields.text("model"), embeddings=vectors, timings=Timings.read(fields))
 
 
-def render_keep_alive(seconds: float) -> int | str:
-    """`keep_alive` as every version takes it: -1 forever, whole seconds as a number, parts as `1500ms`."""
-    if seconds < 0 or seconds == float("inf"):
-        return -1
-    if float(seconds).is_integer():
-        return int(seconds)
-    return f"{max(1, round(seconds * 1000))}ms"
-
-
 def _asked(
     format_: str | Mapping[str, object] | None,
     options: Mapping[str, ParameterValue],
@@ -250,13 +202,6 @@ def _asked(
     if keep_alive_s is not None:
         asked["keep_alive"] = render_keep_alive(keep_alive_s)
     return asked
-
-
-def keep_given(optional: Mapping[str, object]) -> dict[str, object]:
-    """Without what is None, an empty text, list or object."""
-    return {
-        name: value for name, value in optional.items() if value is not None and value not in ("", [], {})
-    }
 
 
 def _vector(fields: Fields, row: object) -> tuple[float, ...]:

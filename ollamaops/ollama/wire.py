@@ -15,8 +15,7 @@ from typing import Final
 from ollamaops.errors import ProtocolError
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.fields import Fields
-from ollamaops.ollama.inference import Json, ParameterValue, keep_given
-from ollamaops.ollama.inference import Message as Message
+from ollamaops.ollama.messages import Json, Message, ParameterValue, keep_given
 from ollamaops.ollama.printed import Scalar, read_parameters
 from ollamaops.ollama.version import Features
 

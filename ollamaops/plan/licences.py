@@ -12,29 +12,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 # SPDX identifier → what the head of the text says (https://spdx.org/licenses/), blanks made one, case folded
-_HEADS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (name, re.compile(rf"(?:{pattern})(?!,? (?:with|plus|and|modified)\b)"))
-    for name, pattern in (
-        (
-            "MIT",
-            r"(the )?mit license\b|permission is hereby granted, free of charge, to any person obtaining",
-        ),
-        ("Apache-2.0", r"apache license,? version 2\.0\b"),
-        ("BSD-3-Clause", r"(the )?bsd 3-clause license\b"),
-        ("BSD-2-Clause", r"(the )?bsd 2-clause license\b"),
-        ("AGPL-3.0", r"gnu affero general public license version 3\b"),
-        ("LGPL-3.0", r"gnu lesser general public license version 3\b"),
-        ("GPL-3.0", r"gnu general public license version 3\b"),
-        ("GPL-2.0", r"gnu general public license version 2\b"),
-        ("MPL-2.0", r"mozilla public license,? version 2\.0\b"),
-        ("CC-BY-NC-SA-4.0", r"(creative commons )?attribution-noncommercial-sharealike 4\.0 international\b"),
-        ("CC-BY-NC-4.0", r"(creative commons )?attribution-noncommercial 4\.0 international\b"),
-        ("CC-BY-SA-4.0", r"(creative commons )?attribution-sharealike 4\.0 international\b"),
-        ("CC-BY-4.0", r"(creative commons )?attribution 4\.0 international\b"),
-        ("CC0-1.0", r"(creative commons )?cc0 1\.0 universal\b"),
-        ("Unlicense", r"this is free and unencumbered software released into the public domain\b"),
-    )
+_HEADS = (
+    (
+        "MIT",
+        r"(the )?mit license\b|permission is hereby granted, free of charge, to any person obtaining",
+    ),
+    ("Apache-2.0", r"apache license,? version 2\.0\b"),
+    ("BSD-3-Clause", r"(the )?bsd 3-clause license\b"),
+    ("BSD-2-Clause", r"(the )?bsd 2-clause license\b"),
+    ("AGPL-3.0", r"gnu affero general public license version 3\b"),
+    ("LGPL-3.0", r"gnu lesser general public license version 3\b"),
+    ("GPL-3.0", r"gnu general public license version 3\b"),
+    ("GPL-2.0", r"gnu general public license version 2\b"),
+    ("MPL-2.0", r"mozilla public license,? version 2\.0\b"),
+    ("CC-BY-NC-SA-4.0", r"(creative commons )?attribution-noncommercial-sharealike 4\.0 international\b"),
+    ("CC-BY-NC-4.0", r"(creative commons )?attribution-noncommercial 4\.0 international\b"),
+    ("CC-BY-SA-4.0", r"(creative commons )?attribution-sharealike 4\.0 international\b"),
+    ("CC-BY-4.0", r"(creative commons )?attribution 4\.0 international\b"),
+    ("CC0-1.0", r"(creative commons )?cc0 1\.0 universal\b"),
+    ("Unlicense", r"this is free and unencumbered software released into the public domain\b"),
 )
+_NO_MORE = r"(?!,? (?:with|plus|and|modified)\b)"
 _IDENTIFIER = re.compile(r"spdx-license-identifier:\s*([a-z0-9.+-]+)", re.IGNORECASE)
 _HEAD_CHARACTERS = 400
 
@@ -46,7 +44,7 @@ def names_of(text: str) -> Iterator[str]:
     if declared:
         yield declared[1]
     folded = head.casefold()
-    yield from (name for name, pattern in _HEADS if pattern.match(folded))
+    yield from (name for name, pattern in _HEADS if re.match(f"(?:{pattern}){_NO_MORE}", folded))
     yield first_line(text)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta, tzinfo
-from zoneinfo import ZoneInfo
 
 from ollamaops.manifest.types import Window
 
@@ -35,6 +34,8 @@ def describe_moment(moment: datetime) -> str:
 
 def zone_of(window: Window) -> tzinfo:
     """The window's time zone. ZoneInfoNotFoundError (a KeyError) if this system does not know it."""
+    from zoneinfo import ZoneInfo
+
     return UTC if window.timezone.upper() == "UTC" else ZoneInfo(window.timezone)
 
 

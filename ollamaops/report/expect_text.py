@@ -1,6 +1,6 @@
 """How models met their expectations, as text and JSON.
 
-Decides the words and the documents; whether something failed is plan/expectations.py's. The fact a reader would
+Decides the words and the documents; whether something failed is plan/verdicts.py's. The fact a reader would
 miss: what a model said is in the failures, so every text passes through `clean` like a server's.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ollamaops.plan.codec import Json
-from ollamaops.plan.expectations import Verdict
 from ollamaops.plan.results import HostVerdicts
+from ollamaops.plan.verdicts import Verdict
 from ollamaops.report.lines import Line, join_lines, render_lines
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration

@@ -1,7 +1,7 @@
 """What `ollamaops lock` did, and what `lock --check` found, as text and as JSON.
 
-Decides the words for each entry's state; what the states mean is plan/locking.py's. The fact a reader would miss:
-entries that stay as they are have a line only when `verbose`, so that a review sees what a pull request changes.
+Decides the words for each entry's state; what the states mean is plan/lock_changes.py's. Easily missed: entries that
+stay as they are have a line only when `verbose`, so that a review sees what a pull request changes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
 from ollamaops.plan.codec import Json
-from ollamaops.plan.locking import Finding, FindingState, LockStep, LockUpdate, StepState
+from ollamaops.plan.lock_changes import Finding, FindingState, LockStep, LockUpdate, StepState
 from ollamaops.registry.documents import Layer, LayerChange
 from ollamaops.registry.lock import LockEntry
 from ollamaops.report.layer_words import call_kind, changes_to_json, layer_to_json, say_changes, say_layer

@@ -7,9 +7,8 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ollamaops.events import Event
-
 if TYPE_CHECKING:
+    from ollamaops.events import Event
     from ollamaops.report.live import ProgressSink
 
 

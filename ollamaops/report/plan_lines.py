@@ -201,11 +201,10 @@ def same_lines(host: HostPlan) -> Iterator[Line]:
 
 
 def leftover_lines(host: str, names: Iterable[ModelName], what: str) -> Iterator[Line]:
-    """Names of our own that nobody needs any more, and what becomes of them."""
+    """Names of our own that a run which was stopped has left, or from which a rename takes the content away."""
+    text = f"not needed under this name any more: {what}"
     for name in names:
-        yield Line(
-            mark="note", subject=str(name), hosts=(host,), text=f"left behind by an earlier run: {what}"
-        )
+        yield Line(mark="note", subject=str(name), hosts=(host,), text=text)
 
 
 def note_line(note: Note) -> Line:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import random
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 from ollamaops.errors import RemoteError, StateError
+from ollamaops.names import new_id
 from ollamaops.state.facts import Applied
 from ollamaops.state.holder import Holder, has_died
 from ollamaops.state.shared_document import SharedDocument, parse_document, render_document
@@ -70,7 +70,7 @@ class ServerLedger:
         writing: bool,
         now: Callable[[], datetime],
         pause: Callable[[float], object],
-        new_revision: Callable[[], str] = lambda: uuid.uuid4().hex[:12],
+        new_revision: Callable[[], str] = new_id,
     ) -> None:
         self._shelf = shelf
         self._writing = writing
