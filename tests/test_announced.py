@@ -102,6 +102,24 @@ def test_the_versions_that_are_kept_move_with_the_name(host: LiveHost) -> None:
     assert_steady(host, renamed)
 
 
+def test_what_a_renamed_and_changed_model_was_is_kept_before_its_older_versions(host: LiveHost) -> None:
+    def bot(own: str, word: str, former: str | None = None) -> list[ModelSpec]:
+        moved_from = name(former) if former else None
+        return [a_model(own, a_build(BASE, system=word), keep_previous=2, moved_from=moved_from)]
+
+    for word in ("one", "two"):
+        assert_converged(host, host.apply(bot("a", word)))
+    before = host.stranger.tags()
+    changed = bot("b", "three", "a")
+    assert_converged(host, host.apply(changed))
+    after = host.stranger.tags()
+    kept = [f"b:latest-ollamaops-previous-{number}" for number in (1, 2)]
+    assert after.keys() == {BASE, "b:latest", *kept}
+    assert [after[aside] for aside in kept] == [before["a:latest"], before["a:latest-ollamaops-previous-1"]]
+    assert host.stranger.show("b")["system"] == "three"
+    assert_steady(host, changed)
+
+
 def test_a_base_that_is_renamed_and_changed_takes_along_what_is_made_from_it(host: LiveHost) -> None:
     before = [
         a_model("b", a_build(BASE, system="one")),

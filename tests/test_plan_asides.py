@@ -24,7 +24,7 @@ from ollamaops.plan.asides import (
     vacate,
 )
 
-BOT = ModelName.parse("bot:v1")
+BOT, OLD = ModelName.parse("bot:v1"), ModelName.parse("old:v1")
 NEXT, BEFORE, DROPPED = next_of(BOT), previous_of(BOT), dropped_of(BOT)
 ONE, TWO, THREE = (kept_of(BOT, number) for number in (1, 2, 3))
 State = Mapping[ModelName, str]
@@ -127,6 +127,22 @@ class TestMakingRoom:
     def test_what_is_replaced_has_another_name_by_then(self, state: State, after: State) -> None:
         assert follow(state, vacate(BOT, state)) == after
         assert vacate(BOT, after) == ()
+
+    @pytest.mark.parametrize(
+        ("state", "after"),
+        [
+            ({}, {}),
+            ({OLD: "a"}, {OLD: "a", BEFORE: "a"}),
+            ({OLD: "a", BEFORE: "a"}, {OLD: "a", BEFORE: "a"}),
+            ({OLD: "b", BEFORE: "a"}, {OLD: "b", BEFORE: "a"}),
+            ({OLD: "a", BOT: "b"}, {OLD: "a", BOT: "b", BEFORE: "b"}),
+        ],
+    )
+    def test_what_has_its_former_name_alone_is_there_under_another_by_then(
+        self, state: State, after: State
+    ) -> None:
+        assert follow(state, vacate(BOT, state, former=OLD)) == after
+        assert vacate(BOT, after, former=OLD) == ()
 
 
 SLOTS = (BEFORE, *(kept_of(BOT, number) for number in range(1, 6)))

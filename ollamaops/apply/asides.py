@@ -33,7 +33,7 @@ def secure(bench: Workbench, before: Seen) -> None:
 def make_room(bench: Workbench, action: CopyModel) -> None:
     """Before something is copied there, what the model holds gets a name aside, for `settle` to keep or delete."""
     with bench.changing:
-        for step in vacate(action.model, _digests(bench)):
+        for step in vacate(action.model, _digests(bench), former=action.former):
             bench.retrying(action, partial(_take, bench, step))
 
 

@@ -172,7 +172,7 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
     before = tags.get(action.model)
     target = before.name if before else action.model
     is_replaced = before is not None and before.digest != source.digest
-    if is_replaced:
+    if is_replaced or (before is None and action.former and action.keep):
         make_room(bench, action)
     bench.retrying(action, lambda: bench.client.copy(source.name, target, cancel=bench.cancel))
     seen = bench.prove(action.model)

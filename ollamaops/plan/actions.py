@@ -152,10 +152,12 @@ class CreateModel(_Step):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyModel(_Step):
     """Make `model` the same as `source`, which goes afterwards when it is an aside. `keep` is how many previous
-    versions of `model` stay on the host. `hold` is what a rollback is remembered under."""
+    versions of `model` stay on the host; what is still called `former` is one of them when the model is not there.
+    `hold` is what a rollback is remembered under."""
 
     source: ModelName
     keep: int = 0
+    former: ModelName | None = None
     hold: str = ""
     fingerprint: str = ""
 

@@ -67,15 +67,21 @@ class Step:
     target: ModelName | None = None
 
 
-def vacate(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
+def vacate(
+    owner: ModelName, digests: Mapping[ModelName, str], *, former: ModelName | None = None
+) -> tuple[Step, ...]:
     """What has to be done before a copy goes over `owner`: its content gets a name aside, to be settled afterwards.
 
-    What waits there already is older, and was good; then what is there now is dropped.
+    What waits there already is older, and was good; then what is there now is dropped. A model that is still called
+    `former` alone gives what it has there.
     """
     waits = digests.get(previous_of(owner))
-    if owner not in digests or digests[owner] == waits:
+    place = former if former and owner not in digests else owner
+    if place not in digests or digests[place] == waits:
         return ()
-    return _drop(owner, digests) if waits else (Step(_spelt(owner, digests), previous_of(owner)),)
+    if not waits:
+        return (Step(_spelt(place, digests), previous_of(owner)),)
+    return _drop(owner, digests) if place == owner else ()
 
 
 def _drop(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
@@ -174,14 +180,17 @@ def tidy(
 def _inherit(
     model: ModelSpec, digests: Mapping[ModelName, str], declared: Collection[ModelName]
 ) -> Iterator[Step]:
-    """Copies of the versions that are still kept under the name that the model had; they go there afterwards."""
+    """Copies of the versions that are still kept under the name that the model had, after those under its new one;
+    they go there afterwards."""
     former = model.moved_from
     if former is None or former in digests or former in declared:
         return
-    for number in range(1, model.keep_previous + 1):
-        kept, now = kept_of(former, number), kept_of(model.name, number)
-        if kept in digests and now not in digests:
-            yield Step(_spelt(kept, digests), now)
+    slots = [kept_of(model.name, number) for number in range(1, model.keep_previous + 1)]
+    there = {digests[slot] for slot in slots if slot in digests}
+    free = [slot for slot in slots if slot not in digests]
+    older = (kept_of(former, number) for number in range(1, MOST_KEPT + 1))
+    wanted = (name for name in older if name in digests and digests[name] not in there)
+    yield from (Step(_spelt(name, digests), slot) for name, slot in zip(wanted, free, strict=False))
 
 
 def _is_ignored(owner: ModelName, ignored: Iterable[NamePattern]) -> bool:

@@ -108,9 +108,12 @@ def is_left_alone(desired: DesiredHost, name: ModelName) -> bool:
 
 def place_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
     """Where the model is: under its name, or still under the one it had before. None: it is not there."""
+    return model.name if model.name in observed.models else former_of(model, desired, observed)
+
+
+def former_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
+    """The name that the model had before, if something is there that may be renamed."""
     former = model.spec.moved_from
-    if model.name in observed.models:
-        return model.name
     return former if former and former in observed.models and not is_left_alone(desired, former) else None
 
 

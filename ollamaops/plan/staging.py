@@ -17,7 +17,7 @@ from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.observed import ObservedHost
-from ollamaops.plan.questions import Because
+from ollamaops.plan.questions import Because, former_of
 
 _ON_TRIAL = "?"
 
@@ -97,6 +97,7 @@ def add_switch(draft: Draft, model: DesiredModel) -> None:
             needs=draft.needs(model.name),
             expects=draft.expect(model.name),
             keep=model.spec.keep_previous,
+            former=former_of(model, draft.desired, draft.observed),
             fingerprint=model.fingerprint,
             retries=model.spec.retries,
         )
