@@ -143,6 +143,7 @@ def test_who_may_ask_is_a_matter_of_status_not_of_text() -> None:
     ("found", "words"),
     [
         (of_text("no space left on device"), "free space"),
+        (of_text("model requires more system memory (9.0 GiB) than is available (3.9 GiB)", 500), "num_ctx"),
         (of_text("http: no Location header in response"), "redirect"),
         (of_text("pull model manifest: 412: x"), "newer Ollama"),
         (of_text("x", 413), "client_max_body_size"),

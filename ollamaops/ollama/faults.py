@@ -65,6 +65,11 @@ _RULES: Final = (
         "free space on the host: delete models, or restart the server so that it removes unused blobs",
     ),
     Rule(
+        r"requires more (?:\w+ )?memory",
+        ServerFault,
+        "unload other models (ollamaops ps), set a smaller num_ctx, or declare a smaller quantization",
+    ),
+    Rule(
         r"digest mismatch, file must be downloaded again",
         BrokenDownload,
         "the server has removed the broken file: pull again to download it anew",
