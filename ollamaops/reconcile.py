@@ -136,15 +136,19 @@ def release_hosts(
 
 
 def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> Plan:
-    """`plan`, for the hosts that answer, if everything it relies on is still so.
+    """`plan`, for the hosts that answer, if everything it relies on is still so; its pulls may give nothing else.
 
     The rules whose answer depends on the moment are asked again. RefusedError names each fact that has changed; a
     host that does not answer becomes an unreached one.
     """
+    from ollamaops.plan.sources import hold_to_registry
+
     by_host = {case.spec.name: case for case in cases}
     jobs = [(by_host[host.host], host) for host in plan.hosts]
     found = _for_each(cases, jobs, lambda job: find_changes(*job, around))
-    changes = [change for each in found if not isinstance(each, UnreachedHost) for change in each]
+    changes = dict.fromkeys(
+        change for each in found if not isinstance(each, UnreachedHost) for change in each
+    )
     if changes:
         raise RefusedError("the plan no longer fits: " + "; ".join(changes), hint="plan again")
     judged = _for_each(cases, jobs, lambda job: judge_again(*job, around))
@@ -152,7 +156,11 @@ def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     silent = {each.host for each in unreached}
     return replace(
         plan,
-        hosts=tuple(each for each in judged if isinstance(each, HostPlan) and each.host not in silent),
+        hosts=tuple(
+            hold_to_registry(each)
+            for each in judged
+            if isinstance(each, HostPlan) and each.host not in silent
+        ),
         unreached=(*plan.unreached, *unreached),
     )
 

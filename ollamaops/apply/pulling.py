@@ -29,7 +29,7 @@ def pull(bench: Workbench, action: PullModel) -> bool:
             _blame_the_model(bench, seen)
             seen = _download_anew(bench, action, seen)
         fingerprint = on_trial(action.fingerprint) if action.on_trial else action.fingerprint
-        bench.remember(action, seen, "pulled", fingerprint, base=action.registry_digest or None)
+        bench.remember(action, seen, "pulled", fingerprint, base=_origin(bench, action, seen))
     return before is None or before.digest != seen.digest
 
 
@@ -55,11 +55,26 @@ def _download(bench: Workbench, action: PullModel, before: Seen | None) -> Seen:
     return seen
 
 
+def _origin(bench: Workbench, action: PullModel, seen: Seen) -> str | None:
+    """The digest of the registry manifest that came: the one in the plan, unless the tag has moved since.
+
+    A server before 0.19 may list it under a digest that nobody can work out; then it is what the registry still has.
+    """
+    if seen.digest in action.current or bench.upstreams is None:
+        return action.registry_digest or None
+    bench.upstreams.forget(action.model, action.insecure)
+    now = bench.upstreams.ask({action.model: action.insecure})[action.model]
+    if seen.digest in now.digests:
+        return now.registry_digest
+    is_told = bench.client.features().raw_registry_manifest or now.registry_digest != action.registry_digest
+    return None if is_told else now.registry_digest or None
+
+
 def _pin_hint(bench: Workbench, action: PullModel) -> str:
     """A pin of a single digest is the registry's own, which servers before 0.19 do not keep."""
     if len(action.pin) == 1 and not bench.client.features().raw_registry_manifest:
         return "this server writes manifests anew, so only the registry can tell: leave out --no-registry, or upgrade"
-    return "the registry has changed: look at what is new, then update the pin"
+    return "the registry has changed: look at what is new, then plan again, or update the pin"
 
 
 def _is_damaged(bench: Workbench, seen: Seen) -> bool:

@@ -6,6 +6,7 @@ remembered on the way, so that the next run need not look into it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ollamaops.apply.archives import with_archives
@@ -19,7 +20,7 @@ from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
 from ollamaops.events import HostObserved, HostUnreached
 from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.plan.actions import HostPlan, UnreachedHost
+from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.guard import guard, guard_again
 from ollamaops.plan.observed import ObservedHost
@@ -137,12 +138,23 @@ def find_changes(case: HostCase, plan: HostPlan, around: Surroundings) -> list[s
     except OllamaopsError as error:
         return unreached(case, around, error)
     facts = dict.fromkeys(fact for action in plan.actions for fact in action.expects)
-    return [
+    changes = [
         f"'{fact.model}' on {plan.host} was {short_digest(fact.digest)}, "
         f"now it is {short_digest(digests.get(fact.model))}"
         for fact in facts
         if digests.get(fact.model) != fact.digest
     ]
+    return [*changes, *_moved_tags(plan, around)] if case.options.ask_registry else changes
+
+
+def _moved_tags(plan: HostPlan, around: Surroundings) -> Iterator[str]:
+    """What a registry has other than when the plan was made; one that does not say is no change."""
+    pulls = [action for action in plan.actions if isinstance(action, PullModel) and action.registry_digest]
+    answers = around.upstreams.ask({pull.model: pull.insecure for pull in pulls})
+    for pull in pulls:
+        now = answers[pull.model].registry_digest
+        if now and now != pull.registry_digest:
+            yield f"'{pull.model}' in its registry was {pull.registry_digest[:12]}, now it is {now[:12]}"
 
 
 def unreached(case: HostCase, around: Surroundings, error: OllamaopsError) -> UnreachedHost:

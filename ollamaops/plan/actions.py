@@ -108,8 +108,8 @@ class _Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullModel(_Step):
-    """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `pin`
-    the tags digests one of which the result must have (none: anything).
+    """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `current`
+    the tags digests that stand for it, `pin` those one of which the result must have (none: anything).
 
     `on_trial`: a ProbeModel says afterwards whether it stays, until when the previous content is kept. `keep` is how
     many previous versions stay on the host for good.
@@ -118,6 +118,7 @@ class PullModel(_Step):
     cost: Cost = Cost(download_bytes=None)
     insecure: bool = False
     registry_digest: str = ""
+    current: tuple[str, ...] = ()
     pin: tuple[str, ...] = ()
     on_trial: bool = False
     keep: int = 0

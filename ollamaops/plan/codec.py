@@ -65,7 +65,7 @@ _PROSE: Mapping[type, frozenset[str]] = {
 }
 # Tuples whose order says nothing; all others (stop words, messages, licences) mean what they say in order.
 _UNORDERED: Mapping[type, frozenset[str]] = {
-    **dict.fromkeys(_ACTIONS, frozenset({"needs", "expects", "pin"})),
+    **dict.fromkeys(_ACTIONS, frozenset({"needs", "expects", "current", "pin"})),
     HostPlan: frozenset({"actions", "unchanged", "unmanaged", "held", "refusals"}),
     Plan: frozenset({"hosts", "unreached"}),
 }

@@ -21,6 +21,7 @@ from ollamaops.plan.actions import (
     LoadModel,
     Note,
     ProbeModel,
+    PullModel,
     PushModel,
     UnloadModel,
     UploadBlob,
@@ -105,13 +106,16 @@ class Draft:
 
     def _had_other_content(self, action: Action) -> bool:
         """Whether a model that is not there held something else when we made it last, or holds it under the name
-        it had before. Of what is pulled or renamed nobody knows that."""
+        it had before. Of what is renamed nobody knows that, nor of a pull before a registry or a lock has said it."""
+        memory = self.recall(action.model)
         if isinstance(action, CopyModel):
             return action.source in self.replaced
+        if isinstance(action, PullModel):
+            coming = action.pin or action.current
+            return bool(coming) and memory is not None and memory.digest not in coming
         if not isinstance(action, CreateModel):
             return False
         declared = self.desired.find(action.model)
-        memory = self.recall(action.model)
         return (
             action.recipe.base in self.replaced
             or (declared is not None and self.find(declared.spec.moved_from) is not None)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import Cost, PullModel, id_of
+from ollamaops.plan.actions import Cost, HostPlan, PullModel, id_of
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.observed import Upstream
@@ -81,12 +81,22 @@ def _pull_action(draft: Draft, model: DesiredModel, pull: Pull, because: Because
         cost=_cost(draft, pull.ref, upstream),
         insecure=pull.insecure,
         registry_digest=upstream.registry_digest if upstream else "",
+        current=tuple(sorted(upstream.digests)) if upstream else (),
         pin=tuple(sorted(pins)),
         on_trial=is_in_place and is_proven_first(model.spec),
         keep=model.spec.keep_previous if is_in_place else 0,
         fingerprint="" if model.implicit else model.fingerprint,
         retries=model.spec.retries,
     )
+
+
+def hold_to_registry(plan: HostPlan) -> HostPlan:
+    """A saved plan brings what it said: each pull has to give what the registry had when it was made."""
+    actions = (
+        replace(action, pin=action.pin or action.current) if isinstance(action, PullModel) else action
+        for action in plan.actions
+    )
+    return replace(plan, actions=tuple(actions))
 
 
 def _cost(draft: Draft, ref: ModelName, upstream: Upstream | None) -> Cost:
