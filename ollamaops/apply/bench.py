@@ -40,7 +40,7 @@ from ollamaops.plan.actions import (
     id_of,
 )
 from ollamaops.plan.desired import without_words
-from ollamaops.plan.staging import after_trial, is_on_trial, on_trial
+from ollamaops.plan.staging import after_trial, is_marked, is_on_trial, on_trial
 from ollamaops.state.facts import Applied, FactStore, How
 
 Result = TypeVar("Result")
@@ -294,13 +294,13 @@ class Workbench:
     def doubt(self, names: Collection[ModelName]) -> None:
         """Models that a look found to differ after all are looked into again by the next run; they stay ours.
 
-        What is on trial is looked into anyway, and stays on trial.
+        What is on trial, or cannot be opened, is looked into anyway, and stays so.
         """
         known = self.ledger.recall(self.spec.memory_key).values() if names else ()
         doubted = [
             replace(fact, fingerprint=without_words(fact.fingerprint))
             for fact in known
-            if ModelName.parse(fact.model) in names and not is_on_trial(fact.fingerprint)
+            if ModelName.parse(fact.model) in names and not is_marked(fact.fingerprint)
         ]
         if doubted:
             self.ledger.remember_all(doubted)

@@ -13,7 +13,7 @@ from ollamaops.apply.contents import Unreadable
 from ollamaops.apply.opening import build_damaged_error, build_unreadable_error, open_model
 from ollamaops.errors import DigestMismatch, ProtocolError, RemoteError
 from ollamaops.plan.actions import PullModel
-from ollamaops.plan.staging import on_trial
+from ollamaops.plan.staging import on_trial, unusable
 
 OTHERS_TO_OPEN = 3
 
@@ -25,12 +25,25 @@ def pull(bench: Workbench, action: PullModel) -> bool:
         if action.on_trial and before is None:
             bench.begin_trial(action)
         seen = _download(bench, action, before)
-        if _is_damaged(bench, seen):
-            _blame_the_model(bench, seen)
-            seen = _download_anew(bench, action, seen)
+        seen = _usable(bench, action, seen)
         fingerprint = on_trial(action.fingerprint) if action.on_trial else action.fingerprint
         bench.remember(action, seen, "pulled", fingerprint, base=_origin(bench, action, seen))
     return before is None or before.digest != seen.digest
+
+
+def _usable(bench: Workbench, action: PullModel, seen: Seen) -> Seen:
+    """The model once it can be opened, pulled anew if need be. ProtocolError, and a memory of it, when it cannot be."""
+    try:
+        if not _is_damaged(bench, seen):
+            return seen
+        _blame_the_model(bench, seen)
+        seen = _download_anew(bench, action, seen)
+        if _is_damaged(bench, seen):
+            raise build_damaged_error(bench, seen, "delete the models that share its weights, then run again")
+    except ProtocolError:
+        bench.remember(action, seen, "pulled", unusable(action.fingerprint))
+        raise
+    return seen
 
 
 def _download(bench: Workbench, action: PullModel, before: Seen | None) -> Seen:
@@ -112,7 +125,4 @@ def _download_anew(bench: Workbench, action: PullModel, broken: Seen) -> Seen:
     bench.warn(action, "it cannot be opened: a blob on the host is damaged; removing it and pulling it anew")
     with bench.changing:
         bench.client.delete(broken.name, cancel=bench.cancel)
-    seen = _download(bench, action, None)
-    if _is_damaged(bench, seen):
-        raise build_damaged_error(bench, seen, "delete the models that share its weights, then run again")
-    return seen
+    return _download(bench, action, None)

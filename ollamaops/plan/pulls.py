@@ -25,7 +25,7 @@ from ollamaops.plan.questions import (
     upstream_of,
 )
 from ollamaops.plan.sources import add_pull
-from ollamaops.plan.staging import add_probe, awaits_proof
+from ollamaops.plan.staging import add_probe, awaits_proof, is_unusable
 
 
 def plan_pulls(draft: Draft, models: Iterable[DesiredModel]) -> None:
@@ -75,6 +75,8 @@ def _plan_mirror(draft: Draft, model: DesiredModel, pull: Pull) -> Because:
 
 def _is_good(draft: Draft, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:
     """Whether what the reference's tag holds may be copied from."""
+    if is_unusable(source, draft.observed):
+        return False
     if pins_of(model.spec):
         return meets_pin(model, source, draft.observed)
     if model.spec.update != "latest":
@@ -107,6 +109,8 @@ def _reasons(draft: Draft, model: DesiredModel, pull: Pull) -> Because | None:
     own, pin = draft.find(model.name), model.spec.digest
     if own is None:
         return draft.why(model.name, "missing")
+    if is_unusable(own, draft.observed):
+        return draft.why(model.name, "missing", observed="listed, but it cannot be opened")
     if tolerates_content(model.spec):
         return ()
     if pin is not None:

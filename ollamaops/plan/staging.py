@@ -16,10 +16,10 @@ from ollamaops.plan.asides import next_of, previous_of
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
 from ollamaops.plan.expectations import read_expectations
-from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.questions import Because, former_of
 
-_ON_TRIAL = "?"
+_ON_TRIAL, _UNUSABLE = "?", "!"
 
 
 def is_proven_first(spec: ModelSpec) -> bool:
@@ -56,6 +56,22 @@ def is_on_trial(fingerprint: str) -> bool:
 def after_trial(fingerprint: str) -> str:
     """The fingerprint once it is proven."""
     return fingerprint.removeprefix(_ON_TRIAL)
+
+
+def unusable(fingerprint: str) -> str:
+    """The fingerprint of content that was pulled and cannot be opened; no declaration has it."""
+    return f"{_UNUSABLE}{fingerprint}"
+
+
+def is_marked(fingerprint: str) -> bool:
+    """Whether it is no declaration's: the content waits for its proof, or cannot be opened."""
+    return fingerprint.startswith((_ON_TRIAL, _UNUSABLE))
+
+
+def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
+    """Whether the run that pulled this content found that the server cannot open it."""
+    memory = observed.memory.get(own.name)
+    return memory is not None and memory.digest == own.digest and memory.fingerprint.startswith(_UNUSABLE)
 
 
 def awaits_proof(model: DesiredModel, observed: ObservedHost) -> bool:
