@@ -28,6 +28,8 @@ SourceSuffix = Literal["none", "local", "cloud"]
 
 _NAME_HINT = "write it like llama3.2:3b, me/model:tag or host/namespace/model:tag"
 _DIGEST_HINT = "Ollama cannot address a model by digest; pin it with digest: beside the name"
+_USER_HINT = "take out what stands before the '@'"
+_DIGEST_END = re.compile(r"@sha[0-9]+[:-][^/@]*\Z")
 _PATTERN_HINT = "write it like scratch/*, old-bot:* or *:golden"
 _ASIDE = re.compile(rf"(?:{NEXT}|{PREVIOUS}(?:-[0-9]{{1,2}})?)\Z", re.IGNORECASE)
 _MOST_OF_TAG = 80
@@ -54,6 +56,7 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> ModelName:
         """The name in `[[[scheme://]host/]namespace/]model[:tag]`, defaults filled in; else InvalidName."""
+        _require_no_user(text, "a model name")
         path, tag = _split_tag(text)
         given = path.rsplit("/", 2)
         host, namespace, model = *(DEFAULT_HOST, DEFAULT_NAMESPACE)[: 3 - len(given)], *given
@@ -165,6 +168,26 @@ def _check_part(text: str, part: str, value: str) -> None:
     raise InvalidName(f"{text[:MAX_SERVER_TEXT]!r} is not a model name: {_flaw(part, value)}", hint=hint)
 
 
+def _require_no_user(text: str, kind: str) -> None:
+    shown = hide_credentials(text)
+    if shown != text:
+        problem = f"{shown[:MAX_SERVER_TEXT]!r} is not {kind}"
+        raise InvalidName(f"{problem}: a name holds no user and no password", hint=_USER_HINT)
+
+
+def hide_credentials(text: str) -> str:
+    """The text with `***` for all before the host where a user or password may be: `***@host/team/bot`.
+
+    The digest in `bot@sha256:…`, and an `@` with neither `:` before it nor `/` behind it, mean something else.
+    """
+    digest = _DIGEST_END.search(text)
+    bare = text[: digest.start()] if digest else text
+    before, sign, behind = bare.rpartition("@")
+    if not sign or (":" not in before and "/" not in behind):
+        return text
+    return f"***@{behind}{text[len(bare) :]}"
+
+
 def _flaw(part: str, value: str) -> str:
     limit, allowed = _PARTS[part]
     if len(value) > limit:
@@ -237,6 +260,7 @@ class NamePattern:
         if not _has_wildcard(text):
             path, tag = _split_tag(ModelName.parse(text).key)
             return cls(text, tuple(path.split("/")), tag or DEFAULT_TAG)
+        _require_no_user(text, "a pattern of names")
         path, tag = _split_tag(text.lower())
         segments = path.split("/")
         if tag is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pulled_models import WEIGHTS_B, World, entry, publish
-from registry_fixture import RunningRegistry, run_registry
+from registry_fixture import Reply, Request, RunningRegistry, run_registry, run_server
 
 from ollamaops.names import Digest
 
@@ -207,6 +210,47 @@ class TestWriting:
             assert "ollamaops.lock" in text
         assert world.lock.read_bytes() == data
 
+    @pytest.mark.parametrize("command", ["plan", "lock", "outdated", "validate"])
+    def test_a_pipe_is_no_lock_and_nobody_waits_for_it(self, world: World, command: str) -> None:
+        world.declare("llama3.2")
+        os.mkfifo(world.lock)
+        code, text = world.run(command)
+        assert (code, f"{world.lock}: the lock: not a regular file" in text) == (65, True)
+
+    def test_a_broken_lock_can_be_made_anew_as_the_hint_says(self, world: World) -> None:
+        world.declare()
+        world.lock.write_text("<<<<<<< HEAD\nversion: 1\n=======\nversion: 1\n>>>>>>> theirs\n")
+        code, text = world.run("lock")
+        assert (code, f"{world.lock}:1:1: a merge conflict" in text) == (65, True)
+        assert "delete the file and run `ollamaops lock`" in text
+        world.lock.unlink()
+        assert world.run("lock")[0] == 0
+        assert world.run("plan", "--no-registry")[0] != 65
+
+    @pytest.mark.parametrize(("timeout", "state"), [("150ms", "failed"), (None, "added")])
+    def test_a_silent_registry_is_given_up_after_timeout(
+        self, world: World, timeout: str | None, state: str
+    ) -> None:
+        raw = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": "m",
+                "config": {"mediaType": "c", "digest": str(Digest.of(b"")), "size": 0},
+                "layers": [],
+            }
+        ).encode()
+        ended = threading.Event()
+
+        def answer(_: Request) -> Reply:
+            ended.wait(0.8)
+            return Reply(200, {}, raw)
+
+        with run_server(answer) as server:
+            world.declare({"name": f"{server.host}/team/mario", "insecure": True})
+            found = world.states("lock", *(["--timeout", timeout] if timeout else []))
+            ended.set()
+        assert list(found.values()) == [state]
+
     def test_a_folder_is_no_lock(self, world: World) -> None:
         world.declare("llama3.2")
         world.lock.mkdir()
@@ -267,6 +311,51 @@ class TestChecking:
         code, text = locked.run("lock", "--check")
         assert code == 2
         assert "the layers are the same, only the registry manifest is written differently" in text
+
+    @pytest.mark.parametrize(
+        ("key", "value", "said"),
+        [
+            ("size", 7, "weights {weights}: size 114880 in the lock, 7 in the registry"),
+            (
+                "mediaType",
+                "application/vnd.ollama.image.tensor",
+                (
+                    "weights {weights}: media type application/vnd.ollama.image.model in the lock, "
+                    "application/vnd.ollama.image.tensor in the registry"
+                ),
+            ),
+        ],
+    )
+    def test_a_layer_that_is_only_described_otherwise_is_named_and_not_called_the_same(
+        self, locked: World, key: str, value: object, said: str
+    ) -> None:
+        (locked_entry,) = yaml.safe_load(locked.lock.read_text())["models"].values()
+        layers = [_as_descriptor(layer) for layer in locked_entry["layers"]]
+        layers[0] = {**layers[0], key: value}
+        tree = {
+            "schemaVersion": 2,
+            "mediaType": locked_entry["media_type"],
+            "config": _as_descriptor(locked_entry["config"]),
+            "layers": layers,
+        }
+        raw = json.dumps(tree).encode()
+        with run_server(lambda _: Reply(200, {}, raw)) as server:
+            (name,) = yaml.safe_load(locked.lock.read_text())["models"]
+            host = name.partition("/")[0]
+            locked.lock.write_text(locked.lock.read_text().replace(host, server.host))
+            locked.declare({"name": name.replace(host, server.host), "insecure": True})
+            line = said.format(weights=layers[0]["digest"].removeprefix("sha256:")[:12])
+            code, text = locked.run("lock", "--check")
+            assert (code, "the layers are the same" in text) == (2, False)
+            assert "the same blobs, described otherwise" in text
+            assert f"    {line}\n" in text
+            _, models = locked.json("lock", "--check")
+            altered = models[name.replace(host, server.host)]["altered"]
+            assert isinstance(altered, list)
+            assert [pair["locked"] == pair["registry"] for pair in altered] == [False]
+            code, text = locked.run("lock", "--update")
+            now = line.replace(" in the lock", " before").replace(" in the registry", " now")
+            assert (code, f"    {now}\n" in text) == (0, True)
 
     def test_an_incomplete_lock_and_a_surplus_entry_are_named(
         self, locked: World, registry: RunningRegistry, mario: str
@@ -391,5 +480,5 @@ class TestChecking:
         assert "115 kB in 4 layers" in locked.run("lock", "-v")[1]
 
 
-def _as_descriptor(layer: dict[str, object]) -> dict[str, object]:
+def _as_descriptor(layer: dict[str, object]) -> dict[str, Any]:
     return {"mediaType": layer["media_type"], "digest": layer["digest"], "size": layer["size"]}

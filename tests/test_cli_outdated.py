@@ -229,6 +229,30 @@ def test_a_registry_that_cannot_be_reached_leaves_it_unknown(
     assert "connection refused" in text
 
 
+def test_registries_that_cannot_be_asked_count_also_for_models_that_no_host_has(world: World) -> None:
+    world.declare(
+        {"name": f"{NOWHERE}/team/dead:v1", "insecure": True}, {"name": "no-such-host.invalid/team/x:v1"}
+    )
+    code, text = world.run("outdated")
+    assert code == 3
+    assert "2 pulled models on 2 hosts: 4 missing; 2 registries could not be asked" in text
+
+
+def test_a_tag_that_was_deleted_upstream_is_gone_and_not_unknown(
+    applied: World, registry: RunningRegistry, mario: str, old: Sandbox
+) -> None:
+    luigi, nobody = mario.replace("mario", "luigi"), mario.replace("mario", "nobody")
+    copied = {"source": f"{registry.host}/{mario}", "destination": f"{registry.host}/{luigi}"}
+    requests.post(f"{old.url}/api/copy", json=copied, timeout=10).raise_for_status()
+    applied.declare(entry(registry, luigi), entry(registry, nobody))
+    code, text = applied.run("outdated")
+    assert code == 0
+    assert "gone     the registry has no such model or tag any more: " in text
+    assert "missing  the registry has no such model or tag: " in text
+    assert "2 pulled models on 2 hosts: 3 missing, 1 gone\n" in text
+    assert applied.run("outdated", "--detailed-exitcode")[0] == 2
+
+
 def test_a_host_that_cannot_be_reached_is_told_and_the_others_are_judged(
     applied: World, registry: RunningRegistry, mario: str, old: Sandbox
 ) -> None:

@@ -82,7 +82,9 @@ words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.samp
     ["null", "No", "a:", "~"]
 )
 layers = st.builds(Layer, words, digests, st.integers(0, 2**63 - 1), words, words)
-manifests = st.builds(RegistryManifest, words, layers, st.lists(layers, max_size=3).map(tuple))
+manifests = st.builds(RegistryManifest, words, layers, st.lists(layers, max_size=3).map(tuple)) | st.builds(
+    RegistryManifest, words, layers, st.just(()), layers_are_null=st.just(True)
+)
 lists = st.builds(ManifestList, words, st.lists(layers, max_size=3).map(tuple))
 names = st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,3}(:[a-zA-Z0-9_][a-z0-9_.-]{0,3})?", fullmatch=True).map(
     ModelName.parse
@@ -133,7 +135,7 @@ def test_any_yaml_reader_reads_the_same_texts(lock: Lock) -> None:
         read = tree["models"][name.display]
         assert read["manifest"] == str(entry.digest)
         assert read["media_type"] == entry.document.media_type
-        items = [*read["layers"], read["config"]] if "layers" in read else read["manifests"]
+        items = [*(read["layers"] or ()), read["config"]] if "layers" in read else read["manifests"]
         assert [
             (item["size"], item["media_type"], item.get("name", ""), item.get("from", "")) for item in items
         ] == [(part.size_bytes, part.media_type, part.name, part.from_) for part in entry.document.parts]
@@ -169,6 +171,16 @@ def test_a_lock_tells_every_digest_under_which_a_server_shows_its_content(manife
     raw = canonical_bytes(manifest)
     lock = parse_lock(render_lock(update(Lock(), ModelName.parse("mario"), fetched(manifest, raw))), "x")
     assert lock.entries[ModelName.parse("mario")].tags_digests == digest_set(raw)
+
+
+@pytest.mark.parametrize("is_null", [False, True])
+def test_a_lock_keeps_how_a_manifest_without_layers_was_written(is_null: bool) -> None:
+    document = RegistryManifest(MANIFEST_TYPE, CONFIG, (), layers_are_null=is_null)
+    text = render_lock(update(Lock(), ModelName.parse("stub"), fetched(document, canonical_bytes(document))))
+    assert f"    layers: {'null' if is_null else '[]'}\n" in text
+    again = parse_lock(text, "ollamaops.lock").entries[ModelName.parse("stub")]
+    assert again.document == document
+    assert compare_entry(again, fetched(document, canonical_bytes(document))).state == "same"
 
 
 def test_the_digests_of_a_locked_list_are_its_own_and_its_childrens() -> None:
@@ -210,7 +222,6 @@ def test_other_layers_under_the_same_digest_are_damage(layers: tuple[Layer, ...]
         ("version: 1\n", "", "2:1: the key 'version' is missing"),
         ("version: 1", "version: 1\nversion: 1", "3:1: the key 'version' is here twice"),
         ("version: 1", "version: 1\nextra: 1", "3:1: unknown key 'extra'"),
-        ("version: 1", "version: 1\n<<<<<<< HEAD", "not YAML: could not find expected ':'"),
         ("llama3.2:3b:", "llama/3/2/1:3b:", "9:3: 'llama/3/2/1:3b' is not a model name: it has more parts"),
         ("  localhost:5000/team/many:v1:", "  LLAMA3.2:3b:", "16:3: 'LLAMA3.2:3b' is here twice"),
         (f"manifest: {Digest.of(b'mario')}", "manifest: abc", "10:15: 'abc' is not a digest"),
@@ -227,6 +238,26 @@ def test_a_flaw_is_named_with_its_place(old: str, new: str, problem: str) -> Non
     (found,) = problems_of(TEXT.replace(old, new))
     assert problem in found
     assert found.startswith("ollamaops.lock:")
+
+
+@pytest.mark.parametrize(
+    "text, place",
+    [
+        (TEXT.replace("version: 1\n", "version: 1\n<<<<<<< HEAD\n"), "ollamaops.lock:3:1"),
+        (
+            TEXT.replace("models:\n", "models:\n||||||| merged\n=======\n>>>>>>> theirs\n"),
+            "ollamaops.lock:4:1",
+        ),
+        (TEXT + "=======\r\n", f"ollamaops.lock:{TEXT.count(chr(10)) + 1}:1"),
+        (TEXT + ">>>>>>> 1d6aa3f (other)\n", f"ollamaops.lock:{TEXT.count(chr(10)) + 1}:1"),
+    ],
+)
+def test_a_merge_conflict_is_named_as_such_with_its_first_line(text: str, place: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_lock(text, "ollamaops.lock")
+    (found,) = caught.value.problems
+    assert (found.place, found.message) == (place, "a merge conflict that nobody has resolved begins here")
+    assert found.hint == "take one side, or delete the file and run `ollamaops lock`"
 
 
 def test_the_flaws_of_all_entries_are_reported_together() -> None:
@@ -257,4 +288,4 @@ def test_what_is_no_lock_at_all_is_refused_with_a_way_out(text: str, problem: st
         parse_lock(text, "ollamaops.lock")
     (found,) = caught.value.problems
     assert f"{found.place}: {found.message}" == problem
-    assert (found.hint is None) is (problem.endswith("expected here"))
+    assert found.hint == "restore the file from version control, or delete it and run `ollamaops lock`"

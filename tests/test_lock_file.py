@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_a_full_disk_leaves_the_old_lock_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_pipe_and_a_socket_are_no_lock_and_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/null")):
+            with pytest.raises(ManifestError, match=r"the lock: not a regular file$") as caught:
+                load_lock(path)
+            assert caught.value.problems[0].hint == "name an ordinary file with --lock-file"
+
+
 def test_what_is_no_file_is_a_problem_of_the_lock(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="the lock: cannot be read: Is a directory"):
         load_lock(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"version: [", b"\xff\xfe\x00", b"<<<<<<< HEAD\n"])
+def test_the_hint_of_a_broken_lock_does_not_lead_back_to_the_same_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "ollamaops.lock"
+    path.write_bytes(data)
+    with pytest.raises(ManifestError) as caught:
+        load_lock(path)
+    (problem,) = caught.value.problems
+    assert problem.hint is not None
+    assert problem.hint.endswith("delete it and run `ollamaops lock`") or "delete the file" in problem.hint
+    path.unlink()  # as the hint says
+    assert load_lock(path) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,6 +43,14 @@ def a_name(text: str) -> ModelName:
 def a_layer(kind: str, data: bytes, size_bytes: int | None = None) -> Layer:
     size = len(data) if size_bytes is None else size_bytes
     return Layer(f"application/vnd.ollama.image.{kind}", Digest.of(data), size)
+
+
+def altered(found: FetchedManifest, **changes: Any) -> FetchedManifest:
+    """The same, its first layer described otherwise and nothing else."""
+    assert isinstance(found.document, RegistryManifest)
+    first, *others = found.document.layers
+    raw = canonical_bytes(replace(found.document, layers=(replace(first, **changes), *others)))
+    return replace(found, raw=raw, digest=Digest.of(raw), document=parse_document(raw))
 
 
 def a_document(weights: bytes, *others: Layer) -> RegistryManifest:
@@ -350,6 +359,27 @@ class TestCheckingALock:
     def test_what_a_registry_did_not_answer_is_told_apart(self, cause: Cause, state: str) -> None:
         finding = _check_one(an_entry(b"w"), Unanswered(error="why", hint="how", cause=cause))
         assert (finding.state, finding.error, finding.hint) == (state, "why", "how")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"size_bytes": 7}, {"media_type": "application/vnd.ollama.image.tensor"}, {"name": "blk.0"}],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_a_layer_that_is_described_otherwise_is_named_by_a_check_and_by_an_update(
+        self, changes: dict[str, Any]
+    ) -> None:
+        lock, reference = a_lock(bot=b"w"), a_reference("bot")
+        answers: dict[ModelName, Answer] = {a_name("bot"): altered(an_answer("bot", b"w"), **changes)}
+        (finding,) = check_lock(lock, [reference], answers, {}, complete=True)
+        (step,) = update_lock(lock, [reference], answers, complete=True).steps
+        old = a_layer("model", b"w")
+        assert (finding.state, step.state, finding.changes) == ("moved", "updated", ())
+        assert finding.altered == step.altered == ((old, replace(old, **changes)),)
+
+    def test_a_layer_that_was_replaced_is_a_change_and_not_an_alteration(self) -> None:
+        answers: dict[ModelName, Answer] = {a_name("bot"): an_answer("bot", b"other")}
+        (finding,) = check_lock(a_lock(bot=b"w"), [a_reference("bot")], answers, {}, complete=True)
+        assert ([change.kind for change in finding.changes], finding.altered) == (["weights"], ())
 
     def test_a_lock_with_other_layers_under_the_same_digest_is_damaged(self) -> None:
         answer = an_answer("qwen3", b"w", a_layer("template", b"t"), a_layer("system", b"s"))

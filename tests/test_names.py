@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -84,6 +86,66 @@ def test_a_name_with_a_digest_is_told_how_to_pin() -> None:
     with pytest.raises(InvalidName) as caught:
         ModelName.parse("llama3@sha256:" + "0" * 64)
     assert caught.value.hint == "Ollama cannot address a model by digest; pin it with digest: beside the name"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["llama3@sha256:abc", "me/bot:v1@sha256-00", "localhost:5000/me/bot@sha256:" + "0" * 64, "llama3@v2"],
+)
+def test_what_stands_for_a_digest_is_shown_and_not_taken_for_a_password(text: str) -> None:
+    with pytest.raises(InvalidName, match=re.escape(repr(text))) as caught:
+        ModelName.parse(text)
+    assert "pin it with digest:" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("parse", [ModelName.parse, NamePattern.parse])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("alice:s3cr3tpw@127.0.0.1:5000/team/mario:v1", "***@127.0.0.1:5000/team/mario:v1"),
+        ("http://alice:s3cr3tpw@127.0.0.1:5000/team/mario:v1", "***@127.0.0.1:5000/team/mario:v1"),
+        ("s3cr3tpw@host/team/mario", "***@host/team/mario"),
+        ("alice:s3cr3t/pw@host/team/mario", "***@host/team/mario"),
+        ("alice:s3cr3t@pw@host/team/mario", "***@host/team/mario"),
+        ("alice:s3cr3t@sha256:5000/team/mario", "***@sha256:5000/team/mario"),
+        ("alice:s3cr3t://pw@host/team/mario", "***@host/team/mario"),
+        ("alice:s3cr3tpw@host", "***@host"),
+        ("alice:s3cr3tpw@host/team/mario@sha256:00", "***@host/team/mario@sha256:00"),
+        ("alice:s3cr3tpw@" + "h" * 400 + "/m", "***@" + "h" * 252),
+    ],
+)
+def test_a_name_with_a_user_or_a_password_is_refused_without_showing_them(
+    parse: Callable[[str], object], text: str, shown: str
+) -> None:
+    with pytest.raises(InvalidName) as caught:
+        parse(text)
+    assert str(caught.value) == f"{shown!r} is not a model name: a name holds no user and no password"
+    assert caught.value.hint == "take out what stands before the '@'"
+
+
+def test_a_pattern_with_a_user_or_a_password_is_refused_without_showing_them() -> None:
+    with pytest.raises(InvalidName) as caught:
+        NamePattern.parse("alice:s3cr3t*@host/*/*")
+    assert (
+        str(caught.value) == "'***@host/*/*' is not a pattern of names: a name holds no user and no password"
+    )
+    assert caught.value.hint == "take out what stands before the '@'"
+
+
+@given(
+    st.sampled_from(["", "http://", "hf://"]),
+    st.text("abc.", max_size=5),
+    st.text("0123456789XYZ:/@*?[]<>%é", min_size=5, max_size=12),
+    st.sampled_from(["host", "host:port", "hf.co", "sha256:abc"]),
+    st.sampled_from(["/team/mario", "/team/mario:latest", "/*/*", "/m@sha256:abc", "/"]),
+    st.sampled_from([ModelName.parse, NamePattern.parse]),
+)
+def test_no_error_about_a_name_shows_a_password(
+    scheme: str, user: str, secret: str, host: str, path: str, parse: Callable[[str], object]
+) -> None:
+    with pytest.raises(InvalidName) as caught:
+        parse(f"{scheme}{user}:{secret}@{host}{path}")
+    assert secret not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("host", ["h" * 350, "_", "127.0.0.1:5000", "A-b.C_d:1"])

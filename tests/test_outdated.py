@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.names import Digest, ModelName
-from ollamaops.plan.locking import Reference, Unanswered
+from ollamaops.plan.locking import Cause, Reference, Unanswered
 from ollamaops.plan.observed import Contents, ObservedModel
 from ollamaops.plan.outdated import (
     Evidence,
@@ -128,11 +128,23 @@ class TestSettledByDigests:
         assert judge(REFERENCE, None, Unanswered(error="no")).state == "missing"
         assert not needs_evidence(None, a_model())
 
-    def test_a_registry_that_does_not_answer_leaves_it_unknown(self) -> None:
-        answer = Unanswered(error="registry: connection refused", hint="wait")
+    @pytest.mark.parametrize("cause", ["unreached", "refused", "tampered"])
+    def test_a_registry_that_does_not_answer_leaves_it_unknown_also_what_is_missing(
+        self, cause: Cause
+    ) -> None:
+        answer = Unanswered(error="registry: connection refused", hint="wait", cause=cause)
         verdict = judge(REFERENCE, having(), answer)
         assert (verdict.state, verdict.error, verdict.hint) == ("unknown", answer.error, "wait")
         assert not needs_evidence(having(), answer)
+        absent = judge(REFERENCE, None, answer)
+        assert (absent.state, absent.error, absent.hint) == ("missing", answer.error, "wait")
+        assert (verdict.is_answered, absent.is_answered) == (False, False)
+
+    def test_a_tag_that_the_registry_has_no_more_is_gone_and_that_is_an_answer(self) -> None:
+        answer = Unanswered(error="registry: status 404", hint="check the name and the tag", cause="gone")
+        verdict, absent = judge(REFERENCE, having(), answer), judge(REFERENCE, None, answer)
+        assert (verdict.state, verdict.is_answered, verdict.is_gone) == ("gone", True, True)
+        assert (absent.state, absent.is_answered, absent.is_gone) == ("missing", True, True)
 
     def test_of_a_list_of_manifests_only_the_digests_are_known(self) -> None:
         child = {"mediaType": MANIFEST_TYPE, "digest": str(Digest.of(b"child")), "size": 5}

@@ -545,6 +545,14 @@ def retry_after_s(header: str) -> float | None:
     return error.retry_after_s
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_the_hint_of_a_registry_that_wants_a_login_can_be_followed(status: int) -> None:
+    hint = failure_of(always(Reply(status))).hint
+    assert hint is not None
+    assert "ollamaops has no login for registries" in hint
+    assert "plan and apply ask none with --no-registry, and hosts pull with their own key" in hint
+
+
 def test_a_retry_after_that_is_a_date_becomes_seconds_from_now() -> None:
     later = datetime.now(UTC) + timedelta(seconds=90)
     assert retry_after_s(format_datetime(later, usegmt=True)) == pytest.approx(90, abs=20)
@@ -605,13 +613,42 @@ def test_an_answer_that_no_registry_should_give_is_refused(
     assert message in str(error)
 
 
-def test_an_answer_that_never_ends_is_given_up() -> None:
+@pytest.mark.parametrize(
+    "ask, given_up",
+    [
+        (RegistryClient.manifest, "not complete after 0.1s"),
+        (lambda client, name: client.blob(name, Digest.of(b""), 4000), "not complete after 0.5s"),
+    ],
+    ids=["manifest: twice the timeout", "blob: ten times the timeout"],
+)
+def test_an_answer_that_trickles_is_given_up(
+    ask: Callable[[RegistryClient, ModelName], object], given_up: str
+) -> None:
     def drip(_request: Request) -> Reply:
         return Reply(body=b" " * 2000, pause_s=0.005)
 
-    error = failure_of(drip, timeout_s=0.05)
-    assert str(error).endswith(": not complete after 0.5s")
+    error = failure_of(drip, ask, timeout_s=0.05)
+    assert str(error).endswith(f": {given_up}")
     assert isinstance(error, TimeoutExceeded)
+
+
+def test_a_token_that_trickles_is_given_up_like_a_manifest() -> None:
+    def answer(request: Request) -> Reply:
+        if request.path.startswith("/token"):
+            return Reply(body=b" " * 2000, pause_s=0.005)
+        realm = f"http://{request.headers['host']}/token"
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="{realm}"'})
+
+    assert str(failure_of(answer, timeout_s=0.05)).endswith(": not complete after 0.1s")
+
+
+def test_a_closed_client_asks_nothing() -> None:
+    with run_server(always(Reply(body=TINY))) as server:
+        client = RegistryClient(insecure=[server.host])
+        client.close()
+        with pytest.raises(ConnectionLost, match="not asked"):
+            client.manifest(a_name(server.host))
+        assert server.requests == []
 
 
 def test_a_digest_header_of_another_algorithm_is_ignored() -> None:
@@ -641,15 +678,21 @@ def test_a_redirect_from_https_to_http_is_not_followed(certificate: Certificate)
 
 def test_a_certificate_that_nobody_vouches_for_is_a_tls_error(certificate: Certificate) -> None:
     with run_server(always(Reply(body=TINY)), tls=certificate.server_context) as server:
-        with RegistryClient() as client, pytest.raises(TlsError, match="certificate"):
+        with RegistryClient() as client, pytest.raises(TlsError, match="certificate") as caught:
             client.manifest(a_name(server.host))
+        assert caught.value.hint == "name the file with the authority that signed it in REQUESTS_CA_BUNDLE"
         with RegistryClient(verify=False) as client:
             assert client.manifest(a_name(server.host)).raw == TINY
 
 
-def test_a_registry_that_speaks_http_where_https_was_meant_is_a_tls_error() -> None:
-    with run_server(always(Reply())) as server, RegistryClient() as client, pytest.raises(TlsError):
+def test_a_registry_that_speaks_http_where_https_was_meant_is_a_tls_error_and_the_hint_is_insecure() -> None:
+    with (
+        run_server(always(Reply())) as server,
+        RegistryClient() as client,
+        pytest.raises(TlsError, match=r": the TLS handshake failed$") as caught,
+    ):
         client.manifest(a_name(server.host))
+    assert caught.value.hint == "if the registry speaks plain http, say insecure: true with the model"
 
 
 def test_a_port_where_nobody_listens_is_a_connect_error() -> None:

@@ -75,10 +75,17 @@ def a_tree(**changes: object) -> dict[str, object]:
     return {key: value for key, value in {**tree, **changes}.items() if value is not None}
 
 
+def a_stub(layers: str) -> bytes:
+    """The manifest of a model without layers, in a registry's own layout."""
+    return json.dumps(a_tree(), indent=3).replace('"layers": []', f'"layers": {layers}').encode()
+
+
 digests = st.binary(max_size=4).map(Digest.of)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 layers = st.builds(Layer, words, digests, st.integers(0, 2**63 - 1), words, words)
-manifests = st.builds(RegistryManifest, words, layers, st.lists(layers, max_size=4).map(tuple))
+manifests = st.builds(RegistryManifest, words, layers, st.lists(layers, max_size=4).map(tuple)) | st.builds(
+    RegistryManifest, words, layers, st.just(()), layers_are_null=st.just(True)
+)
 
 
 # Digests
@@ -152,6 +159,27 @@ def test_ollamas_layout_is_gos_json_with_its_escapes() -> None:
     )
     assert canonical_bytes(a_manifest(odd)).decode() == expected
     assert canonical_bytes(a_manifest(odd), names=False).decode() == expected.replace(',"name":"n"', "")
+
+
+@pytest.mark.parametrize("layers", ["null", "[]"])
+def test_a_model_without_layers_is_one_however_the_registry_writes_that(layers: str) -> None:
+    raw = a_stub(layers)
+    document = parse_document(raw)
+    assert isinstance(document, RegistryManifest)
+    assert (document.layers, document.config) == ((), a_config())
+    assert fetched(raw).blobs == {a_config().digest: 2}
+    assert is_current(sha256(raw), fetched(raw))
+
+
+@pytest.mark.parametrize(("layers", "other"), [("null", "[]"), ("[]", "null")])
+def test_servers_that_write_a_manifest_anew_write_no_layers_as_they_read_them(
+    layers: str, other: str
+) -> None:
+    raw = a_stub(layers)
+    written = json.dumps(json.loads(raw), separators=(",", ":")).encode()
+    assert written.endswith(f'"layers":{layers}}}'.encode())
+    assert {sha256(written), sha256(written + b"\n")} <= digest_set(raw)
+    assert sha256(written.replace(layers.encode(), other.encode())) not in digest_set(raw)
 
 
 def test_bytes_that_are_not_utf_8_are_replaced_as_gos_decoder_does() -> None:
@@ -236,6 +264,12 @@ def test_a_child_of_a_list_says_what_it_is_for(extra: dict[str, object], name: s
     assert document == ManifestList("", (Layer(MANIFEST_TYPE, Digest.of(b"x"), 1, name),))
 
 
+def test_a_list_of_manifests_is_one_although_it_says_null_for_its_layers() -> None:
+    child = {"mediaType": MANIFEST_TYPE, "digest": str(Digest.of(b"x")), "size": 1}
+    document = parse_document(json.dumps({"schemaVersion": 2, "layers": None, "manifests": [child]}).encode())
+    assert document == ManifestList("", (Layer(MANIFEST_TYPE, Digest.of(b"x"), 1),))
+
+
 def test_a_platform_of_a_layer_is_no_name() -> None:
     layer = {
         "mediaType": "a",
@@ -269,6 +303,8 @@ def bad_layer(**changes: object) -> bytes:
         (json.dumps(a_tree(schemaVersion=True)).encode(), "schema version True, not 2"),
         (json.dumps(a_tree(schemaVersion=None)).encode(), "schema version None, not 2"),
         (json.dumps(a_tree(config=None)).encode(), "config is not an object"),
+        (b'{"schemaVersion":2,"layers":null}', "config is not an object"),
+        (a_stub("null").replace(b'"schemaVersion": 2', b'"schemaVersion": 1'), "schema version 1, not 2"),
         (json.dumps(a_tree(layers=[1])).encode(), "layers[0] is not an object"),
         (b'{"schemaVersion":2,"manifests":["x"]}', "manifests[0] is not an object"),
         (bad_layer(digest=None), "layers[0]: '' is not a digest"),

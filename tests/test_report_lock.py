@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from ollamaops.manifest.types import Update
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.lock_changes import Finding, LockStep, LockUpdate
-from ollamaops.plan.outdated import Change, Freshness, HostFreshness
+from ollamaops.plan.outdated import Change, Freshness, FreshnessState, HostFreshness
 from ollamaops.registry.documents import MANIFEST_TYPE, Layer, LayerChange, RegistryManifest
 from ollamaops.registry.lock import Lock, LockEntry
 from ollamaops.report.lock_text import lock_check_to_json, render_lock_check, render_lock_update
@@ -119,6 +120,32 @@ def test_a_table_that_is_too_wide_becomes_lines() -> None:
 def test_a_fleet_that_is_up_to_date_is_one_line() -> None:
     host = HostFreshness(host="gpu-1", models=(Freshness(ref=NAME, model=NAME, state="current"),))
     assert render_outdated([host], [], width=20) == "1 pulled model on 1 host: 1 current\n"
+
+
+def test_a_registry_that_could_not_be_asked_is_counted_once_and_its_way_out_told_once() -> None:
+    names = [ModelName.parse(f"registry.corp/team/{path}") for path in ("mario", "luigi")]
+    models = tuple(
+        Freshness(ref=name, model=name, state=state, error="no", hint="start it", is_answered=False)
+        for name, state in zip(names, cast("tuple[FreshnessState, ...]", ("unknown", "missing")), strict=True)
+    )
+    text = render_outdated([HostFreshness(host="gpu-1", models=models)], [])
+    assert text.splitlines()[-2:] == [
+        "2 pulled models on 1 host: 1 missing, 1 unknown; 1 registry could not be asked",
+        "hint: start it",
+    ]
+
+
+def test_a_tag_that_is_gone_is_told_whether_the_host_has_the_model_or_not() -> None:
+    kept = Freshness(ref=NAME, model=NAME, state="gone", is_gone=True, error="status 404", hint="check")
+    host = HostFreshness(host="gpu-1", models=(kept, replace(kept, state="missing")))
+    assert render_outdated([host], []).splitlines()[1:] == [
+        "qwen3:32b  gpu-1  gone     the registry has no such model or tag any more: status 404",
+        "qwen3:32b  gpu-1  missing  the registry has no such model or tag: status 404",
+        "1 pulled model on 1 host: 1 missing, 1 gone",
+        "hint: what is gone stays on its hosts: push it again, or choose another tag",
+    ]
+    (answered,) = json.loads(json.dumps(outdated_to_json([host], [])))["hosts"]
+    assert [model["registry_answered"] for model in answered["models"]] == [True, True]
 
 
 def test_colours_are_only_colours() -> None:

@@ -48,6 +48,7 @@ from ollamaops.sandbox.golang import (
 )
 from ollamaops.sandbox.gotemplate import BadTemplate, check_template, template_variables
 from ollamaops.sandbox.layers import (
+    MANIFEST_TYPE,
     MODEL,
     Config,
     CorruptManifest,
@@ -423,7 +424,45 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
     layers = (Layer(MODEL, "sha256:a", 5, "base:latest"), Layer(MODEL, "sha256:b", 6))
     manifest = Manifest(Layer("config", "sha256:c", 7), layers)
     assert parse_manifest(manifest.stored()).layers == layers
-    assert parse_manifest(manifest.pushed()).config == manifest.config
+    assert parse_manifest(manifest.pushed(names=True)).config == manifest.config
+
+
+def a_registry_manifest(**changes: object) -> dict[str, object]:
+    """A manifest as a tree, its keys in Go's order."""
+    layer = {"mediaType": MODEL, "digest": "sha256:a", "size": 5, "from": "base:latest"}
+    return {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": "config", "digest": "sha256:c", "size": 7},
+        "layers": [layer],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        a_registry_manifest(),
+        a_registry_manifest(layers=[]),
+        a_registry_manifest(layers=None),
+        a_registry_manifest(mediaType="application/vnd.oci.image.manifest.v1+json"),
+        a_registry_manifest(mediaType=""),
+    ],
+)
+def test_a_manifest_that_is_written_anew_says_what_was_read(tree: dict[str, object]) -> None:
+    raw = json.dumps(tree, indent=3).encode()
+    assert parse_manifest(raw).pushed(names=True) == json.dumps(tree, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(("names", "key"), [(False, ""), (True, ',"name":"blk.0"')])
+def test_only_newer_servers_keep_the_names_of_layers(names: bool, key: str) -> None:
+    layer = {"mediaType": MODEL, "digest": "sha256:a", "size": 5, "name": "blk.0"}
+    written = parse_manifest(json.dumps(a_registry_manifest(layers=[layer])).encode()).pushed(names=names)
+    assert f'"size":5{key}}}]}}'.encode() in written
+
+
+def test_a_manifest_that_is_made_without_layers_says_null() -> None:
+    assert Manifest(Layer("config", "sha256:c", 7), ()).stored().endswith(b'"layers":null}\n')
 
 
 @pytest.mark.parametrize("behaviour", [RECORDED["0.3.4"], Behaviour()])

@@ -17,7 +17,7 @@ import pytest
 import requests
 from sandbox_caller import WEIGHTS, Caller, Json, a_caller, a_gguf, digest_of
 
-from ollamaops.sandbox.behaviour import NEWEST, RECORDED, Behaviour, behaviour_for
+from ollamaops.sandbox.behaviour import NEWEST, RECORDED, behaviour_for
 from ollamaops.sandbox.runner import Runners
 from ollamaops.sandbox.server import Sandbox
 
@@ -98,34 +98,6 @@ def test_alone_it_prints_its_url_and_ends_at_a_signal(number: signal.Signals, tm
         process.send_signal(number)
         output, errors = process.communicate(timeout=10)
     assert (process.returncode, output, errors) == (0, "", "")
-
-
-# --- versions -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("version", "recorded"),
-    [
-        ("0.1.0", "0.3.4"),
-        ("0.5.6", "0.3.4"),
-        ("0.5.7", "0.5.7"),
-        ("0.6.7", "0.5.7"),
-        ("v0.9.1", "0.6.8"),
-        ("0.24.0", "0.12.11"),
-        ("0.33.0", "0.33.0-rc2"),
-        ("1.0", "0.33.0-rc2"),
-        ("0.0.0", "0.33.0-rc2"),
-        ("dev", "0.33.0-rc2"),
-    ],
-)
-def test_another_version_behaves_like_the_newest_recorded_one_that_is_not_newer(
-    version: str, recorded: str
-) -> None:
-    assert behaviour_for(version) is RECORDED[recorded]
-
-
-def test_the_two_newest_recorded_servers_behave_alike() -> None:
-    assert RECORDED["0.32.15"] == RECORDED[NEWEST] == Behaviour()
 
 
 # --- HTTP -----------------------------------------------------------------------------------------------------------

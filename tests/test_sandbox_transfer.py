@@ -79,6 +79,51 @@ def test_only_newer_servers_keep_a_manifest_as_the_registry_sent_it(
         assert caller.tags()["qwen3:0.6b"]["digest"] == digest_of(stored).removeprefix("sha256:")
 
 
+def a_tree(**changes: object) -> dict[str, object]:
+    return {"schemaVersion": 2, "mediaType": "m", **json.loads(MANIFEST), **changes}
+
+
+@pytest.mark.parametrize("layers", [None, []])
+@pytest.mark.parametrize(("version", "is_raw"), [("0.12.11", False), ("0.18.9", False), ("0.19.0", True)])
+def test_a_manifest_without_layers_is_stored_as_the_registry_writes_it(
+    version: str, is_raw: bool, layers: list[object] | None, tmp_path: Path
+) -> None:
+    tree = {key: a_tree(layers=layers)[key] for key in ("schemaVersion", "mediaType", "config", "layers")}
+    raw = json.dumps(tree, indent=3).encode()
+    with (
+        run_server(a_registry(manifest=Served(200, body=raw))) as server,
+        a_caller(tmp_path, version) as caller,
+    ):
+        assert pull_from(server, caller)[-1] == "success"
+        stored = raw if is_raw else json.dumps(tree, separators=(",", ":")).encode()
+        (listed,) = caller.tags().values()
+        assert listed["digest"] == digest_of(stored).removeprefix("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("version", "digest"),
+    [
+        ("0.13.5", "without names"),
+        ("0.14.0", "with names"),
+        ("0.18.9", "with names"),
+        ("0.19.0", "of the registry"),
+    ],
+)
+def test_a_pulled_model_has_the_digest_of_its_servers_time(version: str, digest: str, tmp_path: Path) -> None:
+    tree = {key: a_tree()[key] for key in ("schemaVersion", "mediaType", "config")}
+    layer = {"mediaType": "license", "digest": digest_of(DATA), "size": len(DATA)}
+    forms = {
+        "without names": json.dumps({**tree, "layers": [layer]}, separators=(",", ":")),
+        "with names": json.dumps({**tree, "layers": [{**layer, "name": "x"}]}, separators=(",", ":")),
+        "of the registry": json.dumps({**tree, "layers": [{**layer, "name": "x"}]}, indent=3),
+    }
+    served = Served(200, body=forms["of the registry"].encode())
+    with run_server(a_registry(manifest=served)) as server, a_caller(tmp_path, version) as caller:
+        assert pull_from(server, caller)[-1] == "success"
+        (listed,) = caller.tags().values()
+        assert {listed["digest"]} == {digest_of(forms[digest].encode()).removeprefix("sha256:")}
+
+
 @pytest.mark.parametrize("name", ["nope", "llama3.2:99b", "me/llama3.2"])
 def test_a_model_that_is_not_in_the_catalogue_does_not_exist(name: str, tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:

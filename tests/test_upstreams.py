@@ -123,6 +123,69 @@ def test_somebody_who_asked_to_stop_is_not_kept_waiting() -> None:
         upstreams.manifest(a_name(server), insecure=True)
 
 
+class TestStopping:
+    """A registry that makes the wish to stop come while it is being asked; `reply` is what it answers then."""
+
+    @pytest.mark.parametrize("reply", [GOOD, Reply(404), Reply(503)], ids=["found", "404", "503"])
+    def test_once_asked_to_stop_nothing_more_is_asked_and_no_answer_counts(self, reply: Reply) -> None:
+        cancel, closed = CancelToken(), threading.Event()
+
+        def answer(_: Request) -> Reply:
+            cancel.cancel()
+            closed.wait(30)
+            return reply
+
+        with asking(answer, cancel) as (upstreams, server):
+            for path in ("team/mario:v1", "team/luigi:v1"):
+                with pytest.raises(Cancelled):
+                    upstreams.manifest(a_name(server, path), insecure=True)
+            upstreams.close()
+            closed.set()
+            for thread in [each for each in threading.enumerate() if each.name == "registry question"]:
+                thread.join(30)
+            assert len(server.requests) == 1
+
+    def test_who_waits_for_the_same_registry_does_not_ask_it_either(self) -> None:
+        cancel, done = CancelToken(), threading.Event()
+        ended: list[type[BaseException]] = []
+
+        def answer(_: Request) -> Reply:
+            cancel.cancel()
+            done.wait(30)
+            return GOOD
+
+        with asking(answer, cancel) as (upstreams, server):
+
+            def ask(name: ModelName) -> None:
+                with pytest.raises(Cancelled) as caught:
+                    upstreams.manifest(name, insecure=True)
+                ended.append(caught.type)
+
+            names = [a_name(server, f"team/mario:v{number}") for number in range(6)]
+            threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            done.set()
+            assert (ended, len(server.requests)) == ([Cancelled] * 6, 1)
+
+    @pytest.mark.parametrize("question", ["blob", "has_blob"])
+    def test_a_question_about_a_layer_is_not_waited_for(self, question: str) -> None:
+        cancel, done = CancelToken(), threading.Event()
+        layer = Layer("text", Digest.of(b"text"), 4)
+
+        def answer(_: Request) -> Reply:
+            cancel.cancel()
+            done.wait(30)
+            return Reply(200, {}, b"text")
+
+        with asking(answer, cancel) as (upstreams, server):
+            with pytest.raises(Cancelled):
+                getattr(upstreams, question)(a_name(server), layer, insecure=True)
+            done.set()
+
+
 class TestBlobs:
     @pytest.mark.parametrize(("data", "requests"), [(b"small", 1), (b"x" * (MAX_KEPT_BYTES + 1), 2)])
     def test_small_ones_are_kept(self, data: bytes, requests: int) -> None:

@@ -32,7 +32,7 @@ def pull(bench: Workbench, action: PullModel) -> bool:
 
 
 def _usable(bench: Workbench, action: PullModel, seen: Seen) -> Seen:
-    """The model once it can be opened, pulled anew if need be. ProtocolError, and a memory of it, when it cannot be."""
+    """The model once it opens, pulled anew if need be. ProtocolError, and a memory of it, when it does not."""
     try:
         if not _is_damaged(bench, seen):
             return seen

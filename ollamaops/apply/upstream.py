@@ -2,7 +2,8 @@
 
 Decides what is asked again and what is not; what the answers mean is plan/'s. The fact a reader would miss: the
 questions to one registry go one after the other, those to different registries side by side, so that a dead
-address holds up nobody but itself.
+address holds up nobody but itself; and a question is asked by a thread of its own, so that who wants to stop need
+not wait for a name server, a connection or an answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from ollamaops.errors import (
@@ -78,7 +80,10 @@ class Upstreams:
             return registry.manifests[name]
 
     def blob(self, name: ModelName, layer: Layer, insecure: bool = False) -> bytes:
-        """The bytes of a layer of `name`, checked. RemoteError when they cannot be had, or are something else."""
+        """The bytes of a layer of `name`, checked. RemoteError when they cannot be had, or are something else.
+
+        Cancelled, here as in `has_blob`, if somebody asked to stop.
+        """
         kept = self._registry(name, insecure).blobs
         if layer.digest in kept:
             return kept[layer.digest]
@@ -100,7 +105,7 @@ class Upstreams:
             registry.manifests.pop(name, None)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Nothing is asked after that, not even by a question that was left behind."""
         if self._client is not None:
             self._client.close()
 
@@ -130,7 +135,7 @@ class Upstreams:
 
         def ask() -> Result | OllamaopsError:
             try:
-                return question()
+                return _unless_stopped(question, self._cancel)
             except OllamaopsError as error:
                 if _is_worth_asking_again(error):
                     raise
@@ -142,6 +147,31 @@ class Upstreams:
         if isinstance(answer, OllamaopsError):
             raise answer
         return answer
+
+
+def _unless_stopped(question: Callable[[], Result], cancel: CancelToken) -> Result:
+    """What `question` returns; Cancelled as soon as somebody asks to stop, who leaves the question behind.
+
+    What is left behind ends with its answer or its timeout, and nobody hears of it.
+    """
+    from concurrent.futures import Future
+
+    cancel.check("stopped before a registry was asked")
+    answer: Future[Result] = Future()
+    bell: SimpleQueue[None] = SimpleQueue()  # unlike an Event it may be rung by a signal handler
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except BaseException as error:  # noqa: BLE001  raised again by who waits for it
+            answer.set_exception(error)
+        bell.put(None)
+
+    with cancel.calling(lambda: bell.put(None)):
+        threading.Thread(target=ask, name="registry question", daemon=True).start()
+        bell.get()
+    cancel.check("stopped while a registry was asked")
+    return answer.result()
 
 
 def _of_registry(error: OllamaopsError, name: ModelName) -> str:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ollamaops.report.live import ProgressKind, ProgressSink
 
 LOCK_FILE = "ollamaops.lock"
+REGISTRY_TIMEOUT_S = 10.0
 # While modules are imported beside it, hashing would wait Python's 5 ms after every block.
 SWITCH_S = 0.0002
 
@@ -165,7 +166,7 @@ def _fleet(
     endpoints: dict[str, str] = {}
     if shared.sandbox:
         hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
-    upstreams = Upstreams(lambda: _open_registry(endpoints), cancel)
+    upstreams = Upstreams(lambda: _open_registry(shared, endpoints), cancel)
     stack.callback(upstreams.close)
     return Fleet(manifest=manifest, hosts=hosts, upstreams=upstreams, cancel=cancel)
 
@@ -330,10 +331,13 @@ def _in_sandboxes(
     return tuple(replaced)
 
 
-def _open_registry(endpoints: dict[str, str]) -> RegistryClient:
+def _open_registry(shared: Shared, endpoints: dict[str, str]) -> RegistryClient:
     from ollamaops.registry.client import RegistryClient
 
-    return RegistryClient(endpoints=endpoints, timeout_s=10.0)
+    timeout_s = (
+        read_option("--timeout", shared.timeout, parse_timeout) if shared.timeout else REGISTRY_TIMEOUT_S
+    )
+    return RegistryClient(endpoints=endpoints, timeout_s=timeout_s)
 
 
 def holding(scene: Scene) -> AbstractContextManager[None]:

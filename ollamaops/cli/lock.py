@@ -110,6 +110,7 @@ def _write(
     lock = old or Lock()
     asked = to_ask(lock, references, renew)
     answers = ask_registries(fleet.upstreams, asked, jobs=shared.jobs or 8)
+    fleet.cancel.check("stopped before the lock was written")
     result = update_lock(lock, references, answers, complete=_is_complete(shared))
     has_failed = any(step.state == "failed" for step in result.steps)
     is_worth_a_file = old is not None or result.lock.entries or not has_failed
@@ -126,6 +127,7 @@ def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Seq
     locked = [reference for reference in references if reference.ref in lock.entries]
     answers = ask_registries(fleet.upstreams, locked, jobs=jobs)
     layers = inspect_layers(fleet.upstreams, lock, locked, answers, jobs=jobs)
+    fleet.cancel.check()
     findings = check_lock(lock, references, answers, layers, complete=_is_complete(shared))
     _show_check(shared, findings, path)
     states = {finding.state for finding in findings}

@@ -96,7 +96,8 @@ _OPTIONS = (
     click.option(
         "--timeout",
         metavar="D",
-        help="Give up a host that cannot be connected to, or falls silent, for so long: 10s, 2m (30s).",
+        help="Give up a host or registry that cannot be connected to, or falls silent, for so long: 10s, 2m "
+        "(30s; registries 10s).",
     ),
     click.option(
         "-o",

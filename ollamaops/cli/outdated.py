@@ -14,12 +14,15 @@ from ollamaops.errors import UsageError
     epilog="\b\nExamples:\n  ollamaops outdated\n  ollamaops outdated -l site=paris -v\n"
     "  ollamaops outdated --detailed-exitcode -o json",
 )
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when something is outdated.")
+@click.option(
+    "--detailed-exitcode", is_flag=True, help="Exit 2 when something is outdated, or gone from its registry."
+)
 def command(shared: Shared, detailed_exitcode: bool) -> int:
     """Show what changed upstream for every pulled model on every host, and of what kind. Pulls nothing.
 
     Says which of weights, template, parameters, system prompt and licence changed, and how many bytes an update would
-    download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked.
+    download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked; a registry
+    that says it has no such model or tag (any more) has been asked.
     """
     from ollamaops.apply.freshness import Search, find_outdated
     from ollamaops.cli.context import load, open_fleet, read_lock, targets_of
@@ -48,6 +51,7 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
             jobs=shared.jobs or 8,
         )
         hosts, unreached = find_outdated(search, wanted, fleet.hosts)
+        fleet.cancel.check()
     colour, width = colour_and_width(shared)
     emit(
         shared,
@@ -58,9 +62,10 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
             "json": lambda: outdated_to_json(hosts, unreached),
         },
     )
-    states = {model.state for host in hosts for model in host.models}
+    found = [model for host in hosts for model in host.models]
+    has_changed = any(model.state in ("outdated", "gone") for model in found)
     return exits.worst(
         exits.DONE,
-        exits.CHANGES if detailed_exitcode and "outdated" in states else exits.DONE,
-        exits.PARTIAL if unreached or "unknown" in states else exits.DONE,
+        exits.CHANGES if detailed_exitcode and has_changed else exits.DONE,
+        exits.DONE if not unreached and all(model.is_answered for model in found) else exits.PARTIAL,
     )

@@ -16,6 +16,7 @@ from ollamaops.files.confine import confine
 from ollamaops.manifest.document import MAX_BYTES, Scalar
 from ollamaops.manifest.findings import Findings
 from ollamaops.manifest.types import Place
+from ollamaops.names import hide_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Disk:
 
     def refuse(self, named: Named, why: str, hint: str | None = None) -> None:
         """One more problem, about a path."""
-        self._findings.add(named.place, f"{named.shown}: {why}", hint)
+        self._findings.add(named.place, f"{_without_password(named.shown)}: {why}", hint)
 
     def locate(self, named: Named) -> Path | None:
         """Where the path leads, absolute; None, and a problem, if it may not be used."""
@@ -64,7 +65,7 @@ class Disk:
         try:
             return Path(os.path.normpath(confine(folder.root, text, allow_outside=self._allow_outside)))
         except InvalidValue as error:
-            if named.shown == named.text:
+            if named.shown == named.text == _without_password(named.text):
                 self._findings.add(named.place, str(error).replace(repr(text), f"'{named.text}'"), error.hint)
             else:
                 self.refuse(named, "not a path in the manifest's folder")
@@ -135,3 +136,8 @@ def read_bounded(path: Path) -> bytes:
 def reason_of(error: OSError) -> str:
     """What the system says of it, in small letters."""
     return (error.strerror or "unknown reason").lower()
+
+
+def _without_password(text: str) -> str:
+    """The path, for a message; in place of one there may be a model's name that holds a password."""
+    return hide_credentials(text) if ":" in text.partition("@")[0] else text

@@ -16,7 +16,7 @@ from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.hosts import expand_range
 from ollamaops.manifest.types import Place
-from ollamaops.names import ModelName
+from ollamaops.names import ModelName, hide_credentials
 
 Path = tuple[str, ...]
 
@@ -96,7 +96,9 @@ def _remove(nodes: dict[str, Node], key: str, null: Node, name: str, findings: F
     if name == "parameters":
         nodes[key] = null  # not declared here, so it un-sets the inherited one
         return
-    findings.add(null, f"null removes '{key}', which is not in {name}{did_you_mean(key, nodes)}")
+    findings.add(
+        null, f"null removes '{key}', which is not in {hide_credentials(name)}{did_you_mean(key, nodes)}"
+    )
 
 
 def without_nulls(node: Node) -> Node:
@@ -150,8 +152,9 @@ def _with_name(entry: Table, name: str, place: Place) -> Table:
 
 def _remove_models(entries: list[Table], same: list[int], name: str, null: Node, findings: Findings) -> None:
     if not same:
-        known = [node.text for entry in entries if isinstance(node := entry.get("name"), Scalar)]
-        findings.add(null, f"null removes '{name}', which is not in models{did_you_mean(name, known)}")
+        nodes = [node for entry in entries if isinstance(node := entry.get("name"), Scalar)]
+        meant = did_you_mean(name, [hide_credentials(node.text) for node in nodes])
+        findings.add(null, f"null removes '{hide_credentials(name)}', which is not in models{meant}")
     for index in reversed(same):
         del entries[index]
 

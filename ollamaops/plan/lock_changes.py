@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.locking import Answer, Cause, Reference, Unanswered
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ollamaops.registry.documents import Layer, LayerChange
     from ollamaops.registry.lock import Lock, LockEntry
 
+LayerPair: TypeAlias = "tuple[Layer | None, Layer | None]"
 StepState = Literal["kept", "added", "updated", "removed", "failed"]
 
 
@@ -25,6 +26,7 @@ class LockStep:
     """What became of one entry of the lock. `failed` keeps the old entry, if there was one, and says why in `error`.
 
     `changes` is what an update changed, kind by kind; empty when only the registry manifest's own bytes did.
+    `altered` are blobs that stayed, but are described otherwise: as before, as now.
     """
 
     ref: ModelName
@@ -32,6 +34,7 @@ class LockStep:
     before: LockEntry | None = None
     after: LockEntry | None = None
     changes: tuple[LayerChange, ...] = ()
+    altered: tuple[LayerPair, ...] = ()
     error: str = ""
     hint: str | None = None
 
@@ -102,7 +105,8 @@ def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelN
     if entry == found:
         return LockStep(ref=ref, state="kept", before=entry, after=found)
     changes = compare(entry.document, found.document)
-    return LockStep(ref=ref, state="updated", before=entry, after=found, changes=changes)
+    altered = _altered(entry.document.parts, found.document.parts)
+    return LockStep(ref=ref, state="updated", before=entry, after=found, changes=changes, altered=altered)
 
 
 # checking a lock
@@ -134,7 +138,8 @@ Inspection = tuple[LayerFlaw, ...] | Unanswered
 class Finding:
     """What a check found out about one entry. `found` is the digest that the registry has, if it said.
 
-    `forged` are pairs of layers that ought to be equal: in the lock, in the registry (None: not there).
+    `forged` are pairs of layers that ought to be equal: in the lock, in the registry (None: not there). `altered`
+    are blobs that the registry still has but describes otherwise since it moved on, in the same order.
     """
 
     ref: ModelName
@@ -142,7 +147,8 @@ class Finding:
     entry: LockEntry | None = None
     found: Digest | None = None
     changes: tuple[LayerChange, ...] = ()
-    forged: tuple[tuple[Layer | None, Layer | None], ...] = ()
+    altered: tuple[LayerPair, ...] = ()
+    forged: tuple[LayerPair, ...] = ()
     flaws: tuple[LayerFlaw, ...] = ()
     pin: Digest | None = None
     error: str = ""
@@ -185,7 +191,7 @@ def _find(reference: Reference, entry: LockEntry, answer: Answer, layers: Inspec
     comparison = compare_entry(entry, answer)
     base = replace(base, found=answer.digest, changes=comparison.changes)
     if comparison.state == "moved":
-        return replace(base, state="moved")
+        return replace(base, state="moved", altered=_altered(entry.document.parts, answer.document.parts))
     if comparison.state == "damaged":
         return replace(base, state="damaged", forged=_forged(entry.document.parts, answer.document.parts))
     if isinstance(layers, Unanswered):
@@ -198,11 +204,17 @@ def _unanswered(finding: Finding, answer: Unanswered) -> Finding:
     return replace(finding, state=states.get(answer.cause, "unknown"), error=answer.error, hint=answer.hint)
 
 
-def _forged(locked: Sequence[Layer], found: Sequence[Layer]) -> tuple[tuple[Layer | None, Layer | None], ...]:
+def _altered(before: Sequence[Layer], now: Sequence[Layer]) -> tuple[LayerPair, ...]:
+    """Blobs of both whose size, media type or name differ; where it is the size, one of the two is wrong."""
+    pairs = _forged(before, now)
+    return tuple((ours, theirs) for ours, theirs in pairs if ours and theirs and ours.digest == theirs.digest)
+
+
+def _forged(locked: Sequence[Layer], found: Sequence[Layer]) -> tuple[LayerPair, ...]:
     """Layers that differ, each beside its like: of the same digest, else of the same kind, else alone."""
     ours = [layer for layer in locked if layer not in found]
     theirs = [layer for layer in found if layer not in locked]
-    pairs: list[tuple[Layer | None, Layer | None]] = []
+    pairs: list[LayerPair] = []
     for layer in ours:
         like = next((other for other in theirs if other.digest == layer.digest), None)
         like = like or next((other for other in theirs if other.kind == layer.kind), None)

@@ -32,8 +32,9 @@ from ollamaops.registry.lock import LockEntry
 FreshnessState = Literal[
     "current",  # what the registry has now
     "outdated",  # something else
-    "missing",  # not on the host
-    "unknown",  # the registry did not say
+    "missing",  # not on the host, whatever the registry has
+    "gone",  # on the host, and the registry has no such model or tag any more
+    "unknown",  # on the host, and the registry did not say
 ]
 KINDS = cast("tuple[LayerKind, ...]", get_args(LayerKind))
 TEXT_KINDS: frozenset[LayerKind] = frozenset({"template", "system", "parameters", "messages", "license"})
@@ -68,7 +69,8 @@ class Freshness:
     """One pulled model on one host. `digest` and `registry_digest` are bare hex, empty when not known.
 
     `unclear` are kinds of which nobody can say whether they changed; `new_blobs` is what an update would download
-    (None: not known). `is_locked` says that the lock holds what the host has.
+    (None: not known). `is_locked` says that the lock holds what the host has, `is_answered` that the registry said
+    what it has, and `is_gone` that this is nothing; a model that is missing may be either.
     """
 
     ref: ModelName
@@ -81,6 +83,8 @@ class Freshness:
     unclear: tuple[LayerKind, ...] = ()
     new_blobs: Mapping[Digest, int] | None = field(default_factory=dict)
     is_locked: bool = False
+    is_answered: bool = True
+    is_gone: bool = False
     error: str = ""
     hint: str | None = None
 
@@ -123,8 +127,7 @@ def judge(
         is_locked=evidence.before is not None,
     )
     if isinstance(answer, Unanswered):
-        state: FreshnessState = "unknown" if own else "missing"
-        return replace(verdict, state=state, error=answer.error, hint=answer.hint)
+        return _judge_unanswered(verdict, own, answer)
     verdict = replace(verdict, registry_digest=answer.digest.hex)
     if own is None:
         return verdict
@@ -134,6 +137,19 @@ def judge(
         error = "the tag is a list of manifests: which of them this host would take is not known"
         return replace(verdict, state="outdated", new_blobs=None, error=error)
     return _compare(verdict, answer.document, evidence)
+
+
+def _judge_unanswered(verdict: Freshness, own: ObservedModel | None, answer: Unanswered) -> Freshness:
+    is_gone = answer.cause == "gone"
+    state: FreshnessState = "gone" if is_gone else "unknown"
+    return replace(
+        verdict,
+        state=state if own else "missing",
+        is_answered=is_gone,
+        is_gone=is_gone,
+        error=answer.error,
+        hint=answer.hint,
+    )
 
 
 def _compare(verdict: Freshness, new: RegistryManifest, evidence: Evidence) -> Freshness:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from ollamaops.errors import (
     NotFound,
     ProtocolError,
     ServerFault,
+    TlsError,
     TooManyRequests,
     cut_text,
 )
@@ -40,6 +42,7 @@ from ollamaops.registry.documents import (
     parse_document,
 )
 from ollamaops.registry.exchange import (
+    PATIENCE,
     Answer,
     Exchange,
     Question,
@@ -52,7 +55,12 @@ MAX_TOKEN_BYTES = 256 * 1024
 _ANY_MANIFEST = ", ".join((MANIFEST_TYPE, OCI_MANIFEST_TYPE, LIST_TYPE, OCI_INDEX_TYPE))
 _USER_AGENT = "ollamaops"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_MAX_HOPS = 5
+_SMALL_PATIENCE = 2
+_NO_LOGIN_HINT = (
+    "check that the model is there and public: ollamaops has no login for registries, so sizes and locks stay "
+    "unknown; plan and apply ask none with --no-registry, and hosts pull with their own key"
+)
+_PLAIN_HTTP_HINT = "if the registry speaks plain http, say insecure: true with the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,8 @@ class _Target:
 class RegistryClient:
     """A client of any number of registries, to be closed or used with `with`. Safe with several threads.
 
-    * `timeout_s` bounds connecting and each silence; a whole answer may take ten times as long.
+    * `timeout_s` bounds connecting and each silence; a whole manifest or token may take twice as long, a blob ten
+      times.
     * `insecure` are registry hosts that are asked over plain http, as `insecure: true` does for one model.
     * `endpoints` overrides the base URL of a registry host: `{"registry.ollama.ai": "http://127.0.0.1:5001"}`.
     * `credentials` and `headers` are per registry host and never sent to another one.
@@ -145,9 +154,10 @@ class RegistryClient:
         target = self._target(name, insecure)
         url = target.url("manifests", str(child) if child else name.tag)
         subject = f"manifest of {name.display}"
-        answer = self._ask(target, url, subject, accept=_ANY_MANIFEST if child else MANIFEST_TYPE)
+        ask = partial(self._ask, target, url, subject, patience=_SMALL_PATIENCE)
+        answer = ask(accept=_ANY_MANIFEST if child else MANIFEST_TYPE)
         if answer.status in (404, 406) and child is None:
-            answer = self._ask(target, url, subject, accept=_ANY_MANIFEST)
+            answer = ask(accept=_ANY_MANIFEST)
         _raise_for_status(answer, target.host, subject)
         return _fetched(name, answer, target.host, subject, child)
 
@@ -190,11 +200,17 @@ class RegistryClient:
         method: str = "GET",
         accept: str = "*/*",
         max_bytes: int | None = MAX_MANIFEST_BYTES,
+        patience: int = PATIENCE,
     ) -> Answer:
         """The answer after redirects, and after one round of authentication if the registry asked for it."""
         public = {"User-Agent": _USER_AGENT, "Accept": accept}
-        question = Question(method, url, target.host, subject, max_bytes, public, self._private(target))
-        return self._authorized(target, question, self._exchange.ask)
+        private = self._private(target)
+        question = Question(method, url, target.host, subject, max_bytes, public, private, patience)
+        try:
+            return self._authorized(target, question, self._exchange.ask)
+        except TlsError as error:
+            error.hint = error.hint or _PLAIN_HTTP_HINT
+            raise
 
     def _authorized(self, target: _Target, question: Question, ask: Callable[[Question], Answer]) -> Answer:
         """What `ask` finds; asked once more with new authorization when the registry itself says 401."""
@@ -239,7 +255,9 @@ class RegistryClient:
         credentials = self._credentials_for_realm(target, url)
         private = {"Authorization": credentials.header} if credentials else {}
         public = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
-        question = Question("GET", url, target.host, subject, MAX_TOKEN_BYTES, public, private)
+        question = Question(
+            "GET", url, target.host, subject, MAX_TOKEN_BYTES, public, private, _SMALL_PATIENCE
+        )
         answer = self._exchange.ask(question)
         _raise_for_status(answer, target.host, subject)
         return f"Bearer {_parse_token(answer.body, target.host, subject)}"
@@ -323,7 +341,7 @@ def _raise_for_status(answer: Answer, host: str, subject: str) -> None:
 def _error_kind(status: int) -> tuple[type[AnswerError], str | None]:
     match status:
         case 401 | 403:
-            return AccessDenied, "log in to this registry, or check that the model is there and public"
+            return AccessDenied, _NO_LOGIN_HINT
         case 404:
             return NotFound, "check the name and the tag"
         case 429:

@@ -84,12 +84,17 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class RegistryManifest:
-    """One model: its config and its layers in order. `raw` is what was read, empty if it came from a lock."""
+    """One model: its config and its layers in order. `raw` is what was read, empty if it came from a lock.
+
+    `layers_are_null`: there are none, and the manifest says `null` where others say `[]`. So Ollama writes a model
+    of nothing but a config (a cloud stub, ≥ 0.12.0), and a server that writes it anew keeps to what it read.
+    """
 
     media_type: str
     config: Layer
     layers: tuple[Layer, ...]
     raw: bytes = field(default=b"", compare=False, repr=False)
+    layers_are_null: bool = False
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -142,14 +147,13 @@ def parse_document(raw: bytes) -> Document:
     ProtocolError (without a host) when it is neither, or when a descriptor lacks its digest or size.
     """
     tree = _parse_json(raw)
-    media_type = _text_at(tree, "mediaType")
     if isinstance(layers := tree.get("layers"), list):
-        _check_schema(tree)
-        config = _parse_layer(tree.get("config"), "config")
-        return RegistryManifest(media_type, config, _parse_layers(layers, "layers"), raw)
+        return _parse_manifest(tree, layers, raw)
     if isinstance(children := tree.get("manifests"), list):
         _check_schema(tree)
-        return ManifestList(media_type, _parse_children(children), raw)
+        return ManifestList(_text_at(tree, "mediaType"), _parse_children(children), raw)
+    if "layers" in tree and layers is None:
+        return replace(_parse_manifest(tree, [], raw), layers_are_null=True)
     if "fsLayers" in tree:
         raise _not_a_manifest("it has the old layout, schema version 1")
     raise _not_a_manifest("it has neither layers nor manifests")
@@ -160,11 +164,12 @@ def canonical_bytes(manifest: RegistryManifest, *, names: bool = True) -> bytes:
 
     `names` False leaves out the layers' `name`, as servers < 0.14.0 do.
     """
+    layers = [_layer_tree(layer, names) for layer in manifest.layers]
     tree = {
         "schemaVersion": 2,
         "mediaType": manifest.media_type,
         "config": _layer_tree(manifest.config, names),
-        "layers": [_layer_tree(layer, names) for layer in manifest.layers],
+        "layers": None if manifest.layers_are_null else layers,
     }
     text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
     return text.translate(_GO_ESCAPES).encode()
@@ -298,6 +303,12 @@ def _check_schema(tree: Mapping[str, object]) -> None:
     version = tree.get("schemaVersion")
     if isinstance(version, bool) or version != 2:
         raise _not_a_manifest(f"schema version {cut_text(str(version), 20)}, not 2")
+
+
+def _parse_manifest(tree: Mapping[str, object], layers: list[object], raw: bytes) -> RegistryManifest:
+    _check_schema(tree)
+    config = _parse_layer(tree.get("config"), "config")
+    return RegistryManifest(_text_at(tree, "mediaType"), config, _parse_layers(layers, "layers"), raw)
 
 
 def _parse_layers(items: list[object], where: str) -> tuple[Layer, ...]:

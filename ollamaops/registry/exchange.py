@@ -36,22 +36,21 @@ from ollamaops.errors import (
 from ollamaops.redaction import Redaction, secrets_of_headers, secrets_of_proxy
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+PATIENCE = 10
 
 _BLOCK_BYTES = 64 * 1024
 _MAX_HOPS = 5
-_OVERALL_FACTOR = 10
 _PORTS = {"http": 80, "https": 443}
-# exceptions → our error, why (empty: the system's words); the first row that fits any cause wins
-_FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[RemoteError], str], ...] = (
-    ((requests.Timeout, ReadTimeoutError, TimeoutError), TimeoutExceeded, "no answer in time"),
-    (
-        (ssl.SSLError, requests.exceptions.SSLError),
-        TlsError,
-        "the TLS certificate or handshake was not accepted",
-    ),
-    ((socket.gaierror,), ConnectError, "the host name was not found"),
-    ((NewConnectionError, requests.exceptions.ProxyError), ConnectError, ""),
-    ((ConnectionError, http.client.IncompleteRead), ConnectionLost, "the connection was cut"),
+_AUTHORITY_HINT = "name the file with the authority that signed it in REQUESTS_CA_BUNDLE"
+# exceptions → our error, why (empty: the system's words), hint; the first row that fits any cause wins
+_Row = tuple[tuple[type[BaseException], ...], type[RemoteError], str, str | None]
+_FAILURES: tuple[_Row, ...] = (
+    ((requests.Timeout, ReadTimeoutError, TimeoutError), TimeoutExceeded, "no answer in time", None),
+    ((ssl.SSLCertVerificationError,), TlsError, "the TLS certificate was not accepted", _AUTHORITY_HINT),
+    ((ssl.SSLError, requests.exceptions.SSLError), TlsError, "the TLS handshake failed", None),
+    ((socket.gaierror,), ConnectError, "the host name was not found", None),
+    ((NewConnectionError, requests.exceptions.ProxyError), ConnectError, "", None),
+    ((ConnectionError, http.client.IncompleteRead), ConnectionLost, "the connection was cut", None),
 )
 
 
@@ -59,7 +58,8 @@ _FAILURES: tuple[tuple[tuple[type[BaseException], ...], type[RemoteError], str],
 class Question:
     """What to ask. `host` and `subject` are for messages; `private` headers stay with the origin of `url`.
 
-    `max_bytes` bounds the body of a 2xx answer; None means that it is not read at all.
+    `max_bytes` bounds the body of a 2xx answer; None means that it is not read at all. The whole answer may take
+    `patience` times the timeout.
     """
 
     method: str
@@ -69,6 +69,7 @@ class Question:
     max_bytes: int | None
     public: Mapping[str, str]
     private: Mapping[str, str]
+    patience: int = PATIENCE
 
     @property
     def redaction(self) -> Redaction:
@@ -168,13 +169,14 @@ class _Session(requests.Session):
 class Exchange:
     """Asks questions through one pooled session. Safe to use from several threads.
 
-    `timeout_s` bounds connecting and the silence between two pieces of an answer, ten times that the whole
-    answer. `verify` is True, False or the path of a CA bundle. Proxies come from the environment, as does the
-    CA bundle when `verify` is True. `max_hops` is how many redirects are followed.
+    `timeout_s` bounds connecting and the silence between two pieces of an answer, a question's `patience` times
+    that the whole answer. `verify` is True, False or the path of a CA bundle. Proxies come from the environment,
+    as does the CA bundle when `verify` is True. `max_hops` is how many redirects are followed.
     """
 
     def __init__(self, *, timeout_s: float, verify: bool | str = True, max_hops: int = _MAX_HOPS) -> None:
         self._timeout_s = timeout_s
+        self._is_closed = False
         self._max_hops = max_hops
         self._verify = (_authorities_of_environment() or True) if verify is True else verify
         if verify is False:
@@ -186,7 +188,8 @@ class Exchange:
             self._session.mount(prefix, HTTPAdapter(pool_maxsize=16))
 
     def close(self) -> None:
-        """Close the pooled connections."""
+        """Close the pooled connections. What another thread asks from now on is ConnectionLost, and is not sent."""
+        self._is_closed = True
         self._session.close()
 
     def ask(self, question: Question) -> Answer:
@@ -244,6 +247,10 @@ class Exchange:
         return self._request(question)
 
     def _request(self, question: Question) -> requests.Response:
+        if self._is_closed:
+            raise _remote(
+                ConnectionLost, question, "not asked, there is nobody left who would hear the answer"
+            )
         return self._session.request(
             question.method,
             question.url,
@@ -260,7 +267,7 @@ class Exchange:
         if response.status_code in REDIRECTS or (response.ok and question.max_bytes is None):
             return b""
         limit = question.max_bytes if response.ok and question.max_bytes is not None else _BLOCK_BYTES
-        overall_s = self._timeout_s * _OVERALL_FACTOR
+        overall_s = self._timeout_s * question.patience
         body = bytearray()
         while block := response.raw.read1(_BLOCK_BYTES, decode_content=True):
             body += block
@@ -287,22 +294,22 @@ def _choose_proxies(url: str) -> dict[str, str]:
     return {} if is_loopback else get_environ_proxies(url)
 
 
-def _remote(kind: type[RemoteError], question: Question, why: str) -> RemoteError:
-    return kind(f"{question.host}: {question.subject}: {why}", host=question.host)
+def _remote(kind: type[RemoteError], question: Question, why: str, hint: str | None = None) -> RemoteError:
+    return kind(f"{question.host}: {question.subject}: {why}", host=question.host, hint=hint)
 
 
 def _raise_remote(error: Exception, question: Question) -> NoReturn:
-    kind, why = _classify(error)
-    raise _remote(kind, question, why) from error
+    kind, why, hint = _classify(error)
+    raise _remote(kind, question, why, hint) from error
 
 
-def _classify(error: Exception) -> tuple[type[RemoteError], str]:
-    """The class and the words for a failure of the wire. Never the text of `error`: it may quote headers."""
+def _classify(error: Exception) -> tuple[type[RemoteError], str, str | None]:
+    """Class, words and hint for a failure of the wire. Never the text of `error`: it may quote headers."""
     causes = _causes(error)
-    for types, kind, why in _FAILURES:
+    for types, kind, why, hint in _FAILURES:
         if any(isinstance(cause, types) for cause in causes):
-            return kind, why or _system_words(causes)
-    return ProtocolError, f"the request or its answer is not valid HTTP ({type(error).__name__})"
+            return kind, why or _system_words(causes), hint
+    return ProtocolError, f"the request or its answer is not valid HTTP ({type(error).__name__})", None
 
 
 def _causes(error: BaseException) -> list[BaseException]:

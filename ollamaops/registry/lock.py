@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -116,13 +116,13 @@ def _entry_lines(name: ModelName, entry: LockEntry) -> Iterator[str]:
     yield f"    media_type: {_scalar(document.media_type)}"
     if isinstance(document, RegistryManifest):
         yield f"    config: {_layer_line(document.config)}"
-        yield from _layer_list("layers", document.layers)
+        yield from _layer_list("layers", document.layers, "null" if document.layers_are_null else "[]")
     else:
         yield from _layer_list("manifests", document.children)
 
 
-def _layer_list(key: str, layers: tuple[Layer, ...]) -> Iterator[str]:
-    yield f"    {key}:" if layers else f"    {key}: []"
+def _layer_list(key: str, layers: tuple[Layer, ...], none: str = "[]") -> Iterator[str]:
+    yield f"    {key}:" if layers else f"    {key}: {none}"
     for layer in layers:
         yield f"      - {_layer_line(layer)}"
 
@@ -153,6 +153,8 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+ANEW_HINT = "restore the file from version control, or delete it and run `ollamaops lock`"
+_CONFLICT = re.compile(r"^(?:[<>|]{7}(?: .*)?|={7})\r?$", re.MULTILINE)
 _NO_LOCK_HINT = "name one that `ollamaops lock` has written"  # words of any other file are nobody's business
 
 
@@ -176,12 +178,16 @@ class _Reader:
         root = self._compose(text)
         lock = self._attempt(lambda: self._read_lock(root))
         if self._problems or lock is None:
-            raise ManifestError(self._problems)
+            raise ManifestError(_with_way_out(self._problems))
         return lock
 
     def _compose(self, text: str) -> yaml.Node:
         if len(text) > MAX_LOCK_CHARACTERS:
             raise self._broken(0, 0, f"the lock has more than {MAX_LOCK_CHARACTERS} characters")
+        if conflict := _CONFLICT.search(text):
+            line = text.count("\n", 0, conflict.start()) + 1
+            message = "a merge conflict that nobody has resolved begins here"
+            raise self._broken(line, 1, message, "take one side, or delete the file and run `ollamaops lock`")
         try:
             if _is_too_deep(text):
                 raise self._broken(0, 0, f"nested more than {_MAX_DEPTH} deep")
@@ -196,8 +202,7 @@ class _Reader:
             raise self._broken(0, 0, "the lock is empty")
         return root
 
-    def _broken(self, line: int, column: int, message: str) -> ManifestError:
-        hint = "restore the file from version control, or make it anew with `ollamaops lock`"
+    def _broken(self, line: int, column: int, message: str, hint: str = ANEW_HINT) -> ManifestError:
         return ManifestError([Problem(self._path, line, column, message, hint)])
 
     def _attempt(self, read: Callable[[], _Value]) -> _Value | None:
@@ -220,6 +225,12 @@ class _Reader:
         for key, node in _pairs(_needed(root, keys, "models")):
             self._attempt(partial(_read_entry, key, node, entries))
         return Lock(entries)
+
+
+def _with_way_out(problems: list[Problem]) -> list[Problem]:
+    """The same; the last one says what to do about the file as a whole, unless it has a hint of its own."""
+    *others, last = sorted(problems, key=lambda problem: (problem.line, problem.column))
+    return [*others, last if last.hint else replace(last, hint=ANEW_HINT)]
 
 
 def _read_entry(key: yaml.Node, node: yaml.Node, entries: dict[ModelName, LockEntry]) -> None:
@@ -262,7 +273,10 @@ def _entry(node: yaml.Node) -> LockEntry:
     if "manifests" in keys:
         return LockEntry(digest, ManifestList(media_type, _layers(keys["manifests"])))
     config = _layer(_needed(node, keys, "config"))
-    return LockEntry(digest, RegistryManifest(media_type, config, _layers(_needed(node, keys, "layers"))))
+    layers = _needed(node, keys, "layers")
+    is_null = isinstance(layers, yaml.ScalarNode) and layers.value == "null"
+    found = () if is_null else _layers(layers)
+    return LockEntry(digest, RegistryManifest(media_type, config, found, layers_are_null=is_null))
 
 
 def _layers(node: yaml.Node) -> tuple[Layer, ...]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ollamaops.errors import ManifestError, Problem, StateError
-from ollamaops.registry.lock import MAX_LOCK_CHARACTERS, Lock, parse_lock, render_lock
+from ollamaops.registry.lock import ANEW_HINT, MAX_LOCK_CHARACTERS, Lock, parse_lock, render_lock
 
 _MODE = 0o666
 
@@ -21,6 +21,8 @@ _MODE = 0o666
 def load_lock(path: Path) -> Lock | None:
     """The lock in the file, None when there is no file. ManifestError with every flaw and its place."""
     try:
+        if _blocks(path):
+            raise _unusable(path, "not a regular file", "name an ordinary file with --lock-file")
         with path.open("rb") as stream:
             data = stream.read(4 * MAX_LOCK_CHARACTERS + 1)
     except FileNotFoundError:
@@ -75,6 +77,11 @@ def _mode_of(target: Path) -> int:
     return _MODE & ~mask
 
 
-def _unusable(path: Path, why: str) -> ManifestError:
-    hint = "restore the file from version control, or make it anew with `ollamaops lock`"
+def _blocks(path: Path) -> bool:
+    """Whether reading it could take for ever: opening a pipe waits for somebody who writes."""
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _unusable(path: Path, why: str, hint: str = ANEW_HINT) -> ManifestError:
     return ManifestError([Problem(str(path), 0, 0, f"the lock: {why}", hint)])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
 from ollamaops.plan.codec import Json
-from ollamaops.plan.lock_changes import Finding, FindingState, LockStep, LockUpdate, StepState
+from ollamaops.plan.lock_changes import Finding, FindingState, LayerPair, LockStep, LockUpdate, StepState
 from ollamaops.registry.documents import Layer, LayerChange
 from ollamaops.registry.lock import LockEntry
 from ollamaops.report.layer_words import call_kind, changes_to_json, layer_to_json, say_changes, say_layer
@@ -55,7 +55,13 @@ def render_lock_update(
 
 
 def _step_line(step: LockStep) -> Line:
-    return Line(mark=_STEP_MARKS[step.state], subject=str(step.ref), text=_say_step(step), hint=step.hint)
+    return Line(
+        mark=_STEP_MARKS[step.state],
+        subject=str(step.ref),
+        text=_say_step(step),
+        details=tuple(_say_differing(*pair, where=("before", "now")) for pair in step.altered),
+        hint=step.hint,
+    )
 
 
 def _say_step(step: LockStep) -> str:
@@ -63,7 +69,7 @@ def _say_step(step: LockStep) -> str:
         case "added":
             return f"locked at {_say_entry(step.after)}"
         case "updated":
-            return f"updated: {say_move(step.before, step.after, step.changes)}"
+            return f"updated: {say_move(step)}"
         case "removed":
             return "removed, no longer declared"
         case "kept":
@@ -82,14 +88,16 @@ def _say_entry(entry: LockEntry | None) -> str:
     return f"{entry.digest.short}, {format_size(entry.size_bytes)} in {plural(len(entry.document.parts), 'layer')}"
 
 
-def say_move(before: LockEntry | None, after: LockEntry | None, changes: Sequence[LayerChange]) -> str:
+def say_move(step: LockStep) -> str:
     """`aaa → bbb: weights 2.0 GB → 2.1 GB: 2.1 GB to download`"""
-    digests = " → ".join(entry.digest.short for entry in (before, after) if entry)
-    return f"{digests}: {say_content(changes)}"
+    digests = " → ".join(entry.digest.short for entry in (step.before, step.after) if entry)
+    return f"{digests}: {say_content(step.changes, step.altered)}"
 
 
-def say_content(changes: Sequence[LayerChange]) -> str:
+def say_content(changes: Sequence[LayerChange], altered: Sequence[LayerPair]) -> str:
     """What changed, and the bytes of all that is new; or that the layers are the same."""
+    if not changes and altered:
+        return "the same blobs, described otherwise"
     if not changes:
         return "the layers are the same, only the registry manifest is written differently"
     new = sum(change.download_bytes for change in changes)
@@ -104,7 +112,10 @@ def _count(states: Iterable[str]) -> str:
 
 
 def lock_update_to_json(update: LockUpdate, path: str, *, written: bool) -> dict[str, Json]:
-    """`lock_file`, `written`, and `models`: each with `model`, `state`, `before`, `after`, `changes`, `error`."""
+    """`lock_file`, `written`, and `models`: each with `model`, `state`, `before`, `after`, `changes`, `error`.
+
+    `altered` are layers that stayed and are described otherwise, `before` and `after`.
+    """
     return {
         "format": "ollamaops-lock",
         "version": 1,
@@ -117,6 +128,10 @@ def lock_update_to_json(update: LockUpdate, path: str, *, written: bool) -> dict
                 "before": _entry_to_json(step.before),
                 "after": _entry_to_json(step.after),
                 "changes": changes_to_json(step.changes),
+                "altered": [
+                    {"before": layer_to_json(before), "after": layer_to_json(after)}
+                    for before, after in step.altered
+                ],
                 "error": step.error or None,
                 "hint": step.hint,
             }
@@ -177,7 +192,8 @@ def _say_finding(finding: Finding) -> tuple[str, str | None]:
             )
         case "moved":
             digests = f"{_digest(finding)} → {_short(finding.found)}"
-            return f"the registry has moved on: {digests}: {say_content(finding.changes)}", again
+            content = say_content(finding.changes, finding.altered)
+            return f"the registry has moved on: {digests}: {content}", again
         case "gone":
             return f"the registry no longer has it: {finding.error}", "push it again, or choose another tag"
         case "damaged":
@@ -202,17 +218,18 @@ def _say_damage(finding: Finding) -> tuple[str, str]:
 
 
 def _details(finding: Finding) -> Iterable[str]:
-    for locked, found in finding.forged:
-        yield _say_forged(locked, found)
+    for pair in (*finding.altered, *finding.forged):
+        yield _say_differing(*pair, where=("in the lock", "in the registry"))
     for flaw in finding.flaws:
         yield f"{say_layer(flaw.layer)}: {flaw.error}"
 
 
-def _say_forged(locked: Layer | None, found: Layer | None) -> str:
+def _say_differing(locked: Layer | None, found: Layer | None, *, where: tuple[str, str]) -> str:
     """`weights 9bc19bc19bc1: size 1 in the lock, 2019377376 in the registry`"""
+    here, there = where
     if locked is None or found is None:
         known = locked or found
-        return f"{say_layer(known) if known else ''}: only in the {'lock' if locked else 'registry'}"
+        return f"{say_layer(known) if known else ''}: only {here if locked else there}"
     values = (
         ("digest", locked.digest.short, found.digest.short),
         ("size", str(locked.size_bytes), str(found.size_bytes)),
@@ -220,11 +237,7 @@ def _say_forged(locked: Layer | None, found: Layer | None) -> str:
         ("name", locked.name, found.name),
         ("from", locked.from_, found.from_),
     )
-    said = [
-        f"{what} {ours} in the lock, {theirs} in the registry"
-        for what, ours, theirs in values
-        if ours != theirs
-    ]
+    said = [f"{what} {ours} {here}, {theirs} {there}" for what, ours, theirs in values if ours != theirs]
     return f"{call_kind(locked.kind)} {locked.digest.short}: {'; '.join(said)}"
 
 
@@ -237,13 +250,20 @@ def _short(digest: object) -> str:
 
 
 def lock_check_to_json(findings: Sequence[Finding], path: str) -> dict[str, Json]:
-    """`lock_file` and `models`: each with `model`, `state`, digests, `changes`, `forged`, `flaws` and `error`."""
+    """`lock_file` and `models`: each with `model`, `state`, digests, `changes`, `forged`, `flaws` and `error`.
+
+    `altered` and `forged` are pairs of layers, `locked` and `registry`, under another and under the same digest.
+    """
     return {
         "format": "ollamaops-lock-check",
         "version": 1,
         "lock_file": path,
         "models": [_finding_to_json(finding) for finding in findings],
     }
+
+
+def _pairs_to_json(pairs: Iterable[LayerPair]) -> list[Json]:
+    return [{"locked": layer_to_json(locked), "registry": layer_to_json(found)} for locked, found in pairs]
 
 
 def _finding_to_json(finding: Finding) -> Json:
@@ -254,10 +274,8 @@ def _finding_to_json(finding: Finding) -> Json:
         "registry_digest": str(finding.found) if finding.found else None,
         "manifest_pin": str(finding.pin) if finding.pin else None,
         "changes": changes_to_json(finding.changes),
-        "forged": [
-            {"locked": layer_to_json(locked), "registry": layer_to_json(found)}
-            for locked, found in finding.forged
-        ],
+        "altered": _pairs_to_json(finding.altered),
+        "forged": _pairs_to_json(finding.forged),
         "flaws": [{"layer": layer_to_json(flaw.layer), "error": flaw.error} for flaw in finding.flaws],
         "error": finding.error or None,
         "hint": finding.hint,

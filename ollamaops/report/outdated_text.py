@@ -21,12 +21,14 @@ _STYLES: Mapping[FreshnessState, Style] = {
     "current": "good",
     "outdated": "change",
     "missing": "bad",
+    "gone": "bad",
     "unknown": "unknown",
 }
 _MARKS: Mapping[FreshnessState, Mark] = {
     "current": "same",
     "outdated": "change",
     "missing": "new",
+    "gone": "trouble",
     "unknown": "unknown",
 }
 _STATES = {mark: state for state, mark in _MARKS.items()}
@@ -78,6 +80,9 @@ def _line(host: str, model: Freshness) -> Line:
 
 
 def _say_what(model: Freshness) -> str:
+    if model.is_gone:
+        more = " any more" if model.state == "gone" else ""
+        return f"the registry has no such model or tag{more}: {model.error}"
     if model.error:
         return model.error
     changed = ", ".join(call_kind(change.kind) for change in model.changes)
@@ -111,7 +116,7 @@ def _unreached_line(host: UnreachedHost) -> Line:
 
 
 def _say_total(hosts: Sequence[HostFreshness], unreached: Sequence[UnreachedHost]) -> str:
-    """`12 models on 3 hosts: 9 current, 2 outdated, 1 unknown; 40.4 GB to download; 1 host not reached`"""
+    """`12 pulled models on 3 hosts: 9 current, 3 outdated; 40.4 GB to download; 1 host not reached`"""
     found = [model for host in hosts for model in host.models]
     states = [model.state for model in found]
     counts = ", ".join(f"{states.count(state)} {state}" for state in _STYLES if state in states)
@@ -121,12 +126,15 @@ def _say_total(hosts: Sequence[HostFreshness], unreached: Sequence[UnreachedHost
     parts = [head + (f": {counts}" if counts else "")]
     parts += [f"{format_size(total)} to download"] if total else []
     parts += [f"{plural(len(unreached), 'host')} not reached"] if unreached else []
+    silent = {model.ref.registry_host.lower() for model in found if not model.is_answered}
+    parts += [f"{plural(len(silent), 'registry', 'registries')} could not be asked"] if silent else []
     return "; ".join(parts)
 
 
 def _advice(hosts: Iterable[HostFreshness]) -> list[str]:
-    """How to update what is outdated, by how the manifest says it is updated."""
-    outdated = [model for host in hosts for model in host.models if model.state == "outdated"]
+    """How to update what is outdated, by how the manifest says it is updated; and what helps against the rest."""
+    found = [model for host in hosts for model in host.models]
+    outdated = [model for model in found if model.state == "outdated"]
     locked = {str(model.ref) for model in outdated if model.update == "locked"}
     advice = []
     if locked:
@@ -136,7 +144,9 @@ def _advice(hosts: Iterable[HostFreshness]) -> list[str]:
         advice.append("ollamaops apply pulls what has update: latest")
     if any(model.update == "missing" for model in outdated):
         advice.append("models with update: missing stay as they are: set update: latest, or write a lock")
-    return advice
+    if any(model.state == "gone" for model in found):
+        advice.append("what is gone stays on its hosts: push it again, or choose another tag")
+    return advice + list(dict.fromkeys(model.hint for model in found if model.hint and not model.is_answered))
 
 
 def outdated_to_json(hosts: Sequence[HostFreshness], unreached: Sequence[UnreachedHost]) -> dict[str, Json]:
@@ -175,6 +185,7 @@ def _model_to_json(model: Freshness) -> Json:
         "is_locked": model.is_locked,
         "digest": model.digest or None,
         "registry_digest": model.registry_digest or None,
+        "registry_answered": model.is_answered,
         "changes": [
             {"kind": change.kind, "download_bytes": change.download_bytes} for change in model.changes
         ],

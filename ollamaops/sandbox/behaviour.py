@@ -1,14 +1,16 @@
 """What differs between Ollama servers: one value per difference, one column per recorded server.
 
 Decides nothing by itself: the rest of the sandbox asks the `Behaviour` it was given and never compares version
-numbers. The columns are the servers that were recorded; any other version behaves like the newest of them that
-is not newer (older than all: like the oldest).
+numbers. The columns are the servers that were recorded. A version between two of them is like the older, but for
+what `BEGAN` says is already as in the newer (older than all: like the oldest). The fact one would miss: what is not
+in that table, because nobody knows when it began, changes at the recorded version.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from ollamaops.sandbox.inference_requests import NEWEST_RULES, InferenceRules
@@ -35,7 +37,7 @@ class Behaviour:
     source_suffixes: bool = True
     """`:local`, `:cloud` and `-cloud` say where a model is, and are taken off."""
     invalid_show: tuple[int, str] = (400, "invalid model name")
-    """Status and text of show for a name that is not one; `{}` is the name as given."""
+    """Status and text of show for a name that is not one; `{}` is the name as given, `{full}` with its defaults."""
     show_names_canonical: bool = True
     """`model 'x:latest' not found` rather than the name as given."""
     delete_missing_status: Literal[404, 500] = 404
@@ -64,6 +66,8 @@ class Behaviour:
     """The config lists the layers in `rootfs.diff_ids`."""
     config_extras: bool = True
     """`renderer`, `parser`, `info` and remote stubs."""
+    renderer_inherited: bool = True
+    """`from` hands on the base's renderer and parser."""
     requires_known: bool = True
     info_type_errors: bool = True
     capabilities_inherited: bool = True
@@ -110,6 +114,8 @@ class Behaviour:
     # registries and the store
     raw_manifests: bool = True
     """A pulled manifest is stored as the registry sent it; else parsed and written anew."""
+    layer_names: bool = True
+    """A manifest that is written anew keeps the names of its layers."""
     fresh_blob_lines: bool = False
     """Every downloaded blob has progress lines; else only those that take more than 60 ms."""
     always_says_prune: bool = False
@@ -153,6 +159,7 @@ _0_12 = replace(
     inference=InferenceRules(strict_modalities=False),
     push_invalid="invalid model path",
     raw_manifests=False,
+    layer_names=False,
     fresh_blob_lines=True,
     prune_grace_s=0,
 )
@@ -163,6 +170,7 @@ _0_6 = replace(
     waits_for_last_success=False,
     chat_missing='model "{}" not found, try pulling it first',
     config_extras=False,
+    renderer_inherited=False,
     message_keys=("images", "tool_calls"),
     file_ends_checked=True,
     projector_test="vision",
@@ -227,11 +235,83 @@ RECORDED: dict[str, Behaviour] = {
 }
 
 
+BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
+    (0, 3, 6): ("file_origin", "empty_embed"),
+    (0, 3, 7): ("adapters_by_metadata", "always_says_prune"),
+    (0, 3, 11): ("unload_without_loading",),
+    (0, 3, 13): ("delete_missing_status",),
+    (0, 4, 0): ("corrupt_manifest_stops_prune",),
+    (0, 5, 0): ("schema_format",),
+    (0, 5, 2): (
+        *("names_fold_case", "invalid_show", "generate_missing", "push_checks_scheme"),
+        "full_name_in_refusals",
+    ),
+    (0, 5, 5): ("structured_create", "converts"),
+    (0, 5, 13): ("file_paths_checked",),
+    (0, 6, 1): ("show_tensors",),
+    (0, 6, 4): ("show_capabilities",),
+    (0, 7, 0): (
+        *("wrong_method_status", "waits_for_last_success", "quantize_types", "quantize_unknown"),
+        *("quantize_reports", "quantizer", "quantize_skips_v", "verifies_quantized"),
+    ),
+    (0, 9, 0): ("thinking",),
+    (0, 10, 0): ("ps_context_length",),
+    (0, 11, 8): ("fractional_keep_alive",),
+    (0, 11, 11): ("dimensions",),
+    (0, 12, 0): ("config_extras", "chat_missing"),
+    (0, 12, 6): ("errors_end_streams",),
+    (0, 12, 7): ("renderer_inherited",),
+    (0, 12, 10): ("tool_call_ids",),
+    (0, 14, 0): ("requires_known", "layer_names"),
+    (0, 14, 3): ("model_info_always",),
+    (0, 15, 0): ("push_invalid",),
+    (0, 16, 2): ("cloud_status_endpoint",),
+    (0, 17, 6): ("empty_digest_refused",),
+    (0, 18, 0): ("source_suffixes", "invalid_show", "delete_nothing"),
+    (0, 19, 0): ("raw_manifests",),
+    (0, 20, 0): ("capabilities_inherited",),
+    (0, 21, 0): ("prune_grace_s",),
+    (0, 22, 0): ("quantize_sources", "quantize_source_error"),
+    (0, 30, 0): (
+        *(
+            "show_names_canonical",
+            "rewrites_gguf",
+            "verifies_imports",
+            "file_origin",
+            "splits_merge",
+            "drafts",
+        ),
+        *("quantize_reports", "quantizer", "tags_extras", "strict_modalities"),
+    ),
+    (0, 31, 2): ("info_type_errors",),
+    (0, 32, 7): ("config_rootfs",),
+}
+"""Version → what is from then on as in the next recorded server: flags of Behaviour and of its InferenceRules."""
+_UNQUALIFIED = (
+    500,
+    "unqualified name: {full}",
+)  # what show says from 0.15.0 to 0.17.7, and no recorded server
+
+
 def behaviour_for(version: str) -> Behaviour:
-    """The behaviour of the newest recorded server that is not newer than `version`."""
+    """The behaviour of a server of that version: recorded, or put together from the recorded ones around it."""
     wanted = _order(version) or _order(NEWEST)
     older = [name for name in RECORDED if _order(name) <= wanted]
-    return RECORDED[older[-1] if older else next(iter(RECORDED))]
+    newer = [name for name in RECORDED if _order(name) > wanted]
+    if not older or not newer:
+        return RECORDED[(older or newer[:1])[-1]]
+    began = [flag for since, flags in BEGAN.items() if _order(older[-1]) < since <= wanted for flag in flags]
+    behaviour = _laid_over(RECORDED[older[-1]], RECORDED[newer[0]], began)
+    is_unqualified = (0, 15, 0) <= wanted < (0, 18, 0)
+    return replace(behaviour, invalid_show=_UNQUALIFIED) if is_unqualified else behaviour
+
+
+def _laid_over(old: Behaviour, new: Behaviour, flags: Iterable[str]) -> Behaviour:
+    """`old`, with the flags as they are in `new`."""
+    own = {field.name for field in fields(Behaviour)}
+    changes = {flag: getattr(new, flag) for flag in flags if flag in own}
+    rules = {flag: getattr(new.inference, flag) for flag in flags if flag not in own}
+    return replace(old, **changes, inference=replace(old.inference, **rules))
 
 
 def _order(version: str) -> tuple[int, ...]:

@@ -162,7 +162,9 @@ class Creator:
         if not self.behaviour.config_extras:
             return config
         inherited = self.library.config(self.library.manifest(base))
-        known = Config(renderer=inherited.renderer, parser=inherited.parser)
+        known = Config()
+        if self.behaviour.renderer_inherited:
+            known = Config(renderer=inherited.renderer, parser=inherited.parser)
         if self.behaviour.requires_known:
             known = replace(known, requires=inherited.requires)
         if self.behaviour.capabilities_inherited:

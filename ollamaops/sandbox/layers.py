@@ -43,19 +43,28 @@ class Layer:
     origin: str = ""
     """The manifest's `from`: the base's name, or the file that the layer was made from."""
     status: str = field(default="", compare=False)
+    name: str = ""
+    """A tensor's, in manifests that a registry sent."""
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self, *, names: bool) -> dict[str, object]:
         shown: dict[str, object] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
-        return {**shown, "from": self.origin} if self.origin else shown
+        extras = {"from": self.origin, "name": self.name if names else ""}
+        return shown | {key: value for key, value in extras.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A registry manifest. `raw` are its bytes on disk, when it was read."""
+    """A registry manifest. `raw` are its bytes on disk, when it was read.
+
+    `has_empty_list`: no layers, written as `[]`. Go reads that into an empty list and writes `[]` again; the list
+    that a create never begins, and one read from `null`, is written as `null`.
+    """
 
     config: Layer
     layers: tuple[Layer, ...]
     raw: bytes = b""
+    media_type: str = MANIFEST_TYPE
+    has_empty_list: bool = False
 
     @property
     def digest(self) -> str:
@@ -73,30 +82,36 @@ class Manifest:
         """What is pulled and pushed, in that order: the layers, then the config."""
         return (*self.layers, self.config) if self.config.digest else self.layers
 
-    def to_json(self) -> dict[str, object]:
-        layers = [layer.to_json() for layer in self.layers]
+    def to_json(self, *, names: bool) -> dict[str, object]:
+        layers = [layer.to_json(names=names) for layer in self.layers]
         return {
             "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": self.config.to_json(),
-            "layers": layers or None,
+            "mediaType": self.media_type,
+            "config": self.config.to_json(names=names),
+            "layers": layers if layers or self.has_empty_list else None,
         }
 
-    def pushed(self) -> bytes:
-        """The bytes that push sends: without the newline at the end."""
-        return json_text(self.to_json()).encode()
+    def pushed(self, *, names: bool) -> bytes:
+        """The bytes that push sends: without the newline at the end; `names` are kept since 0.14.0."""
+        return json_text(self.to_json(names=names)).encode()
 
     def stored(self) -> bytes:
         """The bytes that create writes."""
-        return json_line(self.to_json())
+        return json_line(self.to_json(names=False))
 
 
 def parse_manifest(raw: bytes) -> Manifest:
     """The manifest in `raw`. CorruptManifest when it is none."""
     try:
         document = json.loads(raw)
-        config, layers = document.get("config") or {}, document.get("layers") or []
-        return Manifest(_parse_layer(config), tuple(_parse_layer(layer) for layer in layers), raw)
+        config, layers = document.get("config") or {}, document.get("layers")
+        return Manifest(
+            _parse_layer(config),
+            tuple(_parse_layer(layer) for layer in layers or ()),
+            raw,
+            media_type=str(document.get("mediaType") or ""),
+            has_empty_list=layers == [],
+        )
     except (ValueError, AttributeError, TypeError) as error:
         raise CorruptManifest(str(error)) from error
 
@@ -108,6 +123,7 @@ def _parse_layer(document: Mapping[str, object]) -> Layer:
         str(document.get("digest") or ""),
         size if isinstance(size, int) else 0,
         str(document.get("from") or ""),
+        name=str(document.get("name") or ""),
     )
 
 

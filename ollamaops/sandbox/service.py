@@ -66,7 +66,7 @@ class Service:
         name = parse_name(reference.name)
         if not name.is_valid:
             status, text = self.behaviour.invalid_show
-            raise Refusal(status, text.format(given))
+            raise Refusal(status, text.format(given, full=name.full))
         name = self.library.spelt(name)
         try:
             model = self.library.load(name)

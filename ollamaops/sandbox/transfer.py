@@ -51,15 +51,17 @@ class Transfer:
             yield line("verifying sha256 digest")
             self._verify(fresh)
             yield line("writing manifest")
-            self._store.write_manifest(
-                name, manifest.raw if self._behaviour.raw_manifests else manifest.pushed()
-            )
+            raw = manifest.raw if self._behaviour.raw_manifests else self._written(manifest)
+            self._store.write_manifest(name, raw)
         except RegistryError as error:
             raise failure(str(error)) from error
         except OSError as error:
             raise os_failure(error, "write") from error
         yield from self._remove_unused(old - {blob.digest for blob in manifest.blobs})
         yield line(SUCCESS)
+
+    def _written(self, manifest: Manifest) -> bytes:
+        return manifest.pushed(names=self._behaviour.layer_names)
 
     def _old_blobs(self, name: Name) -> set[str]:
         try:
@@ -138,7 +140,7 @@ class Transfer:
             for blob in manifest.blobs:
                 yield from self._push_blob(http, base, blob)
             yield line("pushing manifest")
-            body = manifest.pushed()
+            body = self._written(manifest)
             with http.ask(
                 "PUT", f"{base}/manifests/{name.tag}", headers={"Content-Type": MANIFEST_TYPE}, body=body
             ):
