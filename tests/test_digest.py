@@ -40,6 +40,9 @@ class Notes:
     def get(self, stamp: FileStamp) -> Digest | None:
         return self.known.get(stamp)
 
+    def has_seen(self, path: Path) -> bool:
+        return any(stamp.path == str(path) for stamp in self.known)
+
     def put(self, stamp: FileStamp, digest: Digest) -> None:
         self.known[stamp] = digest
 

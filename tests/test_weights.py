@@ -26,6 +26,9 @@ STATED = Digest.of(b"something else")
 class Cache(dict[FileStamp, Digest]):
     """A memory of digests."""
 
+    def has_seen(self, path: Path) -> bool:
+        return any(stamp.path == str(path) for stamp in self)
+
     def put(self, stamp: FileStamp, digest: Digest) -> None:
         self[stamp] = digest
 
@@ -47,7 +50,7 @@ def test_a_stated_digest_is_believed_and_the_file_not_read(tmp_path: Path) -> No
     told: list[object] = []
     found = digests_of([weights("tiny-a.gguf", STATED)], on_progress=lambda path, *_: told.append(path))
     path = WEIGHTS / "tiny-a.gguf"
-    assert found == {path: FileInfo(digest=STATED, size_bytes=path.stat().st_size)}
+    assert found == {path: FileInfo(digest=STATED, size_bytes=path.stat().st_size, stated=True)}
     assert told == []
 
 

@@ -25,6 +25,7 @@ from ollamaops.errors import (
     StateError,
 )
 from ollamaops.events import Noted, Progressed, Retrying, Sink
+from ollamaops.files.digest import DigestCache
 from ollamaops.manifest.types import HostSpec, Policy
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.cancel import CancelToken
@@ -67,8 +68,9 @@ class Workbench:
     `uploads` are the local files behind the blobs of this run's recipes, `spare` the models that nobody declares,
     `lifted` the rules that this run need not keep, `lasting` the models that are kept in memory for ever,
     `resident` all those whose being in memory says nothing of their use,
-    `upstreams` the registries, None when they must not be asked. `changing` is held by whoever creates, copies or
-    deletes: servers (up to 0.33) lock nothing between these, and a deletion takes layers that a create has found.
+    `upstreams` the registries, None when they must not be asked, `digests` what is known of files on this disk.
+    `changing` is held by whoever creates, copies or deletes: servers (up to 0.33) lock nothing between these, and a
+    deletion takes layers that a create has found.
     """
 
     spec: HostSpec
@@ -86,6 +88,7 @@ class Workbench:
     resident: frozenset[ModelName] = frozenset()
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
     upstreams: Upstreams | None = None
+    digests: DigestCache | None = None
     touched: set[ModelName] = field(default_factory=set)
     changing: RLock = field(default_factory=RLock)
 

@@ -6,6 +6,7 @@ ever sent while its base is missing, because servers from 0.5.5 to 0.12.5 then w
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from ollamaops.errors import (
     ServerFault,
 )
 from ollamaops.files.archive import Archive
+from ollamaops.files.digest import believe, digest_of, require_digest, stamp_of
 from ollamaops.files.remote import RemoteRef, is_remote
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import ProgressSink
@@ -42,13 +44,23 @@ _PATIENCE: Final = 60
 
 
 def upload(bench: Workbench, blob: UploadBlob, report: ProgressSink) -> bool:
-    """Send the blob, from wherever it lies; False if the host had it."""
+    """Send the blob, from wherever it lies; False if the host had it. A stated digest is checked by the server that
+    gets the bytes; WeightsError if the host had it and the file has another."""
     source: BlobSource = LocalFile(Path(blob.path), blob.size_bytes)
     if blob.parts:
         source = Archive(blob.path, blob.parts, blob.size_bytes)
     elif is_remote(blob.path):
         source = bench.elsewhere.source_of(RemoteRef(blob.path), blob.digest, cancel=bench.cancel.is_set)
-    return upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
+    if not blob.stated or bench.digests is None:
+        return upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
+    began_ns, stamp = time.time_ns(), stamp_of(Path(blob.path))
+    was_sent = upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
+    if was_sent:
+        believe(stamp, blob.digest, bench.digests, since_ns=began_ns)
+    else:
+        found = digest_of(Path(blob.path), bench.digests, cancel=bench.cancel.is_set)
+        require_digest(found.path, blob.digest, found.digest)
+    return was_sent
 
 
 def create(bench: Workbench, action: CreateModel) -> bool:

@@ -89,6 +89,7 @@ class _Cycle:
             lifted=case.options.force,
             elsewhere=around.elsewhere,
             upstreams=around.upstreams if case.options.ask_registry else None,
+            digests=around.ledger,
         )
 
     def run(self, *, exact: bool) -> HostReport:

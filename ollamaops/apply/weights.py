@@ -15,11 +15,13 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.files.digest import DigestCache, hash_files, stamp_of
+from ollamaops.errors import WeightsError
+from ollamaops.files.digest import DigestCache, hash_files, require_digest, stamp_of
 from ollamaops.files.info import FileInfo
 from ollamaops.files.remote import Location, RemoteRef
 from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
+from ollamaops.names import Digest
 
 if TYPE_CHECKING:
     from ollamaops.events import Sink
@@ -40,14 +42,17 @@ def digests_of(
     on_progress: OnRead | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> dict[Location, FileInfo]:
-    """Digest and size of every file. A digest stated in the manifest is believed; the server checks it on upload.
+    """Digest and size of every file. A digest stated in the manifest is believed of a file that was never read; the
+    server checks it on upload. One that was read before has to have it.
 
     `elsewhere` is asked about files that are not here. `on_progress` is told of what has to be read, from several
     threads. WeightsError for a file that cannot be used, RemoteError for one elsewhere that
     cannot be asked about, Cancelled.
     """
     wanted = list(files)
-    unknown = [file.path for file in wanted if file.known is None and isinstance(file.path, Path)]
+    local = {file.path: file.known for file in wanted if isinstance(file.path, Path)}
+    _refuse_one_digest_of_many(local)
+    unknown = [path for path, known in local.items() if known is None or (cache and cache.has_seen(path))]
     sizes = {path: stamp_of(path).size_bytes for path in unknown}
 
     def on_hashed(path: Path, done_bytes: int) -> None:
@@ -62,11 +67,24 @@ def digests_of(
             found[where] = (elsewhere or Elsewhere()).info_of(
                 where, known, on_progress=on_progress, cancel=cancel
             )
-        elif known is not None:
-            found[where] = FileInfo(digest=known, size_bytes=stamp_of(where).size_bytes)
+        elif known is not None and where not in hashed:
+            found[where] = FileInfo(digest=known, size_bytes=stamp_of(where).size_bytes, stated=True)
         else:
+            require_digest(where, known or hashed[where].digest, hashed[where].digest)
             found[where] = FileInfo(digest=hashed[where].digest, size_bytes=hashed[where].size_bytes)
     return found
+
+
+def _refuse_one_digest_of_many(local: Mapping[Path, Digest | None]) -> None:
+    """WeightsError when files of several sizes are said to have the same digest."""
+    first: dict[Digest, Path] = {}
+    for path, known in local.items():
+        other = first.setdefault(known, path) if known else path
+        if stamp_of(path).size_bytes != stamp_of(other).size_bytes:
+            raise WeightsError(
+                f"{path}: the manifest states the digest of {other}, which has another size",
+                hint="correct its digest under sha256:",
+            )
 
 
 def tell_reading(

@@ -60,9 +60,11 @@ class FileFacts:
 
 
 class DigestCache(Protocol):
-    """Remembers digests between runs. `get` must know the whole stamp, not only the path."""
+    """Remembers digests between runs. `get` must know the whole stamp, `has_seen` only the path."""
 
     def get(self, stamp: FileStamp) -> Digest | None: ...
+
+    def has_seen(self, path: Path) -> bool: ...
 
     def put(self, stamp: FileStamp, digest: Digest) -> None: ...
 
@@ -123,6 +125,22 @@ def digest_of(
         with suppress(StateError):
             cache.put(facts.stamp, facts.digest)
     return facts
+
+
+def require_digest(path: Path, stated: Digest, found: Digest) -> None:
+    """WeightsError unless the file has the digest that the manifest states."""
+    if found != stated:
+        raise WeightsError(
+            f"{path}: its digest is {found.short}, and the manifest states {stated.short}",
+            hint="bring back the file that was meant, or correct its digest under sha256:",
+        )
+
+
+def believe(stamp: FileStamp, digest: Digest, cache: DigestCache, *, since_ns: int) -> None:
+    """Remember what a server has found in the bytes of a file, which it was sent from `since_ns` on."""
+    if stamp_of(Path(stamp.path)) == stamp and not is_racy(stamp, since_ns):
+        with suppress(StateError):
+            cache.put(stamp, digest)
 
 
 def is_racy(stamp: FileStamp, hashed_at_ns: int) -> bool:

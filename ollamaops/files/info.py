@@ -11,11 +11,13 @@ from ollamaops.names import Digest
 class FileInfo:
     """A weights file: its digest and size, and what its header says (empty when it is not a GGUF).
 
-    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import.
+    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import. `stated`: the
+    digest is what the manifest says of a file on this disk, which nobody has read.
     """
 
     digest: Digest
     size_bytes: int
+    stated: bool = False
     architecture: str = ""
     parameter_count: int = 0
     quantization: str = ""

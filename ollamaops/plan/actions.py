@@ -130,11 +130,13 @@ class UploadBlob(_Step):
     """Send the local file at `path` to the host, unless it has that digest already. `model` is who needs it.
 
     With `parts` (name in it, path here) it is a zip archive of these files, made on the way; `path` is their folder.
+    `stated`: the digest is the manifest's word, and the file has to be read if the host has the blob already.
     """
 
     digest: Digest
     path: str
     size_bytes: int
+    stated: bool = False
     parts: tuple[tuple[str, str], ...] = ()
 
 

@@ -209,6 +209,7 @@ def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:
         digest=blob.digest,
         path=blob.path,
         size_bytes=blob.size_bytes,
+        stated=blob.stated,
         parts=blob.parts,
         cost=Cost(
             upload_bytes=0 if is_there else blob.size_bytes,

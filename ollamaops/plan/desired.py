@@ -25,12 +25,14 @@ from ollamaops.plan.graph import in_order, with_needs
 class LocalBlob:
     """A file that a recipe needs on the host. `path` is its path here, or its address elsewhere.
 
-    With `parts` (name in it, path here) it is a zip archive of these files; `path` is their folder.
+    With `parts` (name in it, path here) it is a zip archive of these files; `path` is their folder. `stated`: the
+    digest is the manifest's word.
     """
 
     digest: Digest
     path: str
     size_bytes: int
+    stated: bool = False
     parts: tuple[tuple[str, str], ...] = ()
 
 
@@ -183,7 +185,12 @@ def build_model(spec: ModelSpec, files: Mapping[Location, FileInfo]) -> DesiredM
 def _build_build(spec: ModelSpec, build: Build, files: Mapping[Location, FileInfo]) -> DesiredModel:
     recipe = _recipe_of(build, files)
     blobs = (
-        LocalBlob(digest=files[file.path].digest, path=str(file.path), size_bytes=files[file.path].size_bytes)
+        LocalBlob(
+            digest=files[file.path].digest,
+            path=str(file.path),
+            size_bytes=files[file.path].size_bytes,
+            stated=files[file.path].stated,
+        )
         for file in weights_of(build)
     )
     return DesiredModel(

@@ -118,16 +118,23 @@ class Ledger:
 
     def get(self, stamp: FileStamp) -> Digest | None:
         """The digest of the file that looked exactly so when it was hashed."""
-        if self._file_digests is None:
-            rows = self._database.query("SELECT path, stamp, digest FROM file_digest")
-            self._file_digests = {_as_bytes(path): (str(seen), str(digest)) for path, seen, digest in rows}
-        seen, digest = self._file_digests.get(os.fsencode(stamp.path), ("", ""))
+        seen, digest = self._known_files().get(os.fsencode(stamp.path), ("", ""))
         if seen != _stamp_text(stamp):
             return None
         try:
             return Digest.parse(digest)
         except InvalidValue as error:
             raise self._database.damaged(str(error)) from error
+
+    def has_seen(self, path: Path) -> bool:
+        """Whether the digest of a file of that path was kept, whatever it looked like."""
+        return os.fsencode(os.path.abspath(path)) in self._known_files()  # noqa: PTH100  as in a FileStamp
+
+    def _known_files(self) -> dict[bytes, tuple[str, str]]:
+        if self._file_digests is None:
+            rows = self._database.query("SELECT path, stamp, digest FROM file_digest")
+            self._file_digests = {_as_bytes(path): (str(seen), str(digest)) for path, seen, digest in rows}
+        return self._file_digests
 
     def put(self, stamp: FileStamp, digest: Digest) -> None:
         """Keep the digest of a file; an older one of the same path is replaced."""
