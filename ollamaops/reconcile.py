@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ollamaops.apply.case import HostCase, Options, Surroundings, desired_of
 from ollamaops.apply.survey import find_changes, judge_again, survey_host
 from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError
-from ollamaops.files.info import FileInfo
+from ollamaops.files.info import Weights
 from ollamaops.files.remote import Location
 from ollamaops.manifest.hosts import absent_on, models_on
 from ollamaops.manifest.types import HostSpec, Manifest
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 def build_cases(
-    manifest: Manifest, hosts: Sequence[HostSpec], files: Mapping[Location, FileInfo], options: Options
+    manifest: Manifest, hosts: Sequence[HostSpec], files: Mapping[Location, Weights], options: Options
 ) -> tuple[HostCase, ...]:
     """One case per host. A model is pushed by the first of `hosts` that has it."""
     pushed: set[ModelName] = set()

@@ -545,10 +545,11 @@ def test_weights_may_lie_elsewhere(folder: Path) -> None:
 
 def test_safetensors_may_be_listed_one_by_one(folder: Path) -> None:
     copy_weights(folder, "tiny-hf")
+    listed = ["config.json", "tokenizer.json", "model.safetensors"]
     manifest = load_text(
-        folder, "models: [{name: a, files: [tiny-hf/config.json, tiny-hf/model.safetensors]}]"
+        folder, f"models: [{{name: a, files: [{', '.join(f'tiny-hf/{name}' for name in listed)}]}}]"
     )
-    assert [file.name for file in build(manifest, "a").files] == ["config.json", "model.safetensors"]
+    assert [file.name for file in build(manifest, "a").files] == listed
 
 
 def test_a_modelfile_is_read_as_ollama_create_reads_it(folder: Path) -> None:

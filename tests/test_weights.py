@@ -76,11 +76,13 @@ def test_hashing_can_be_stopped() -> None:
 def test_headers_say_what_is_in_a_gguf() -> None:
     path, adapter = WEIGHTS / "tiny-chatml.gguf", WEIGHTS / "tiny-lora.gguf"
     found = with_headers(digests_of([weights("tiny-chatml.gguf"), weights("tiny-lora.gguf")]))
-    info = found[path]
+    info, other = found[path], found[adapter]
+    assert isinstance(info, FileInfo)
+    assert isinstance(other, FileInfo)
     assert (info.architecture, info.has_chat_template, info.is_projector) == ("llama", True, False)
     assert info.parameter_count > 0
     assert info.tensors
-    assert found[adapter].has_chat_template is False
+    assert other.has_chat_template is False
     assert info.digest == Digest.of(path.read_bytes())
 
 

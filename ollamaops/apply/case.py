@@ -16,7 +16,7 @@ from ollamaops.apply.elsewhere import Elsewhere
 from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import InvalidValue
 from ollamaops.events import Sink, discard
-from ollamaops.files.info import FileInfo
+from ollamaops.files.info import Weights
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, StatePlace
 from ollamaops.names import ModelName, NamePattern
@@ -58,7 +58,7 @@ class HostCase:
     absent: tuple[AbsentSpec, ...] = ()
     policy: Policy = Policy()
     pushes: frozenset[ModelName] = frozenset()
-    files: Mapping[Location, FileInfo] = field(default_factory=dict)
+    files: Mapping[Location, Weights] = field(default_factory=dict)
     options: Options = Options()
     state: StatePlace = "local"
 

@@ -15,9 +15,9 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.errors import WeightsError
+from ollamaops.errors import RemoteError, WeightsError
 from ollamaops.files.digest import DigestCache, hash_files, require_digest, stamp_of
-from ollamaops.files.info import FileInfo
+from ollamaops.files.info import FileInfo, Unavailable, Weights
 from ollamaops.files.remote import Location, RemoteRef
 from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
@@ -41,13 +41,13 @@ def digests_of(
     elsewhere: Elsewhere | None = None,
     on_progress: OnRead | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> dict[Location, FileInfo]:
+) -> dict[Location, Weights]:
     """Digest and size of every file. A digest stated in the manifest is believed of a file that was never read; the
     server checks it on upload. One that was read before has to have it.
 
     `elsewhere` is asked about files that are not here. `on_progress` is told of what has to be read, from several
-    threads. WeightsError for a file that cannot be used, RemoteError for one elsewhere that
-    cannot be asked about, Cancelled.
+    threads. WeightsError for a file that cannot be used, Cancelled. One elsewhere that cannot be asked about is
+    Unavailable.
     """
     wanted = list(files)
     local = {file.path: file.known for file in wanted if isinstance(file.path, Path)}
@@ -60,19 +60,30 @@ def digests_of(
             on_progress(path, done_bytes, sizes[path])
 
     hashed = hash_files(unknown, cache=cache, on_progress=on_hashed, cancel=cancel) if unknown else {}
-    found: dict[Location, FileInfo] = {}
+    found: dict[Location, Weights] = {}
     for file in wanted:
         where, known = file.path, file.known
         if isinstance(where, RemoteRef):
-            found[where] = (elsewhere or Elsewhere()).info_of(
-                where, known, on_progress=on_progress, cancel=cancel
-            )
+            found[where] = _ask(elsewhere or Elsewhere(), where, known, on_progress, cancel)
         elif known is not None and where not in hashed:
             found[where] = FileInfo(digest=known, size_bytes=stamp_of(where).size_bytes, stated=True)
         else:
             require_digest(where, known or hashed[where].digest, hashed[where].digest)
             found[where] = FileInfo(digest=hashed[where].digest, size_bytes=hashed[where].size_bytes)
     return found
+
+
+def _ask(
+    elsewhere: Elsewhere,
+    ref: RemoteRef,
+    known: Digest | None,
+    on_progress: OnRead | None,
+    cancel: Callable[[], bool] | None,
+) -> Weights:
+    try:
+        return elsewhere.info_of(ref, known, on_progress=on_progress, cancel=cancel)
+    except RemoteError as error:
+        return Unavailable(error=str(error), hint=error.hint)
 
 
 def _refuse_one_digest_of_many(local: Mapping[Path, Digest | None]) -> None:
@@ -124,7 +135,7 @@ def _words_for(where: Location) -> tuple[str, str, str]:
     return "hash", "hashing", f"{where.parent.name}/{where.name}"
 
 
-def with_headers(found: Mapping[Location, FileInfo]) -> dict[Location, FileInfo]:
+def with_headers(found: Mapping[Location, Weights]) -> dict[Location, Weights]:
     """`found` with what the headers of the files on this disk say.
 
     WeightsError for a file that is damaged or cut short, and for shards that do not belong together.
@@ -145,7 +156,8 @@ def with_headers(found: Mapping[Location, FileInfo]) -> dict[Location, FileInfo]
         require_complete(header, str(path))
     check_shard_headers({str(path): header for path, header in headers.items()})
     return {
-        path: _with_header(info, headers[path]) if path in headers else info for path, info in found.items()
+        path: _with_header(info, headers[path]) if isinstance(info, FileInfo) and path in headers else info
+        for path, info in found.items()
     }
 
 

@@ -21,7 +21,7 @@ from ollamaops.apply.weights import digests_of, tell_reading
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
-from ollamaops.files.info import FileInfo
+from ollamaops.files.info import Weights
 from ollamaops.files.remote import Location
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
@@ -63,7 +63,7 @@ class Scene:
 
     @property
     def cases(self) -> tuple[HostCase, ...]:
-        """What is wanted of each host. Waits for the digests of all weights; WeightsError, RemoteError, Cancelled."""
+        """What is wanted of each host. Waits for the digests of all weights; WeightsError, Cancelled."""
         return self.find_cases()
 
 
@@ -241,7 +241,7 @@ def _reading(
     elsewhere: Elsewhere,
     cancel: CancelToken,
     run_id: str,
-) -> Iterator[Future[dict[Location, FileInfo]] | None]:
+) -> Iterator[Future[dict[Location, Weights]] | None]:
     """The digests of the weights, which a thread of their own reads; None when there are none.
 
     Reading what takes long is shown on stderr. Leaving early stops it.
@@ -254,7 +254,7 @@ def _reading(
     is_left = threading.Event()
     sys.setswitchinterval(SWITCH_S)
 
-    def read() -> dict[Location, FileInfo]:
+    def read() -> dict[Location, Weights]:
         with OnDemand(lambda: _progress(shared)) as sink:
             return digests_of(
                 files,

@@ -217,11 +217,14 @@ class GgufHeader:
 
     @property
     def is_whole_model(self) -> bool:
-        """Whether it says that it is a model; where it says nothing, whether it has a vocabulary's embeddings."""
+        """Whether it says that it is a model; where it says nothing, whether it has blocks or embeddings of one."""
         if self.kind != UNKNOWN:
             return self.kind == "model"
-        has_embeddings = any(tensor.name == "token_embd.weight" for tensor in self.tensors)
-        return has_embeddings and not any(key.startswith("adapter.") for key in self.metadata)
+        names = [tensor.name for tensor in self.tensors]
+        adapts = any(key.startswith("adapter.") for key in self.metadata)
+        if adapts or any(name.endswith((".lora_a", ".lora_b")) for name in names):
+            return False
+        return "token_embd.weight" in names or bool(self.of_architecture("block_count"))
 
     @property
     def is_projector(self) -> bool:
@@ -237,6 +240,14 @@ class GgufHeader:
         """Where the last tensor ends. Padding after it may be missing; an unknown layout counts as empty."""
         ends = (tensor.offset + (tensor.size_bytes or 0) for tensor in self.tensors)
         return self.data_offset + max(ends, default=0)
+
+    @property
+    def trailing_bytes(self) -> int:
+        """How many bytes follow the last tensor and its padding; 0 if the layout of a tensor is not known here."""
+        if any(tensor.size_bytes is None for tensor in self.tensors):
+            return 0
+        padded = self.expected_size_bytes + -self.expected_size_bytes % self.alignment
+        return max(0, self.size_bytes - padded)
 
     @property
     def missing_bytes(self) -> int:

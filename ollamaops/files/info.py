@@ -24,3 +24,14 @@ class FileInfo:
     is_projector: bool = False
     has_chat_template: bool = False
     tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """Weights elsewhere about which nobody could be asked, and why. Nothing can be said of the models they make."""
+
+    error: str
+    hint: str | None = None
+
+
+Weights = FileInfo | Unavailable

@@ -103,15 +103,20 @@ def _whole_set(shard: Shard, found: Collection[str]) -> tuple[str, ...]:
     names = shard.names_of_all
     missing = [number for number, name in enumerate(names, 1) if name not in found]
     if missing:
-        which = f"shard {missing[0]}" if len(missing) == 1 else f"shards {_ranges(missing)}"
-        verb = "is" if len(missing) == 1 else "are"
         others = sorted({other.count for other in _same_prefix(shard, found) if other.count != shard.count})
         also = f"; beside it are shards of a set of {others[0]}" if others else ""
         raise WeightsError(
-            f"{shard.name}: {which} of {shard.count} {verb} missing{also}",
+            f"{shard.name}: {say_missing(missing, shard.count)}{also}",
             hint=f"put {_base(names[missing[0] - 1])} beside it",
         )
     return names
+
+
+def say_missing(numbers: Sequence[int], count: int) -> str:
+    """`shard 2 of 3 is missing`, `shards 3–4 of 4 are missing`."""
+    if len(numbers) == 1:
+        return f"shard {numbers[0]} of {count} is missing"
+    return f"shards {_ranges(numbers)} of {count} are missing"
 
 
 def _same_prefix(shard: Shard, found: Collection[str]) -> list[Shard]:

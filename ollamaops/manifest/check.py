@@ -54,7 +54,7 @@ _WHAT = {
 
 # llama.cpp's list, which servers up to 0.6.8 take; later ones take F32 F16 BF16 Q4_K_S Q4_K_M Q8_0 (Q4_K is Q4_K_M)
 QUANTIZATIONS = _words(
-    "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q3_K_S Q3_K_M Q3_K_L Q4_K Q4_K_S Q4_K_M Q5_K Q5_K_S Q5_K_M "
+    "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K Q4_K_S Q4_K_M Q5_K_S Q5_K_M "
     "Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS"
 )
 _SECRET_HEADER = re.compile(r"authorization|cookie|token|secret|passw|credential|key", re.IGNORECASE)
@@ -142,6 +142,7 @@ def check_entry(entry: Table, gathered: Gathered, findings: Findings) -> None:
     _check_ignored(entry, gathered, findings)
     for key in ("quantize", "draft_quantize"):
         _check_quantize(entry.get(key), findings)
+    _check_has_draft(entry, gathered.recipe, findings)
     _check_requires(entry.get("requires"), findings)
     _check_expectations(entry.get("expect"), findings)
 
@@ -318,6 +319,14 @@ def _check_quantize(node: Node | None, findings: Findings) -> None:
         meant = did_you_mean(node.text, QUANTIZATIONS)
         hint = "servers since 0.7.0 take F32, F16, BF16, Q4_K_S, Q4_K_M and Q8_0"
         findings.add(node, f"unknown quantization '{node.shown}'{meant}", hint)
+
+
+def _check_has_draft(entry: Table, recipe: Recipe | None, findings: Findings) -> None:
+    """Servers: `--draft-quantize requires a DRAFT model`."""
+    if "draft_quantize" not in entry.nodes or "drafts" in entry.nodes or (recipe and recipe.drafts):
+        return
+    at = entry.keys["draft_quantize"]
+    findings.add(at, "'draft_quantize' has no use here: there is no draft", "name it under drafts:")
 
 
 def _check_requires(node: Node | None, findings: Findings) -> None:

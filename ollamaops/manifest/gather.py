@@ -1,17 +1,16 @@
 """What the files that a model's entry names hold: texts, a Modelfile, weights.
 
-Decides which files are meant, as `ollama create` would, and whether they can be weights. Leaves hashing and sending
-to others. Easily missed: a FROM that exists as a file or folder is weights, even if it is called `llama3`; only
-what does not exist is the name of a model.
+Decides which files are meant, as `ollama create` would, and whether they can be weights. Leaves the rules between
+them to weights_check.py, hashing and sending to others. Easily missed: a FROM that exists as a file or folder is
+weights, even if it is called `llama3`; only what does not exist is the name of a model.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Literal, cast
 
@@ -30,10 +29,17 @@ from ollamaops.manifest.local_paths import select_weights
 from ollamaops.manifest.modelfile import Modelfile, decode_modelfile, parse_modelfile
 from ollamaops.manifest.recipe import Recipe, to_recipe
 from ollamaops.manifest.types import Place, WeightsFile
-from ollamaops.names import Digest, ModelName
+from ollamaops.manifest.weights_check import (
+    WEIGHTS_ENDINGS,
+    check_headers,
+    check_kinds,
+    check_sets,
+    place_of,
+    without_folders,
+)
+from ollamaops.names import Digest, ModelName, hide_credentials
 
-_WEIGHTS_ENDINGS = (".gguf", ".safetensors", ".bin", ".pth")
-_LISTED_ENDINGS = (*_WEIGHTS_ENDINGS, ".json", ".jinja", ".model")
+_LISTED_ENDINGS = (*WEIGHTS_ENDINGS, ".json", ".jinja", ".model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +87,31 @@ class Gatherer:
 
     def gather(self, entry: Table) -> Gathered:
         """Everything that one model's entry names; what cannot be used is a problem and left out."""
+        before = len(self._findings.problems)
         cooked = self._modelfile(entry.get("modelfile"))
         files = self._with_shards(entry, [*cooked.files, *self._listed(entry.get("files"))])
         adapters = cooked.adapters or self._listed(entry.get("adapters"))
         drafts = cooked.drafts or self._listed(entry.get("drafts"))
-        self._check_kinds(entry, files, adapters)
-        self._check_headers(entry, files, adapters)
         known = self._known_digests(entry, {*files, *adapters, *drafts})
         self._require_digests(entry, [*files, *adapters, *drafts], known)
+        made = {
+            "files": self._as_weights(files, known),
+            "adapters": self._as_weights(adapters, known),
+            "drafts": self._as_weights(drafts, known),
+        }
+        check_kinds(entry, made, self._kinds, self._findings)
+        check_headers(entry, made, self._headers, self._findings)
+        if len(self._findings.problems) == before:  # what is left of them would look odd too
+            check_sets(entry, made, self._headers, self._findings, has_base=cooked.base is not None)
+            for key in ("files", "adapters"):
+                self._check_convertible(entry, key, made[key])
         texts = {key: self._text(entry.get(key)) for key in ("system", "template")}
         return Gathered(
             texts={key: text for key, text in texts.items() if text is not None},
             licenses=self._licenses(entry.get("license")),
             recipe=cooked.recipe,
             base=cooked.base,
-            files=self._as_weights(files, known),
-            adapters=self._as_weights(adapters, known),
-            drafts=self._as_weights(drafts, known),
+            **made,
         )
 
     def _text(self, node: Node | None) -> str | None:
@@ -190,14 +204,12 @@ class Gatherer:
 
     def _with_shards(self, entry: Table, files: list[Location]) -> list[Location]:
         """`files`, in which one shard of a split GGUF stands for all of them, found beside it."""
-        place = (entry.get("files") or entry.get("modelfile") or entry).place
+        place = place_of(entry, "files")
         found = {name for where in files for name in _beside(where)}
         try:
             complete = complete_shards([str(where) for where in files], found)
         except WeightsError as error:
-            folders = {str(where)[: -len(where.name)] for where in files}
-            message = reduce(lambda text, folder: text.replace(folder, ""), sorted(folders), str(error))
-            self._findings.add(place, f"files: {message}", error.hint)
+            self._findings.add(place, f"files: {without_folders(str(error), files)}", error.hint)
             return list(dict.fromkeys(files))
         declared = {str(where): where for where in files}
         return [
@@ -234,20 +246,31 @@ class Gatherer:
 
     def _weights_in(self, folder: Path, named: Named) -> list[Location]:
         candidates = sorted(path for glob in ("*", "*/*") for path in folder.glob(glob))
-        listing = [
-            (path.relative_to(folder).as_posix(), content_type(path))
+        listing = {
+            path.relative_to(folder).as_posix(): _no_file(path) or content_type(path)
             for path in candidates
-            if path.suffix in _LISTED_ENDINGS and path.is_file()
-        ]
+            if path.suffix in _LISTED_ENDINGS
+        }
         here = Folder(folder, named.folder.root)
-        chosen = [Named(name, f"{named.shown}/{name}", named.place, here) for name in select_weights(listing)]
+        chosen = [
+            Named(name, f"{named.shown}/{name}", named.place, here)
+            for name in select_weights(list(listing.items()))
+        ]
         located = [(named, self._disk.locate(named)) for named in chosen]
         usable: list[Location] = [
             path
             for named, path in located
-            if path is not None and self._is_usable(path, named) and self._is_whole(path, named)
+            if path is not None
+            and self._is_file(path, named)
+            and self._is_usable(path, named)
+            and self._is_whole(path, named)
         ]
         return usable if len(usable) == len(chosen) else []  # what is left of them would look odd too
+
+    def _is_file(self, path: Path, named: Named) -> bool:
+        """Whether what a folder lists under the name of a file is one."""
+        what = _no_file(path)
+        return what is None or self._refuse(path, named, f"is {what}", "download or copy it again")
 
     def _is_usable(self, path: Path, named: Named) -> bool:
         """Whether a file is itself there, and not only the pointer to it or the page that says it moved."""
@@ -257,6 +280,9 @@ class Gatherer:
         if path.name.endswith(".gguf") and kind != "gguf":
             what = "is not a GGUF file, whatever its name says"
             return self._refuse(path, named, what, "download or copy it again")
+        if path.name.endswith(".safetensors") and kind == "gguf":
+            what = "is a GGUF file, whatever its name says"
+            return self._refuse(path, named, what, "give it a name that ends in .gguf")
         return True
 
     def _refuse(self, path: Path, named: Named, why: str, hint: str | None) -> Literal[False]:
@@ -271,54 +297,41 @@ class Gatherer:
             if self._kinds[path] == "gguf":
                 header = self._headers[path] = read_gguf(path, array_limit=0)
                 require_complete(header, path)
+                self._warn_of_trailing(header, named)
             else:
                 _require_whole(path)
         except WeightsError as error:
             return self._refuse(path, named, str(error).removeprefix(f"{path}: "), error.hint)
         return True
 
-    def _check_headers(self, entry: Table, files: list[Location], adapters: list[Location]) -> None:
-        """A model is made from the weights of one, and what says of itself that it is a model adapts none."""
-        if listed := entry.get("files"):
-            found = {
-                _without_number(where): where.name
-                for where in reversed(files)
-                if (header := self._headers.get(where)) and not (header.is_projector or header.is_adapter)
-            }
-            if len(found) > 1:
-                names = " and ".join(sorted(found.values()))
-                message = f"files: {len(found)} whole models: {names}: a model is made from one"
-                self._findings.add(listed, message, "keep one, and its projector if it has one")
-        place = (entry.get("files") or entry.get("modelfile") or entry).place
-        for where in files:
-            if (header := self._headers.get(where)) and header.is_adapter:
-                message = f"files: {where.name} is an adapter by its header, not a model"
-                self._findings.add(place, message, "name it under adapters: (ADAPTER in a Modelfile)")
-        place = (entry.get("adapters") or entry.get("modelfile") or entry).place
-        for where in adapters:
-            if (header := self._headers.get(where)) and header.is_whole_model:
-                message = f"adapters: {where.name} is a whole model by its header, not an adapter"
-                self._findings.add(place, message, "name a LoRA; to make a model from this one use files:")
+    def _warn_of_trailing(self, header: GgufHeader, named: Named) -> None:
+        if header.trailing_bytes:
+            what = f"{named.shown}: {header.trailing_bytes} bytes follow its last tensor"
+            hint = "servers up to 0.5.7 refuse that: download or convert it again"
+            self._warnings.add(named.place, what, hint)
 
-    def _check_kinds(self, entry: Table, files: list[Location], adapters: list[Location]) -> None:
-        """A server takes either GGUF files or others, never both, and one GGUF adapter."""
-        for key, paths in (("files", files), ("adapters", adapters)):
-            place = (entry.get(key) or entry.get("modelfile") or entry).place
-            gguf = [path for path in paths if path.name.endswith(".gguf") or self._kinds.get(path) == "gguf"]
-            if gguf and len(gguf) < len(paths):
-                self._findings.add(
-                    place, f"{key}: GGUF files and others together: a server takes one kind", "name one"
-                )
-            elif paths and not gguf and not any(path.name.endswith(_WEIGHTS_ENDINGS) for path in paths):
-                self._findings.add(place, f"{key}: no weights among them", "name GGUF files, or a folder")
-            if len(set(paths)) < len(paths):
-                self._findings.add(place, f"{key}: a file is named twice", "keep one of the two")
-            elif name := _first_twice(file.name for file in self._as_weights(paths, {})):
-                self._findings.add(
-                    place, f"{key}: two files would be called '{name}'", "let one of them have another name"
-                )
-            if key == "adapters" and len(gguf) > 1:
-                self._findings.add(place, f"{len(gguf)} GGUF adapters: a server takes one", "keep one")
+    def _check_convertible(self, entry: Table, key: str, made: Sequence[WeightsFile]) -> None:
+        """Weights that a server converts need all of their shards, a configuration and a tokenizer beside them."""
+        if not made or any(self._is_gguf(file.path) for file in made):
+            return
+        from ollamaops.files import convertible
+
+        place, names = place_of(entry, key), [file.name for file in made]
+        try:
+            convertible.require_all_shards(names)
+            if not any(_may_be_gguf(file.path) for file in made):
+                convertible.require_companions(names, is_adapter=key == "adapters")
+            for file in made:
+                if isinstance(file.path, Path) and file.name.endswith(convertible.INDEX):
+                    convertible.require_indexed(file.name, convertible.read_index(file.path), names)
+                elif isinstance(file.path, Path) and file.name in convertible.DOCUMENTS:
+                    convertible.require_object(file.path)
+        except WeightsError as error:
+            paths = [file.path for file in made]
+            self._findings.add(place, f"{key}: {without_folders(str(error), paths)}", error.hint)
+
+    def _is_gguf(self, where: Location) -> bool:
+        return where.name.endswith(".gguf") or self._kinds.get(where) == "gguf"
 
     def _as_weights(self, files: list[Location], known: Mapping[Location, Digest]) -> tuple[WeightsFile, ...]:
         """The files under the names that a server is told: relative to the folder that they have in common.
@@ -348,7 +361,8 @@ class Gatherer:
             if path not in used | self._refused:
                 meant = did_you_mean(path.name, [other.name for other in used])
                 self._findings.add(
-                    place, f"sha256: '{text}' is none of the files that the model is made from{meant}"
+                    place,
+                    f"sha256: '{hide_credentials(text)}' is none of the files that the model is made from{meant}",
                 )
         return known
 
@@ -373,23 +387,6 @@ def _beside(where: Location) -> Iterable[str]:
     return [name for name in shard.names_of_all if is_there(Path(name))]
 
 
-def _without_number(where: Location) -> str:
-    """One text for all shards of a model."""
-    with suppress(WeightsError):  # which was complained of when its set was to be completed
-        if shard := parse_shard(str(where)):
-            return shard.prefix
-    return str(where)
-
-
-def _first_twice(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
-
-
 def _arguments(modelfile: Modelfile, command: str, source: _Source) -> list[Named]:
     """The paths or names that commands give."""
     is_secret = source.inline is not None and source.inline.secret_as is not None
@@ -407,13 +404,27 @@ def _arguments(modelfile: Modelfile, command: str, source: _Source) -> list[Name
 
 def _model_name(named: Named) -> ModelName | None:
     """The model that FROM names; None if it is a path, which it is too if something of that name exists."""
-    if named.text.startswith(("/", "~", ".", "\\", "@")) or named.text.lower().endswith(_WEIGHTS_ENDINGS):
+    if named.text.startswith(("/", "~", ".", "\\", "@")) or named.text.lower().endswith(WEIGHTS_ENDINGS):
         return None
     try:
         name = ModelName.parse(named.text)
     except InvalidName:
         return None
     return None if is_there(named.folder.path / named.text) else name
+
+
+def _may_be_gguf(where: Location) -> bool:
+    """Old GGUF files are called so; elsewhere nobody has looked into them."""
+    return isinstance(where, RemoteRef) and where.name.endswith(".bin")
+
+
+def _no_file(path: Path) -> str | None:
+    """What is there under the name of a file; None for a regular file."""
+    if path.is_file():
+        return None
+    if path.is_dir():
+        return "a folder"
+    return "no regular file" if path.exists() else "a link to nothing"
 
 
 def _require_whole(path: Path) -> None:

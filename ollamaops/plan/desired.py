@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ollamaops.files.info import FileInfo
+from ollamaops.files.info import FileInfo, Unavailable, Weights
 from ollamaops.files.remote import Location
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.manifest.weights import weights_of
@@ -40,7 +40,8 @@ class LocalBlob:
 class DesiredModel:
     """One model a host should have. `implicit` marks a base that nobody declared: pulled when needed, not owned.
 
-    `archive` holds the files of the recipe for a server that takes them in no other form.
+    `archive` holds the files of the recipe for a server that takes them in no other form. `unavailable` says why its
+    weights are not known; it has no recipe then.
     """
 
     spec: ModelSpec
@@ -49,6 +50,7 @@ class DesiredModel:
     blobs: tuple[LocalBlob, ...] = ()
     weights: tuple[FileInfo, ...] = ()
     archive: LocalBlob | None = None
+    unavailable: Unavailable | None = None
     implicit: bool = False
 
     @property
@@ -132,7 +134,7 @@ def build_desired(
     *,
     absent: Sequence[AbsentSpec] = (),
     policy: Policy = Policy(),
-    files: Mapping[Location, FileInfo] | None = None,
+    files: Mapping[Location, Weights] | None = None,
     targets: Sequence[NamePattern] = (),
     pushes: Iterable[ModelName] = (),
     vram_bytes: int | None = None,
@@ -168,7 +170,7 @@ def build_desired(
     )
 
 
-def build_model(spec: ModelSpec, files: Mapping[Location, FileInfo]) -> DesiredModel:
+def build_model(spec: ModelSpec, files: Mapping[Location, Weights]) -> DesiredModel:
     """One ModelSpec with its files' digests filled in."""
     match spec.source:
         case Pull(ref=ref):
@@ -182,7 +184,13 @@ def build_model(spec: ModelSpec, files: Mapping[Location, FileInfo]) -> DesiredM
             assert_never(spec.source)
 
 
-def _build_build(spec: ModelSpec, build: Build, files: Mapping[Location, FileInfo]) -> DesiredModel:
+def _build_build(spec: ModelSpec, build: Build, weights: Mapping[Location, Weights]) -> DesiredModel:
+    files: dict[Location, FileInfo] = {}
+    for file in weights_of(build):
+        info = weights[file.path]
+        if isinstance(info, Unavailable):
+            return DesiredModel(spec=spec, fingerprint="", unavailable=info)
+        files[file.path] = info
     recipe = _recipe_of(build, files)
     blobs = (
         LocalBlob(

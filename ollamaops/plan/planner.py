@@ -40,8 +40,8 @@ def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions
 
 
 def _plannable(draft: Draft) -> tuple[list[DesiredModel], list[DesiredModel]]:
-    """The declared models but those that are never looked at, and those that contradict each other (a note each);
-    and those that a rollback holds."""
+    """The declared models but those that are never looked at, that contradict each other, or whose weights nobody
+    knows (a note each); and those that a rollback holds."""
     conflicts = find_conflicts(draft.desired.declared)
     models, held = [], []
     for model in draft.desired.models:
@@ -51,6 +51,9 @@ def _plannable(draft: Draft) -> tuple[list[DesiredModel], list[DesiredModel]]:
             draft.note(model.name, "declared, but policy.ignore covers it: not looked at")
         elif model.name in conflicts:
             draft.give_up(model.name, conflicts[model.name], "change one of the entries")
+        elif model.unavailable is not None:
+            why = f"its weights cannot be asked about: {model.unavailable.error}"
+            draft.give_up(model.name, why, model.unavailable.hint)
         elif is_held(model, draft.observed) and not draft.options.release:
             draft.hold(model)
             held.append(model)
