@@ -394,7 +394,8 @@ def say_reason(difference: Difference) -> str:
     if difference.kind == "field":
         return f"{difference.path} {difference.observed!r} -> {difference.desired!r}"
     values = [f"{key} {value}" for key, value in _values(difference) if value]
-    return " ".join([difference.kind, *values])
+    what = difference.path if difference.kind == "weights" else difference.kind
+    return " ".join([what, *values])
 
 
 def _values(difference: Difference) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from ollamaops.cli.main import run
-from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
+from ollamaops.files.info import FileInfo
+from ollamaops.files.remote import Location
+from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.version import ServerVersion, features_of
 from ollamaops.plan.actions import (
@@ -121,7 +123,7 @@ def test_pulls_of_unknown_size_are_told_of_and_count_as_nothing() -> None:
     upstream = {"a": an_upstream(a=20), "b": Upstream(error="nobody answers")}
     found = refused([a_pull("a"), a_pull("b"), a_pull("c")], a_host(upstream=upstream), 10)
     assert found
-    assert "this plan brings 20.0 GB (20.0 GB pulled, 2 pulled of unknown size)" in found[0]
+    assert "this plan brings at least 20.0 GB (20.0 GB pulled, 2 pulled of unknown size)" in found[0]
     assert refused([a_pull("b"), a_pull("c")], a_host({"old": 30}, upstream=upstream), 10) is None
 
 
@@ -130,7 +132,7 @@ def test_pulls_of_unknown_size_are_told_of_and_count_as_nothing() -> None:
     [
         ("0.12.11", None, "12.0 GB (12.0 GB uploaded)"),
         ("0.33.0", None, "32.0 GB (12.0 GB uploaded, 20.0 GB to import)"),
-        ("0.33.0", "Q4_K_M", "12.0 GB (12.0 GB uploaded)"),
+        ("0.33.0", "F16", "at least 32.0 GB (12.0 GB uploaded, 20.0 GB to import)"),
     ],
 )
 def test_a_server_that_rewrites_needs_room_for_results_and_the_largest_copy(
@@ -141,6 +143,96 @@ def test_a_server_that_rewrites_needs_room_for_results_and_the_largest_copy(
     found = refused(actions, a_host(version=version), 1)
     assert found
     assert f"this plan brings {brings}, and" in found[0]
+
+
+@pytest.mark.parametrize(
+    "version, name, quantize, imported",
+    [
+        ("0.5.7", "a.gguf", None, 0),
+        ("0.5.7", "a.gguf", "q8_0", 8.5),
+        ("0.5.7", "a.gguf", "F16", 0),
+        ("0.5.7", "a.gguf", "F32", 32),
+        ("0.5.7", "a.gguf", "IQ3_M", 3.0625),
+        ("0.5.7", "model.safetensors", None, 16),
+        ("0.5.7", "model.safetensors", "Q8_0", 24.5),
+        ("0.5.7", "model.safetensors", "BF16", 16),
+        ("0.5.7", "pytorch_model-00001-of-00002.bin", None, 16),
+        ("0.5.7", "ggml-model.bin", None, 0),
+        ("0.5.7", "tokenizer.json", "Q8_0", 0),
+        ("0.3.4", "folder.zip", None, 16),
+        ("0.12.11", "model.safetensors", "Q4_K_M", 20.5),
+        ("0.33.0", "a.gguf", None, 32),
+        ("0.33.0", "a.gguf", "Q8_0", 8.5),
+        ("0.33.0", "a.gguf", "Q4_K", 4.5),
+        ("0.33.0", "model.safetensors", None, 32),
+        ("0.33.0", "model.safetensors", "Q8_0", 24.5),
+        ("0.33.0", "a-00001-of-00002.gguf", None, 32),
+        ("0.33.0", "a-00001-of-00002.gguf", "Q4_K_S", 20.5),
+        ("0.33.0", "a-00001-of-00001.gguf", "Q4_K_S", 4.5),
+        ("0.33.0", "a.gguf", "made up", 0),
+    ],
+)
+def test_an_import_takes_what_is_made_on_the_way_and_the_result_by_the_bits_of_its_weights(
+    version: str, name: str, quantize: str | None, imported: float
+) -> None:
+    """`imported` is in bits for each weight, of which the upload has 16: it has 16 GB."""
+    recipe = Recipe(files=(Blob(name, a_digest("a")),), quantize=quantize)
+    create = CreateModel(host="h", model=a_name("m"), recipe=recipe)
+    found = refused([an_upload("a", 16), create], a_host(version=version), 1)
+    assert found
+    total = f"{16 + imported:.1f} GB (16.0 GB uploaded"
+    to_import = f", {imported:.1f} GB to import)" if imported else ")"
+    assert f"this plan brings {'at least ' if quantize else ''}{total}{to_import}" in found[0]
+
+
+def test_what_is_imported_in_the_same_way_for_several_models_counts_once() -> None:
+    creates = [a_create(name, "a", quantize="Q8_0") for name in ("m", "n")]
+    found = refused([an_upload("a", 16), *creates], a_host(), 1)
+    assert found
+    assert "at least 24.5 GB (16.0 GB uploaded, 8.5 GB to import)" in found[0]
+
+
+def test_a_projector_stays_as_it_was_sent() -> None:
+    files = (WeightsFile(Path("/a"), "a.gguf"), WeightsFile(Path("/b"), "b.gguf"))
+    spec = ModelSpec(name=a_name("m"), source=Build(files=files, quantize="Q8_0"))
+    infos: dict[Location, FileInfo] = {
+        Path("/a"): FileInfo(digest=a_digest("a"), size_bytes=16 * GB, architecture="llama"),
+        Path("/b"): FileInfo(digest=a_digest("b"), size_bytes=4 * GB, architecture="clip", is_projector=True),
+    }
+    desired = build_desired("h", [spec], files=infos, disk_bytes=GB)
+    actions = (an_upload("a", 16), an_upload("b", 4), a_create("m", "a", "b", quantize="Q8_0"))
+    (found,) = refuse_disk(HostPlan(host="h", actions=actions), desired, a_host())
+    assert "28.5 GB (20.0 GB uploaded, 8.5 GB to import)" in found.message
+
+
+@pytest.mark.parametrize(
+    "quantize, sizes, upstream, brings",
+    [
+        (None, {"base": 16}, {}, None),
+        ("Q8_0", {"base": 16}, {}, "at least 8.5 GB (8.5 GB to import)"),
+        (
+            "Q8_0",
+            {},
+            {"base": an_upstream(w=16)},
+            "at least 24.5 GB (16.0 GB pulled, 8.5 GB to import)",
+        ),
+        ("Q8_0", {}, {}, None),
+    ],
+)
+def test_what_is_quantized_from_a_base_takes_room_of_its_own(
+    quantize: str | None, sizes: Mapping[str, int], upstream: Mapping[str, Upstream], brings: str | None
+) -> None:
+    create = CreateModel(host="h", model=a_name("m"), recipe=Recipe(base=a_name("base"), quantize=quantize))
+    pulls: list[Action] = [] if sizes else [a_pull("base")]
+    found = refused([*pulls, create], a_host(sizes, upstream=upstream), 1)
+    assert (found is None) == (brings is None)
+    assert brings is None or (found and f"this plan brings {brings}" in found[0])
+
+
+def test_an_upload_of_unknown_size_makes_the_number_the_least() -> None:
+    found = refused([an_upload("a", 16), an_upload("b", 0)], a_host(), 1)
+    assert found
+    assert "this plan brings at least 16.0 GB (16.0 GB uploaded)" in found[0]
 
 
 @pytest.mark.parametrize("disk, is_refused", [(31, False), (30, True)])

@@ -174,6 +174,7 @@ def test_a_blob_for_two_models_is_counted_once() -> None:
     [
         (Recipe(), "create"),
         (Recipe(base=a_name("qwen3")), "create from qwen3:latest"),
+        (Recipe(base=a_name("qwen3"), quantize="q8_0"), "create from qwen3:latest as q8_0"),
         (Recipe(files=(Blob("a.gguf", Digest(NOW)),)), "create from a.gguf"),
         (
             Recipe(files=(Blob("a.gguf", Digest(NOW)), Blob("b.gguf", Digest(NOW)))),
@@ -304,6 +305,15 @@ LONG = "You are a helpful assistant of Example Corp and you answer in {} only, b
         (a_field("", OLD, NOW, "content"), "content 3f2a3f2a3f2a → 9f2c9f2c9f2c"),
         (a_field("weights", "not verified", "verified", "weights"), "weights not verified → verified"),
         (a_field("weights", "3f2a3f2a3f2a", "", "weights"), "weights 3f2a3f2a3f2a → not set"),
+        (
+            a_field("weights", "3f2a3f2a3f2a", "3f2a3f2a3f2a", "weights"),
+            "weights declared otherwise than before",
+        ),
+        (a_field("quantization", "F16", "Q8_0", "weights"), "quantization F16 → Q8_0"),
+        (a_field("projectors", "0", "1", "weights"), "1 projector declared, none there"),
+        (a_field("adapters", "1", "2", "weights"), "2 adapters declared, 1 there"),
+        (a_field("adapters or drafts", "1", "0", "weights"), "no adapter or draft declared, 1 there"),
+        (a_field("adapters and drafts", "0", "2", "weights"), "2 adapters and drafts declared, none there"),
         (a_field("", "", "", "missing"), "not there"),
         (a_field("", "listed, but it cannot be shown", "", "missing"), "listed, but it cannot be shown"),
         (a_field("", "", "", "unwanted"), "declared absent"),

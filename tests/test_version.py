@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollamaops.manifest.check import QUANTIZATIONS
 from ollamaops.ollama.version import (
     Features,
     ServerVersion,
@@ -13,6 +14,7 @@ from ollamaops.ollama.version import (
     first_version_with,
     flag_names,
 )
+from ollamaops.sandbox.behaviour import behaviour_for
 
 
 def features(text: str) -> Features:
@@ -153,6 +155,9 @@ def test_what_began_never_ends(one: tuple[int, int, int], other: tuple[int, int,
     ("version", "quantize", "taken"),
     [
         ("0.6.8", "q5_K_M", True),
+        ("0.6.8", "IQ3_M", True),
+        ("0.6.8", "Q4_K", False),
+        ("0.7.0", "Q4_K", True),
         ("0.7.0", "Q5_K_M", False),
         ("0.7.0", "q4_k_m", True),
         ("0.33.0", "q8_0", True),
@@ -163,6 +168,17 @@ def test_what_began_never_ends(one: tuple[int, int, int], other: tuple[int, int,
 )
 def test_quantization_types_depend_on_the_version(version: str, quantize: str, taken: bool) -> None:
     assert features(version).takes_quantize(quantize) is taken
+
+
+@pytest.mark.parametrize("version", ["0.3.4", "0.5.7", "0.6.8", "0.12.11", "0.32.15", "0.33.0-rc2"])
+def test_the_sandbox_quantizes_to_what_a_server_of_that_version_is_taken_to_make(version: str) -> None:
+    taken = {*behaviour_for(version).quantize_types}
+    assert features(version).quantize_types - {"Q4_K"} == taken  # another word for Q4_K_M
+
+
+def test_a_manifest_may_ask_for_what_some_server_makes_and_for_nothing_else() -> None:
+    made = (features(version).quantize_types for version in ("0.6.8", "0.33.0"))
+    assert frozenset(QUANTIZATIONS) == frozenset().union(*made)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ The whole way is gone: manifest, plan, upload, create, a second look with and wi
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -181,8 +182,11 @@ KINDS: dict[str, Kind] = {
 def manifest(folder: Path, url: str, kind: Kind) -> list[str]:
     for name in kind.files:
         source = WEIGHTS / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    if kind.write:
+        if source.is_dir():
+            shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, folder / name)
+    if kind.write and not (folder / "m.yaml").exists():
         kind.write(folder)
     path = folder / "m.yaml"
     path.write_text(f"hosts: {{h: {{url: '{url}'}}}}\nmodels: [{{name: m, {kind.entry}}}]\n")
@@ -225,6 +229,67 @@ def layers_as_given(sandbox: Sandbox, folder: Path) -> list[str]:
         for path in folder.iterdir()
         if path.is_file() and Digest.of(path.read_bytes()).hex in shown["modelfile"]
     ]
+
+
+# what show tells without memory
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_a_change_of_quantize_alone_is_told_by_the_quantization(
+    is_remembered: bool, version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = [] if is_remembered else ["--state-dir", str(tmp_path / "no-memory")]
+    kind = KINDS["quantized to q8_0"]
+    with Sandbox(as_version=version) as sandbox:
+        options = manifest(tmp_path, sandbox.url, replace(kind, entry="files: [tiny-f16.gguf]"))
+        assert run(["apply", "-y", *options]) == 0
+        options = manifest(tmp_path, sandbox.url, kind)
+        capsys.readouterr()
+        run(["plan", *options, *memory])
+        assert "quantization F16 → Q8_0" in capsys.readouterr().out
+        assert run(["apply", "-y", *options]) == 0
+        options = manifest(tmp_path, sandbox.url, replace(kind, entry="files: [tiny-f16.gguf]"))
+        capsys.readouterr()
+        run(["plan", *options, *memory])
+        assert "quantization Q8_0 → F16" in capsys.readouterr().out
+
+
+BESIDE: dict[str, tuple[str, str, str]] = {
+    "projector": ("model and projector", "files: [tiny-a.gguf]", "projector"),
+    "projector of what is quantized": (
+        "quantized with a projector",
+        "files: [tiny-f16.gguf], quantize: q8_0",
+        "projector",
+    ),
+    "adapter": ("gguf adapter", "files: [tiny-a.gguf]", "adapter"),
+    "converted adapter": ("safetensors adapter", "files: [tiny-a.gguf]", "adapter"),
+    "draft": ("draft", "files: [tiny-a.gguf]", "draft"),
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_beside_the_weights_is_counted_without_memory(
+    name: str, version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both ways: a model that has it and should not, and one that should have it and does not."""
+    whole, alone, what = BESIDE[name]
+    kinds = [KINDS[whole], replace(KINDS[whole], entry=alone, refused={})]
+    for there, declared in (kinds, kinds[::-1]):
+        folder = tmp_path / str(kinds.index(there))
+        folder.mkdir()
+        with Sandbox(as_version=version) as sandbox:
+            is_there = run(["apply", "-y", *manifest(folder, sandbox.url, there)]) == 0
+            options = [*manifest(folder, sandbox.url, declared), "--state-dir", str(folder / "no-memory")]
+            capsys.readouterr()
+            assert is_there == (version not in there.refused)
+            assert run(["plan", *options, "--detailed-exitcode"]) != 0
+            said = capsys.readouterr().out
+        if is_there and version in declared.refused:
+            assert f"cannot be made by Ollama {version}: {declared.refused[version]}" in said
+        elif is_there and version in REWRITING_VERSIONS:
+            assert re.search(rf"(1|no) ({what}|adapter or draft) declared, (none|1) there", said)
 
 
 # weights elsewhere

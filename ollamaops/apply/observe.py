@@ -109,7 +109,10 @@ def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost
     observed = replace(
         observed,
         shown=eyes.show(observed, wanted.show),
-        upstream=_ask(eyes, desired, wanted.upstream),
+        upstream={
+            **eyes.upstreams.recall(dict(_references(desired))),
+            **_ask(eyes, desired, wanted.upstream),
+        },
     )
     return _with_costs(eyes, desired, observed, options) if eyes.costs else observed
 

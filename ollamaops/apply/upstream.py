@@ -67,6 +67,11 @@ class Upstreams:
         """What the registries say of `names` (mapped to whether plain http is meant)."""
         return {name: _upstream_of(self.manifest(name, insecure)) for name, insecure in names.items()}
 
+    def recall(self, names: Mapping[ModelName, bool]) -> dict[ModelName, Upstream]:
+        """As `ask`, of those alone that have been asked about; nobody is asked for that."""
+        found = {name: self._registry(name, names[name]).manifests.get(name) for name in names}
+        return {name: _upstream_of(answer) for name, answer in found.items() if answer is not None}
+
     def manifest(self, name: ModelName, insecure: bool = False) -> Answer:
         """The registry manifest of `name`, or why it is not known. Cancelled if somebody asked to stop."""
         registry = self._registry(name, insecure)
@@ -212,4 +217,5 @@ def _upstream_of(answer: Answer) -> Upstream:
         digests=digest_set(answer.raw),
         registry_digest=answer.digest.hex,
         layers=tuple(answer.blobs.items()),
+        foreign=not answer.document.is_model,
     )

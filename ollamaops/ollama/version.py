@@ -15,24 +15,11 @@ Number = tuple[int, int, int]
 
 _NUMBER: Final = re.compile(r"\s*v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?![0-9])")
 
-# Ollama's ParseFileType up to 0.6.8: the whole list of llama.cpp
+# Ollama's ParseFileType up to 0.6.8: the whole list of llama.cpp, without Q4_1_F16, which that does not make any more
 _ALL_QUANTIZE_TYPES: Final = frozenset(
-    {
-        "F32",
-        "F16",
-        "BF16",
-        "Q2_K",
-        "Q2_K_S",
-        "Q3_K_S",
-        "Q3_K_M",
-        "Q3_K_L",
-        "Q4_0",
-        "Q4_1",
-        "Q4_1_F16",
-        "Q4_K_S",
-    }
-    | {"Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"}
-    | {"IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ4_NL", "IQ4_XS"}
+    {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M"}
+    | {"Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"}
+    | {"IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS"}
 )
 # from 0.7.0 on
 _FEW_QUANTIZE_TYPES: Final = frozenset({"F32", "F16", "BF16", "Q4_K", "Q4_K_S", "Q4_K_M", "Q8_0"})

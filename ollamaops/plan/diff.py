@@ -33,6 +33,7 @@ Tensor = tuple[str, tuple[int, ...]]  # name, shape
 # what converts, or may convert, on its way into a layer: everything that is not a GGUF
 _CONVERTED = (".safetensors", ".json", ".bin", ".pth", ".model", ".jinja")
 _SHORT_QUANTIZATIONS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_UNKNOWN_ARCHITECTURES = ("", "unknown")  # of a file whose header nobody has read, or that has none
 _UNKNOWN_QUANTIZATIONS = ("", "UNKNOWN")  # every server shows F32 as unknown
 # Ollama sets stop words for it at every create that leaves it without renderer or parser (0.20.0 on)
 _STOPS_BY_ARCHITECTURE = ("gemma4",)
@@ -72,7 +73,7 @@ def compare_build(
     judged = (field for field in _field_differences(recipe, own, handed_on) if field[0] not in open_fields)
     found = _as_differences(host, desired, judged)
     if verdict == "different":
-        found.append(_weights_difference(host, desired, recipe, own, base))
+        found += _weights_differences(host, desired, recipe, own, base, features)
     if not found and not just_made and _is_stale(memory, desired, own):
         stale = ((path, SERVERS_OWN, observed) for path, observed in open_fields.items())
         found = _as_differences(host, desired, stale)
@@ -285,10 +286,11 @@ def _weights_verdict(
     if memory is not None and (memory.digest == own.digest if unseen else memory.blobs):
         remembered = {Digest.parse(blob) for blob in memory.blobs} - tolerated
         return "different" if observed != remembered else "same" if memory.verified else "unverified"
-    agree = _headers_agree(_expected_headers(desired, base), own, recipe.quantize)
-    if not agree or (unseen and _has_other_parent(own, recipe)):
+    headers = _expected_headers(desired, base)
+    agree = _tensors_agree(headers, own) and not _other_quantization(headers, own, recipe.quantize)
+    if not agree or any(_other_counts(desired, recipe, own, base, features)):
         return "different"
-    return "unverified"
+    return "different" if unseen and _has_other_parent(own, recipe) else "unverified"
 
 
 def _is_unseen(base: Contents | None) -> bool:
@@ -361,7 +363,7 @@ def _expected_headers(desired: DesiredModel, base: Contents | None) -> list[File
     ]
 
 
-def _headers_agree(headers: list[FileInfo], own: Contents, quantize: str | None) -> bool:
+def _tensors_agree(headers: list[FileInfo], own: Contents) -> bool:
     """Whether the headers (of one model, maybe in shards) agree with what the host shows, where both say anything."""
     architectures = {info.architecture for info in headers} - {""}
     if not architectures or not own.architecture:
@@ -372,12 +374,19 @@ def _headers_agree(headers: list[FileInfo], own: Contents, quantize: str | None)
     if own.parameter_count and count and own.parameter_count != count:
         return False
     tensors = frozenset[Tensor]().union(*(_normalized(info.tensors) for info in headers))
-    if own.tensors and not tensors <= _normalized(own.tensors):
-        return False
-    known = {_quantization(info.quantization) for info in headers} - {*_UNKNOWN_QUANTIZATIONS}
-    wanted = {_quantization(quantize)} if quantize else known
+    return not own.tensors or tensors <= _normalized(own.tensors)
+
+
+def _other_quantization(
+    headers: list[FileInfo], own: Contents, quantize: str | None
+) -> tuple[str, str] | None:
+    """(wanted, observed) when the host shows another quantization than is declared, or than the headers say."""
+    said = {_quantization(info.quantization) for info in headers if info.architecture and own.architecture}
+    wanted = ({_quantization(quantize)} if quantize else said) - {*_UNKNOWN_QUANTIZATIONS}
     observed = _quantization(own.quantization)
-    return not wanted or observed in _UNKNOWN_QUANTIZATIONS or observed in wanted
+    if not wanted or observed in _UNKNOWN_QUANTIZATIONS or observed in wanted:
+        return None
+    return " or ".join(sorted(wanted)), observed
 
 
 def _normalized(tensors: frozenset[Tensor]) -> frozenset[Tensor]:
@@ -394,18 +403,78 @@ def _quantization(text: str) -> str:
     return _SHORT_QUANTIZATIONS.get(text.upper(), text.upper())
 
 
-def _weights_difference(
-    host: str, desired: DesiredModel, recipe: Recipe, own: Contents, base: Contents | None
-) -> Difference:
-    inherited = (*base.blobs, *base.adapters) if base else ()
-    uploads = (blob.digest for blob in (*recipe.files, *recipe.adapters, *recipe.drafts))
+def _other_counts(
+    desired: DesiredModel, recipe: Recipe, own: Contents, base: Contents | None, features: Features
+) -> Iterator[Field]:
+    """What there is more or less of than declared, beside the weights. What shows no weights is not judged."""
+    counts = _counts(desired, recipe, own, base, features) if own.blobs else ()
+    for path, declared, unknown, there in counts:
+        if not declared <= there <= declared + unknown:
+            yield path, str(declared), str(there)
+
+
+def _counts(
+    desired: DesiredModel, recipe: Recipe, own: Contents, base: Contents | None, features: Features
+) -> Iterator[tuple[str, int, int, int]]:
+    """(path, declared, how many more it may be, there). A GGUF file without a header that is known may be anything,
+    and nobody knows how many layers other weights become.
+
+    Every version prints all projectors and all adapters; of drafts, which nothing here tells from adapters, the last.
+    """
+    unknown = [
+        blob
+        for blob, info in zip(recipe.files, desired.weights, strict=True)
+        if info.architecture in _UNKNOWN_ARCHITECTURES and not info.is_projector
+    ]
+    projectors = sum(info.is_projector for info in desired.weights) + (len(base.blobs[1:]) if base else 0)
+    yield "projectors", projectors, len(unknown), len(own.blobs[1:])
+    if "adapters" in desired.spec.ignore:
+        return
+    kept = {*(base.adapters if base else ()), *(blob.digest for blob in recipe.adapters if _is_gguf(blob))}
+    are_converted = not all(map(_is_gguf, recipe.adapters))  # together they are one
+    adapters = len(kept) + are_converted
+    more, drafts, there = sum(map(_is_gguf, unknown)), int(bool(recipe.drafts)), len({*own.adapters})
+    if features.drafts:
+        declared = [path for path, count in (("adapters", adapters), ("drafts", drafts)) if count]
+        yield " and ".join(declared) or "adapters or drafts", adapters + drafts, more, there
+    else:
+        yield "adapters", adapters, more, there
+        yield "drafts", drafts, 0, 0
+
+
+def _weights_differences(
+    host: str,
+    desired: DesiredModel,
+    recipe: Recipe,
+    own: Contents,
+    base: Contents | None,
+    features: Features,
+) -> list[Difference]:
+    """What is said of weights that differ: their digests, unless nobody can compare these or there is more to say."""
     if base and not (base.blobs or own.blobs):
-        return Difference(host=host, model=desired.name, kind="base", desired=str(recipe.base))
-    return Difference(
-        host=host,
-        model=desired.name,
-        kind="weights",
-        path="weights",
-        desired=", ".join(digest.short for digest in (*inherited, *uploads)),
-        observed=", ".join(digest.short for digest in (*own.blobs, *own.adapters)),
+        return [Difference(host=host, model=desired.name, kind="base", desired=str(recipe.base))]
+    fields: list[Field] = []
+    if _is_converted(recipe, kept=_are_files_kept(desired, recipe, features)):
+        fields += _other_counts(desired, recipe, own, base, features)
+    headers = _expected_headers(desired, base)
+    other = _other_quantization(headers, own, recipe.quantize)
+    if other and (recipe.files or recipe.quantize) and _tensors_agree(headers, own):
+        fields.append(("quantization", *other))
+    observed = ", ".join(digest.short for digest in (*own.blobs, *own.adapters))
+    return [
+        Difference(host=host, model=desired.name, kind="weights", path=path, desired=wanted, observed=there)
+        for path, wanted, there in fields or [("weights", _say_weights(recipe, base), observed)]
+    ]
+
+
+def _say_weights(recipe: Recipe, base: Contents | None) -> str:
+    """The digests of everything that the weights are made from, with what they are quantized to."""
+    made_of = [*(base.blobs if base else ()), *(blob.digest for blob in recipe.files)]
+    kept = [*(base.adapters if base else ()), *(blob.digest for blob in recipe.adapters)]
+    drafts = [blob.digest for blob in recipe.drafts]
+    parts = ((made_of, recipe.quantize), (kept, None), (drafts, recipe.draft_quantize))
+    return ", ".join(
+        digest.short + (f" as {_quantization(quantize)}" if quantize else "")
+        for digests, quantize in parts
+        for digest in digests
     )

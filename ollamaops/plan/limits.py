@@ -47,16 +47,21 @@ def _reasons(recipe: Recipe, features: Features, weights: Sequence[FileInfo]) ->
 
 
 def _weights_reasons(recipe: Recipe, features: Features) -> Iterator[tuple[str, str]]:
-    if recipe.quantize and not features.takes_quantize(recipe.quantize):
-        types = ", ".join(sorted(features.quantize_types))
-        yield f"it does not quantize to {recipe.quantize}", f"it makes {types}"
+    yield from _type_reasons(recipe.quantize, features)
     if any(_SHARD.search(blob.name) for blob in recipe.files) and not features.split_gguf:
         since = first_version_with("split_gguf")
         yield "it does not merge a GGUF in shards", f"merge the shards first, or upgrade to {since}"
     if (recipe.drafts or recipe.draft_quantize) and not features.drafts:
         yield "it has no draft models", f"upgrade to {first_version_with('drafts')}, or leave out DRAFT"
+    yield from _type_reasons(recipe.draft_quantize, features)
     if recipe.adapters and features.gguf_adapters_misread:
         yield "it takes an adapter for the weights", f"upgrade to {_ADAPTERS_SINCE}, or leave the adapter out"
+
+
+def _type_reasons(quantize: str | None, features: Features) -> Iterator[tuple[str, str]]:
+    if quantize and not features.takes_quantize(quantize):
+        types = ", ".join(sorted(features.quantize_types))
+        yield f"it does not quantize to {quantize}", f"it makes {types}"
 
 
 def _source_reasons(

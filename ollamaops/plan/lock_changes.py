@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ollamaops.names import Digest, ModelName
-from ollamaops.plan.locking import Answer, Cause, Reference, Unanswered
+from ollamaops.plan.locking import NO_MODEL_HINT, Answer, Cause, Reference, Unanswered
 
 if TYPE_CHECKING:
     from ollamaops.registry.documents import Layer, LayerChange
@@ -90,6 +90,9 @@ def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelN
         return LockStep(
             ref=ref, state="failed", before=entry, after=entry, error=answer.error, hint=answer.hint
         )
+    if not answer.document.is_model:
+        error = "what the registry has there is no Ollama model"
+        return LockStep(ref=ref, state="failed", before=entry, after=entry, error=error, hint=NO_MODEL_HINT)
     if reference.pin not in (None, answer.digest):
         return LockStep(
             ref=ref,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ollamaops.registry.lock import Lock
 
 Cause = Literal["unreached", "refused", "gone", "tampered"]
+NO_MODEL_HINT = "check the name: a container image, perhaps, or another artefact"
 HELD: frozenset[Update] = frozenset({"locked", "missing"})  # latest follows its tag, never is never pulled
 
 

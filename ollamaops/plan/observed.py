@@ -63,7 +63,7 @@ class Upstream:
     """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
 
     `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
-    that could not be reached, `gone` that it said that there is no such model.
+    that could not be reached, `gone` that it said that there is no such model. `foreign`: what it has is no model.
     """
 
     digests: frozenset[str] = frozenset()
@@ -73,6 +73,7 @@ class Upstream:
     hint: str | None = None
     answered: bool = True
     gone: bool = False
+    foreign: bool = False
 
     @property
     def total_bytes(self) -> int:

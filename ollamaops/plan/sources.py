@@ -14,6 +14,7 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Cost, HostPlan, PullModel, id_of
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.draft import Draft
+from ollamaops.plan.locking import NO_MODEL_HINT
 from ollamaops.plan.observed import Upstream
 from ollamaops.plan.questions import Because, pins_of, upstream_of
 from ollamaops.plan.staging import add_probe, is_proven_first
@@ -59,6 +60,8 @@ def _refusal(draft: Draft, model: DesiredModel, pull: Pull) -> tuple[str, str] |
     if draft.leaves_alone(pull.ref):
         return f"'{pull.ref}' would have to be pulled, but policy.ignore covers it", "take it out of ignore"
     pins, upstream = pins_of(model.spec), upstream_of(model, draft.observed)
+    if upstream is not None and upstream.foreign:
+        return f"'{pull.ref}' is no Ollama model: its registry has something else there", NO_MODEL_HINT
     if upstream is not None and pins and pins.isdisjoint(upstream.digests):
         pinned = model.spec.digest.hex if model.spec.digest else min(pins)
         return (

@@ -101,6 +101,11 @@ class RegistryManifest:
         """Every blob it names, config last, as Ollama pulls them."""
         return (*self.layers, self.config)
 
+    @property
+    def is_model(self) -> bool:
+        """Whether it can be an Ollama model: one of nothing but a config, or with at least one layer of Ollama's."""
+        return not self.layers or any(layer.media_type.startswith(_OLLAMA_PREFIX) for layer in self.layers)
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestList:
@@ -117,6 +122,11 @@ class ManifestList:
     def parts(self) -> tuple[Layer, ...]:
         """The manifests it names."""
         return self.children
+
+    @property
+    def is_model(self) -> bool:
+        """A child may be one."""
+        return True
 
 
 Document = RegistryManifest | ManifestList

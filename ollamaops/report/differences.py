@@ -52,7 +52,7 @@ def say_difference(difference: Difference) -> str:
         case "undeclared":
             return "not declared, and in the scope of prune"
         case "field" | "content" | "weights":
-            return _say_change(difference.path or difference.kind, observed, desired)
+            return _say_values(difference)
         case "base":
             return f"its base {desired} changes" if desired else "its base changes"
         case "alias":
@@ -78,10 +78,25 @@ def _say_unpushed(there: str) -> str:
     return "not in the registry" if there == "nothing" else f"the registry has {there} instead"
 
 
+def _say_values(difference: Difference) -> str:
+    path, desired, observed = difference.path or difference.kind, difference.desired, difference.observed
+    is_count = difference.kind == "weights" != path and desired.isdecimal() and observed.isdecimal()
+    return (_say_count if is_count else _say_change)(path, observed, desired)
+
+
+def _say_count(what: str, there: str, declared: str) -> str:
+    """`what` is in the plural: `adapters`, `adapters or drafts`."""
+    one = re.sub(r"s\b", "", what)
+    number = f"no {one}" if declared == "0" else f"{declared} {one if declared == '1' else what}"
+    return f"{number} declared, {'none' if there == '0' else there} there"
+
+
 def _say_change(path: str, observed: str, desired: str) -> str:
     if desired == SERVERS_OWN:
         return f"{path} is left to the server"
     before, after = shorten_digests(observed), shorten_digests(desired)
+    if before and before == after:
+        return f"{path} declared otherwise than before"
     if before and after and before.split() == after.split():
         return f"{path} differs in white space only"
     if "\n" in before.strip("\n") or "\n" in after.strip("\n"):

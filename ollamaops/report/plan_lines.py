@@ -155,13 +155,14 @@ def _say_staging(action: Action, proven: Collection[ModelName]) -> str:
 
 def _say_origin(recipe: Recipe) -> str:
     """` from qwen3:32b`, ` from legal.gguf and 2 more files as q4_K_M`."""
+    quantized = f" as {recipe.quantize}" if recipe.quantize else ""
     if recipe.base is not None:
-        return f" from {recipe.base}"
+        return f" from {recipe.base}{quantized}"
     if not recipe.files:
         return ""
     more = len(recipe.files) - 1
     rest = f" and {plural(more, 'more file', 'more files')}" if more else ""
-    return f" from {recipe.files[0].name}{rest}" + (f" as {recipe.quantize}" if recipe.quantize else "")
+    return f" from {recipe.files[0].name}{rest}{quantized}"
 
 
 def _say_cost(action: Action, uploads: list[Cost]) -> str:
