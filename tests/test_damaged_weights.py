@@ -138,7 +138,7 @@ def test_weights_that_cannot_be_used_are_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (lambda path: path.write_bytes(B), 4, "the manifest has changed since"),
+        (lambda path: path.write_bytes(B), 4, "w.gguf changed since "),
         (Path.unlink, 65, "w.gguf: no such file or folder"),
     ],
     ids=["other bytes", "gone"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pulled_models import WEIGHTS_A, World
 
+from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
 FAR = {"name": "far", "files": ["hf://org/repo/far.gguf"]}
@@ -64,3 +65,12 @@ def test_a_saved_plan_for_the_others_is_carried_out(world: World) -> None:
     assert "near:latest on gpu: created" in text
     assert world.run("plan", "--target", "near", "--detailed-exitcode")[0] == 0
     assert code == 3, text
+
+
+def test_what_is_known_by_digest_alone_has_an_unknown_size(world: World) -> None:
+    address = "http://127.0.0.1:1/far.gguf"
+    stated = Digest.of(b"far").hex
+    world.declare({"name": "far", "files": [address], "sha256": {address: stated}})
+    code, text = world.run("plan")
+    assert (code, "not there: upload size not known" in text) == (0, True), text
+    assert "0 unchanged; ? to upload" in text

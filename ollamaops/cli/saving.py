@@ -11,12 +11,15 @@ from typing import Literal
 from ollamaops.apply.recording import declaration_digest
 from ollamaops.cli.context import Scene
 from ollamaops.errors import RefusedError, UsageError
+from ollamaops.files.info import FileInfo
 from ollamaops.names import NamePattern
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.codec import plan_from_json, plan_to_json
 
 # in made_from, on the command line, what it is when it was not given
 _OPTIONS = (("environment", "-e", "none"), ("targets", "--target", "none"), ("prune", "--prune", "nothing"))
+
+_WEIGHTS = "weights "
 
 
 def save_plan(plan: Plan, scene: Scene, path: str) -> None:
@@ -56,7 +59,15 @@ def _made_from(scene: Scene) -> dict[str, str]:
         "environment": scene.shared.environment or "",
         "targets": " ".join(sorted(scene.shared.targets)),
         "prune": _prune_of(scene.manifest.policy.prune),
+        **_weights_of(scene),
     }
+
+
+def _weights_of(scene: Scene) -> dict[str, str]:
+    """The digests of all declared weights, as far as they are known: `weights PATH` or an address → hex digits."""
+    files = scene.cases[0].files if scene.cases else {}
+    known = {where: info for where, info in files.items() if isinstance(info, FileInfo)}
+    return {f"{_WEIGHTS}{where}": info.digest.hex for where, info in known.items()}
 
 
 def _prune_of(scope: Literal[False, "owned"] | tuple[NamePattern, ...]) -> str:
@@ -64,7 +75,7 @@ def _prune_of(scope: Literal[False, "owned"] | tuple[NamePattern, ...]) -> str:
 
 
 def _check_made_from(then: Mapping[str, str], now: Mapping[str, str], path: str) -> None:
-    """RefusedError, which names the option if it is one, when a plan was made from something else."""
+    """RefusedError, which names the option or file if it is one, when a plan was made from something else."""
     if then.get("declaration") == now["declaration"]:
         return
     for key, option, none in _OPTIONS:
@@ -74,6 +85,11 @@ def _check_made_from(then: Mapping[str, str], now: Mapping[str, str], path: str)
                 f"{path} was made with {option} {was or none}, not {given or none}",
                 hint=f"a saved plan is carried out as it is: give the same {option}, or plan again",
             )
+    files = sorted(key for key in then if key.startswith(_WEIGHTS) and then[key] != now.get(key, then[key]))
+    if files:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        changed = files[0].removeprefix(_WEIGHTS) + more
+        raise RefusedError(f"{changed} changed since {path} was made", hint="plan again")
     raise RefusedError(
         f"the manifest has changed since {path} was made", hint="plan again, or check -f, --host and -l"
     )

@@ -60,7 +60,7 @@ class Cost:
     """Bytes to move, as far as they are known (None: not known from here), and bytes the host has already."""
 
     download_bytes: int | None = 0
-    upload_bytes: int = 0
+    upload_bytes: int | None = 0
     present_bytes: int = 0
 
 

@@ -212,7 +212,7 @@ def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:
         stated=blob.stated,
         parts=blob.parts,
         cost=Cost(
-            upload_bytes=0 if is_there else blob.size_bytes,
+            upload_bytes=0 if is_there else blob.size_bytes or None,
             present_bytes=blob.size_bytes if is_there else 0,
         ),
         retries=model.spec.retries,

@@ -94,7 +94,7 @@ def _load_of(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> _L
     return _Load(
         pulled_bytes=sum(layers.values()),
         unknown=unknown,
-        uploaded_bytes=sum(action.cost.upload_bytes for action in uploads),
+        uploaded_bytes=sum(action.cost.upload_bytes or 0 for action in uploads),
         imported_bytes=_import_bytes(plan, recipes, desired, observed),
         is_least=is_untold or any(recipe.quantize for recipe in recipes),
     )

@@ -170,11 +170,12 @@ def _say_cost(action: Action, uploads: list[Cost]) -> str:
         return _say_download(action.cost)
     if not uploads:
         return ""
+    sizes = [cost.upload_bytes for cost in uploads]
     total = Cost(
-        upload_bytes=sum(cost.upload_bytes for cost in uploads),
+        upload_bytes=None if None in sizes else sum(size or 0 for size in sizes),
         present_bytes=sum(cost.present_bytes for cost in uploads),
     )
-    return f"upload {_say_upload(total)}" if total.upload_bytes else _say_upload(total)
+    return f"upload {_say_upload(total)}" if total.upload_bytes != 0 else _say_upload(total)
 
 
 def _say_download(cost: Cost) -> str:
@@ -189,6 +190,8 @@ def _say_present(size_bytes: int) -> str:
 
 
 def _say_upload(cost: Cost) -> str:
+    if cost.upload_bytes is None:
+        return "size not known" + _say_present(cost.present_bytes)
     size = format_size(cost.upload_bytes) if cost.upload_bytes else "nothing to upload"
     return size + _say_present(cost.present_bytes)
 

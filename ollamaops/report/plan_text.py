@@ -29,6 +29,7 @@ class PlanCounts:
     download_bytes: int
     download_unknown: bool
     upload_bytes: int
+    upload_unknown: bool
 
     @property
     def is_empty(self) -> bool:
@@ -40,6 +41,7 @@ def count_plan(plan: Plan) -> PlanCounts:
     """The numbers of the last line; `actions` has a key for every verb, uploads are not counted as actions."""
     verbs = [verb_of(action) for action in plan.actions if not continues_another(action)]
     downloads = [action.cost.download_bytes for action in plan.actions]
+    uploads = [action.cost.upload_bytes for action in plan.actions]
     return PlanCounts(
         actions={verb: verbs.count(verb) for verb in _VERBS},
         unchanged=sum(len(host.unchanged) for host in plan.hosts),
@@ -50,7 +52,8 @@ def count_plan(plan: Plan) -> PlanCounts:
         unresolved=len(plan.unresolved),
         download_bytes=sum(size or 0 for size in downloads),
         download_unknown=None in downloads,
-        upload_bytes=sum(action.cost.upload_bytes for action in plan.actions),
+        upload_bytes=sum(size or 0 for size in uploads),
+        upload_unknown=None in uploads,
     )
 
 
@@ -86,13 +89,13 @@ def _say_nothing(counts: PlanCounts) -> str:
 
 def _say_bytes(counts: PlanCounts) -> list[str]:
     parts = []
-    if counts.download_unknown:
-        known = f"{format_size(counts.download_bytes)} + " if counts.download_bytes else ""
-        parts.append(f"{known}? to download")
-    elif counts.download_bytes:
-        parts.append(f"{format_size(counts.download_bytes)} to download")
-    if counts.upload_bytes:
-        parts.append(f"{format_size(counts.upload_bytes)} to upload")
+    for size_bytes, is_unknown, what in (
+        (counts.download_bytes, counts.download_unknown, "download"),
+        (counts.upload_bytes, counts.upload_unknown, "upload"),
+    ):
+        sizes = [format_size(size_bytes)] * bool(size_bytes) + ["?"] * is_unknown
+        if sizes:
+            parts.append(f"{' + '.join(sizes)} to {what}")
     return [", ".join(parts)] if parts else []
 
 
