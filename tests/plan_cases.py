@@ -215,7 +215,10 @@ def desired_of(tree: Tree) -> DesiredHost:
 
 def an_observed(name: str, tree: Tree) -> ObservedModel:
     return ObservedModel(
-        name=a_name(name), digest=a_digest(tree.get("digest", name)).hex, is_cloud=tree.get("cloud", False)
+        name=a_name(name),
+        digest=a_digest(tree.get("digest", name)).hex,
+        quantization=tree.get("quantization", "F16"),
+        is_cloud=tree.get("cloud", False),
     )
 
 

@@ -141,6 +141,7 @@ def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
             size_bytes=tagged.size_bytes,
             modified_at=tagged.modified_at,
             parent=tagged.parent_model,
+            quantization=tagged.quantization_level,
             is_cloud=tagged.is_cloud_stub or (features.suffix_routing and name.source_suffix == "cloud"),
         )
     return None

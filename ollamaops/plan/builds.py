@@ -150,7 +150,11 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
         )
         return
     recipe, blobs = _as_sent(model, recipe)
-    problem = _hollow_base(draft, recipe.base) or unsupported(recipe, draft.features, model.weights)
+    problem = (
+        _hollow_base(draft, recipe.base)
+        or _quantized_base(draft, recipe)
+        or unsupported(recipe, draft.features, model.weights)
+    )
     if problem:
         what, hint = problem
         draft.give_up(model.name, f"cannot be made by Ollama {draft.observed.version}: {what}", hint)
@@ -189,6 +193,19 @@ def _hollow_base(draft: Draft, base: ModelName | None) -> tuple[str, str] | None
             f"name a base that is on the host, or upgrade to {since} and name the cloud model by its own -cloud tag",
         )
     return None
+
+
+def _quantized_base(draft: Draft, recipe: Recipe) -> tuple[str, str] | None:
+    """(what and why, the way out) for a base that no server quantizes once more, not even to what it is."""
+    there = draft.find(recipe.base)
+    if not recipe.quantize or there is None or there.name in draft.changing:
+        return None
+    if not there.quantization.upper().startswith(("Q", "IQ")):
+        return None
+    return (
+        f"it quantizes what is not quantized yet, and '{there.name}' is {there.quantization}",
+        "make it from an F16 model, or leave out quantize",
+    )
 
 
 def _as_sent(model: DesiredModel, recipe: Recipe) -> tuple[Recipe, tuple[LocalBlob, ...]]:

@@ -26,6 +26,7 @@ class ObservedModel:
     size_bytes: int = 0
     modified_at: str = ""
     parent: str = ""
+    quantization: str = ""
     is_cloud: bool = False
 
 
