@@ -113,10 +113,8 @@ class Draft:
         if isinstance(action, PullModel):
             coming = action.pin or action.current
             return bool(coming) and memory is not None and memory.digest not in coming
-        if not isinstance(action, CreateModel):
-            return False
         declared = self.desired.find(action.model)
-        return (
+        return isinstance(action, CreateModel) and (
             action.recipe.base in self.replaced
             or (declared is not None and self.find(declared.spec.moved_from) is not None)
             or (memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint)
