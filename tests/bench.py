@@ -336,7 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print the speed of ollamaops as ratios to peers.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {' '.join(SECTIONS)} (all)")
     parser.add_argument("--size", default="1GiB", help="bytes of the largest weights (%(default)s)")
-    parser.add_argument("--runs", type=int, default=5, help="how often each is measured (%(default)s)")
+    parser.add_argument("--runs", type=int, default=7, help="how often each is measured (%(default)s)")
     options = parser.parse_args()
     if unknown := set(options.sections) - SECTIONS.keys():
         parser.error(f"no section {', '.join(sorted(unknown))}: use {' '.join(SECTIONS)}")

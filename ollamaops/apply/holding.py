@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ollamaops.apply.case import HostCase, Surroundings
 from ollamaops.apply.memory import server_ledger
@@ -26,7 +26,9 @@ from ollamaops.events import Noted
 from ollamaops.manifest.types import HostSpec
 from ollamaops.state.holder import Holder, where_am_i, who_am_i
 from ollamaops.state.host_lock import HostLock
-from ollamaops.state.server_ledger import ServerLedger
+
+if TYPE_CHECKING:
+    from ollamaops.state.server_ledger import ServerLedger
 
 LEASE_S = 300.0
 PAUSE_S = 0.5

@@ -7,7 +7,6 @@ came from `${env:NAME}` may be a secret, so no message that holds it may pass; `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from typing import TypeVar
 
 from ollamaops.errors import InvalidName, InvalidValue, Problem
@@ -45,6 +44,8 @@ class Findings:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`: did you mean 'x'?`, or nothing when no known word is near."""
+    from difflib import get_close_matches
+
     folded = {name.lower(): name for name in known}
     near = get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     return f": did you mean '{folded[near[0]]}'?" if near else ""

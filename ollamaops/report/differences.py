@@ -6,7 +6,6 @@ a reader would miss: values arrive whole (a system prompt of a hundred lines), a
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -150,6 +149,8 @@ def diff_lines(before: str, after: str, context: int = 2) -> list[str]:
     old, new = before.split("\n"), after.split("\n")
     if max(len(old), len(new)) > _MAX_DIFFED_LINES:
         return []
+    import difflib  # costs more than all else that a plan without changes prints
+
     return list(difflib.unified_diff(old, new, n=context, lineterm=""))[2:]
 
 
