@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ollamaops.apply.requests import flat_names
 from ollamaops.manifest.types import Build, WeightsFile
 from ollamaops.plan.desired import DesiredHost, DesiredModel, LocalBlob
 from ollamaops.plan.observed import ObservedHost
@@ -40,6 +39,7 @@ def _with_archive(model: DesiredModel, cancel: Callable[[], bool]) -> DesiredMod
 
 
 def _pack(files: tuple[WeightsFile, ...], paths: list[Path], cancel: Callable[[], bool]) -> LocalBlob:
+    from ollamaops.apply.requests import flat_names
     from ollamaops.files.archive import measure
 
     names = flat_names([file.name for file in files])

@@ -8,19 +8,13 @@ server that asks for more patience than `LONGEST_PATIENCE_S` is not waited for: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
-
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
+from typing import TYPE_CHECKING, TypeVar
 
 from ollamaops.errors import AnswerError, Cancelled, OllamaopsError
 from ollamaops.ollama.cancel import CancelToken
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
@@ -47,6 +41,30 @@ def attempt(
 
     `on_retry` is told the number of the attempt that failed (from 1), the seconds until the next, and the error.
     """
+    try:
+        return work()
+    except OllamaopsError as error:
+        if retries < 1 or not is_worth_retrying(error):
+            raise
+        failed = [error]
+
+    def go_on() -> Result:
+        """The first attempt has been made: what is left of it is its error."""
+        if failed:
+            raise failed.pop()
+        return work()
+
+    return _try_again(go_on, retries, cancel, on_retry, first_wait_s)
+
+
+def _try_again(
+    work: Callable[[], Result],
+    retries: int,
+    cancel: CancelToken,
+    on_retry: OnRetry | None,
+    first_wait_s: float,
+) -> Result:
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -72,6 +90,8 @@ class _Wait:
     """Exponential with jitter, but at least what the server's Retry-After asked for."""
 
     def __init__(self, first_wait_s: float) -> None:
+        from tenacity import wait_exponential, wait_random
+
         self._backoff = wait_exponential(first_wait_s, LONGEST_WAIT_S) + wait_random(0, first_wait_s)
 
     def __call__(self, state: RetryCallState) -> float:

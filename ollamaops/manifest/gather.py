@@ -24,7 +24,6 @@ from ollamaops.manifest.check import Gathered, refuse_local
 from ollamaops.manifest.disk import Disk, Folder, Named, is_there, reason_of
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.findings import Findings, did_you_mean
-from ollamaops.manifest.lint import lint_modelfile
 from ollamaops.manifest.local_paths import select_weights
 from ollamaops.manifest.modelfile import Modelfile, decode_modelfile, parse_modelfile
 from ollamaops.manifest.recipe import Recipe, to_recipe
@@ -141,6 +140,8 @@ class Gatherer:
         return _Cooked()
 
     def _cook(self, source: _Source) -> _Cooked:
+        from ollamaops.manifest.lint import lint_modelfile
+
         try:
             modelfile = parse_modelfile(source.text, source.shown)
             cooked = _Cooked(recipe=to_recipe(modelfile, source.shown))
