@@ -180,6 +180,8 @@ def hide_credentials(text: str) -> str:
 
     The digest in `bot@sha256:…`, and an `@` with neither `:` before it nor `/` behind it, mean something else.
     """
+    if "@" not in text:
+        return text
     digest = _DIGEST_END.search(text)
     bare = text[: digest.start()] if digest else text
     before, sign, behind = bare.rpartition("@")

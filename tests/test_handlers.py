@@ -26,6 +26,7 @@ from live_host import (
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes, streaming
 
 from ollamaops.apply.observe import look_at_all
+from ollamaops.apply.upstream import Upstreams
 from ollamaops.errors import AccessDenied, StateError
 from ollamaops.events import (
     Interrupted,
@@ -44,6 +45,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.asides import previous_of
 from ollamaops.reconcile import Options, plan_hosts
+from ollamaops.registry.client import RegistryClient
 from ollamaops.state.facts import Applied
 from ollamaops.state.ledger import Ledger
 
@@ -450,3 +452,15 @@ def test_what_was_done_is_remembered_with_what_it_was_made_from(newest: LiveHost
         assert isinstance(bench.do(delete("chat")), Succeeded)
         assert name("chat").key not in bench.bench.ledger.recall(newest.sandbox.url)
         assert bench.bench.touched == {name(BASE), name("bot"), name("chat")}
+
+
+@every_version
+def test_a_pull_that_was_planned_without_a_registry_asks_none_afterwards(
+    host: LiveHost, tmp_path: Path
+) -> None:
+    def open_registry() -> RegistryClient:
+        raise AssertionError("a registry is asked")
+
+    with at(host.sandbox.url, tmp_path) as bench:
+        bench.bench.upstreams = Upstreams(open_registry)
+        assert isinstance(bench.do(pull(BASE)), Succeeded)

@@ -51,15 +51,14 @@ def upload(bench: Workbench, blob: UploadBlob, report: ProgressSink) -> bool:
         source = Archive(blob.path, blob.parts, blob.size_bytes)
     elif is_remote(blob.path):
         source = bench.elsewhere.source_of(RemoteRef(blob.path), blob.digest, cancel=bench.cancel.is_set)
-    if not blob.stated or bench.digests is None:
-        return upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
-    began_ns, stamp = time.time_ns(), stamp_of(Path(blob.path))
+    began_ns, stamp = time.time_ns(), stamp_of(Path(blob.path)) if blob.stated else None
     was_sent = upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
+    if stamp is None or bench.digests is None:
+        return was_sent
     if was_sent:
         believe(stamp, blob.digest, bench.digests, since_ns=began_ns)
     else:
-        found = digest_of(Path(blob.path), bench.digests, cancel=bench.cancel.is_set)
-        require_digest(found.path, blob.digest, found.digest)
+        require_digest(digest_of(Path(blob.path), bench.digests, cancel=bench.cancel.is_set), blob.digest)
     return was_sent
 
 

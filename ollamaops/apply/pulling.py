@@ -73,14 +73,16 @@ def _origin(bench: Workbench, action: PullModel, seen: Seen) -> str | None:
 
     A server before 0.19 may list it under a digest that nobody can work out; then it is what the registry still has.
     """
+    if not action.registry_digest:
+        return None
     if seen.digest in action.current or bench.upstreams is None:
-        return action.registry_digest or None
+        return action.registry_digest
     bench.upstreams.forget(action.model, action.insecure)
     now = bench.upstreams.ask({action.model: action.insecure})[action.model]
     if seen.digest in now.digests:
         return now.registry_digest
     is_told = bench.client.features().raw_registry_manifest or now.registry_digest != action.registry_digest
-    return None if is_told else now.registry_digest or None
+    return None if is_told else now.registry_digest
 
 
 def _pin_hint(bench: Workbench, action: PullModel) -> str:

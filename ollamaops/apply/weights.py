@@ -51,9 +51,9 @@ def digests_of(
     """
     wanted = list(files)
     local = {file.path: file.known for file in wanted if isinstance(file.path, Path)}
-    _refuse_one_digest_of_many(local)
+    sizes = {path: stamp_of(path).size_bytes for path in local}
+    _refuse_one_digest_of_many(local, sizes)
     unknown = [path for path, known in local.items() if known is None or (cache and cache.has_seen(path))]
-    sizes = {path: stamp_of(path).size_bytes for path in unknown}
 
     def on_hashed(path: Path, done_bytes: int) -> None:
         if on_progress is not None:
@@ -65,11 +65,12 @@ def digests_of(
         where, known = file.path, file.known
         if isinstance(where, RemoteRef):
             found[where] = _ask(elsewhere or Elsewhere(), where, known, on_progress, cancel)
-        elif known is not None and where not in hashed:
-            found[where] = FileInfo(digest=known, size_bytes=stamp_of(where).size_bytes, stated=True)
+        elif known is None or where in hashed:
+            facts = hashed[where]
+            require_digest(facts, known)
+            found[where] = FileInfo(digest=facts.digest, size_bytes=facts.size_bytes)
         else:
-            require_digest(where, known or hashed[where].digest, hashed[where].digest)
-            found[where] = FileInfo(digest=hashed[where].digest, size_bytes=hashed[where].size_bytes)
+            found[where] = FileInfo(digest=known, size_bytes=sizes[where], stated=True)
     return found
 
 
@@ -86,12 +87,12 @@ def _ask(
         return Unavailable(error=str(error), hint=error.hint)
 
 
-def _refuse_one_digest_of_many(local: Mapping[Path, Digest | None]) -> None:
+def _refuse_one_digest_of_many(local: Mapping[Path, Digest | None], sizes: Mapping[Path, int]) -> None:
     """WeightsError when files of several sizes are said to have the same digest."""
     first: dict[Digest, Path] = {}
     for path, known in local.items():
         other = first.setdefault(known, path) if known else path
-        if stamp_of(path).size_bytes != stamp_of(other).size_bytes:
+        if sizes[path] != sizes[other]:
             raise WeightsError(
                 f"{path}: the manifest states the digest of {other}, which has another size",
                 hint="correct its digest under sha256:",

@@ -127,11 +127,11 @@ def digest_of(
     return facts
 
 
-def require_digest(path: Path, stated: Digest, found: Digest) -> None:
-    """WeightsError unless the file has the digest that the manifest states."""
-    if found != stated:
+def require_digest(facts: FileFacts, stated: Digest | None) -> None:
+    """WeightsError unless the file has the digest that the manifest states, if it states one."""
+    if stated is not None and facts.digest != stated:
         raise WeightsError(
-            f"{path}: its digest is {found.short}, and the manifest states {stated.short}",
+            f"{facts.path}: its digest is {facts.digest.short}, and the manifest states {stated.short}",
             hint="bring back the file that was meant, or correct its digest under sha256:",
         )
 

@@ -33,6 +33,7 @@ from ollamaops.manifest.weights_check import (
     check_headers,
     check_kinds,
     check_sets,
+    is_gguf,
     place_of,
     without_folders,
 )
@@ -313,7 +314,7 @@ class Gatherer:
 
     def _check_convertible(self, entry: Table, key: str, made: Sequence[WeightsFile]) -> None:
         """Weights that a server converts need all of their shards, a configuration and a tokenizer beside them."""
-        if not made or any(self._is_gguf(file.path) for file in made):
+        if not made or any(is_gguf(file.path, self._kinds) for file in made):
             return
         from ollamaops.files import convertible
 
@@ -330,9 +331,6 @@ class Gatherer:
         except WeightsError as error:
             paths = [file.path for file in made]
             self._findings.add(place, f"{key}: {without_folders(str(error), paths)}", error.hint)
-
-    def _is_gguf(self, where: Location) -> bool:
-        return where.name.endswith(".gguf") or self._kinds.get(where) == "gguf"
 
     def _as_weights(self, files: list[Location], known: Mapping[Location, Digest]) -> tuple[WeightsFile, ...]:
         """The files under the names that a server is told: relative to the folder that they have in common.

@@ -28,6 +28,11 @@ Kinds = Mapping[Location, Kind]
 Headers = Mapping[Location, GgufHeader]
 
 
+def is_gguf(where: Location, kinds: Kinds) -> bool:
+    """Whether it is one by its name, or by what is in it."""
+    return where.name.endswith(".gguf") or kinds.get(where) == "gguf"
+
+
 def place_of(entry: Table, key: str) -> Place:
     """Where an entry names the weights under `key`, which its Modelfile may do."""
     return (entry.get(key) or entry.get("modelfile") or entry).place
@@ -43,7 +48,7 @@ def check_kinds(entry: Table, made: Made, kinds: Kinds, findings: Findings) -> N
     """A server takes either GGUF files or others, never both, and one GGUF adapter."""
     for key in ("files", "adapters"):
         place, paths = place_of(entry, key), [file.path for file in made[key]]
-        gguf = [path for path in paths if path.name.endswith(".gguf") or kinds.get(path) == "gguf"]
+        gguf = [path for path in paths if is_gguf(path, kinds)]
         if gguf and len(gguf) < len(paths):
             findings.add(place, f"{key}: GGUF files and others together: a server takes one kind", "name one")
         elif paths and not gguf and not any(path.name.endswith(WEIGHTS_ENDINGS) for path in paths):

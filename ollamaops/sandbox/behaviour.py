@@ -273,24 +273,15 @@ BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
     (0, 21, 0): ("prune_grace_s",),
     (0, 22, 0): ("quantize_sources", "quantize_source_error"),
     (0, 30, 0): (
-        *(
-            "show_names_canonical",
-            "rewrites_gguf",
-            "verifies_imports",
-            "file_origin",
-            "splits_merge",
-            "drafts",
-        ),
-        *("quantize_reports", "quantizer", "tags_extras", "strict_modalities"),
+        *("show_names_canonical", "rewrites_gguf", "verifies_imports", "file_origin", "splits_merge"),
+        *("drafts", "quantize_reports", "quantizer", "tags_extras", "strict_modalities"),
     ),
     (0, 31, 2): ("info_type_errors",),
     (0, 32, 7): ("config_rootfs",),
 }
 """Version → what is from then on as in the next recorded server: flags of Behaviour and of its InferenceRules."""
-_UNQUALIFIED = (
-    500,
-    "unqualified name: {full}",
-)  # what show says from 0.15.0 to 0.17.7, and no recorded server
+# what show says from 0.15.0 to 0.17.7, and no recorded server
+_UNQUALIFIED = (500, "unqualified name: {full}")
 
 
 def behaviour_for(version: str) -> Behaviour:
