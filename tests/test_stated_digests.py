@@ -86,3 +86,18 @@ def test_a_file_that_nobody_has_read_is_sent_unread_and_known_from_then_on(
     assert world.run("apply", "-y")[0] == 0
     os.utime(world.folder / "a.gguf")  # looks new: it is read once more, and is what it was
     assert world.run("plan", "--detailed-exitcode")[0] == 0
+
+
+def test_a_file_that_was_written_just_before_it_was_sent_is_found_out_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Sandbox(as_version="0.12.11") as sandbox:
+        world = World(tmp_path, capsys, hosts={"gpu": {"url": sandbox.url}})
+        stated = write(world, "a.gguf", WEIGHTS_A)
+        world.declare(model("a", "a.gguf", stated))
+        assert world.run("apply", "-y")[0] == 0
+        assert world.run("drift")[0] == 0
+        now = write(world, "a.gguf", replaced(WEIGHTS_A))
+        code, text = world.run("drift")
+        assert code not in (0, 2), text
+        assert f"a.gguf: its digest is {now.short}, and the manifest states {stated.short}" in text

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from threading import Event
@@ -28,6 +28,7 @@ from ollamaops.names import Digest
 BLOCK_BYTES = 1 << 20
 HASHED_BYTES = 4 << 20
 RACY_NS = 2_000_000_000
+_NO_FILES_SIZE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,13 @@ def require_digest(facts: FileFacts, stated: Digest | None) -> None:
 
 
 def believe(stamp: FileStamp, digest: Digest, cache: DigestCache, *, since_ns: int) -> None:
-    """Remember what a server has found in the bytes of a file, which it was sent from `since_ns` on."""
-    if stamp_of(Path(stamp.path)) == stamp and not is_racy(stamp, since_ns):
-        with suppress(StateError):
-            cache.put(stamp, digest)
+    """Remember what a server has found in the bytes of a file, which it was sent from `since_ns` on.
+
+    Of a file that may have changed meanwhile only the path is: it is then read once more.
+    """
+    is_sure = stamp_of(Path(stamp.path)) == stamp and not is_racy(stamp, since_ns)
+    with suppress(StateError):
+        cache.put(stamp if is_sure else replace(stamp, size_bytes=_NO_FILES_SIZE), digest)
 
 
 def is_racy(stamp: FileStamp, hashed_at_ns: int) -> bool:
