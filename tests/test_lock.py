@@ -279,6 +279,8 @@ def test_the_flaws_of_all_entries_are_reported_together() -> None:
         ("a: \x07", "ollamaops.lock: not YAML: ReaderError"),
         ("[" * 50_000, "ollamaops.lock: nested more than 16 deep"),
         ("- " * 50_000, "ollamaops.lock: nested more than 16 deep"),
+        ("{a: " * 5_000, "ollamaops.lock: nested more than 16 deep"),
+        ("- [\n" + "[" * 50_000, "ollamaops.lock: nested more than 16 deep"),
         ("[" * 20 + "]" * 20, "ollamaops.lock: nested more than 16 deep"),
         ("#" * (MAX_LOCK_CHARACTERS + 1), "ollamaops.lock: the lock has more than 16777216 characters"),
     ],

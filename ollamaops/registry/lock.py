@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeVar
@@ -240,8 +241,19 @@ def _read_entry(key: yaml.Node, node: yaml.Node, entries: dict[ModelName, LockEn
 
 def _is_too_deep(text: str) -> bool:
     """Whether composing could go too deep: it recurses, and in libyaml's binding to a crash of the process."""
+    try:
+        return _reaches_max_depth(text, _LOADER)
+    except yaml.YAMLError:
+        # libyaml reads ahead of the events that it gives out, and from PyYAML 6.0.4 on refuses deep nesting there,
+        # before a single one is counted. The reader in Python has no such limit and reads ahead one line at most.
+        with suppress(yaml.YAMLError):
+            return _reaches_max_depth(text, yaml.SafeLoader)
+        return False  # broken in some other way, which composing reports with its place
+
+
+def _reaches_max_depth(text: str, loader: type[yaml.SafeLoader | yaml.CSafeLoader]) -> bool:
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             return True
