@@ -46,7 +46,7 @@ lint: $(VENV)/test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/test
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/benchmark/bench.py
 
 clean:
 	rm -rf $(VENV) .ollamaops .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

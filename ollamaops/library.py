@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from ollamaops.apply.case import HostCase, Options, Surroundings
-from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.apply.holding import holding_hosts
-from ollamaops.apply.recording import recorded
-from ollamaops.apply.upstream import Upstreams
-from ollamaops.apply.weights import digests_of, tell_reading
+from ollamaops.apply.history import recorded
+from ollamaops.apply.locks import holding_hosts
+from ollamaops.engine import apply_hosts, build_cases, plan_hosts
 from ollamaops.errors import RefusedError
 from ollamaops.events import Sink, discard
+from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.hosts import models_on
 from ollamaops.manifest.types import Manifest
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import new_id
-from ollamaops.ollama.cancel import CancelToken
+from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.run import HostCase, Options, Surroundings
+from ollamaops.observe.weights import digests_of, tell_reading
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import RunReport
-from ollamaops.reconcile import apply_hosts, build_cases, plan_hosts
 from ollamaops.registry.client import RegistryClient
 from ollamaops.report.run_text import is_as_declared
 from ollamaops.state.ledger import Ledger

@@ -12,7 +12,7 @@ import pytest
 import ollamaops
 from ollamaops.errors import RefusedError
 from ollamaops.events import Event
-from ollamaops.ollama.cancel import CancelToken
+from ollamaops.http.cancel import CancelToken
 from ollamaops.sandbox.server import Sandbox
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ollamaops.manifest.types import Build, WeightsFile
 from ollamaops.plan.desired import DesiredHost, DesiredModel, LocalBlob
+from ollamaops.plan.lookups import PlanOptions, is_trusted
 from ollamaops.plan.observed import ObservedHost
-from ollamaops.plan.questions import PlanOptions, is_trusted
 
 
 def with_archives(
@@ -39,7 +39,7 @@ def _with_archive(model: DesiredModel, cancel: Callable[[], bool]) -> DesiredMod
 
 
 def _pack(files: tuple[WeightsFile, ...], paths: list[Path], cancel: Callable[[], bool]) -> LocalBlob:
-    from ollamaops.apply.requests import flat_names
+    from ollamaops.apply.create_request import flat_names
     from ollamaops.files.archive import measure
 
     names = flat_names([file.name for file in files])

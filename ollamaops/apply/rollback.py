@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ollamaops.apply.case import HostCase, Surroundings, desired_of
-from ollamaops.apply.memory import facts_of
-from ollamaops.apply.observe import Glance
-from ollamaops.apply.survey import guarded, unreached
+from ollamaops.apply.plan_host import guarded, unreached
 from ollamaops.errors import OllamaopsError, RemoteError
 from ollamaops.names import ModelName, NamePattern
+from ollamaops.observe.host import Glance
+from ollamaops.observe.memory import facts_of
+from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.plan.actions import HostPlan, UnreachedHost
 from ollamaops.plan.rollback import plan_rollback
 from ollamaops.state.facts import FactStore

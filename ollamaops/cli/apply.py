@@ -12,7 +12,7 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning
 
 if TYPE_CHECKING:
     from ollamaops.cli.context import Scene
-    from ollamaops.ollama.cancel import CancelToken
+    from ollamaops.http.cancel import CancelToken
     from ollamaops.plan.actions import Plan
 
 
@@ -65,7 +65,7 @@ def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...]
     from ollamaops.cli.showing import show_plan, show_run
 
     if scene.is_reading():  # it will all be needed, and there is time
-        import ollamaops.apply.rounds
+        import ollamaops.apply.converge
         import ollamaops.cli.carrying
         import ollamaops.report.live  # noqa: F401
     shared = scene.shared
@@ -90,7 +90,7 @@ def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...]
 
 def _agree(scene: Scene, saved: str | None) -> Plan:
     """The plan to carry out: a fresh one, or the saved one if all its facts still hold."""
-    from ollamaops.reconcile import check_facts, plan_hosts
+    from ollamaops.engine import check_facts, plan_hosts
 
     if saved is None:
         return plan_hosts(scene.cases, scene.around)

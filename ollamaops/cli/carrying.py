@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ollamaops.apply.recording import recorded
+from ollamaops.apply.history import recorded
 from ollamaops.cli import exits
 from ollamaops.cli.context import Scene, listening
 from ollamaops.cli.signals import exit_code
+from ollamaops.engine import apply_hosts
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import RunReport
-from ollamaops.reconcile import apply_hosts
 
 
 def carry_out(scene: Scene, plan: Plan, command: str, force: Sequence[str] = ()) -> tuple[RunReport, int]:

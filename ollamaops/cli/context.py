@@ -16,20 +16,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ollamaops.apply.elsewhere import Elsewhere
-from ollamaops.apply.weights import digests_of, tell_reading
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
-from ollamaops.files.info import Weights
-from ollamaops.files.remote import Location
+from ollamaops.files.facts import Weights
+from ollamaops.files.location import Location
+from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest, Tls, WeightsFile
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import NamePattern, new_id
-from ollamaops.ollama.cancel import CancelToken
+from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.weights import digests_of, tell_reading
 from ollamaops.report.on_demand import OnDemand
 from ollamaops.report.words import wants_colour
 from ollamaops.state.ledger import Ledger
@@ -38,11 +38,11 @@ from ollamaops.units import parse_duration, parse_timeout, utc_now
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from ollamaops.apply.upstream import Upstreams
+    from ollamaops.engine import HostCase, Surroundings
     from ollamaops.events import Event
-    from ollamaops.reconcile import HostCase, Surroundings
+    from ollamaops.lockfile.lock import Lock
+    from ollamaops.observe.registries import Upstreams
     from ollamaops.registry.client import RegistryClient
-    from ollamaops.registry.lock import Lock
     from ollamaops.report.live import ProgressKind, ProgressSink
 
 LOCK_FILE = "ollamaops.lock"
@@ -83,8 +83,8 @@ def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
         manifest = load_unlocked(shared, locked=False)
         if all(spec.update != "locked" for spec in manifest.models):
             return manifest
-    from ollamaops.plan.locking import with_lock
-    from ollamaops.registry.lock import Lock
+    from ollamaops.lockfile.build import with_lock
+    from ollamaops.lockfile.lock import Lock
 
     lock = read_lock(shared)
     manifest = load_unlocked(shared, locked=require_lock or lock is not None)
@@ -93,7 +93,7 @@ def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
 
 def read_lock(shared: Shared) -> Lock | None:
     """The lock that this run is held to, None if there is none. UsageError when --lock-file names a missing file."""
-    from ollamaops.registry.lock_file import load_lock
+    from ollamaops.lockfile.file import load_lock
 
     lock = load_lock(lock_path(shared))
     if lock is None and shared.lock_file:
@@ -161,7 +161,7 @@ def open_fleet(shared: Shared, manifest: Manifest) -> Iterator[Fleet]:
 def _fleet(
     stack: ExitStack, shared: Shared, manifest: Manifest, hosts: tuple[HostSpec, ...], cancel: CancelToken
 ) -> Fleet:
-    from ollamaops.apply.upstream import Upstreams
+    from ollamaops.observe.registries import Upstreams
 
     endpoints: dict[str, str] = {}
     if shared.sandbox:
@@ -200,7 +200,7 @@ def open_scene(
         weights = stack.enter_context(_reading(shared, files, ledger, elsewhere, cancel, run_id))
         fleet = _fleet(stack, shared, wanted, hosts, cancel)
 
-        from ollamaops.reconcile import Options, Surroundings, build_cases
+        from ollamaops.engine import Options, Surroundings, build_cases
 
         options = Options(
             targets=targets_of(shared, wanted, hosts),
@@ -342,9 +342,9 @@ def _open_registry(shared: Shared, endpoints: dict[str, str]) -> RegistryClient:
 
 def holding(scene: Scene) -> AbstractContextManager[None]:
     """The locks of the scene's hosts; RefusedError says who has one. Waiting for one is told on stderr."""
-    from ollamaops.apply.holding import holding_hosts
+    from ollamaops.apply.locks import holding_hosts
+    from ollamaops.engine import Options
     from ollamaops.events import discard
-    from ollamaops.reconcile import Options
 
     options = scene.cases[0].options if scene.cases else Options()
     around = replace(scene.around, emit=discard if scene.shared.quiet else _say)

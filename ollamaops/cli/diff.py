@@ -20,9 +20,9 @@ def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
     from ollamaops.cli.context import open_scene
     from ollamaops.cli.exits import code_of_plan
     from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.engine import plan_hosts
     from ollamaops.names import ModelName
     from ollamaops.plan.codec import plan_to_json
-    from ollamaops.reconcile import plan_hosts
     from ollamaops.report.diff_text import render_diff
 
     name = read_option("MODEL", model, ModelName.parse)

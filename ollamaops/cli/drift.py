@@ -39,7 +39,7 @@ def command(
     with open_scene(shared, prune=scope, verify_weights=verify_weights, costs=False, guarded=False) as scene:
         from ollamaops.cli.printing import write_file
         from ollamaops.cli.showing import show_plan
-        from ollamaops.reconcile import plan_hosts
+        from ollamaops.engine import plan_hosts
 
         plan = plan_hosts(scene.cases, scene.around)
     if junit is not None:

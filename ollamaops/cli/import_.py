@@ -31,11 +31,11 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
 
     The server is URL, or the host of the manifest given with -f, or OLLAMA_HOST. Writes to no server.
     """
-    from ollamaops.apply.memory import facts_of
-    from ollamaops.apply.observe import Eyes, look_at_all
-    from ollamaops.apply.origins import with_origins
     from ollamaops.cli.context import open_scene
     from ollamaops.cli.printing import write
+    from ollamaops.observe.host import Eyes, look_at_all
+    from ollamaops.observe.import_facts import with_origins
+    from ollamaops.observe.memory import facts_of
     from ollamaops.plan.importing import import_host
     from ollamaops.report.manifest_text import render_manifest
 

@@ -14,10 +14,10 @@ from ollamaops.errors import UsageError
 
 if TYPE_CHECKING:
     from ollamaops.cli.context import Fleet
+    from ollamaops.lockfile.build import Reference
+    from ollamaops.lockfile.changes import Finding, LockUpdate
+    from ollamaops.lockfile.lock import Lock
     from ollamaops.names import NamePattern
-    from ollamaops.plan.lock_changes import Finding, LockUpdate
-    from ollamaops.plan.locking import Reference
-    from ollamaops.registry.lock import Lock
 
 
 @command_with_shared(
@@ -37,10 +37,10 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
     --check finds that the lock does not fit, 3 when a registry could not be asked.
     """
     from ollamaops.cli.context import load_unlocked, lock_path, open_fleet, read_lock, targets_of
+    from ollamaops.lockfile.build import held_by_lock, references_on
+    from ollamaops.lockfile.file import load_lock
+    from ollamaops.lockfile.lock import Lock
     from ollamaops.manifest.hosts import models_on
-    from ollamaops.plan.locking import held_by_lock, references_on
-    from ollamaops.registry.lock import Lock
-    from ollamaops.registry.lock_file import load_lock
 
     _check_usage(shared, models, update=update, check=check)
     path = lock_path(shared)
@@ -102,10 +102,10 @@ def _write(
     references: Sequence[Reference],
     renew: Callable[[Reference], bool],
 ) -> int:
-    from ollamaops.apply.registries import ask_registries
-    from ollamaops.plan.lock_changes import to_ask, update_lock
-    from ollamaops.registry.lock import Lock
-    from ollamaops.registry.lock_file import save_lock
+    from ollamaops.lockfile.changes import to_ask, update_lock
+    from ollamaops.lockfile.file import save_lock
+    from ollamaops.lockfile.lock import Lock
+    from ollamaops.observe.lock_facts import ask_registries
 
     lock = old or Lock()
     asked = to_ask(lock, references, renew)
@@ -120,8 +120,8 @@ def _write(
 
 
 def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Sequence[Reference]) -> int:
-    from ollamaops.apply.registries import ask_registries, inspect_layers
-    from ollamaops.plan.lock_changes import check_lock
+    from ollamaops.lockfile.changes import check_lock
+    from ollamaops.observe.lock_facts import ask_registries, inspect_layers
 
     jobs = shared.jobs or 8
     locked = [reference for reference in references if reference.ref in lock.entries]

@@ -24,12 +24,12 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
     download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked; a registry
     that says it has no such model or tag (any more) has been asked.
     """
-    from ollamaops.apply.freshness import Search, find_outdated
     from ollamaops.cli.context import load, open_fleet, read_lock, targets_of
     from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.lockfile.build import references_on
+    from ollamaops.lockfile.lock import Lock
     from ollamaops.manifest.hosts import models_on
-    from ollamaops.plan.locking import references_on
-    from ollamaops.registry.lock import Lock
+    from ollamaops.observe.outdated import Search, find_outdated
     from ollamaops.report.outdated_text import outdated_to_json, render_outdated
 
     if shared.no_registry:

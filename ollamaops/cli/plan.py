@@ -46,7 +46,7 @@ def command(
     ) as scene:
         from ollamaops.cli.saving import save_plan
         from ollamaops.cli.showing import show_plan
-        from ollamaops.reconcile import plan_hosts
+        from ollamaops.engine import plan_hosts
 
         plan = plan_hosts(scene.cases, scene.around)
         if out:

@@ -42,7 +42,7 @@ def command(
     from ollamaops.cli.context import holding, open_scene
     from ollamaops.cli.showing import show_plan, show_run
     from ollamaops.cli.signals import confirm
-    from ollamaops.reconcile import plan_hosts
+    from ollamaops.engine import plan_hosts
     from ollamaops.report.words import plural
 
     if not (yes or only_list or sys.stdin.isatty()):

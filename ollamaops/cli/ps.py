@@ -13,10 +13,10 @@ def command(shared: Shared) -> int:
     Stale is a model that was replaced after it was loaded. Models that are declared resident and are not in memory
     are listed as well. Exit 3 when a host could not be asked. Writes to no server.
     """
-    from ollamaops.apply.overview import Overview, look_at_loaded
     from ollamaops.cli.context import load, open_fleet
     from ollamaops.cli.printing import colour_and_width, emit
     from ollamaops.manifest.hosts import models_on
+    from ollamaops.observe.loaded_models import Overview, look_at_loaded
     from ollamaops.report.loaded_text import loaded_to_json, render_loaded
 
     with open_fleet(shared, load(shared)) as fleet:

@@ -50,7 +50,7 @@ def command(
     from ollamaops.cli.carrying import carry_out
     from ollamaops.cli.context import holding, open_scene
     from ollamaops.cli.showing import show_plan, show_run
-    from ollamaops.reconcile import plan_rollbacks
+    from ollamaops.engine import plan_rollbacks
 
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_scene(asked, force=force, costs=False, wait=wait) as scene, holding(scene):
@@ -67,7 +67,7 @@ def command(
 
 
 def _release(scene: Scene) -> int:
-    from ollamaops.reconcile import release_hosts
+    from ollamaops.engine import release_hosts
 
     released, unreached = release_hosts(scene.cases, scene.around)
     for host, names in released.items():

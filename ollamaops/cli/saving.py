@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ollamaops.apply.recording import declaration_digest
+from ollamaops.apply.history import declaration_digest
 from ollamaops.cli.context import Scene
 from ollamaops.errors import RefusedError, UsageError
-from ollamaops.files.info import FileInfo
+from ollamaops.files.facts import FileInfo
 from ollamaops.names import NamePattern
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.codec import plan_from_json, plan_to_json

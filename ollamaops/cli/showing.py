@@ -26,17 +26,17 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
         return render_plan(plan, colour=colour, width=width, verbose=shared.verbose > 0)
 
     def as_json() -> object:
-        from ollamaops.report.as_json import plan_report_to_json
+        from ollamaops.report.plan_json import plan_report_to_json
 
         return plan_report_to_json(plan)
 
     def as_markdown() -> str:
-        from ollamaops.report.markup import render_plan_markdown
+        from ollamaops.report.markdown_html import render_plan_markdown
 
         return render_plan_markdown(plan)
 
     def as_html() -> str:
-        from ollamaops.report.markup import render_plan_html
+        from ollamaops.report.markdown_html import render_plan_html
 
         return render_plan_html(plan)
 
@@ -45,8 +45,8 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
 
 def show_run(shared: Shared, report: RunReport) -> None:
     """A run's report on stdout; what succeeded is named again only if no progress has shown it."""
-    from ollamaops.report.as_json import run_to_json
-    from ollamaops.report.markup import render_run_html, render_run_markdown
+    from ollamaops.report.markdown_html import render_run_html, render_run_markdown
+    from ollamaops.report.plan_json import run_to_json
     from ollamaops.report.run_text import render_run
 
     unseen = shared.quiet or shared.progress == "none"

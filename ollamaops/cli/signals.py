@@ -21,7 +21,7 @@ import click
 
 from ollamaops.cli import exits
 from ollamaops.errors import Cancelled
-from ollamaops.ollama.cancel import CancelToken
+from ollamaops.http.cancel import CancelToken
 
 _CODES = {signal.SIGINT: exits.INTERRUPTED, signal.SIGTERM: exits.TERMINATED}
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}

@@ -13,7 +13,7 @@ def command(shared: Shared) -> int:
     from ollamaops.cli.context import open_scene
     from ollamaops.cli.exits import code_of_plan
     from ollamaops.cli.printing import colour_and_width, emit
-    from ollamaops.reconcile import plan_hosts
+    from ollamaops.engine import plan_hosts
     from ollamaops.report.status_text import render_status, status_to_json
 
     with open_scene(shared, costs=False, guarded=False) as scene:

@@ -32,10 +32,10 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     MODEL is a name or a glob. Exit 0 when everything is as expected, 5 when something is not, 3 when a host could
     not be reached.
     """
-    from ollamaops.apply.trials import Trials, try_hosts
     from ollamaops.cli.context import load, open_fleet
     from ollamaops.cli.printing import colour_and_width, emit, write_file
-    from ollamaops.report.expect_text import render_verdicts, verdicts_to_json
+    from ollamaops.observe.verify_hosts import Trials, try_hosts
+    from ollamaops.report.verify_text import render_verdicts, verdicts_to_json
 
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_fleet(asked, load(asked)) as fleet:

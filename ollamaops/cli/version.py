@@ -33,9 +33,9 @@ def command(shared: Shared, servers: bool) -> int:
 
 
 def _ask_hosts(shared: Shared) -> dict[str, str]:
-    from ollamaops.apply.connect import connect
     from ollamaops.cli.context import open_scene
     from ollamaops.errors import RemoteError
+    from ollamaops.observe.connect import connect
 
     found: dict[str, str] = {}
     with open_scene(shared) as scene:

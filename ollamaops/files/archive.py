@@ -17,7 +17,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ollamaops.errors import Cancelled, WeightsError
 from ollamaops.files.digest import BLOCK_BYTES, CancelCheck, stamp_of
-from ollamaops.files.opening import open_weights
+from ollamaops.files.regular_file import open_weights
 from ollamaops.names import Digest
 
 Members = tuple[tuple[str, str], ...]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollamaops.errors import WeightsError, cut_text
-from ollamaops.files.opening import open_weights
+from ollamaops.files.regular_file import open_weights
 from ollamaops.files.shards import say_missing
 
 MAX_INDEX_BYTES = 1 << 25

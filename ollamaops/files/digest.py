@@ -22,7 +22,7 @@ from typing import Protocol
 
 from ollamaops.errors import Cancelled, StateError, WeightsError
 from ollamaops.files.lfs import LFS_PREFIX, pointer_instead_of_weights
-from ollamaops.files.opening import open_weights, require_regular, unreadable
+from ollamaops.files.regular_file import open_weights, require_regular, unreadable
 from ollamaops.names import Digest
 
 BLOCK_BYTES = 1 << 20

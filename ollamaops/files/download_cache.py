@@ -19,7 +19,7 @@ from typing import Protocol
 
 from ollamaops.errors import Cancelled, DigestMismatch, WeightsError
 from ollamaops.files.digest import BLOCK_BYTES, CancelCheck, FileFacts, ProgressSink, stamp_of
-from ollamaops.files.remote import RemoteFile
+from ollamaops.files.location import RemoteFile
 from ollamaops.names import Digest
 from ollamaops.units import format_size
 

@@ -31,7 +31,7 @@ from ollamaops.files.gguf_types import (
     shortest_float32,
 )
 from ollamaops.files.lfs import LFS_PREFIX, pointer_instead_of_weights
-from ollamaops.files.opening import open_weights
+from ollamaops.files.regular_file import open_weights
 
 ARRAY_LIMIT = 64
 MAX_METADATA = 1 << 16

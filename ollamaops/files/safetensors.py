@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from ollamaops.errors import WeightsError
-from ollamaops.files.opening import open_weights
+from ollamaops.files.regular_file import open_weights
 from ollamaops.files.sniff import sniff
 
 MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts

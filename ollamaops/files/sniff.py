@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollamaops.files.lfs import LFS_PREFIX
-from ollamaops.files.opening import open_weights
+from ollamaops.files.regular_file import open_weights
 
 Kind = Literal["gguf", "safetensors", "lfs-pointer", "zip", "text", "binary"]
 

@@ -15,9 +15,9 @@ from typing import Literal, Protocol, TypeVar, cast
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.check import Gathered, source_kind
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
-from ollamaops.manifest.findings import Findings
 from ollamaops.manifest.hosts import parse_selector, parse_url
-from ollamaops.manifest.recipe import Recipe, normalize_parameter
+from ollamaops.manifest.parameters import Recipe, normalize_parameter
+from ollamaops.manifest.problems import Findings
 from ollamaops.manifest.types import (
     AbsentSpec,
     Auth,

@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 
 from ollamaops.errors import InvalidName
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
-from ollamaops.manifest.findings import Findings, did_you_mean
-from ollamaops.manifest.recipe import GONE_PARAMETERS, PARAMETER_TYPES, Recipe, check_parameter
+from ollamaops.manifest.parameters import GONE_PARAMETERS, PARAMETER_TYPES, Recipe, check_parameter
+from ollamaops.manifest.problems import Findings, did_you_mean
 from ollamaops.manifest.types import HostSpec, Place, WeightsFile
 from ollamaops.names import ModelName
 from ollamaops.units import parse_duration

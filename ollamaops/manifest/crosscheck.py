@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ollamaops.manifest.check import name_at
 from ollamaops.manifest.document import Node, Scalar, Table
-from ollamaops.manifest.findings import Findings
 from ollamaops.manifest.hosts import labels_of, matches
+from ollamaops.manifest.problems import Findings
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, HostSpec, ModelSpec, Pull
 from ollamaops.names import ModelName, NamePattern
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from ollamaops.errors import InvalidValue
 from ollamaops.files.confine import confine
 from ollamaops.manifest.document import MAX_BYTES, Scalar
-from ollamaops.manifest.findings import Findings
+from ollamaops.manifest.problems import Findings
 from ollamaops.manifest.types import Place
 from ollamaops.names import hide_credentials
 

@@ -21,7 +21,7 @@ from ollamaops.manifest.modelfile import (
     is_printable,
     value_of,
 )
-from ollamaops.manifest.recipe import GONE_PARAMETERS
+from ollamaops.manifest.parameters import GONE_PARAMETERS
 
 _PROSE = frozenset({"system", "template", "message", "license"})
 _LAST_WINS = frozenset({"system", "template", "adapter", "renderer", "parser", "requires"})

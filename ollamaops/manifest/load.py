@@ -20,9 +20,9 @@ from ollamaops.manifest.check import check_entry, check_host, check_hosts, check
 from ollamaops.manifest.crosscheck import Written, check_models
 from ollamaops.manifest.disk import Disk, is_there
 from ollamaops.manifest.document import Items, Node, Scalar, Table
-from ollamaops.manifest.findings import Findings, did_you_mean
-from ollamaops.manifest.gather import Gatherer
+from ollamaops.manifest.entry_files import Gatherer
 from ollamaops.manifest.hosts import LOCAL_HOST, labels_of, matches, parse_ollama_host
+from ollamaops.manifest.manifest_files import ManifestFile, SourceReader
 from ollamaops.manifest.merge import (
     as_entry,
     cut,
@@ -34,11 +34,11 @@ from ollamaops.manifest.merge import (
     with_defaults,
     without_nulls,
 )
+from ollamaops.manifest.problems import Findings, did_you_mean
 from ollamaops.manifest.schema import schema_flaws
-from ollamaops.manifest.sources import ManifestFile, SourceReader
-from ollamaops.manifest.suspicions import warn_of_capabilities, warn_of_labels
 from ollamaops.manifest.types import AbsentSpec, HostSpec, Manifest, ModelSpec, Place, Update
 from ollamaops.manifest.variables import Variables
+from ollamaops.manifest.warnings import warn_of_capabilities, warn_of_labels
 
 DEFAULT_FILE = "ollamaops.yaml"
 DEFAULT_FOLDER = "manifests"

@@ -13,8 +13,8 @@ from typing import assert_never
 
 from ollamaops.errors import InvalidName, InvalidValue
 from ollamaops.manifest.document import Items, Node, Scalar, Table
-from ollamaops.manifest.findings import Findings, did_you_mean
 from ollamaops.manifest.hosts import expand_range
+from ollamaops.manifest.problems import Findings, did_you_mean
 from ollamaops.manifest.types import Place
 from ollamaops.names import ModelName, hide_credentials
 

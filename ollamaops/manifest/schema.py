@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from ollamaops.errors import Problem
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
-from ollamaops.manifest.findings import did_you_mean
+from ollamaops.manifest.problems import did_you_mean
 from ollamaops.manifest.types import Place
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollamaops.errors import Problem
-from ollamaops.files.remote import Location
+from ollamaops.files.location import Location
 from ollamaops.names import Digest, ModelName, NamePattern
 
 Update = Literal["missing", "latest", "locked", "never"]

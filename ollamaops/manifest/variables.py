@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from ollamaops.manifest.document import Items, Node, Scalar, Table, resolve_plain
-from ollamaops.manifest.findings import Findings, did_you_mean
+from ollamaops.manifest.problems import Findings, did_you_mean
 from ollamaops.manifest.types import Place
 
 _REFERENCE = re.compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ollamaops.files.remote import Location
+from ollamaops.files.location import Location
 from ollamaops.manifest.types import Build, ModelSpec, WeightsFile
 
 

@@ -13,11 +13,11 @@ from functools import reduce
 
 from ollamaops.errors import WeightsError
 from ollamaops.files.gguf_types import UNKNOWN, GgufHeader
-from ollamaops.files.remote import Location
+from ollamaops.files.location import Location
 from ollamaops.files.shards import check_shard_headers, parse_shard
 from ollamaops.files.sniff import Kind
 from ollamaops.manifest.document import Table
-from ollamaops.manifest.findings import Findings
+from ollamaops.manifest.problems import Findings
 from ollamaops.manifest.types import Place, WeightsFile
 
 WEIGHTS_ENDINGS = (".gguf", ".safetensors", ".bin", ".pth")

@@ -22,15 +22,15 @@ from ollamaops.errors import (
     RemoteError,
     TimeoutExceeded,
 )
+from ollamaops.http.cancel import CancelToken
+from ollamaops.http.session import Credentials, TimeLimits, TlsFiles
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.cancel import CancelToken
-from ollamaops.ollama.faults import build_line_error
+from ollamaops.ollama.answer_errors import build_line_error
+from ollamaops.ollama.features import Features, ServerVersion, features_of, first_version_with
 from ollamaops.ollama.fields import Fields
 from ollamaops.ollama.messages import render_keep_alive
-from ollamaops.ollama.session import Credentials, TimeLimits, TlsFiles
+from ollamaops.ollama.stall import Watch
 from ollamaops.ollama.transport import Answer, JsonObject, Stream, Transport
-from ollamaops.ollama.version import Features, ServerVersion, features_of, first_version_with
-from ollamaops.ollama.watching import Watch
 from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel
 
 if TYPE_CHECKING:

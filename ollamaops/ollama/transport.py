@@ -29,11 +29,10 @@ from ollamaops.errors import (
     TimeoutExceeded,
     cut_text,
 )
-from ollamaops.ollama.cancel import CancelToken
-from ollamaops.ollama.failures import FAILURES, TLS_HINT, build_transport_error
-from ollamaops.ollama.faults import build_answer_error, is_web_page, text_of_error
-from ollamaops.ollama.local_file import FileBlock
-from ollamaops.ollama.session import (
+from ollamaops.http.cancel import CancelToken
+from ollamaops.http.connection import Call
+from ollamaops.http.file_body import FileBlock
+from ollamaops.http.session import (
     Credentials,
     TimeLimits,
     TlsFiles,
@@ -43,7 +42,8 @@ from ollamaops.ollama.session import (
     choose_proxies,
     split_credentials,
 )
-from ollamaops.ollama.sockets import Call
+from ollamaops.http.transport_errors import FAILURES, TLS_HINT, build_transport_error
+from ollamaops.ollama.answer_errors import build_answer_error, is_web_page, text_of_error
 from ollamaops.units import format_duration
 
 MAX_ANSWER_BYTES: Final = 256 << 20

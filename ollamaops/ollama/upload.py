@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ollamaops.errors import DigestMismatch, RemoteError
+from ollamaops.http.cancel import CancelToken
+from ollamaops.http.file_body import FileBlock, LocalFile, changed
 from ollamaops.names import Digest
-from ollamaops.ollama.cancel import CancelToken
+from ollamaops.ollama.answer_errors import ends_unheard
 from ollamaops.ollama.client import OllamaClient, ProgressSink
-from ollamaops.ollama.faults import ends_unheard
-from ollamaops.ollama.local_file import FileBlock, LocalFile, changed
 from ollamaops.ollama.wire import Progress
 
 STATUS = "uploading"

@@ -14,10 +14,10 @@ from typing import Final
 
 from ollamaops.errors import ProtocolError
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.features import Features
 from ollamaops.ollama.fields import Fields
 from ollamaops.ollama.messages import Json, Message, ParameterValue, keep_given
-from ollamaops.ollama.printed import Scalar, read_parameters
-from ollamaops.ollama.version import Features
+from ollamaops.ollama.shown_modelfile import Scalar, read_parameters
 
 SUCCESS: Final = "success"
 PULLING: Final = "pulling manifest"

@@ -1,6 +1,6 @@
 """What can be done to a host, as data: a closed union of frozen values, and the plan that holds them.
 
-Nothing here computes or does anything; planner.py makes these values, report/ says them, apply/handlers.py carries
+Nothing here computes or does anything; planner.py makes these values, report/ says them, apply/perform.py carries
 them out. An action's `id` is made from what it does, so the same need has the same id in every run. `because` says
 why as differences; like everything said for people it stays out of the fingerprint.
 """

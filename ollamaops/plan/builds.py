@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollamaops.names import ModelName
-from ollamaops.ollama.version import first_version_with
+from ollamaops.ollama.features import first_version_with
 from ollamaops.plan.actions import Blob, CopyModel, Cost, CreateModel, Recipe, UploadBlob, id_of
-from ollamaops.plan.asides import next_of
+from ollamaops.plan.bases import ensure
 from ollamaops.plan.copies import rename
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
-from ollamaops.plan.draft import Draft
-from ollamaops.plan.limits import unsupported
+from ollamaops.plan.lookups import Because, is_trusted, place_of
 from ollamaops.plan.observed import Contents
-from ollamaops.plan.questions import Because, is_trusted, place_of
-from ollamaops.plan.sources import ensure
+from ollamaops.plan.plan_builder import Draft
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
+from ollamaops.plan.unsupported import unsupported
+from ollamaops.plan.versions import next_of
 
 NOT_VERIFIED = "weights not verified: the server stores them rewritten, and only the header could be compared"
 NOT_SHOWN = "weights not verified: the server does not show them, and only the header could be compared"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import CopyModel
+from ollamaops.plan.bases import ensure
 from ollamaops.plan.desired import DesiredModel
-from ollamaops.plan.draft import Draft
-from ollamaops.plan.questions import Because, meets_pin, remembered, tolerates_content
-from ollamaops.plan.sources import ensure
+from ollamaops.plan.lookups import Because, meets_pin, remembered, tolerates_content
+from ollamaops.plan.plan_builder import Draft
 from ollamaops.plan.staging import add_probe
 
 

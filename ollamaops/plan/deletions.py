@@ -12,9 +12,9 @@ from ollamaops.manifest.types import AbsentSpec
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import DeleteModel
 from ollamaops.plan.desired import DesiredModel
-from ollamaops.plan.draft import Draft
+from ollamaops.plan.lookups import Because
 from ollamaops.plan.observed import ObservedModel
-from ollamaops.plan.questions import Because
+from ollamaops.plan.plan_builder import Draft
 
 
 def plan_moves(draft: Draft, models: Iterable[DesiredModel]) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ollamaops.files.info import FileInfo, Unavailable, Weights
-from ollamaops.files.remote import Location
+from ollamaops.files.facts import FileInfo, Unavailable, Weights
+from ollamaops.files.location import Location
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.manifest.weights import weights_of
 from ollamaops.names import Digest, ModelName, NamePattern

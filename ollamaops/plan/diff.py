@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ollamaops.errors import InvalidName
-from ollamaops.files.info import FileInfo
-from ollamaops.manifest.recipe import same_parameter
+from ollamaops.files.facts import FileInfo
+from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.version import Features
+from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
 from ollamaops.plan.desired import DesiredModel, has_other_words, same_weights
 from ollamaops.plan.observed import Contents, Memory

@@ -1,6 +1,6 @@
 """What a declared expectation asks of a model.
 
-Pure: reads the declaration; apply/probe.py asks, verdicts.py judges what it saw. The fact a reader would miss: an
+Pure: reads the declaration; observe/verify.py asks, verdicts.py judges what it saw. The fact a reader would miss: an
 expectation without a prompt still has the model loaded, because servers create, list and show models that they
 cannot run.
 """

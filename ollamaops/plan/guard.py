@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from ollamaops.errors import InvalidValue, cut_text
-from ollamaops.manifest.findings import did_you_mean
+from ollamaops.lockfile.build import needs_lock
+from ollamaops.manifest.problems import did_you_mean
 from ollamaops.manifest.types import Limit
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
@@ -26,8 +27,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.disk import refuse_disk
-from ollamaops.plan.licences import refused_licences
-from ollamaops.plan.locking import needs_lock
+from ollamaops.plan.licenses import refused_licences
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.residency import kept_loaded
 from ollamaops.plan.vram import refuse_vram

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ollamaops.errors import InvalidName
-from ollamaops.manifest.recipe import same_parameter
+from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
 from ollamaops.names import ModelName
 from ollamaops.plan.desired import build_model, source_of

@@ -1,6 +1,6 @@
 """What is in a host's memory right now, as values: the lines of `/api/ps`, and how long each of them stays.
 
-apply/loaded.py fills these, residency.py and report/ read them. The fact a reader would miss: models with the same
+observe/loaded.py fills these, residency.py and report/ read them. The fact a reader would miss: models with the same
 weights share one runner, which is listed under the name that was loaded first, so a model can be in memory without
 being listed.
 """
@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Literal
 
 from ollamaops.names import ModelName
-from ollamaops.plan.asides import owners_of
+from ollamaops.plan.versions import owners_of
 
 FOREVER_S = math.inf
 _YEAR_S = 365 * 86400.0

@@ -1,6 +1,6 @@
 """What a host looks like right now, as values; and what we remember of it.
 
-apply/observe.py fills these from the client, the ledger and the registry; diff.py and planner.py only read them.
+observe/host.py fills these from the client, the ledger and the registry; diff.py and planner.py only read them.
 The fact a reader would miss: `shown` holds only the models somebody had to look into, because a steady host is
 judged by its tags alone.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.version import Features
+from ollamaops.ollama.features import Features
 from ollamaops.plan.loaded import Loaded
 from ollamaops.state.facts import How
 

@@ -14,13 +14,13 @@ from ollamaops.plan.conflicts import find_conflicts
 from ollamaops.plan.copies import plan_copy
 from ollamaops.plan.deletions import plan_absent, plan_moves, plan_prune
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.draft import Draft
-from ollamaops.plan.holds import is_held
+from ollamaops.plan.lookups import PlanOptions, Questions, is_trusted, questions
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.plan_builder import Draft
 from ollamaops.plan.pulls import plan_pulls
 from ollamaops.plan.pushes import plan_pushes
-from ollamaops.plan.questions import PlanOptions, Questions, is_trusted, questions
 from ollamaops.plan.residency import plan_residency
+from ollamaops.plan.rolled_back import is_held
 
 __all__ = ["PlanOptions", "Questions", "is_trusted", "plan_host", "questions"]
 

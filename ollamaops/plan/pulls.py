@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from ollamaops.manifest.types import Pull
+from ollamaops.plan.bases import add_pull
 from ollamaops.plan.copies import add_copy, rename
 from ollamaops.plan.desired import DesiredModel
-from ollamaops.plan.draft import Draft
-from ollamaops.plan.observed import ObservedModel
-from ollamaops.plan.questions import (
+from ollamaops.plan.lookups import (
     Because,
     is_current,
     meets_pin,
@@ -24,7 +23,8 @@ from ollamaops.plan.questions import (
     tolerates_content,
     upstream_of,
 )
-from ollamaops.plan.sources import add_pull
+from ollamaops.plan.observed import ObservedModel
+from ollamaops.plan.plan_builder import Draft
 from ollamaops.plan.staging import add_probe, awaits_proof, is_unusable
 
 

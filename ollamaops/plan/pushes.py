@@ -14,9 +14,9 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import PushModel
 from ollamaops.plan.copies import add_copy
 from ollamaops.plan.desired import DesiredModel
-from ollamaops.plan.draft import Draft
+from ollamaops.plan.lookups import is_pushed, pushed_digests, upstream_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel, Upstream
-from ollamaops.plan.questions import is_pushed, pushed_digests, upstream_of
+from ollamaops.plan.plan_builder import Draft
 
 
 def plan_pushes(draft: Draft, models: Iterable[DesiredModel]) -> None:

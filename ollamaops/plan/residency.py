@@ -1,6 +1,6 @@
 """Residency: which models have to be loaded into memory or dropped from it, once everything else is done.
 
-Decides by what `/api/ps` lists; how a model is loaded is apply/residency.py's, whether all of them fit is vram.py's.
+Decides by what `/api/ps` lists; how a model is loaded is apply/load.py's, whether all of them fit is vram.py's.
 The fact a reader would miss: what this run has loaded itself and is gone again was evicted by the next one, so it is
 reported and not loaded once more; nor is it by later runs, as long as the same models are declared and in memory.
 """
@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
-from ollamaops.ollama.version import Features
+from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import LoadModel, UnloadModel, UploadBlob
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.draft import Draft
 from ollamaops.plan.loaded import Loaded
+from ollamaops.plan.lookups import is_left_alone
 from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
-from ollamaops.plan.questions import is_left_alone
+from ollamaops.plan.plan_builder import Draft
 from ollamaops.units import format_size
 
 FOREVER = -1.0

@@ -12,12 +12,12 @@ from typing import assert_never
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import CopyModel, ProbeModel
-from ollamaops.plan.asides import next_of, previous_of
 from ollamaops.plan.desired import DesiredModel
-from ollamaops.plan.draft import Draft
 from ollamaops.plan.expectations import read_expectations
+from ollamaops.plan.lookups import Because, former_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel
-from ollamaops.plan.questions import Because, former_of
+from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.versions import next_of, previous_of
 
 _ON_TRIAL, _UNUSABLE = "?", "!"
 

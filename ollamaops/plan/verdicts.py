@@ -1,7 +1,7 @@
 """Whether what was seen of a model meets what is expected of it.
 
-Pure: apply/probe.py gathers the evidence. Every failure says what was found and what was expected, in numbers where
-there are any. The fact a reader would miss: the thoughts of a model are no part of its answer, whoever cut them off.
+Pure: observe/verify.py gathers the evidence. Every failure says what was found and what was expected, in numbers
+where there are any. A model's thoughts are not part of its answer.
 """
 
 from __future__ import annotations

@@ -31,6 +31,13 @@ from ollamaops.errors import (
     TooManyRequests,
     cut_text,
 )
+from ollamaops.http.exchange import (
+    PATIENCE,
+    Answer,
+    Exchange,
+    Question,
+    origin_of,
+)
 from ollamaops.names import Digest, ModelName
 from ollamaops.registry.challenge import Challenge, parse_challenges, token_url
 from ollamaops.registry.documents import (
@@ -40,13 +47,6 @@ from ollamaops.registry.documents import (
     OCI_MANIFEST_TYPE,
     FetchedManifest,
     parse_document,
-)
-from ollamaops.registry.exchange import (
-    PATIENCE,
-    Answer,
-    Exchange,
-    Question,
-    origin_of,
 )
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024

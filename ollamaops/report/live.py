@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from ollamaops.events import ActionEnded, Event, Progressed
-from ollamaops.report.as_json import event_to_json
 from ollamaops.report.board import Board, say_event, say_flow, seconds_of
+from ollamaops.report.plan_json import event_to_json
 from ollamaops.report.words import Paint, Stream, fit_encoding
 
 ProgressKind = Literal["auto", "plain", "none", "rich"]

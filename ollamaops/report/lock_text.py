@@ -1,6 +1,6 @@
 """What `ollamaops lock` did, and what `lock --check` found, as text and as JSON.
 
-Decides the words for each entry's state; what the states mean is plan/lock_changes.py's. Easily missed: entries that
+Decides the words for each entry's state; what the states mean is lockfile/changes.py's. Easily missed: entries that
 stay as they are have a line only when `verbose`, so that a review sees what a pull request changes.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
+from ollamaops.lockfile.changes import Finding, FindingState, LayerPair, LockStep, LockUpdate, StepState
+from ollamaops.lockfile.lock import LockEntry
 from ollamaops.plan.codec import Json
-from ollamaops.plan.lock_changes import Finding, FindingState, LayerPair, LockStep, LockUpdate, StepState
 from ollamaops.registry.documents import Layer, LayerChange
-from ollamaops.registry.lock import LockEntry
 from ollamaops.report.layer_words import call_kind, changes_to_json, layer_to_json, say_changes, say_layer
 from ollamaops.report.lines import Line, Mark, join_lines, render_lines
 from ollamaops.report.words import Paint, plural

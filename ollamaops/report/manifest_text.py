@@ -12,7 +12,7 @@ from typing import assert_never, cast
 import yaml
 
 from ollamaops.manifest.document import resolve_plain
-from ollamaops.manifest.recipe import PARAMETER_TYPES
+from ollamaops.manifest.parameters import PARAMETER_TYPES
 from ollamaops.manifest.types import (
     Auth,
     BearerAuth,

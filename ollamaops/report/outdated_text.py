@@ -1,16 +1,16 @@
 """What registries have that is newer than the hosts' models, as a table and as JSON.
 
-Decides the words for each state and the advice below the table; what is outdated is plan/outdated.py's. The fact a
-reader would miss: hosts of which the same is to say share a row, so that a fleet of a hundred fits on a screen.
+The words for each state and the advice below the table; lockfile/outdated.py says what is outdated. Hosts that
+differ in the same way share a row, so that a fleet of a hundred fits on a screen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ollamaops.lockfile.outdated import Freshness, FreshnessState, HostFreshness
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.codec import Json
-from ollamaops.plan.outdated import Freshness, FreshnessState, HostFreshness
 from ollamaops.report.layer_words import call_kind
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
 from ollamaops.report.table import Cell, render_table, table_width

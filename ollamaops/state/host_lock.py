@@ -1,6 +1,6 @@
 """One writer per host: a lock on a file in the state folder, with its owner written inside.
 
-Decides how a lock is taken, named and given back; leaves waiting for one to apply/holding.py. The one fact a
+Decides how a lock is taken, named and given back; leaves waiting for one to apply/locks.py. The one fact a
 reader would miss: the lock is flock's, not the file's. The file stays when nobody holds it, and a killed owner's
 lock is free at once, whatever the file still says.
 """
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from ollamaops.errors import StateError
-from ollamaops.state.holder import NOBODY_KNOWN, Holder, holder_from_json, holder_to_json
+from ollamaops.state.lock_owner import NOBODY_KNOWN, Holder, holder_from_json, holder_to_json
 
 FOLDER = "locks"
 _MOST_BYTES = 4096

@@ -18,8 +18,8 @@ from typing import Protocol
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import new_id
 from ollamaops.state.facts import Applied
-from ollamaops.state.holder import Holder, has_died
-from ollamaops.state.shared_document import SharedDocument, parse_document, render_document
+from ollamaops.state.ledger_document import SharedDocument, parse_document, render_document
+from ollamaops.state.lock_owner import Holder, has_died
 
 ATTEMPTS = 6
 SETTLE_S = 1.0

@@ -1,0 +1,245 @@
+"""One host's cycle: carry out what was agreed, look again, and do what the look still finds, up to three rounds.
+
+Decides what a further round may do and what the report says. The fact a reader would miss: after applying, models
+that this run touched are looked into again instead of being believed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from ollamaops.apply.perform import perform
+from ollamaops.apply.plan_host import survey, unreached
+from ollamaops.apply.rollback import release
+from ollamaops.apply.scheduler import execute
+from ollamaops.apply.versions import settle_leftovers
+from ollamaops.errors import Cancelled, OllamaopsError
+from ollamaops.events import RoundEnded, Skipped, Succeeded
+from ollamaops.names import ModelName
+from ollamaops.observe.memory import facts_of, recall_evictions
+from ollamaops.observe.run import HostCase, Surroundings, desired_of
+from ollamaops.observe.session import Workbench
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.actions import (
+    Action,
+    CopyModel,
+    CreateModel,
+    DeleteModel,
+    HostPlan,
+    LoadModel,
+    Note,
+    PullModel,
+    UnloadModel,
+    UnreachedHost,
+    UploadBlob,
+    id_of,
+)
+from ollamaops.plan.guard import changes_of
+from ollamaops.plan.residency import kept_loaded, residents_of
+from ollamaops.plan.results import ActionResult, HostReport
+from ollamaops.plan.rollback import narrowed
+from ollamaops.plan.versions import names_of
+
+MAX_ROUNDS = 3
+
+
+def reconcile_host(
+    case: HostCase, agreed: HostPlan, around: Surroundings, *, exact: bool = False
+) -> HostReport:
+    """Carry out `agreed` on one host, then look again and mend what the first round could not know.
+
+    `exact` leaves the mending to the next run: a saved plan is carried out as it was agreed to.
+    """
+    began = time.monotonic()
+    try:
+        client = around.open_client(case.spec)
+    except OllamaopsError as error:
+        skipped = Skipped(because="the host was not reached")
+        return HostReport(
+            host=agreed.host,
+            plan=agreed,
+            results=tuple(ActionResult(action=action, outcome=skipped) for action in agreed.actions),
+            unreached=unreached(case, around, error),
+        )
+    with client:
+        report = _Cycle(case, client, around, agreed).run(exact=exact)
+    return replace(report, seconds=time.monotonic() - began)
+
+
+class _Cycle:
+    """The rounds of one host. `report` holds what has been done, whatever happens next."""
+
+    def __init__(self, case: HostCase, client: OllamaClient, around: Surroundings, agreed: HostPlan) -> None:
+        self._case, self._client, self._around, self._agreed = case, client, around, agreed
+        self._report = HostReport(host=agreed.host, plan=agreed)
+        self._bench = Workbench(
+            spec=case.spec,
+            client=client,
+            ledger=facts_of(case, client, around),
+            cancel=around.cancel,
+            emit=around.emit,
+            run_id=case.options.run_id,
+            now=around.now,
+            spare=frozenset(agreed.unmanaged),
+            lasting=frozenset(model.name for model in case.models if model.resident is True),
+            resident=kept_loaded(case.models),
+            policy=case.policy,
+            lifted=case.options.force,
+            elsewhere=around.elsewhere,
+            upstreams=around.upstreams if case.options.ask_registry else None,
+            digests=around.ledger,
+        )
+
+    def run(self, *, exact: bool) -> HostReport:
+        """All rounds, and the report. A failed look does not lose what was done before it."""
+        try:
+            if self._case.options.release:
+                release(self._bench.ledger, self._case.spec.memory_key, self._case.options.targets)
+            seen = self._do_rounds(exact=exact)
+            if isinstance(seen, UnreachedHost):
+                return replace(self._report, unreached=seen)
+            if seen.leftovers:
+                stands = {*seen.unchanged, *seen.held}
+                tidied = settle_leftovers(self._bench, self._case.models, stands=stands)
+                self._report = replace(self._report, tidied=tidied)
+        except Cancelled:
+            pass
+        except OllamaopsError as error:
+            return _without_verdict(self._report, error)
+        return self._report
+
+    def _do_rounds(self, *, exact: bool) -> HostPlan | UnreachedHost:
+        """Do and look until nothing is left to do; what the last look found."""
+        todo = self._agreed.actions
+        while True:
+            self._carry_out(todo)
+            self._around.cancel.check()
+            seen = self._look_again()
+            if isinstance(seen, UnreachedHost) or seen.refusals or exact:
+                return seen
+            todo = follow_ups(seen, self._report, declared=names_of(self._case.models))
+            if not todo or self._report.rounds == MAX_ROUNDS:
+                return seen
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        bench = self._bench
+        bench.uploads = {action.digest: action for action in actions if isinstance(action, UploadBlob)}
+        results = execute(
+            actions, lambda action: perform(bench, action), parallel=bench.spec.parallel, cancel=bench.cancel
+        )
+        self._report = replace(
+            self._report, results=self._report.results + results, rounds=self._report.rounds + 1
+        )
+
+    def _look_again(self) -> HostPlan | UnreachedHost:
+        """The plan that a fresh look gives; the report learns what it says."""
+        case, report = self._case, self._report
+        seen = survey(
+            replace(case, options=replace(case.options, costs=False)),
+            self._client,
+            self._around,
+            distrust=frozenset(self._bench.touched),
+            made=_made(report.results),
+            settled=_settled(report.results),
+        )
+        if isinstance(seen, HostPlan):
+            seen = narrowed(seen, self._agreed)
+            self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
+            self._bench.doubt({action.model for action in changes_of(seen)} & self._bench.touched)
+            self._around.emit(
+                RoundEnded(
+                    run_id=case.options.run_id,
+                    at=self._around.now(),
+                    host=report.host,
+                    round=report.rounds,
+                    remaining=tuple(map(id_of, seen.actions)),
+                )
+            )
+        return seen
+
+    def _evicted(self, seen: HostPlan) -> dict[ModelName, tuple[ModelName, ...]] | None:
+        """What was loaded, and of which the look says that it is not as declared all the same."""
+        if self._case.options.targets or not any(model.resident for model in self._case.models):
+            return None
+        loaded = _settled(self._report.results) | recall_evictions(self._around.ledger, seen.host).keys()
+        residents = residents_of(desired_of(self._case))
+        gone = {note.model for note in seen.notes if note.unresolved} & loaded & set(residents)
+        return {
+            name: tuple(other for other in residents if other != name) for name in residents if name in gone
+        }
+
+
+def _made(results: Sequence[ActionResult]) -> frozenset[ModelName]:
+    """Models that were built from uploads the server has checked, and did not stay aside."""
+    done = [result.action for result in results if isinstance(result.outcome, Succeeded)]
+    switched = {action.source for action in done if isinstance(action, CopyModel)}
+    return frozenset(
+        action.model
+        for action in done
+        if isinstance(action, CreateModel) and (action.aside is None or action.aside in switched)
+    )
+
+
+def _settled(results: Iterable[ActionResult]) -> frozenset[ModelName]:
+    """Models that were loaded or unloaded, which is not done twice in a run."""
+    return frozenset(
+        result.action.model
+        for result in results
+        if isinstance(result.action, LoadModel | UnloadModel) and isinstance(result.outcome, Succeeded)
+    )
+
+
+def with_verdict(report: HostReport, seen: HostPlan) -> HostReport:
+    """The report with what a fresh look says: what still differs, what could not be found out."""
+    remaining = tuple(difference for action in seen.actions for difference in action.because)
+    verified = not remaining and not any(note.unresolved for note in seen.notes)
+    return replace(report, remaining=remaining, notes=seen.notes, verified=verified)
+
+
+def _without_verdict(report: HostReport, error: OllamaopsError) -> HostReport:
+    note = Note(
+        host=report.host,
+        message=f"the last look failed: {error}",
+        hint=error.hint,
+        unresolved=True,
+    )
+    return replace(report, notes=(*report.notes, note), verified=False)
+
+
+def follow_ups(
+    seen: HostPlan, report: HostReport, *, declared: Collection[ModelName] = ()
+) -> tuple[Action, ...]:
+    """What a further round may do of what a fresh look asks for.
+
+    Nothing that was tried before, nothing about a model with which something failed, nothing that needs any of
+    those, and no deletion that nobody agreed to. Uploads, and pulls of bases that are not `declared`, come along
+    with whoever needs them.
+    """
+    tried = {id_of(result.action) for result in report.results if not isinstance(result.action, UploadBlob)}
+    spoiled = {result.action.model for result in report.results if not isinstance(result.outcome, Succeeded)}
+    agreed = {id_of(action) for action in report.plan.actions}
+    banned: set[str] = set()
+    for action in seen.actions:
+        action_id = id_of(action)
+        is_new_deletion = isinstance(action, DeleteModel) and action_id not in agreed
+        needs_banned = not banned.isdisjoint(action.needs)
+        if action_id in tried or action.model in spoiled or is_new_deletion or needs_banned:
+            banned.add(action_id)
+    allowed = [action for action in seen.actions if id_of(action) not in banned]
+    wanted = {need for action in allowed for need in action.needs}
+    return tuple(
+        action for action in allowed if id_of(action) in wanted or not _only_supports(action, declared)
+    )
+
+
+def _only_supports(action: Action, declared: Collection[ModelName]) -> bool:
+    """Whether the action is there for the sake of others."""
+    match action:
+        case UploadBlob():
+            return True
+        case PullModel():
+            return action.model not in declared
+        case _:
+            return False

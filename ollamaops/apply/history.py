@@ -1,0 +1,185 @@
+"""Writing down what a run does: its plan and outcomes in the ledger, each action as a line of the audit log.
+
+Decides what is kept of a run and when: its start before anything is done, each action as it ends. Leaves storing to
+state/. The fact a reader would miss: a run that cannot be written down goes on, and says so once; nothing on a host
+depends on its history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ollamaops.errors import OllamaopsError, StateError
+from ollamaops.events import ActionEnded, Event, Interrupted, Noted, Outcome, Skipped
+from ollamaops.names import ModelName
+from ollamaops.observe.run import HostCase, Surroundings, desired_of
+from ollamaops.plan.actions import Plan, id_of
+from ollamaops.plan.codec import Json, plan_to_json, value_to_json
+from ollamaops.plan.results import ActionResult, HostReport, RunReport, outcome_name
+from ollamaops.state.audit import AuditLog
+from ollamaops.state.facts import UNFINISHED, Run
+from ollamaops.state.lock_owner import who_am_i
+
+GIT_TIMEOUT_S = 5
+
+
+class Recorder:
+    """What is written down of one run. `around` are the surroundings in which it listens; use these for the run."""
+
+    def __init__(self, run: Run, around: Surroundings, *, is_kept: bool) -> None:
+        self.run = run
+        self._is_kept = is_kept
+        self._ledger = around.ledger
+        self._audit = AuditLog(around.ledger.folder)
+        self._outer = around
+        self._has_complained = False
+        self.around = replace(around, emit=self._listen)
+
+    def start(self) -> None:
+        """Keep that the run has begun."""
+        self._keep_run()
+
+    def finish(self, report: RunReport, exit_code: int) -> None:
+        """Keep how the run ended, and a line for every action that was never begun."""
+        for result in report.results:
+            if isinstance(result.outcome, Skipped) or result.outcome == Interrupted():
+                self._append(result.action.host, id_of(result.action), self._outer.now(), result.outcome)
+        self.run = replace(
+            self.run,
+            hosts=json.dumps({host.host: _host_to_json(host) for host in report.hosts}),
+            outcomes=json.dumps([_result_to_json(result) for result in report.results]),
+        )
+        self.end(exit_code)
+
+    def end(self, exit_code: int) -> None:
+        """Keep the exit code of a run, if no other was kept before."""
+        if not self.run.is_finished:
+            self.run = replace(self.run, exit_code=exit_code, ended_at=self._outer.now())
+            self._keep_run()
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, ActionEnded) and event.outcome != Interrupted():
+            self._append(event.host, event.action_id, event.at, event.outcome)
+        self._outer.emit(event)
+
+    def _append(self, host: str, action_id: str, at: str, outcome: Outcome) -> None:
+        run = self.run
+        head = {"at": at, "run": run.run_id, "command": run.command, "who": run.who}
+        origin = {"manifest": run.manifest_digest, "commit": run.commit}
+        entry = {**head, **origin, "host": host, "action": action_id, **_outcome_to_json(outcome)}
+        try:
+            self._audit.append(entry)
+        except StateError as error:
+            self._complain(error)
+
+    def _keep_run(self) -> None:
+        if not self._is_kept:
+            return
+        try:
+            self._ledger.record_run(self.run)
+        except StateError as error:
+            self._complain(error)
+
+    def _complain(self, error: StateError) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            message = f"this run is not written down: {error}"
+            self._outer.emit(
+                Noted(run_id=self.run.run_id, at=self._outer.now(), level="warning", message=message)
+            )
+
+
+@contextmanager
+def recorded(
+    plan: Plan, cases: Sequence[HostCase], around: Surroundings, *, command: str, folder: Path
+) -> Iterator[Recorder]:
+    """Within the block a run is written down; the block calls `finish`, unless it ends in an error.
+
+    A run that has nothing to do leaves no trace.
+    `folder` is the manifest's; `command` what the user asked for, without anything secret.
+    """
+    run = Run(
+        run_id=cases[0].options.run_id if cases else "",
+        at=around.now(),
+        command=command,
+        hosts="{}",
+        manifest_digest=declaration_digest(cases),
+        exit_code=UNFINISHED,
+        plan=json.dumps(plan_to_json(plan)),
+        outcomes="[]",
+        who=who_am_i(),
+        commit=commit_of(folder),
+    )
+    recorder = Recorder(run, around, is_kept=bool(plan.actions))
+    recorder.start()
+    try:
+        yield recorder
+    except OllamaopsError as error:
+        recorder.end(error.exit_code)
+        raise
+    finally:
+        recorder.end(1)
+
+
+def declaration_digest(cases: Sequence[HostCase]) -> str:
+    """64 hex digits that stand for everything declared for these hosts, local weights included."""
+    facts = [
+        [
+            case.spec.name,
+            sorted((str(model.name), model.fingerprint) for model in desired_of(case).models),
+            sorted(str(entry.pattern) for entry in case.absent),
+            repr(case.policy),
+        ]
+        for case in sorted(cases, key=lambda case: case.spec.name)
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def commit_of(folder: Path) -> str:
+    """The git commit of a folder, 40 hex digits, with `-dirty` when tracked files differ; "" outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(  # noqa: S603  a fixed command, and no shell reads it
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _result_to_json(result: ActionResult) -> Json:
+    return {"host": result.action.host, "action": id_of(result.action), **_outcome_to_json(result.outcome)}
+
+
+def _outcome_to_json(outcome: Outcome) -> dict[str, Json]:
+    body = value_to_json(outcome)
+    assert isinstance(body, dict), "an outcome has fields"
+    return {"result": outcome_name(outcome), **body}
+
+
+def _host_to_json(report: HostReport) -> Json:
+    return {
+        "verified": report.verified,
+        "rounds": report.rounds,
+        "seconds": report.seconds,
+        "server_version": report.plan.server_version,
+        "unreached": report.unreached.error if report.unreached else None,
+        **({} if report.evicted is None else {"evicted": _evicted_to_json(report.evicted)}),
+    }
+
+
+def _evicted_to_json(evicted: Mapping[ModelName, Sequence[ModelName]]) -> Json:
+    """What memory.py reads."""
+    return {str(name): [str(other) for other in beside] for name, beside in evicted.items()}

@@ -1,0 +1,134 @@
+"""Loading models into memory and dropping them from it, and reading off `/api/ps` that it came to be.
+
+Decides how a model is loaded so that it is really held: what is listed under its name with older content goes
+first. The fact a reader would miss: servers (0.3 to 0.33) keep a runner per weights, find it by name only as long as
+the name has these weights, and never replace the content that a running one was loaded with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from ollamaops.errors import Cancelled, ProtocolError, RemoteError
+from ollamaops.observe.contents import look_into
+from ollamaops.observe.loaded import read_loaded
+from ollamaops.observe.session import PAUSE_S, Seen, Workbench
+from ollamaops.plan.actions import Action, CopyModel, CreateModel, LoadModel, PullModel, UnloadModel
+from ollamaops.plan.loaded import Loaded
+from ollamaops.plan.observed import Contents
+from ollamaops.plan.residency import share_runner
+
+LOOKS_AFTER_LOAD = 3
+LOOKS_AFTER_DROP = 20
+GRACE_S = 300.0  # servers' own default of OLLAMA_KEEP_ALIVE
+
+
+# loading
+
+
+def load(bench: Workbench, action: LoadModel) -> bool:
+    """Load the model and see it held; True if it was not before. ProtocolError when the server lets go of it."""
+    own = bench.require(action.model, bench.tags(), "to load")
+    before = _listed(bench)
+    if any(one.name == own.name and one.digest != own.digest for one in before):
+        _drop(bench, own)
+    if not _load(bench, action, own):
+        _drop(bench, own)  # what it uses may be listed as an older content of another name
+        if not _load(bench, action, own):
+            raise ProtocolError(
+                f"{bench.spec.name}: '{own.name}' was loaded, but the server does not keep it in memory",
+                host=bench.spec.name,
+                hint="it may not fit: look at the server's log, or declare fewer models resident",
+            )
+    return not _is_held(before, own, action)
+
+
+def _load(bench: Workbench, action: LoadModel, own: Seen) -> bool:
+    """Whether the model is held after it was loaded."""
+    bench.retrying(
+        action,
+        lambda: bench.client.load(own.name, keep_alive_s=action.keep_alive_s, cancel=bench.cancel),
+    )
+    return _becomes(
+        bench,
+        lambda loaded: _is_held(loaded, own, action) or _is_shared(bench, loaded, own),
+        LOOKS_AFTER_LOAD,
+    )
+
+
+def _listed(bench: Workbench) -> tuple[Loaded, ...]:
+    return bench.patiently(lambda: read_loaded(bench.client, bench.cancel))
+
+
+def _is_held(loaded: tuple[Loaded, ...], own: Seen, action: LoadModel) -> bool:
+    """Whether it is in memory, and stays for ever if it should."""
+    serving = [one for one in loaded if one.serves(own.name, own.digest)]
+    return any(action.keep_alive_s >= 0 or one.is_forever for one in serving)
+
+
+def _becomes(bench: Workbench, is_so: Callable[[tuple[Loaded, ...]], bool], looks: int) -> bool:
+    """Whether `is_so` of what is loaded, maybe a moment later."""
+    for _ in range(looks - 1):
+        if is_so(_listed(bench)):
+            return True
+        if bench.cancel.wait(PAUSE_S):
+            raise Cancelled("stopped while looking at what is in memory")
+    return is_so(_listed(bench))
+
+
+def _is_shared(bench: Workbench, loaded: tuple[Loaded, ...], own: Seen) -> bool:
+    """Whether the model uses a runner that is listed under another name."""
+    tags = bench.tags()
+    others = [tags[one.name] for one in loaded if one.name in tags and tags[one.name].digest == one.digest]
+    mine = _open(bench, own) if others else None
+    theirs = (_open(bench, other) for other in others) if mine else ()
+    return any(mine and each and share_runner(mine, each) for each in theirs)
+
+
+def _open(bench: Workbench, seen: Seen) -> Contents | None:
+    show = partial(bench.client.show, seen.name, cancel=bench.cancel)
+    return look_into(partial(bench.patiently, show), seen.digest, bench.client.features())
+
+
+# dropping
+
+
+def unload(bench: Workbench, action: UnloadModel) -> bool:
+    """Drop the model from memory; True if it was there. RemoteError when it stays, because somebody uses it."""
+    own = bench.require(action.model, bench.tags(), "to unload")
+    if all(one.name != own.name for one in _listed(bench)):
+        return False
+    if _drop(bench, own):
+        return True
+    if any(one.digest == own.digest for one in _listed(bench) if one.name == own.name):
+        waited_s = LOOKS_AFTER_DROP * PAUSE_S
+        raise RemoteError(
+            f"{bench.spec.name}: '{own.name}' is still in memory {waited_s:g}s after it was unloaded",
+            host=bench.spec.name,
+            hint="a request may be using it; run again later",
+        )
+    bench.warn(action, "an older content of it stays in memory until the server needs the space, or restarts")
+    return True
+
+
+def _drop(bench: Workbench, own: Seen) -> bool:
+    """Ask the server to drop what has that name; whether nothing of that name is in memory any more."""
+    bench.patiently(lambda: bench.client.unload(own.name, cancel=bench.cancel))
+    return _becomes(bench, lambda loaded: all(one.name != own.name for one in loaded), LOOKS_AFTER_DROP)
+
+
+def make_way(bench: Workbench, action: Action) -> None:
+    """Before the content of a model that is kept for ever is replaced: let it expire as any other model does.
+
+    It serves on until then. Afterwards no request could reach it any more, and it would stay in memory for good.
+    """
+    if not isinstance(action, PullModel | CreateModel | CopyModel) or action.model not in bench.lasting:
+        return
+    if isinstance(action, CreateModel) and action.aside is not None:
+        return  # nothing is replaced yet
+    with suppress(RemoteError):
+        kept = [one for one in read_loaded(bench.client, bench.cancel) if one.name == action.model]
+        if any(one.is_forever for one in kept):
+            bench.client.load(kept[0].name, keep_alive_s=GRACE_S, cancel=bench.cancel)

@@ -1,0 +1,1 @@
+"""HTTP for hosts and registries: sessions, TLS, proxies, cancelling, failures, redaction."""

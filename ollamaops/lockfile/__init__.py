@@ -1,0 +1,1 @@
+"""What the lock file holds, and what it means."""

@@ -1,0 +1,227 @@
+"""What an update of the lock file changes, and what a check of it finds.
+
+Decides from what registries answered; asking them and reading files is left to apply/ and cli/. Easily missed: an
+entry that no registry answered for stays as it is, and the same digest with other layers is damage, not an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ollamaops.lockfile.build import NO_MODEL_HINT, Answer, Cause, Reference, Unanswered
+from ollamaops.names import Digest, ModelName
+
+if TYPE_CHECKING:
+    from ollamaops.lockfile.lock import Lock, LockEntry
+    from ollamaops.registry.documents import Layer, LayerChange
+
+LayerPair: TypeAlias = "tuple[Layer | None, Layer | None]"
+StepState = Literal["kept", "added", "updated", "removed", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockStep:
+    """What became of one entry of the lock. `failed` keeps the old entry, if there was one, and says why in `error`.
+
+    `changes` is what an update changed, kind by kind; empty when only the registry manifest's own bytes did.
+    `altered` are blobs that stayed, but are described otherwise: as before, as now.
+    """
+
+    ref: ModelName
+    state: StepState
+    before: LockEntry | None = None
+    after: LockEntry | None = None
+    changes: tuple[LayerChange, ...] = ()
+    altered: tuple[LayerPair, ...] = ()
+    error: str = ""
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockUpdate:
+    """The new lock, and how it came about, entry by entry in the order of names."""
+
+    lock: Lock
+    steps: tuple[LockStep, ...]
+
+
+def to_ask(
+    lock: Lock, references: Iterable[Reference], renew: Callable[[Reference], bool]
+) -> tuple[Reference, ...]:
+    """Those that a registry has to be asked for: not locked yet, to be renewed, or locked against the manifest."""
+    return tuple(
+        reference
+        for reference in references
+        if (entry := lock.entries.get(reference.ref)) is None
+        or renew(reference)
+        or reference.pin not in (None, entry.digest)
+    )
+
+
+def update_lock(
+    lock: Lock, references: Iterable[Reference], answers: Mapping[ModelName, Answer], *, complete: bool
+) -> LockUpdate:
+    """The lock for `references`, with what registries answered; entries without an answer stay as they are.
+
+    `complete` says that `references` is all that is declared, so that every other entry goes.
+    """
+    from ollamaops.lockfile.lock import Lock
+
+    steps = [_step(reference, lock.entries.get(reference.ref), answers) for reference in references]
+    entries = {step.ref: step.after for step in steps if step.after}
+    named = {step.ref for step in steps}
+    others = {name: entry for name, entry in lock.entries.items() if name not in named}
+    if complete:
+        steps += [LockStep(ref=name, state="removed", before=entry) for name, entry in others.items()]
+        others = {}
+    return LockUpdate(lock=Lock({**others, **entries}), steps=tuple(sorted(steps, key=lambda step: step.ref)))
+
+
+def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelName, Answer]) -> LockStep:
+    from ollamaops.lockfile.lock import LockEntry
+    from ollamaops.registry.documents import compare
+
+    ref, answer = reference.ref, answers.get(reference.ref)
+    if answer is None:
+        return LockStep(ref=ref, state="kept", before=entry, after=entry)
+    if isinstance(answer, Unanswered):
+        return LockStep(
+            ref=ref, state="failed", before=entry, after=entry, error=answer.error, hint=answer.hint
+        )
+    if not answer.document.is_model:
+        error = "what the registry has there is no Ollama model"
+        return LockStep(ref=ref, state="failed", before=entry, after=entry, error=error, hint=NO_MODEL_HINT)
+    if reference.pin not in (None, answer.digest):
+        return LockStep(
+            ref=ref,
+            state="failed",
+            before=entry,
+            after=entry,
+            error=f"the manifest pins {reference.pin.short}, the registry has {answer.digest.short}",
+            hint="change digest: in the manifest, or take it out and leave it to the lock",
+        )
+    found = LockEntry(answer.digest, answer.document)
+    if entry is None:
+        return LockStep(ref=ref, state="added", after=found)
+    if entry == found:
+        return LockStep(ref=ref, state="kept", before=entry, after=found)
+    changes = compare(entry.document, found.document)
+    altered = _altered(entry.document.parts, found.document.parts)
+    return LockStep(ref=ref, state="updated", before=entry, after=found, changes=changes, altered=altered)
+
+
+# checking a lock
+
+FindingState = Literal[
+    "same",  # the registry has what the lock says
+    "missing",  # declared, not in the lock
+    "surplus",  # in the lock, not declared any more
+    "contradicted",  # the manifest pins another digest
+    "moved",  # the tag points to something else now
+    "gone",  # the registry has no such model any more
+    "damaged",  # the same digest, but other layers in the lock; or a layer that is not what its digest says
+    "unknown",  # the registry did not say
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFlaw:
+    """A layer that the registry does not have, or has with other bytes."""
+
+    layer: Layer
+    error: str
+
+
+Inspection = tuple[LayerFlaw, ...] | Unanswered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a check found out about one entry. `found` is the digest that the registry has, if it said.
+
+    `forged` are pairs of layers that ought to be equal: in the lock, in the registry (None: not there). `altered`
+    are blobs that the registry still has but describes otherwise since it moved on, in the same order.
+    """
+
+    ref: ModelName
+    state: FindingState
+    entry: LockEntry | None = None
+    found: Digest | None = None
+    changes: tuple[LayerChange, ...] = ()
+    altered: tuple[LayerPair, ...] = ()
+    forged: tuple[LayerPair, ...] = ()
+    flaws: tuple[LayerFlaw, ...] = ()
+    pin: Digest | None = None
+    error: str = ""
+    hint: str | None = None
+
+
+def check_lock(
+    lock: Lock,
+    references: Iterable[Reference],
+    answers: Mapping[ModelName, Answer],
+    layers: Mapping[ModelName, Inspection],
+    *,
+    complete: bool,
+) -> tuple[Finding, ...]:
+    """What is to say of each entry, in the order of names. Nothing is asked for what is not in the lock.
+
+    `layers` holds what looking at the layers themselves gave, for entries that the registry confirms.
+    """
+    found = [
+        _find(reference, lock.entries[reference.ref], answers[reference.ref], layers.get(reference.ref, ()))
+        if reference.ref in lock.entries
+        else Finding(ref=reference.ref, state="missing")
+        for reference in references
+    ]
+    named = {finding.ref for finding in found}
+    if complete:
+        others = {name: entry for name, entry in lock.entries.items() if name not in named}
+        found += [Finding(ref=name, state="surplus", entry=entry) for name, entry in others.items()]
+    return tuple(sorted(found, key=lambda finding: finding.ref))
+
+
+def _find(reference: Reference, entry: LockEntry, answer: Answer, layers: Inspection) -> Finding:
+    from ollamaops.lockfile.lock import compare_entry
+
+    base = Finding(ref=reference.ref, state="same", entry=entry, pin=reference.pin)
+    if reference.pin not in (None, entry.digest):
+        return replace(base, state="contradicted")
+    if isinstance(answer, Unanswered):
+        return _unanswered(base, answer)
+    comparison = compare_entry(entry, answer)
+    base = replace(base, found=answer.digest, changes=comparison.changes)
+    if comparison.state == "moved":
+        return replace(base, state="moved", altered=_altered(entry.document.parts, answer.document.parts))
+    if comparison.state == "damaged":
+        return replace(base, state="damaged", forged=_forged(entry.document.parts, answer.document.parts))
+    if isinstance(layers, Unanswered):
+        return _unanswered(base, layers)
+    return replace(base, state="damaged", flaws=layers) if layers else base
+
+
+def _unanswered(finding: Finding, answer: Unanswered) -> Finding:
+    states: Mapping[Cause, FindingState] = {"gone": "gone", "tampered": "damaged"}
+    return replace(finding, state=states.get(answer.cause, "unknown"), error=answer.error, hint=answer.hint)
+
+
+def _altered(before: Sequence[Layer], now: Sequence[Layer]) -> tuple[LayerPair, ...]:
+    """Blobs of both whose size, media type or name differ; where it is the size, one of the two is wrong."""
+    pairs = _forged(before, now)
+    return tuple((ours, theirs) for ours, theirs in pairs if ours and theirs and ours.digest == theirs.digest)
+
+
+def _forged(locked: Sequence[Layer], found: Sequence[Layer]) -> tuple[LayerPair, ...]:
+    """Layers that differ, each beside its like: of the same digest, else of the same kind, else alone."""
+    ours = [layer for layer in locked if layer not in found]
+    theirs = [layer for layer in found if layer not in locked]
+    pairs: list[LayerPair] = []
+    for layer in ours:
+        like = next((other for other in theirs if other.digest == layer.digest), None)
+        like = like or next((other for other in theirs if other.kind == layer.kind), None)
+        if like:
+            theirs.remove(like)
+        pairs.append((layer, like))
+    return (*pairs, *((None, layer) for layer in theirs))

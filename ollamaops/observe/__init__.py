@@ -1,0 +1,1 @@
+"""What is there: everything that only looks at hosts, registries and weights."""

@@ -1,0 +1,68 @@
+"""What only the guards ask for, and only when the policy has a rule about it: the clock, what is loaded, licences.
+
+Decides what is worth asking for a plan; what the answers mean is plan/guard.py's. The fact a reader would miss: what
+a registry does not say is left out, because a rule refuses only what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+
+from ollamaops.errors import InvalidName, RemoteError
+from ollamaops.http.cancel import CancelToken
+from ollamaops.lockfile.build import Unanswered
+from ollamaops.manifest.types import Policy
+from ollamaops.names import ModelName
+from ollamaops.observe.host import Glance
+from ollamaops.observe.registries import MAX_KEPT_BYTES, Upstreams
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.actions import HostPlan, PullModel
+from ollamaops.plan.guard import disturbed
+from ollamaops.plan.observed import ObservedHost
+
+
+def with_circumstances(
+    glance: Glance,
+    upstreams: Upstreams,
+    policy: Policy,
+    plan: HostPlan,
+    observed: ObservedHost,
+    *,
+    at: datetime,
+    lifted: Collection[str] = (),
+) -> ObservedHost:
+    """The host with what the policy's rules need to know of it. RemoteError if it does not answer."""
+    observed = replace(observed, at=at if policy.windows else None)
+    if policy.busy == "refuse" and "busy" not in lifted and disturbed(plan, observed):
+        loaded = glance.patiently(lambda: names_loaded(glance.client, glance.cancel))
+        observed = replace(observed, in_use=loaded)
+    if policy.licenses is not None and "licenses" not in lifted:
+        pulls = [action for action in plan.actions if isinstance(action, PullModel)]
+        texts = {pull.model: licences_of(upstreams, pull.model, pull.insecure) for pull in pulls}
+        observed = replace(observed, licences=texts)
+    return observed
+
+
+def names_loaded(client: OllamaClient, cancel: CancelToken | None) -> frozenset[ModelName]:
+    """Every model that `/api/ps` lists right now."""
+    names = set()
+    for loaded in client.ps(cancel=cancel):
+        with suppress(InvalidName):
+            names.add(ModelName.parse(loaded.name))
+    return frozenset(names)
+
+
+def licences_of(upstreams: Upstreams, name: ModelName, insecure: bool) -> tuple[str, ...]:
+    """The licence texts that the registry has for `name`; none if it does not say."""
+    answer = upstreams.manifest(name, insecure)
+    if isinstance(answer, Unanswered):
+        return ()
+    texts = []
+    for layer in answer.document.parts:
+        if layer.kind == "license" and layer.size_bytes <= MAX_KEPT_BYTES:
+            with suppress(RemoteError):
+                texts.append(upstreams.blob(name, layer, insecure).decode("utf-8", "replace"))
+    return tuple(texts)

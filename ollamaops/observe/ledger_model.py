@@ -1,0 +1,134 @@
+"""The shelf on a host that a server ledger stands on: a tiny model of our own whose system text is the ledger.
+
+Decides how the model is made so that every server since 0.3 takes it and gives the text back byte for byte. The fact
+a reader would miss: servers from 0.30 on pass weights through llama-quantize, so even a model that nobody will ever
+run has to be a whole one: a llama of one layer, with a vocabulary of bytes and all its weights zero.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from ollamaops.apply.create_request import build_request, render_request
+from ollamaops.errors import InvalidName, NotFound
+from ollamaops.files.gguf_types import GgufValue
+from ollamaops.files.gguf_writer import TensorData, array_of, build_gguf
+from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.upload import upload_blob
+from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.state.ledger_document import LEDGER_NAME
+
+_FILE = "ollamaops-ledger.gguf"
+_WIDTH, _HIDDEN, _HEADS, _CONTEXT = 32, 64, 4, 512
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # llama.cpp's kinds of tokens
+
+
+class ServerShelf:
+    """The ledger's text on one host. Every method raises RemoteError when the host does not do it.
+
+    No request can be cancelled: they are few and quick, and what was done has to be remembered after a Ctrl-C too.
+    """
+
+    def __init__(self, client: OllamaClient) -> None:
+        self._client = client
+        self._is_sound = False
+
+    @property
+    def host(self) -> str:
+        """The host's name, for messages."""
+        return self._client.host
+
+    def digest(self) -> str | None:
+        """The tags digest of the ledger's model; None when there is none."""
+        for tagged in self._client.tags():
+            with suppress(InvalidName):
+                if ModelName.parse(tagged.name) == LEDGER_NAME:
+                    return tagged.digest.hex
+        self._is_sound = False
+        return None
+
+    def read(self) -> str | None:
+        """The text; None when the model is listed but cannot be opened."""
+        try:
+            text = self._client.show(LEDGER_NAME).system
+        except NotFound:
+            self._is_sound = False
+            return None
+        self._is_sound = True
+        return text
+
+    def write(self, text: str) -> None:
+        """Make the model with this text: from itself when it is there, else from weights sent along."""
+        recipe = Recipe(base=LEDGER_NAME, system=text) if self._is_sound else self._from_weights(text)
+        features = self._client.features()
+        if features.structured_create:
+            self._client.create(build_request(LEDGER_NAME, recipe, features))
+        else:
+            self._client.create_from_modelfile(LEDGER_NAME, render_request(recipe, recipe.base))
+
+    def _from_weights(self, text: str) -> Recipe:
+        data = ledger_weights()
+        digest = Digest.of(data)
+        with tempfile.TemporaryDirectory(prefix="ollamaops-") as folder:
+            path = Path(folder) / _FILE
+            path.write_bytes(data)
+            upload_blob(self._client, digest, path, len(data))
+        return Recipe(files=(Blob(_FILE, digest),), system=text)
+
+
+@cache
+def ledger_weights() -> bytes:
+    """A complete GGUF of architecture llama, 115 kB; always the same bytes."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    kinds = [_UNKNOWN, _CONTROL, _CONTROL, *[_BYTE] * 256]
+    metadata: dict[str, GgufValue] = {
+        "general.architecture": "llama",
+        "general.name": "ollamaops-ledger",
+        "llama.context_length": _CONTEXT,
+        "llama.embedding_length": _WIDTH,
+        "llama.block_count": 1,
+        "llama.feed_forward_length": _HIDDEN,
+        "llama.attention.head_count": _HEADS,
+        "llama.attention.head_count_kv": _HEADS,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": _WIDTH // _HEADS,
+        "general.file_type": 0,
+        "llama.vocab_size": len(tokens),
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": array_of(tokens, "string"),
+        "tokenizer.ggml.scores": array_of([0.0] * len(tokens), "float32"),
+        "tokenizer.ggml.token_type": array_of(kinds, "int32"),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    return build_gguf(metadata, [_zeros(name, shape) for name, shape in _tensors(len(tokens)).items()])
+
+
+def _tensors(vocabulary: int) -> dict[str, tuple[int, ...]]:
+    square = (_WIDTH, _WIDTH)
+    return {
+        "token_embd.weight": (_WIDTH, vocabulary),
+        "output_norm.weight": (_WIDTH,),
+        "output.weight": (_WIDTH, vocabulary),
+        "blk.0.attn_norm.weight": (_WIDTH,),
+        "blk.0.ffn_norm.weight": (_WIDTH,),
+        "blk.0.attn_q.weight": square,
+        "blk.0.attn_k.weight": square,
+        "blk.0.attn_v.weight": square,
+        "blk.0.attn_output.weight": square,
+        "blk.0.ffn_gate.weight": (_WIDTH, _HIDDEN),
+        "blk.0.ffn_up.weight": (_WIDTH, _HIDDEN),
+        "blk.0.ffn_down.weight": (_HIDDEN, _WIDTH),
+    }
+
+
+def _zeros(name: str, shape: tuple[int, ...]) -> TensorData:
+    size = 4
+    for length in shape:
+        size *= length
+    return TensorData(name, shape, "F32", bytes(size))

@@ -1,0 +1,85 @@
+"""Asking registries for everything a lock is about, several names at once.
+
+Decides how much is looked at: the registry manifest of each name, and for a check also its layers, small ones whole
+and large ones by their presence. The fact a reader would miss: a server checks every layer's digest when it pulls,
+so what is not read here cannot slip in; it is only found later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ollamaops.errors import DigestMismatch, NotFound, ProtocolError, RemoteError
+from ollamaops.lockfile.build import Answer, Reference, Unanswered
+from ollamaops.lockfile.changes import Inspection, LayerFlaw
+from ollamaops.lockfile.lock import Lock
+from ollamaops.names import ModelName
+from ollamaops.observe.registries import Upstreams
+from ollamaops.registry.documents import Layer, RegistryManifest
+
+MAX_READ_BYTES = 4 * 1024 * 1024
+Found = TypeVar("Found")
+
+
+def ask_registries(
+    upstreams: Upstreams, references: Iterable[Reference], *, jobs: int
+) -> dict[ModelName, Answer]:
+    """What each registry has under each name, or why that is not known."""
+    return _for_each(references, lambda each: upstreams.manifest(each.ref, each.insecure), jobs)
+
+
+def inspect_layers(
+    upstreams: Upstreams,
+    lock: Lock,
+    references: Iterable[Reference],
+    answers: Mapping[ModelName, Answer],
+    *,
+    jobs: int,
+) -> dict[ModelName, Inspection]:
+    """Whether the registry has the layers of every entry that it confirms, and small ones with the right bytes."""
+
+    def is_confirmed(each: Reference) -> bool:
+        answer, entry = answers.get(each.ref), lock.entries.get(each.ref)
+        return (
+            entry is not None and not isinstance(answer, Unanswered | None) and answer.digest == entry.digest
+        )
+
+    confirmed = [each for each in references if is_confirmed(each)]
+    return _for_each(confirmed, lambda each: _inspect(upstreams, each, lock), jobs)
+
+
+def _inspect(upstreams: Upstreams, reference: Reference, lock: Lock) -> Inspection:
+    document = lock.entries[reference.ref].document
+    layers = document.parts if isinstance(document, RegistryManifest) else ()
+    flaws = []
+    for layer in {layer.digest: layer for layer in layers}.values():
+        try:
+            error = _flaw(upstreams, reference, layer)
+        except RemoteError as failure:
+            return Unanswered(error=str(failure), hint=failure.hint)
+        flaws += [LayerFlaw(layer, error)] if error else []
+    return tuple(flaws)
+
+
+def _flaw(upstreams: Upstreams, reference: Reference, layer: Layer) -> str:
+    """What is wrong with a layer, empty if nothing is. RemoteError when that cannot be told."""
+    if layer.size_bytes > MAX_READ_BYTES:
+        is_there = upstreams.has_blob(reference.ref, layer, reference.insecure)
+        return "" if is_there else "the registry does not have it"
+    try:
+        data = upstreams.blob(reference.ref, layer, reference.insecure)
+    except NotFound:
+        return "the registry does not have it"
+    except (DigestMismatch, ProtocolError) as error:
+        return str(error)
+    return "" if len(data) == layer.size_bytes else f"it has {len(data)} bytes, not {layer.size_bytes}"
+
+
+def _for_each(
+    references: Iterable[Reference], ask: Callable[[Reference], Found], jobs: int
+) -> dict[ModelName, Found]:
+    named = {reference.ref: reference for reference in references}
+    with ThreadPoolExecutor(max_workers=max(1, min(jobs, len(named))), thread_name_prefix="registry") as pool:
+        return dict(zip(named, pool.map(ask, named.values()), strict=True))

@@ -1,0 +1,221 @@
+"""What registries have, asked once per name and run, whatever number of hosts wants to know.
+
+Decides what is asked again and what is not; what the answers mean is plan/'s. The fact a reader would miss: the
+questions to one registry go one after the other, those to different registries side by side, so that a dead
+address holds up nobody but itself; and a question is asked by a thread of its own, so that who wants to stop need
+not wait for a name server, a connection or an answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+from ollamaops.errors import (
+    AnswerError,
+    Cancelled,
+    ConnectionLost,
+    DigestMismatch,
+    NotFound,
+    OllamaopsError,
+    TransportError,
+)
+from ollamaops.http.cancel import CancelToken
+from ollamaops.lockfile.build import Answer, Cause, Unanswered
+from ollamaops.names import Digest, ModelName
+from ollamaops.plan.observed import Upstream
+
+if TYPE_CHECKING:
+    from ollamaops.registry.client import RegistryClient
+    from ollamaops.registry.documents import Layer
+
+RETRIES = 2
+LONGEST_WAIT_S = 10.0
+MAX_KEPT_BYTES = 1024 * 1024
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Registry:
+    """What one registry said. `unreached` is why it is not asked any more."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    manifests: dict[ModelName, Answer] = field(default_factory=dict)
+    blobs: dict[Digest, bytes] = field(default_factory=dict)
+    unreached: Unanswered | None = None
+
+
+class Upstreams:
+    """Answers of registries, remembered for the run. Safe to use from several threads.
+
+    A registry that could not be reached once is not tried again for other names: a plan of a hundred models must
+    not wait a hundred times for the same dead address.
+    """
+
+    def __init__(self, open_client: Callable[[], RegistryClient], cancel: CancelToken | None = None) -> None:
+        self._open_client = open_client
+        self._cancel = cancel or CancelToken()
+        self._lock = threading.Lock()
+        self._client: RegistryClient | None = None
+        self._registries: dict[tuple[str, bool], _Registry] = {}
+
+    def ask(self, names: Mapping[ModelName, bool]) -> dict[ModelName, Upstream]:
+        """What the registries say of `names` (mapped to whether plain http is meant)."""
+        return {name: _upstream_of(self.manifest(name, insecure)) for name, insecure in names.items()}
+
+    def recall(self, names: Mapping[ModelName, bool]) -> dict[ModelName, Upstream]:
+        """As `ask`, of those alone that have been asked about; nobody is asked for that."""
+        found = {name: self._registry(name, names[name]).manifests.get(name) for name in names}
+        return {name: _upstream_of(answer) for name, answer in found.items() if answer is not None}
+
+    def manifest(self, name: ModelName, insecure: bool = False) -> Answer:
+        """The registry manifest of `name`, or why it is not known. Cancelled if somebody asked to stop."""
+        registry = self._registry(name, insecure)
+        with registry.lock:
+            if name not in registry.manifests:
+                if registry.unreached:
+                    return registry.unreached
+                registry.manifests[name] = answer = self._fetch(name, insecure)
+                if isinstance(answer, Unanswered) and answer.cause == "unreached":
+                    registry.unreached = answer
+            return registry.manifests[name]
+
+    def blob(self, name: ModelName, layer: Layer, insecure: bool = False) -> bytes:
+        """The bytes of a layer of `name`, checked. RemoteError when they cannot be had, or are something else.
+
+        Cancelled, here as in `has_blob`, if somebody asked to stop.
+        """
+        kept = self._registry(name, insecure).blobs
+        if layer.digest in kept:
+            return kept[layer.digest]
+        data = self._patiently(
+            lambda: self._open().blob(name, layer.digest, layer.size_bytes, insecure=insecure)
+        )
+        if len(data) <= MAX_KEPT_BYTES:
+            kept[layer.digest] = data
+        return data
+
+    def has_blob(self, name: ModelName, layer: Layer, insecure: bool = False) -> bool:
+        """Whether the registry has the layer; its bytes are not read. RemoteError when it does not say."""
+        return self._patiently(lambda: self._open().blob_exists(name, layer.digest, insecure=insecure))
+
+    def forget(self, name: ModelName, insecure: bool = False) -> None:
+        """Ask anew the next time: the registry is known to have changed, by a push."""
+        registry = self._registry(name, insecure)
+        with registry.lock:
+            registry.manifests.pop(name, None)
+
+    def close(self) -> None:
+        """Close the connections. Nothing is asked after that, not even by a question that was left behind."""
+        if self._client is not None:
+            self._client.close()
+
+    def _registry(self, name: ModelName, insecure: bool) -> _Registry:
+        """What is known of the registry; over http it may answer although over https it does not."""
+        with self._lock:
+            return self._registries.setdefault((name.registry_host.lower(), insecure), _Registry())
+
+    def _open(self) -> RegistryClient:
+        with self._lock:
+            if self._client is None:
+                self._client = self._open_client()
+            return self._client
+
+    def _fetch(self, name: ModelName, insecure: bool) -> Answer:
+        try:
+            return self._patiently(lambda: self._open().manifest(name, insecure=insecure))
+        except Cancelled:
+            raise
+        except OllamaopsError as error:
+            cause = _cause(error)
+            said = _of_registry(error, name) if cause == "unreached" else str(error)
+            return Unanswered(error=said, hint=error.hint, cause=cause)
+
+    def _patiently(self, question: Callable[[], Result]) -> Result:
+        """`question`, asked again when the registry itself said that this may help, and soon."""
+
+        def ask() -> Result | OllamaopsError:
+            try:
+                return _unless_stopped(question, self._cancel)
+            except OllamaopsError as error:
+                if _is_worth_asking_again(error):
+                    raise
+                return error
+
+        from ollamaops.http.retry import attempt
+
+        answer = attempt(ask, retries=RETRIES, cancel=self._cancel)
+        if isinstance(answer, OllamaopsError):
+            raise answer
+        return answer
+
+
+def _unless_stopped(question: Callable[[], Result], cancel: CancelToken) -> Result:
+    """What `question` returns; Cancelled as soon as somebody asks to stop, who leaves the question behind.
+
+    What is left behind ends with its answer or its timeout, and nobody hears of it.
+    """
+    from concurrent.futures import Future
+
+    cancel.check("stopped before a registry was asked")
+    answer: Future[Result] = Future()
+    bell: SimpleQueue[None] = SimpleQueue()  # unlike an Event it may be rung by a signal handler
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except BaseException as error:  # noqa: BLE001  raised again by who waits for it
+            answer.set_exception(error)
+        bell.put(None)
+
+    with cancel.calling(lambda: bell.put(None)):
+        threading.Thread(target=ask, name="registry question", daemon=True).start()
+        bell.get()
+    cancel.check("stopped while a registry was asked")
+    return answer.result()
+
+
+def _of_registry(error: OllamaopsError, name: ModelName) -> str:
+    """What is wrong with the registry, whichever model it was asked for first: all its models are told the same."""
+    return str(error).replace(f": manifest of {name.display}: ", ": ", 1)
+
+
+def _is_worth_asking_again(error: OllamaopsError) -> bool:
+    """Not when nobody answers at the address: that costs a timeout each time, and is rarely over in a second."""
+    if isinstance(error, AnswerError):
+        return error.transient and (error.retry_after_s or 0.0) <= LONGEST_WAIT_S
+    return isinstance(error, ConnectionLost)
+
+
+def _cause(error: OllamaopsError) -> Cause:
+    match error:
+        case NotFound():
+            return "gone"
+        case DigestMismatch():
+            return "tampered"
+        case TransportError():
+            return "unreached"
+        case _:
+            return "refused"
+
+
+def _upstream_of(answer: Answer) -> Upstream:
+    if isinstance(answer, Unanswered):
+        return Upstream(
+            error=answer.error,
+            hint=answer.hint,
+            answered=answer.cause != "unreached",
+            gone=answer.cause == "gone",
+        )
+    from ollamaops.registry.documents import digest_set
+
+    return Upstream(
+        digests=digest_set(answer.raw),
+        registry_digest=answer.digest.hex,
+        layers=tuple(answer.blobs.items()),
+        foreign=not answer.document.is_model,
+    )

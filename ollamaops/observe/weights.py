@@ -1,0 +1,174 @@
+"""Weights as facts for the plan: digests (hashed once in a file's life) and, when asked for, headers.
+
+Decides which files are hashed; files/digest.py decides how, and elsewhere.py what is known of those that are not on
+this disk. The fact a reader would miss: a digest that the manifest states is believed here without a look at the
+bytes, because the server checks it when they arrive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ollamaops.errors import RemoteError, WeightsError
+from ollamaops.files.digest import DigestCache, hash_files, require_digest, stamp_of
+from ollamaops.files.facts import FileInfo, Unavailable, Weights
+from ollamaops.files.location import Location, RemoteRef
+from ollamaops.files.sniff import sniff
+from ollamaops.manifest.types import WeightsFile
+from ollamaops.names import Digest
+from ollamaops.observe.remote_weights import Elsewhere
+
+if TYPE_CHECKING:
+    from ollamaops.events import Sink
+    from ollamaops.files.gguf_types import GgufHeader
+
+OnRead = Callable[[Location, int, int], None]
+"""Told a file, how many of its bytes are read, and how many it has (0: nobody says)."""
+
+TELL_AFTER_S = 1.0
+TELL_EVERY_S = 0.5
+
+
+def digests_of(
+    files: Iterable[WeightsFile],
+    cache: DigestCache | None = None,
+    *,
+    elsewhere: Elsewhere | None = None,
+    on_progress: OnRead | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> dict[Location, Weights]:
+    """Digest and size of every file. A digest stated in the manifest is believed of a file that was never read; the
+    server checks it on upload. One that was read before has to have it.
+
+    `elsewhere` is asked about files that are not here. `on_progress` is told of what has to be read, from several
+    threads. WeightsError for a file that cannot be used, Cancelled. One elsewhere that cannot be asked about is
+    Unavailable.
+    """
+    wanted = list(files)
+    local = {file.path: file.known for file in wanted if isinstance(file.path, Path)}
+    sizes = {path: stamp_of(path).size_bytes for path in local}
+    _refuse_one_digest_of_many(local, sizes)
+    unknown = [path for path, known in local.items() if known is None or (cache and cache.has_seen(path))]
+
+    def on_hashed(path: Path, done_bytes: int) -> None:
+        if on_progress is not None:
+            on_progress(path, done_bytes, sizes[path])
+
+    hashed = hash_files(unknown, cache=cache, on_progress=on_hashed, cancel=cancel) if unknown else {}
+    found: dict[Location, Weights] = {}
+    for file in wanted:
+        where, known = file.path, file.known
+        if isinstance(where, RemoteRef):
+            found[where] = _ask(elsewhere or Elsewhere(), where, known, on_progress, cancel)
+        elif known is None or where in hashed:
+            facts = hashed[where]
+            require_digest(facts, known)
+            found[where] = FileInfo(digest=facts.digest, size_bytes=facts.size_bytes)
+        else:
+            found[where] = FileInfo(digest=known, size_bytes=sizes[where], stated=True)
+    return found
+
+
+def _ask(
+    elsewhere: Elsewhere,
+    ref: RemoteRef,
+    known: Digest | None,
+    on_progress: OnRead | None,
+    cancel: Callable[[], bool] | None,
+) -> Weights:
+    try:
+        return elsewhere.info_of(ref, known, on_progress=on_progress, cancel=cancel)
+    except RemoteError as error:
+        return Unavailable(error=str(error), hint=error.hint)
+
+
+def _refuse_one_digest_of_many(local: Mapping[Path, Digest | None], sizes: Mapping[Path, int]) -> None:
+    """WeightsError when files of several sizes are said to have the same digest."""
+    first: dict[Digest, Path] = {}
+    for path, known in local.items():
+        other = first.setdefault(known, path) if known else path
+        if sizes[path] != sizes[other]:
+            raise WeightsError(
+                f"{path}: the manifest states the digest of {other}, which has another size",
+                hint="correct its digest under sha256:",
+            )
+
+
+def tell_reading(
+    emit: Sink, *, run_id: str, now: Callable[[], str], clock: Callable[[], float] = time.monotonic
+) -> OnRead:
+    """An `on_progress` for `digests_of` that makes events of what takes longer than a second.
+
+    Such a file is an action of its own on no host: `hash/<folder>/<name>`, or `fetch/<name>` for one elsewhere.
+    """
+    lock, began_s, told_s = Lock(), dict[Location, float](), dict[Location, float]()
+
+    def tell(where: Location, done_bytes: int, total_bytes: int) -> None:
+        with lock:
+            at_s, is_new, is_last = clock(), where not in told_s, done_bytes >= total_bytes > 0
+            waited_s = at_s - began_s.setdefault(where, at_s)
+            is_due = is_new or is_last or at_s - told_s[where] >= TELL_EVERY_S
+            if waited_s < TELL_AFTER_S or not is_due or (is_new and is_last):
+                return
+            from ollamaops.events import ActionEnded, ActionStarted, Progressed, Succeeded
+
+            told_s[where] = at_s
+            verb, status, name = _words_for(where)
+            stamp = {"run_id": run_id, "at": now(), "action_id": f"{verb}/{name}"}
+            if is_new:
+                emit(ActionStarted(verb=verb, subject=name, **stamp))
+            emit(Progressed(status=status, completed_bytes=done_bytes, total_bytes=total_bytes, **stamp))
+            if is_last:
+                emit(ActionEnded(outcome=Succeeded(seconds=waited_s), **stamp))
+
+    return tell
+
+
+def _words_for(where: Location) -> tuple[str, str, str]:
+    """Verb, status and name: files of one name are told apart by their folder."""
+    if isinstance(where, RemoteRef):
+        return "fetch", "fetching", where.name
+    return "hash", "hashing", f"{where.parent.name}/{where.name}"
+
+
+def with_headers(found: Mapping[Location, Weights]) -> dict[Location, Weights]:
+    """`found` with what the headers of the files on this disk say.
+
+    WeightsError for a file that is damaged or cut short, and for shards that do not belong together.
+    """
+    from ollamaops.files.gguf import read_gguf, require_complete
+    from ollamaops.files.safetensors import require_whole, require_whole_zip
+    from ollamaops.files.shards import check_shard_headers
+
+    for where in found:
+        if isinstance(where, Path) and where.name.endswith(".safetensors"):
+            require_whole(where)
+        elif isinstance(where, Path) and where.name.endswith((".bin", ".pth")):
+            require_whole_zip(where)
+    headers: dict[Location, GgufHeader] = {
+        path: read_gguf(path) for path in found if isinstance(path, Path) and sniff(path) == "gguf"
+    }
+    for path, header in headers.items():
+        require_complete(header, str(path))
+    check_shard_headers({str(path): header for path, header in headers.items()})
+    return {
+        path: _with_header(info, headers[path]) if isinstance(info, FileInfo) and path in headers else info
+        for path, info in found.items()
+    }
+
+
+def _with_header(info: FileInfo, header: GgufHeader) -> FileInfo:
+    return replace(
+        info,
+        architecture=header.architecture,
+        parameter_count=header.parameter_count,
+        quantization=header.file_type,
+        is_projector=header.is_projector,
+        has_chat_template=bool(header.chat_template),
+        tensors=frozenset((tensor.name, tuple(tensor.shape)) for tensor in header.tensors),
+    )

@@ -1,0 +1,193 @@
+"""What memory and digests settle, and what has to be asked before a plan can be made.
+
+Decides by tags, ledger and registry digests alone whether a model is what it should be; a look inside is diff.py's.
+The fact a reader would miss: a model whose tags digest is the one we remember for this very declaration is in sync
+without being looked into, so that a steady host costs no `show` at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ollamaops.manifest.types import ModelSpec, Pull
+from ollamaops.names import ModelName
+from ollamaops.plan.actions import Difference
+from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.diff import ignores_weights
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.rolled_back import is_held
+
+Because = tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """How to plan. `distrust` are models whose memory is not to be believed (just changed by this run);
+    `made` those of them that this run built; `ask_registry` False takes the server's word for `latest`; `settled`
+    are models that this run has loaded or unloaded already; `evicted` those that did not stay in memory after the
+    last run had loaded them, each with what was declared resident beside it; `release` gives nothing for a rollback.
+    """
+
+    verify_weights: bool = False
+    ask_registry: bool = True
+    distrust: frozenset[ModelName] = frozenset()
+    made: frozenset[ModelName] = frozenset()
+    settled: frozenset[ModelName] = frozenset()
+    evicted: Mapping[ModelName, frozenset[ModelName]] = field(default_factory=dict)
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What has to be found out before a plan can be made: models to `show`, registry names to ask for."""
+
+    show: frozenset[ModelName] = frozenset()
+    upstream: frozenset[ModelName] = frozenset()
+
+
+def questions(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) -> Questions:
+    """What `plan_host` needs to know beyond tags and memory."""
+    models = [
+        model
+        for model in desired.models
+        if not is_left_alone(desired, model.name) and (options.release or not is_held(model, observed))
+    ]
+    upstream = {name for model in models for name in _to_ask(model, desired, observed)}
+    return Questions(
+        show=frozenset(name for model in models for name in _to_show(model, desired, observed, options)),
+        upstream=frozenset(upstream) if options.ask_registry else frozenset(),
+    )
+
+
+def _to_show(
+    model: DesiredModel, desired: DesiredHost, observed: ObservedHost, options: PlanOptions
+) -> Iterator[ModelName]:
+    """The model and its base, if it is built, there, and not settled by memory. Cloud stubs have no inside."""
+    place = place_of(model, desired, observed)
+    if model.recipe is None or place is None or is_trusted(model, observed, options, place):
+        return
+    for name in (place, _base_place(model.recipe.base, desired, observed)):
+        there = observed.models.get(name) if name else None
+        if there and not there.is_cloud:
+            yield there.name
+
+
+def _base_place(base: ModelName | None, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
+    """Where the base is, which may have to be renamed itself."""
+    model = desired.find(base)
+    return place_of(model, desired, observed) if model else base
+
+
+def _to_ask(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> Iterator[ModelName]:
+    spec, own = model.spec, observed.models.get(model.name)
+    if isinstance(spec.source, Pull) and _is_open(model, own, observed):
+        yield spec.source.ref
+    if spec.push and own and model.name in desired.pushes:
+        yield spec.push
+        if isinstance(spec.source, Pull) and not (spec.accepts or is_pushed(spec, own, observed)):
+            yield spec.source.ref  # it can tell that the registry has the same content in another layout
+
+
+def _is_open(model: DesiredModel, own: ObservedModel | None, observed: ObservedHost) -> bool:
+    """Whether only the registry can tell if a pulled model is what it should be."""
+    spec = model.spec
+    if own is None:
+        return bool(pins_of(spec)) and spec.update != "never" and not model.implicit
+    if tolerates_content(spec):
+        return False
+    if spec.digest is not None:
+        return not meets_pin(model, own, observed)
+    return spec.update == "latest"
+
+
+def is_left_alone(desired: DesiredHost, name: ModelName) -> bool:
+    """Whether policy.ignore says that `name` is never looked at."""
+    return any(pattern.matches(name) for pattern in desired.policy.ignore)
+
+
+def place_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
+    """Where the model is: under its name, or still under the one it had before. None: it is not there."""
+    return model.name if model.name in observed.models else former_of(model, desired, observed)
+
+
+def former_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
+    """The name that the model had before, if something is there that may be renamed."""
+    former = model.spec.moved_from
+    return former if former and former in observed.models and not is_left_alone(desired, former) else None
+
+
+def is_trusted(
+    model: DesiredModel, observed: ObservedHost, options: PlanOptions, place: ModelName | None = None
+) -> bool:
+    """Whether what we remember settles that `model` is in sync, without a look inside. `place` is where it is found
+    if it still has the name it had before."""
+    place = place or model.name
+    own, memory = observed.models.get(place), observed.memory.get(place)
+    if own is None or memory is None or place in options.distrust:
+        return False
+    if memory.digest != own.digest or memory.fingerprint != model.fingerprint:
+        return False
+    if options.verify_weights and not memory.verified:
+        return False
+    base = observed.models.get(model.recipe.base) if model.recipe and model.recipe.base else None
+    return base is None or memory.base_digest == base.digest
+
+
+def remembered(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> list[Memory]:
+    """What was filed when exactly this content was pulled or copied for exactly this declaration."""
+    source = model.spec.source
+    names = (model.name, source.ref) if isinstance(source, Pull) else (model.name,)
+    found = (observed.memory.get(name) for name in dict.fromkeys(names))
+    return [
+        memory
+        for memory in found
+        if memory and (memory.digest, memory.fingerprint) == (own.digest, model.fingerprint)
+    ]
+
+
+def upstream_of(model: DesiredModel, observed: ObservedHost) -> Upstream | None:
+    """What the registry is known to have for a pull; None if it was not asked or could not say."""
+    source = model.spec.source
+    upstream = observed.upstream.get(source.ref) if isinstance(source, Pull) else None
+    return upstream if upstream and not upstream.error else None
+
+
+def pins_of(spec: ModelSpec) -> frozenset[str]:
+    """The tags digests one of which a pull has to give: of the manifest's pin, of the lock; none: any."""
+    return frozenset((*spec.accepts, spec.digest.hex) if spec.digest else spec.accepts)
+
+
+def meets_pin(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> bool:
+    """Whether `own` is the pinned content: by its digest, by memory, or as an older server writes it."""
+    pins = pins_of(model.spec)
+    if own.digest in pins:
+        return True
+    if model.spec.digest and any(memory.verified for memory in remembered(model, own, observed)):
+        return True
+    upstream = upstream_of(model, observed)
+    return upstream is not None and own.digest in upstream.digests and not pins.isdisjoint(upstream.digests)
+
+
+def is_current(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> bool:
+    """Whether `own` is what the registry has: by its digest, or because pulling exactly that gave it."""
+    upstream = upstream_of(model, observed)
+    if upstream is None:
+        return False
+    made_of = {memory.base_digest for memory in remembered(model, own, observed)}
+    return own.digest in upstream.digests or upstream.registry_digest in made_of
+
+
+def is_pushed(spec: ModelSpec, own: ObservedModel, observed: ObservedHost) -> bool:
+    """Whether exactly this content was pushed to where it should be, as far as we remember."""
+    return own.digest in pushed_digests(spec, observed)
+
+
+def pushed_digests(spec: ModelSpec, observed: ObservedHost) -> frozenset[str]:
+    """The digests of what we remember to have pushed last: on the host, and in the registry if that was seen."""
+    return observed.pushed.get((spec.name, spec.push), frozenset()) if spec.push else frozenset()
+
+
+def tolerates_content(spec: ModelSpec) -> bool:
+    """Whether `ignore` allows any content, as long as a model of that name is there."""
+    return ignores_weights(spec.ignore)

@@ -1,0 +1,188 @@
+"""A HostPlan in the making: what has been decided so far, and what later decisions have to know of it.
+
+Decides nothing itself. The fact a reader would miss: `changing` and `replaced` differ. Asking a server to pull may
+turn out to change nothing, and then nothing that is made from the model has to be made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ollamaops.names import ModelName
+from ollamaops.ollama.features import Features
+from ollamaops.plan.actions import (
+    Action,
+    CopyModel,
+    CreateModel,
+    Difference,
+    Fact,
+    HostPlan,
+    Kind,
+    LoadModel,
+    Note,
+    ProbeModel,
+    PullModel,
+    PushModel,
+    UnloadModel,
+    UploadBlob,
+    id_of,
+)
+from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
+from ollamaops.plan.versions import left_behind, tidy
+
+
+@dataclass(slots=True)
+class Draft:
+    """The plan so far.
+
+    `changing` maps a model to the action that changes it, `replaced` are those that are there, or were when we made
+    something of them, and surely become something else; `unusable` those from which nothing can be made.
+    """
+
+    desired: DesiredHost
+    observed: ObservedHost
+    options: PlanOptions
+    actions: dict[str, Action] = field(default_factory=dict)
+    changing: dict[ModelName, str] = field(default_factory=dict)
+    replaced: set[ModelName] = field(default_factory=set)
+    unusable: set[ModelName] = field(default_factory=set)
+    unchanged: list[ModelName] = field(default_factory=list)
+    held: list[ModelName] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def host(self) -> str:
+        """The host's name."""
+        return self.desired.host
+
+    @property
+    def features(self) -> Features:
+        """What the host's server can do."""
+        return self.observed.features
+
+    def find(self, name: ModelName | None) -> ObservedModel | None:
+        """The model as the host lists it."""
+        return self.observed.models.get(name) if name else None
+
+    def recall(self, name: ModelName) -> Memory | None:
+        """What we remember of the model."""
+        return self.observed.memory.get(name)
+
+    def implicit(self, name: ModelName) -> DesiredModel | None:
+        """The base of that name that nobody declared."""
+        model = self.desired.find(name)
+        return model if model and model.implicit else None
+
+    def leaves_alone(self, name: ModelName) -> bool:
+        """Whether the name is never looked at."""
+        return is_left_alone(self.desired, name)
+
+    def expect(self, *names: ModelName | None) -> tuple[Fact, ...]:
+        """What is seen now of these models, as facts that an action relies on."""
+        seen = ((name, self.find(name)) for name in names if name)
+        return tuple(Fact(name, model.digest if model else None) for name, model in seen)
+
+    def needs(self, *names: ModelName | None) -> tuple[str, ...]:
+        """The actions that change these models."""
+        return tuple(self.changing[name] for name in dict.fromkeys(names) if name and name in self.changing)
+
+    def add(self, action: Action) -> str:
+        """Plan the action, in the place of one with the same id; returns the id."""
+        action_id = id_of(action)
+        is_new = action_id not in self.actions
+        self.actions[action_id] = action
+        if isinstance(action, ProbeModel):
+            self.changing[action.model] = action_id
+            return action_id
+        if not isinstance(action, UploadBlob | PushModel | LoadModel | UnloadModel):
+            if is_new:  # or else what has been planned since then comes after it
+                self.changing[action.model] = action_id
+            is_known = self.find(action.model) is not None or self._had_other_content(action)
+            if is_known and not any(why.kind == "unknown" for why in action.because):
+                self.replaced.add(action.model)
+        return action_id
+
+    def _had_other_content(self, action: Action) -> bool:
+        """Whether a model that is not there held something else when we made it last, or holds it under the name
+        it had before. Of what is renamed nobody knows that, nor of a pull before a registry or a lock has said it."""
+        memory = self.recall(action.model)
+        if isinstance(action, CopyModel):
+            return action.source in self.replaced
+        if isinstance(action, PullModel):
+            coming = action.pin or action.current
+            return bool(coming) and memory is not None and memory.digest not in coming
+        declared = self.desired.find(action.model)
+        return isinstance(action, CreateModel) and (
+            action.recipe.base in self.replaced
+            or (declared is not None and self.find(declared.spec.moved_from) is not None)
+            or (memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint)
+        )
+
+    def why(
+        self, name: ModelName, kind: Kind, path: str = "", *, desired: str = "", observed: str = ""
+    ) -> Because:
+        """One reason for an action."""
+        found = Difference(
+            host=self.host, model=name, kind=kind, path=path, desired=desired, observed=observed
+        )
+        return (found,)
+
+    def keep(self, model: DesiredModel) -> None:
+        """The model is as declared."""
+        self.unchanged.append(model.name)
+
+    def hold(self, model: DesiredModel) -> None:
+        """The model was rolled back, and stays so."""
+        self.held.append(model.name)
+        self.note(
+            model.name,
+            "held at its previous version since it was rolled back",
+            f"change its entry, or let it go: ollamaops rollback {model.name} --release",
+        )
+
+    def note(self, name: ModelName, message: str, hint: str | None = None) -> None:
+        """Say something that changes nothing."""
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint))
+
+    def wait(self, name: ModelName, base: ModelName) -> None:
+        """Say that `name` cannot be judged before `base` is there, which this plan sees to."""
+        message = f"compared with '{base}' as soon as that is there"
+        self.notes.append(Note(host=self.host, model=name, message=message, waits=True))
+
+    def doubt(self, name: ModelName, message: str, hint: str | None = None) -> None:
+        """Nobody can say that `name` is as declared, or it may not be made so; the run is then not complete."""
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))
+
+    def give_up(self, name: ModelName, message: str, hint: str | None = None) -> None:
+        """As `doubt`, and nothing can be made from `name` either."""
+        self.unusable.add(name)
+        self.doubt(name, message, hint)
+
+    def _leftovers(self) -> tuple[ModelName, ...]:
+        """The names of ours that can go; a run that looks at some models only (--target) leaves them alone."""
+        if not self.desired.complete or not self.observed.asides:
+            return ()
+        digests = {name: own.digest for name, own in self.observed.models.items()}
+        steps = tidy(
+            {**digests, **self.observed.asides},
+            [model.spec for model in self.desired.declared],
+            stands={*self.unchanged, *self.held},
+            ours=[name for name, memory in self.observed.memory.items() if memory.is_ours],
+            ignored=self.desired.policy.ignore,
+        )
+        return left_behind(steps)
+
+    def finish(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
+        """The plan as a value."""
+        return HostPlan(
+            host=self.host,
+            actions=tuple(self.actions.values()),
+            unchanged=tuple(self.unchanged),
+            unmanaged=unmanaged,
+            held=tuple(self.held),
+            leftovers=self._leftovers(),
+            notes=tuple(self.notes),
+            server_version=self.observed.version,
+        )

@@ -1,0 +1,313 @@
+"""Weights at web addresses and at Hugging Face: what is there (digest, size), and its bytes.
+
+Asks with HEAD and fetches with GET and Range, through redirects; no retries but taking up a cut connection. All it
+raises is a RemoteError whose `host` is the web server, or a WeightsError. The fact a reader would miss: Hugging Face
+says the SHA-256 of a large file in the headers of its *redirect* (`X-Linked-Etag`), the storage behind does not.
+
+Headers: https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import quote, urlsplit
+
+from ollamaops.errors import (
+    AccessDenied,
+    AnswerError,
+    DigestMismatch,
+    InvalidRequest,
+    NotFound,
+    ProtocolError,
+    ServerFault,
+    TooManyRequests,
+    UsageError,
+    WeightsError,
+    cut_text,
+)
+from ollamaops.files.lfs import MAX_POINTER_BYTES, parse_lfs_pointer
+from ollamaops.files.location import HubFile, RemoteFile, RemoteRef, parse_hub
+from ollamaops.http.exchange import Answer, Exchange, OpenAnswer, Question, origin_of
+from ollamaops.http.redaction import Redaction, secrets_of_headers
+from ollamaops.names import Digest
+from ollamaops.registry.download import Opened, RemoteStream
+from ollamaops.registry.s3_weights import Bucket
+
+HUB = "https://huggingface.co"
+MAX_HOPS = 10
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_ASK_AGAIN = frozenset({400, 403, 405, 501})  # what servers answer that know GET but not HEAD
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A URL with what belongs to it: who answers there, what messages call it, headers for that origin alone."""
+
+    url: str
+    host: str
+    subject: str
+    private: Mapping[str, str]
+
+    def question(
+        self, method: str, headers: Mapping[str, str] | None = None, *, max_bytes: int | None = None
+    ) -> Question:
+        public = {"User-Agent": "ollamaops", "Accept": "*/*", **(headers or {})}
+        return Question(method, self.url, self.host, self.subject, max_bytes, public, self.private)
+
+
+class RemoteWeights:
+    """Finds and fetches weights that lie elsewhere; to be closed, or used with `with`. Safe with several threads.
+
+    `environ` is read for HF_ENDPOINT and HF_TOKEN. `timeout_s` bounds connecting and each silence. `verify` is True,
+    False or the path of a CA bundle.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        timeout_s: float = 30.0,
+        verify: bool | str = True,
+        bucket: Bucket | None = None,
+    ) -> None:
+        self._endpoint = (environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+        self._token = environ.get("HF_TOKEN", "").strip()
+        self._bucket = bucket or Bucket()
+        self._exchange = Exchange(timeout_s=timeout_s, verify=verify, max_hops=MAX_HOPS)
+
+    def __enter__(self) -> RemoteWeights:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._exchange.close()
+
+    def resolve(self, ref: RemoteRef, known: Digest | None = None) -> RemoteFile:
+        """What is at `ref` now. `known` is the digest that the manifest states.
+
+        NotFound, AccessDenied and the like by status; DigestMismatch when Hugging Face has another file than `known`
+        there; WeightsError for a web address without a `known` digest.
+        """
+        match ref.scheme:
+            case "hf":
+                return self._resolve_hub(ref, parse_hub(ref), known)
+            case "s3":
+                return self._bucket.resolve(ref, known)
+            case _:
+                return self._resolve_web(ref, known)
+
+    def open(self, file: RemoteFile, *, offset: int = 0, version: str = "") -> RemoteStream:
+        """The bytes of `file` from `offset` on, of that `version` (as an earlier stream had it) if it is given."""
+        if file.ref.scheme == "s3":
+            return self._bucket.open(file, offset=offset, version=version)
+        place = self._place(file.ref, file.url)
+        return RemoteStream(str(file.ref), self._opener(place, file), offset=offset, version=version)
+
+    # web addresses
+
+    def _resolve_web(self, ref: RemoteRef, known: Digest | None) -> RemoteFile:
+        if known is None:
+            raise WeightsError(
+                f"{ref}: its digest is not known", hint=f"state it in the manifest: sha256: {{{ref}: …}}"
+            )
+        place = self._place(ref, ref.text)
+        answer = self._exchange.ask(place.question("HEAD"))
+        if answer.status in _ASK_AGAIN:
+            with self._exchange.open(place.question("GET", {"Range": "bytes=0-0"})) as opened:
+                _raise_for_status(opened.status, opened.headers, place)
+                return _web_file(ref, known, opened.headers, _whole_size(opened))
+        _raise_for_status(answer.status, answer.headers, place)
+        return _web_file(ref, known, answer.headers, _number(answer.headers.get("Content-Length")))
+
+    def _place(self, ref: RemoteRef, url: str) -> _Place:
+        address = urlsplit(url)
+        private = {}
+        if ref.scheme == "hf" and self._token and origin_of(url) == origin_of(self._endpoint):
+            private = {"Authorization": f"Bearer {self._checked_token()}"}
+        subject = ref.text.partition("://")[2] if ref.scheme == "hf" else address.path
+        return _Place(url, address.netloc, subject, private)
+
+    def _checked_token(self) -> str:
+        if not _TOKEN.fullmatch(self._token):
+            raise UsageError("the environment variable HF_TOKEN holds no token", hint="export HF_TOKEN=hf_…")
+        return self._token
+
+    def _opener(self, place: _Place, file: RemoteFile) -> Callable[[int, str], Opened]:
+        def open_at(offset: int, version: str) -> Opened:
+            answer = self._exchange.open(place.question("GET", _range_from(offset, version)))
+            try:
+                return _opened(answer, offset, place)
+            except BaseException:
+                answer.close()
+                raise
+
+        return open_at
+
+    # Hugging Face
+
+    def _resolve_hub(self, ref: RemoteRef, hub: HubFile, known: Digest | None) -> RemoteFile:
+        self._check_endpoint()
+        place = self._place(ref, self._hub_url(hub, "resolve", hub.revision))
+        hops = self._ask_hub(place)
+        commit = _first(hops, "X-Repo-Commit")
+        etag = _first(hops, "X-Linked-Etag") or hops[-1].headers.get("ETag", "")
+        size = _number(_first(hops, "X-Linked-Size"))
+        if size is None and hops[-1].is_ok:
+            size = _number(hops[-1].headers.get("Content-Length"))
+        revision = commit or hub.revision
+        digest = _digest_in(etag) or self._digest_of_pointer(ref, hub, revision)
+        _check_known(ref, place, known, digest)
+        return RemoteFile(
+            ref=ref,
+            url=self._hub_url(hub, "resolve", revision),
+            digest=known or digest,
+            size_bytes=size,
+            version=commit or etag,
+        )
+
+    def _check_endpoint(self) -> None:
+        try:
+            scheme, host, _ = origin_of(self._endpoint)
+        except ValueError:
+            scheme = host = ""
+        if scheme not in ("http", "https") or not host:
+            raise UsageError(
+                "the environment variable HF_ENDPOINT holds no address", hint=f"the usual one is {HUB}"
+            )
+
+    def _hub_url(self, hub: HubFile, kind: str, revision: str) -> str:
+        return f"{self._endpoint}/{hub.repo}/{kind}/{quote(revision, safe='')}/{quote(hub.path)}"
+
+    def _ask_hub(self, place: _Place) -> list[Answer]:
+        """The answers up to the one that says digest and size; the storage behind need not be asked then."""
+        hops: list[Answer] = []
+        for answer in self._exchange.hops(place.question("HEAD")):
+            hops.append(answer)
+            if answer.status >= 400:
+                _raise_for_status(answer.status, answer.headers, place)
+            if _first(hops, "X-Linked-Etag") and _first(hops, "X-Linked-Size"):
+                break
+        return hops
+
+    def _digest_of_pointer(self, ref: RemoteRef, hub: HubFile, revision: str) -> Digest | None:
+        """The digest in the git-lfs pointer that the repository holds in place of a large file."""
+        place = self._place(ref, self._hub_url(hub, "raw", revision))
+        try:
+            answer = self._exchange.ask(place.question("GET", max_bytes=MAX_POINTER_BYTES))
+        except ProtocolError:  # longer than any pointer
+            return None
+        pointer = parse_lfs_pointer(answer.body) if answer.is_ok else None
+        return pointer.digest if pointer else None
+
+
+def _web_file(
+    ref: RemoteRef, known: Digest, headers: Mapping[str, str], size_bytes: int | None
+) -> RemoteFile:
+    return RemoteFile(
+        ref=ref, url=ref.text, digest=known, size_bytes=size_bytes, version=_version_in(headers)
+    )
+
+
+def _check_known(ref: RemoteRef, place: _Place, known: Digest | None, found: Digest | None) -> None:
+    if known is not None and found is not None and known != found:
+        raise DigestMismatch(
+            f"{ref}: the digest there is {found}, the manifest states {known}",
+            host=place.host,
+            status=200,
+            hint="the file has changed: name a revision with @, or state the new digest after a look at it",
+        )
+
+
+def _opened(answer: OpenAnswer, offset: int, place: _Place) -> Opened:
+    """The open answer with its place in the file. ProtocolError for a piece that was not asked for."""
+    _raise_for_status(answer.status, answer.headers, place)
+    start = 0
+    if answer.status == 206:
+        match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        start = int(match[1]) if match else -1
+        if start != offset:
+            raise ProtocolError(
+                f"{place.host}: {place.subject}: answered with another piece than asked for", host=place.host
+            )
+    return Opened(
+        source=answer, start=start, version=_version_in(answer.headers), size_bytes=_whole_size(answer)
+    )
+
+
+def _whole_size(answer: OpenAnswer) -> int | None:
+    """The size of the whole file, also when a piece of it was asked for."""
+    if answer.status == 206:
+        return _number(answer.headers.get("Content-Range", "").rpartition("/")[2])
+    return _number(answer.headers.get("Content-Length"))
+
+
+def _version_in(headers: Mapping[str, str]) -> str:
+    return headers.get("ETag") or headers.get("Last-Modified") or ""
+
+
+def _range_from(offset: int, version: str) -> dict[str, str]:
+    """The headers that ask for the rest of a file, if it is still the same. A weak ETag cannot say that (RFC 9110
+    §13.1.5); then the answer's own ETag is looked at."""
+    if not offset:
+        return {}
+    is_strong = version and not version.startswith("W/")
+    return {"Range": f"bytes={offset}-", **({"If-Range": version} if is_strong else {})}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and len(text) < 20 and text.isascii() and text.isdigit() else None
+
+
+def _first(hops: list[Answer], header: str) -> str:
+    return next((hop.headers[header] for hop in hops if hop.headers.get(header)), "")
+
+
+def _digest_in(etag: str) -> Digest | None:
+    """The SHA-256 that an ETag of a large file is; git's 40 digits of a small one are something else."""
+    text = etag.removeprefix("W/").strip('"')
+    return Digest(text) if _HEX64.fullmatch(text) else None
+
+
+def _raise_for_status(status: int, headers: Mapping[str, str], place: _Place) -> None:
+    """Nothing for 2xx; else the error of the tree, with the words that Hugging Face puts into a header."""
+    if 200 <= status < 300:
+        return
+    kind, hint = _error_kind(status)
+    redaction = Redaction(secrets_of_headers(place.private))
+    said = cut_text(redaction.hide(headers.get("X-Error-Message", "")))
+    raise kind(
+        f"{place.host}: {place.subject}: status {status}" + (f", {said}" if said else ""),
+        host=place.host,
+        status=status,
+        text=said,
+        hint=hint,
+    )
+
+
+def _error_kind(status: int) -> tuple[type[AnswerError], str | None]:
+    match status:
+        case 401 | 403:
+            return AccessDenied, "for Hugging Face, accept the model's terms there and set HF_TOKEN"
+        case 404 | 410:
+            return (
+                NotFound,
+                "check the address; Hugging Face also says this of private models without HF_TOKEN",
+            )
+        case 429:
+            return TooManyRequests, None
+        case _ if status < 500:
+            return InvalidRequest, None
+        case _:
+            return ServerFault, None

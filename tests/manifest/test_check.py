@@ -1,0 +1,88 @@
+"""What is wrong with a manifest, in whole messages: the cases of tests/cases/manifest/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+import pytest
+import yaml
+from manifest_folder import Case, problems_of
+
+from ollamaops.manifest.check import QUANTIZATIONS, check_hosts
+from ollamaops.manifest.crosscheck import Written, check_models
+from ollamaops.manifest.hosts import parse_selector
+from ollamaops.manifest.problems import Findings, did_you_mean
+from ollamaops.manifest.types import Copy, HostSpec, ModelSpec, Place, Pull
+from ollamaops.names import ModelName
+
+FOLDER = Path(__file__).parents[1] / "cases" / "manifest"
+CASES = [
+    pytest.param(case, id=f"{path.stem}: {case['name']}")
+    for path in sorted(FOLDER.glob("*.yaml"))
+    for case in cast("list[Case]", yaml.safe_load(path.read_text()))
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_manifest_is_told_everything_that_is_wrong_with_it(case: Case, tmp_path: Path) -> None:
+    assert problems_of(case, tmp_path) == case["says"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_message_is_what_and_why_without_a_full_stop_and_without_secrets(
+    case: Case, tmp_path: Path
+) -> None:
+    said = problems_of(case, tmp_path)
+    assert "hunter2" not in said
+    for line in said.splitlines():
+        assert not line.endswith((".", " "))
+        assert re.match(r"    \S|\S+: \S", line)
+
+
+def test_every_case_has_a_name_of_its_own_and_finds_something() -> None:
+    cases = [cast("Case", param.values[0]) for param in CASES]
+    assert len({case["name"] for case in cases}) == len(cases)
+    assert all(case["says"] for case in cases)
+
+
+def a_model(name: str, *, copy: str = "", where: str = "") -> ModelSpec:
+    parsed = ModelName.parse(name)
+    source = Copy(source=ModelName.parse(copy)) if copy else Pull(ref=parsed)
+    return ModelSpec(name=parsed, source=source, where=parse_selector(where), place=Place("m", 1, 1))
+
+
+def test_a_problem_of_many_hosts_is_said_once() -> None:
+    hosts = [HostSpec(name=f"h{n}", url=f"http://h{n}:1", labels={"n": str(n)}) for n in range(50)]
+    models = [
+        a_model("a", where="n>3"),
+        a_model("A:latest", where="n>5"),
+        a_model("b", copy="c", where="n<9"),
+    ]
+    findings = Findings()
+    check_models(models, (), hosts, Written(), findings)
+    assert [problem.message for problem in findings.problems] == [
+        "'A:latest' is declared twice for host h6: the first one is at m:1:1"
+    ]
+
+
+def test_hosts_whose_url_could_not_be_read_are_not_compared() -> None:
+    findings = Findings()
+    hosts = [HostSpec(name=name, url="", place=Place("m", line, 1)) for line, name in enumerate("ab", 1)]
+    check_hosts(hosts, findings)
+    assert findings.problems == []
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "said"),
+    [
+        ("sytem", ["system", "template"], ": did you mean 'system'?"),
+        ("SYSTEM", ["system"], ": did you mean 'system'?"),
+        ("q4_k_m", QUANTIZATIONS, ": did you mean 'Q4_K_M'?"),
+        ("zzz", ["system"], ""),
+        ("x", [], ""),
+    ],
+)
+def test_a_near_word_is_proposed(word: str, known: list[str], said: str) -> None:
+    assert did_you_mean(word, known) == said

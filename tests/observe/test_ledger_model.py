@@ -1,0 +1,235 @@
+"""The ledger on real kinds of servers: every version keeps it byte for byte, and nobody takes it for a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from live_host import BASE, LiveHost, a_build, a_host, a_model, an_absence, ids, small_manifest
+
+from ollamaops.engine import apply_hosts, plan_hosts
+from ollamaops.errors import NotFound, StateError
+from ollamaops.files.gguf import read_gguf, require_complete
+from ollamaops.manifest.types import ModelSpec, Policy
+from ollamaops.names import Digest, NamePattern
+from ollamaops.observe.ledger_model import ServerShelf, ledger_weights
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.results import RunReport
+from ollamaops.state.facts import Applied
+from ollamaops.state.ledger_document import LEDGER_NAME, parse_document
+from ollamaops.state.server_ledger import ServerLedger
+
+VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
+LEDGER = "ollamaops-ledger:state"
+WEIGHTS = Path(__file__).parents[1] / "contract" / "weights"
+
+
+@pytest.fixture(params=VERSIONS)
+def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
+    with a_host(request.param) as host:
+        yield host
+
+
+@pytest.fixture
+def client(host: LiveHost) -> Iterator[OllamaClient]:
+    with OllamaClient.connect(host.sandbox.url, host_name="gpu-1") as client:
+        yield client
+
+
+def a_ledger(client: OllamaClient, *, writing: bool = True) -> ServerLedger:
+    return ServerLedger(
+        ServerShelf(client), writing=writing, now=lambda: datetime.now(UTC), pause=lambda _: None
+    )
+
+
+def a_fact(model: str, **changes: str) -> Applied:
+    fact = Applied(host="h", model=model, how="pulled", fingerprint="f" * 65, digest="d" * 64, at="t")
+    return replace(fact, **changes)  # type: ignore[arg-type]  # texts alone
+
+
+def run(host: LiveHost, models: list[ModelSpec], *, state: str = "server") -> RunReport:
+    cases = tuple(replace(case, state=state) for case in host.cases(models))  # type: ignore[arg-type]  # a literal
+    with host.around() as around:
+        plan = plan_hosts(cases, around)
+        assert not plan.refusals
+        return apply_hosts(plan, cases, around)
+
+
+def planned(host: LiveHost, models: list[ModelSpec]) -> list[str]:
+    cases = tuple(replace(case, state="server") for case in host.cases(models))
+    with host.around() as around:
+        plan = plan_hosts(cases, around)
+    return ids(plan.actions)
+
+
+# the weights
+
+
+def test_the_weights_have_the_form_that_llama_quantize_has_been_seen_to_copy(tmp_path: Path) -> None:
+    (tmp_path / "ours.gguf").write_bytes(ledger_weights())
+    ours, seen = read_gguf(tmp_path / "ours.gguf"), read_gguf(WEIGHTS / "tiny-a.gguf")
+    require_complete(ours, tmp_path / "ours.gguf")
+    assert list(ours.metadata) == list(seen.metadata)
+    assert ours.types == seen.types
+    assert [(tensor.name, tensor.shape, tensor.type_name) for tensor in ours.tensors] == [
+        (tensor.name, tensor.shape, tensor.type_name) for tensor in seen.tensors
+    ]
+    said = {**ours.metadata, "general.name": "tiny-a"}
+    assert said == dict(seen.metadata)
+
+
+def test_the_weights_are_always_the_same_bytes() -> None:
+    assert Digest.of(ledger_weights()).hex == (
+        "325ab13e35551847d04cc0d11cb0abbf066eeb64c2a655d97d570a917fca8e7b"
+    )
+
+
+# the text
+
+
+def test_any_length_of_text_comes_back_byte_for_byte(client: OllamaClient) -> None:
+    shelf = ServerShelf(client)
+    assert shelf.digest() is None
+    digests = set()
+    for length in (1, 1000, 500_000, 3):
+        text = "ollamaops ledger 1: " + "aZ09+/=" * length
+        shelf.write(text)
+        digests.add(shelf.digest())
+        assert shelf.read() == text
+        assert ServerShelf(client).read() == text
+    assert len(digests) == 4
+
+
+def test_the_text_grows_no_licences_and_no_layers_however_often_it_is_written(client: OllamaClient) -> None:
+    ledger = a_ledger(client)
+    ledger.remember(a_fact("a"))
+    size = {tagged.name: tagged.size_bytes for tagged in client.tags()}[LEDGER]
+    for number in range(8):
+        ledger.remember(a_fact("a", digest=f"{number:064}"))
+    after = {tagged.name: tagged.size_bytes for tagged in client.tags()}[LEDGER]
+    assert abs(after - size) < 400
+    assert client.show(LEDGER_NAME).licenses == ""
+
+
+def test_facts_written_by_one_controller_are_read_by_another(client: OllamaClient) -> None:
+    a_ledger(client).remember_all(
+        [a_fact(f"registry.ollama.ai/library/m{number}:latest") for number in range(200)]
+    )
+    assert len(a_ledger(client, writing=False).recall("h")) == 200
+
+
+@pytest.mark.parametrize("words", [{"system": "You are a pirate."}, {}])
+def test_somebody_elses_model_of_that_name_is_left_alone(
+    host: LiveHost, client: OllamaClient, words: dict[str, str]
+) -> None:
+    host.stranger.pull(BASE)
+    host.stranger.create(LEDGER, BASE, **words)
+    before = host.stranger.tags()
+    with pytest.raises(StateError, match="gpu-1: 'ollamaops-ledger:state' is not a usable ledger"):
+        a_ledger(client).remember(a_fact("a"))
+    assert host.stranger.tags() == before
+
+
+def test_a_ledger_that_was_deleted_is_made_anew_with_what_this_run_knows(
+    host: LiveHost, client: OllamaClient
+) -> None:
+    ledger = a_ledger(client)
+    ledger.remember(a_fact("a"))
+    host.stranger.delete(LEDGER)
+    ledger.remember(a_fact("b"))
+    assert sorted(a_ledger(client).recall("h")) == ["a", "b"]
+
+
+def test_a_ledger_whose_weights_are_gone_is_made_anew(host: LiveHost, client: OllamaClient) -> None:
+    a_ledger(client).remember(a_fact("a"))
+    for blob in (host.sandbox.store.root / "blobs").iterdir():
+        if blob.stat().st_size > 100_000:
+            blob.unlink()
+    with pytest.raises(NotFound):
+        client.show(LEDGER_NAME)
+    ledger = a_ledger(client)
+    assert ledger.recall("h") == {}
+    ledger.remember(a_fact("b"))
+    assert list(a_ledger(client).recall("h")) == ["b"]
+
+
+def test_two_controllers_that_write_at_once_lose_nothing(host: LiveHost) -> None:
+    with ExitStack() as stack:
+        ledgers = [
+            a_ledger(stack.enter_context(OllamaClient.connect(host.sandbox.url, host_name="gpu-1")))
+            for _ in range(2)
+        ]
+
+        failures: list[StateError] = []
+
+        def write(who: int) -> None:
+            try:
+                for number in range(5):
+                    ledgers[who].remember(a_fact(f"{who}-{number}"))
+            except StateError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=write, args=(who,)) for who in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for ledger in (*ledgers, *ledgers):
+            ledger.settle()
+        assert failures == []
+        assert sorted(ledgers[0].recall("h")) == sorted(
+            f"{who}-{number}" for who in range(2) for number in range(5)
+        )
+
+
+# whole runs
+
+
+def test_a_second_controller_without_any_memory_has_nothing_to_do(host: LiveHost) -> None:
+    report = run(host, small_manifest())
+    assert report.hosts[0].verified, report.hosts[0].notes
+    assert host.ledger.recall("gpu-1") == {}
+    tags = host.stranger.tags()
+    assert planned(host, small_manifest()) == []
+    assert host.stranger.tags() == tags
+
+
+def test_planning_never_writes_to_the_ledger_of_a_host(host: LiveHost) -> None:
+    host.stranger.pull(BASE)
+    assert planned(host, [a_model(BASE), a_model("bot", a_build(BASE, system="s"))]) == ["create/bot:latest"]
+    assert LEDGER not in host.stranger.tags()
+
+
+def test_a_run_without_anything_to_do_writes_no_ledger(host: LiveHost) -> None:
+    host.stranger.pull(BASE)
+    run(host, [a_model(BASE)])
+    assert LEDGER not in host.stranger.tags()
+
+
+def test_the_ledger_is_no_drift_and_survives_every_prune(host: LiveHost) -> None:
+    run(host, small_manifest())
+    for prune in ("owned", (NamePattern.parse("*"), NamePattern.parse("ollamaops-ledger:*"))):
+        host.policy = Policy(prune=prune)
+        assert planned(host, small_manifest()) == []
+    host.policy = Policy()
+    cases = host.cases(small_manifest(), [an_absence("ollamaops-*:*")])
+    with host.around() as around:
+        (plan,) = plan_hosts(cases, around).hosts
+    assert (plan.actions, plan.unmanaged) == ((), ())
+
+
+def test_what_one_controller_made_another_one_prunes(host: LiveHost) -> None:
+    run(host, small_manifest())
+    host.policy = Policy(prune="owned")
+    run(host, [a_model(BASE)])
+    assert set(host.stranger.tags()) == {BASE, LEDGER}
+
+
+def test_the_lock_is_given_back_at_the_end(host: LiveHost, client: OllamaClient) -> None:
+    run(host, [a_model(BASE)])
+    assert parse_document(client.show(LEDGER_NAME).system).holder is None

@@ -1,0 +1,209 @@
+"""Asking registries once: what is remembered, what is asked again, what each refusal means."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from registry_fixture import MANIFEST_TYPE, Reply, Request, RunningServer, run_server
+
+from ollamaops.errors import Cancelled, DigestMismatch, NotFound
+from ollamaops.http.cancel import CancelToken
+from ollamaops.lockfile.build import Unanswered
+from ollamaops.names import Digest, ModelName
+from ollamaops.observe.registries import MAX_KEPT_BYTES, Upstreams
+from ollamaops.registry.client import RegistryClient
+from ollamaops.registry.documents import FetchedManifest, Layer
+
+CONFIG = {
+    "mediaType": "application/vnd.docker.container.image.v1+json",
+    "digest": str(Digest.of(b"{}")),
+    "size": 2,
+}
+RAW = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": CONFIG, "layers": []}).encode()
+GOOD = Reply(200, {"Content-Type": MANIFEST_TYPE, "Docker-Content-Digest": str(Digest.of(RAW))}, RAW)
+Answer = Callable[[Request], Reply]
+
+
+def scripted(*replies: Reply) -> Answer:
+    """These answers one after the other, then the last one for ever."""
+    left = list(replies)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+@contextmanager
+def asking(answer: Answer, cancel: CancelToken | None = None) -> Iterator[tuple[Upstreams, RunningServer]]:
+    with run_server(answer) as server:
+        upstreams = Upstreams(lambda: RegistryClient(timeout_s=5.0), cancel)
+        try:
+            yield upstreams, server
+        finally:
+            upstreams.close()
+
+
+def a_name(server: RunningServer, path: str = "team/mario:v1") -> ModelName:
+    return ModelName.parse(f"{server.host}/{path}")
+
+
+def test_a_name_is_asked_for_once_however_many_want_to_know() -> None:
+    with asking(scripted(GOOD)) as (upstreams, server):
+        name = a_name(server)
+        threads = [threading.Thread(target=lambda: upstreams.manifest(name, insecure=True)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert isinstance(upstreams.manifest(name, insecure=True), FetchedManifest)
+        assert upstreams.ask({name: True})[name].registry_digest == Digest.of(RAW).hex
+        assert len(server.requests) == 1
+
+
+def test_what_a_push_has_changed_is_asked_for_again() -> None:
+    with asking(scripted(GOOD)) as (upstreams, server):
+        upstreams.manifest(a_name(server), insecure=True)
+        upstreams.forget(a_name(server), insecure=True)
+        upstreams.manifest(a_name(server), insecure=True)
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause", "requests"),
+    [
+        (Reply(404), "gone", 2),  # asked again with all media types
+        (Reply(403), "refused", 1),
+        (Reply(200, {}, b"<html>"), "refused", 1),
+        (Reply(200, {"Docker-Content-Digest": str(Digest.of(b"other"))}, RAW), "tampered", 1),
+        (Reply(429, {"Retry-After": "3600"}), "refused", 1),
+    ],
+    ids=["404", "403", "no manifest", "other bytes", "429 for an hour"],
+)
+def test_a_refusal_is_remembered_with_its_cause(reply: Reply, cause: str, requests: int) -> None:
+    with asking(scripted(reply)) as (upstreams, server):
+        for _ in range(2):
+            answer = upstreams.manifest(a_name(server), insecure=True)
+            assert isinstance(answer, Unanswered)
+            assert answer.cause == cause
+        assert len(server.requests) == requests
+        assert upstreams.ask({a_name(server): True})[a_name(server)].answered
+
+
+def test_one_model_that_is_refused_does_not_speak_for_its_registry() -> None:
+    with asking(scripted(Reply(403), GOOD)) as (upstreams, server):
+        assert isinstance(upstreams.manifest(a_name(server), insecure=True), Unanswered)
+        assert isinstance(upstreams.manifest(a_name(server, "team/luigi"), insecure=True), FetchedManifest)
+
+
+@pytest.mark.parametrize(
+    "passing", [Reply(503), Reply(429, {"Retry-After": "0"}), Reply(200, {}, RAW, cut_at=5)]
+)
+def test_what_may_pass_is_asked_again(passing: Reply) -> None:
+    with asking(scripted(passing, GOOD)) as (upstreams, server):
+        assert isinstance(upstreams.manifest(a_name(server), insecure=True), FetchedManifest)
+
+
+def test_a_dead_address_is_tried_once_for_all_its_names_but_http_is_not_https() -> None:
+    with asking(scripted(GOOD)) as (upstreams, server):
+        over_tls = upstreams.manifest(a_name(server))
+        assert isinstance(over_tls, Unanswered)
+        assert over_tls.cause == "unreached"
+        assert over_tls.error.startswith(f"{server.host}: ")
+        assert "mario" not in over_tls.error
+        assert upstreams.manifest(a_name(server, "team/luigi")) is over_tls
+        assert not upstreams.ask({a_name(server): False})[a_name(server)].answered
+        assert isinstance(upstreams.manifest(a_name(server), insecure=True), FetchedManifest)
+
+
+def test_somebody_who_asked_to_stop_is_not_kept_waiting() -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    with asking(scripted(Reply(503)), cancel) as (upstreams, server), pytest.raises(Cancelled):
+        upstreams.manifest(a_name(server), insecure=True)
+
+
+class TestStopping:
+    """A registry that makes the wish to stop come while it is being asked; `reply` is what it answers then."""
+
+    @pytest.mark.parametrize("reply", [GOOD, Reply(404), Reply(503)], ids=["found", "404", "503"])
+    def test_once_asked_to_stop_nothing_more_is_asked_and_no_answer_counts(self, reply: Reply) -> None:
+        cancel, closed = CancelToken(), threading.Event()
+
+        def answer(_: Request) -> Reply:
+            cancel.cancel()
+            closed.wait(30)
+            return reply
+
+        with asking(answer, cancel) as (upstreams, server):
+            for path in ("team/mario:v1", "team/luigi:v1"):
+                with pytest.raises(Cancelled):
+                    upstreams.manifest(a_name(server, path), insecure=True)
+            upstreams.close()
+            closed.set()
+            for thread in [each for each in threading.enumerate() if each.name == "registry question"]:
+                thread.join(30)
+            assert len(server.requests) == 1
+
+    def test_who_waits_for_the_same_registry_does_not_ask_it_either(self) -> None:
+        cancel, done = CancelToken(), threading.Event()
+        ended: list[type[BaseException]] = []
+
+        def answer(_: Request) -> Reply:
+            cancel.cancel()
+            done.wait(30)
+            return GOOD
+
+        with asking(answer, cancel) as (upstreams, server):
+
+            def ask(name: ModelName) -> None:
+                with pytest.raises(Cancelled) as caught:
+                    upstreams.manifest(name, insecure=True)
+                ended.append(caught.type)
+
+            names = [a_name(server, f"team/mario:v{number}") for number in range(6)]
+            threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            done.set()
+            assert (ended, len(server.requests)) == ([Cancelled] * 6, 1)
+
+    @pytest.mark.parametrize("question", ["blob", "has_blob"])
+    def test_a_question_about_a_layer_is_not_waited_for(self, question: str) -> None:
+        cancel, done = CancelToken(), threading.Event()
+        layer = Layer("text", Digest.of(b"text"), 4)
+
+        def answer(_: Request) -> Reply:
+            cancel.cancel()
+            done.wait(30)
+            return Reply(200, {}, b"text")
+
+        with asking(answer, cancel) as (upstreams, server):
+            with pytest.raises(Cancelled):
+                getattr(upstreams, question)(a_name(server), layer, insecure=True)
+            done.set()
+
+
+class TestBlobs:
+    @pytest.mark.parametrize(("data", "requests"), [(b"small", 1), (b"x" * (MAX_KEPT_BYTES + 1), 2)])
+    def test_small_ones_are_kept(self, data: bytes, requests: int) -> None:
+        layer = Layer("text", Digest.of(data), len(data))
+        with asking(scripted(Reply(200, {}, data))) as (upstreams, server):
+            for _ in range(2):
+                assert upstreams.blob(a_name(server), layer, insecure=True) == data
+            assert len(server.requests) == requests
+
+    def test_other_bytes_and_none_are_errors(self) -> None:
+        layer = Layer("text", Digest.of(b"text"), 4)
+        with asking(scripted(Reply(200, {}, b"evil"), Reply(404))) as (upstreams, server):
+            with pytest.raises(DigestMismatch):
+                upstreams.blob(a_name(server), layer, insecure=True)
+            with pytest.raises(NotFound):
+                upstreams.blob(a_name(server), layer, insecure=True)
+            assert not upstreams.has_blob(a_name(server), layer, insecure=True)
+
+
+def test_closing_what_was_never_opened_is_nothing() -> None:
+    Upstreams(lambda: RegistryClient()).close()

@@ -1,0 +1,150 @@
+"""The ledger on a host as text: it comes back as it was, and what is not ours is refused in words."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollamaops.errors import StateError
+from ollamaops.manifest.modelfile import Command, Modelfile, parse_modelfile, render_for_wire
+from ollamaops.state.facts import WAYS, Applied
+from ollamaops.state.ledger_document import (
+    LEDGER_NAME,
+    MOST_ANCESTORS,
+    MOST_BYTES,
+    SharedDocument,
+    parse_document,
+    render_document,
+)
+from ollamaops.state.lock_owner import Holder
+
+TEXTS = st.text(max_size=12)
+FACTS = st.builds(
+    Applied,
+    host=st.just(""),
+    model=TEXTS,
+    how=st.sampled_from(sorted(WAYS)),
+    fingerprint=TEXTS,
+    digest=TEXTS,
+    at=TEXTS,
+    base=st.none() | TEXTS,
+    weights=st.lists(TEXTS, max_size=2).map(tuple),
+    verified=st.booleans(),
+)
+DOCUMENTS = st.builds(
+    SharedDocument,
+    revision=TEXTS,
+    ancestors=st.lists(TEXTS, max_size=3).map(tuple),
+    facts=st.lists(FACTS, max_size=3).map(lambda facts: {fact.model: fact for fact in facts}),
+    pushes=st.dictionaries(st.tuples(TEXTS, TEXTS), TEXTS, max_size=3),
+    holder=st.none()
+    | st.builds(Holder, token=TEXTS, who=TEXTS, process=st.integers(), since=TEXTS, expires_at=TEXTS),
+)
+DELETE_HINT = (
+    "delete 'ollamaops-ledger:state' on the host; a new one is started, "
+    "and models are recognised again by their contents"
+)
+
+
+def packed(body: object) -> str:
+    return "ollamaops ledger 1: " + base64.b64encode(zlib.compress(json.dumps(body).encode())).decode()
+
+
+def body_of(document: SharedDocument) -> dict[str, object]:
+    text = render_document(document).rpartition(" ")[2]
+    body: dict[str, object] = json.loads(zlib.decompress(base64.b64decode(text)))
+    return body
+
+
+STOLEN = {"how": "stolen", "fingerprint": "", "digest": "", "at": ""}
+A_FACT = Applied(host="", model="m", how="pulled", fingerprint="f", digest="d", at="t")
+
+
+@given(DOCUMENTS)
+def test_a_document_survives_its_text(document: SharedDocument) -> None:
+    assert parse_document(render_document(document)) == document
+
+
+@given(DOCUMENTS)
+def test_the_text_survives_a_modelfile_and_is_one_line_of_plain_letters(document: SharedDocument) -> None:
+    text = render_document(document)
+    assert (text.isascii(), text.isprintable()) == (True, True)
+    rendered = render_for_wire(Modelfile((Command("model", "a"), Command("system", text))))
+    assert [command.args for command in parse_modelfile(rendered).commands] == ["a", text]
+
+
+def test_a_server_that_adds_a_line_end_does_no_harm() -> None:
+    document = SharedDocument(revision="r").with_facts([A_FACT])
+    assert parse_document(render_document(document) + "\n") == document
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("", "it holds something else"),
+        ("You are a helpful assistant.", "it holds something else"),
+        ("ollamaops ledger 1: ???", "it holds something else"),
+        ("ollamaops ledger 1: abc", "it is damaged: "),
+        ("ollamaops ledger 1: abcd", "it is damaged: "),
+        (render_document(SharedDocument())[:-8] + "AAAA", "it is damaged: "),
+        (packed([]), "it is damaged: a mapping is missing"),
+        (packed({}), "it is damaged: a mapping is missing"),
+        (packed({**body_of(SharedDocument()), "pushes": {}}), "it is damaged: a list is missing"),
+        (packed({**body_of(SharedDocument()), "pushes": [["a", "b"]]}), "it is damaged: "),
+        (packed({**body_of(SharedDocument()), "revision": 3}), "it is damaged: a text is missing"),
+        (
+            packed({**body_of(SharedDocument()), "facts": {"m": STOLEN}}),
+            "it is damaged: 'm' has no usable fact",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_not_ours_is_refused_and_the_way_out_is_told(text: str, why: str) -> None:
+    with pytest.raises(StateError) as caught:
+        parse_document(text)
+    assert str(caught.value).startswith(f"'ollamaops-ledger:state' is not a usable ledger: {why}")
+    assert caught.value.hint == DELETE_HINT
+
+
+def test_a_document_that_unfolds_to_more_than_fits_is_refused() -> None:
+    bomb = base64.b64encode(zlib.compress(b" " * (MOST_BYTES + 1))).decode()
+    with pytest.raises(StateError, match="it is cut short or too large"):
+        parse_document(f"ollamaops ledger 1: {bomb}")
+
+
+def test_a_newer_format_asks_for_an_upgrade() -> None:
+    with pytest.raises(StateError) as caught:
+        parse_document("ollamaops ledger 2: abcd")
+    assert str(caught.value) == (
+        "the ledger in 'ollamaops-ledger:state' was written by a newer ollamaops: version 2, this one knows 1"
+    )
+    assert caught.value.hint == "upgrade ollamaops"
+
+
+def test_a_write_knows_those_before_it_up_to_a_limit() -> None:
+    document = SharedDocument()
+    assert document.has_seen("r0") is False
+    for number in range(MOST_ANCESTORS + 2):
+        document = document.succeeded_by(f"r{number}")
+    assert document.has_seen(f"r{MOST_ANCESTORS + 1}")
+    assert document.has_seen("r1")
+    assert not document.has_seen("r0")
+
+
+def test_facts_are_kept_without_a_host_because_others_know_it_by_another_name() -> None:
+    document = SharedDocument().with_facts([replace(A_FACT, host="http://gpu-1")])
+    assert document.facts == {"m": A_FACT}
+    assert document.without_fact("m") == document.without_fact("n").without_fact("m") == SharedDocument()
+
+
+def test_the_name_of_the_ledger_means_the_same_on_every_server() -> None:
+    assert (LEDGER_NAME.is_ledger, LEDGER_NAME.source_suffix, LEDGER_NAME.display) == (
+        True,
+        "none",
+        "ollamaops-ledger:state",
+    )

@@ -1,0 +1,390 @@
+"""A ledger on a host keeps what it is told although others write to it too, and its lock has one owner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollamaops.errors import ConnectionLost, InvalidRequest, RemoteError, StateError
+from ollamaops.state.facts import Applied, FactStore
+from ollamaops.state.ledger_document import parse_document
+from ollamaops.state.lock_owner import Holder
+from ollamaops.state.server_ledger import ATTEMPTS, LOOKS_FOR_MISSING, PAUSE_S, SETTLE_S, ServerLedger
+
+HOST = "http://gpu-1"
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
+REVISIONS = count()
+
+
+def a_fact(model: str, digest: str = "d") -> Applied:
+    return Applied(host=HOST, model=model, how="pulled", fingerprint="f", digest=digest, at="t")
+
+
+def a_holder(token: str, *, ends_in_s: int = 900) -> Holder:
+    end = (NOW + timedelta(seconds=ends_in_s)).isoformat()
+    return Holder(token=token, who=f"{token}@ci", process=7, since="10:00", expires_at=end)
+
+
+@dataclass
+class MemoryShelf:
+    """A text in memory. `before_write` is called once, right before the next write: somebody else is quicker."""
+
+    host: str = "gpu-1"
+    text: str = ""
+    reads: int = 0
+    writes: int = 0
+    before_write: Callable[[], None] | None = None
+    after_write: Callable[[], None] | None = None
+    failures: list[RemoteError] = field(default_factory=list)
+
+    def digest(self) -> str | None:
+        return self.text or None
+
+    def read(self) -> str | None:
+        self.reads += 1
+        return self.text
+
+    def write(self, text: str) -> None:
+        hook, self.before_write = self.before_write, None
+        if hook:
+            hook()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.writes += 1
+        self.text = text
+        hook, self.after_write = self.after_write, None
+        if hook:
+            hook()
+
+
+def a_ledger(shelf: MemoryShelf, *, writing: bool = True, pauses: list[float] | None = None) -> ServerLedger:
+    return ServerLedger(
+        shelf,
+        writing=writing,
+        now=lambda: NOW,
+        pause=(pauses if pauses is not None else []).append,
+        new_revision=lambda: f"r{next(REVISIONS)}",
+    )
+
+
+def stored(shelf: MemoryShelf) -> list[str]:
+    """The models that the text on the shelf knows."""
+    return sorted(parse_document(shelf.text).facts)
+
+
+# a store of facts
+
+
+def test_what_is_told_is_there_for_the_next_controller_under_its_own_name_of_the_host() -> None:
+    shelf = MemoryShelf()
+    ledger: FactStore = a_ledger(shelf)
+    ledger.remember(a_fact("a"))
+    ledger.remember_all([a_fact("b"), a_fact("c")])
+    ledger.remember_push(HOST, "a", "reg/a", "d1")
+    ledger.forget(HOST, "b")
+    other = a_ledger(shelf, writing=False)
+    assert other.recall("http://gpu-1.vpn") == {
+        "a": replace(a_fact("a"), host="http://gpu-1.vpn"),
+        "c": replace(a_fact("c"), host="http://gpu-1.vpn"),
+    }
+    assert other.recall_pushes("x") == {("a", "reg/a"): "d1"}
+
+
+def test_an_empty_host_knows_nothing_and_reading_writes_nothing() -> None:
+    shelf = MemoryShelf()
+    assert a_ledger(shelf).recall(HOST) == {}
+    assert a_ledger(shelf).recall_pushes(HOST) == {}
+    assert (shelf.reads, shelf.writes) == (0, 0)
+
+
+def test_a_store_that_may_not_write_learns_for_itself_alone() -> None:
+    shelf = MemoryShelf()
+    a_ledger(shelf).remember(a_fact("a"))
+    reader = a_ledger(shelf, writing=False)
+    reader.remember(a_fact("b"))
+    reader.forget(HOST, "a")
+    assert list(reader.recall(HOST)) == ["b"]
+    reader.settle()
+    assert stored(shelf) == ["a"]
+
+
+def test_what_is_known_already_is_not_written_again_and_not_read_again() -> None:
+    shelf = MemoryShelf()
+    ledger = a_ledger(shelf)
+    ledger.remember(a_fact("a"))
+    for _ in range(3):
+        ledger.remember(a_fact("a"))
+        ledger.forget(HOST, "never-known")
+        ledger.recall(HOST)
+    ledger.settle()
+    assert (shelf.writes, shelf.reads) == (1, 1)
+
+
+def test_many_facts_are_one_write() -> None:
+    shelf = MemoryShelf()
+    a_ledger(shelf).remember_all([a_fact(f"m{number}") for number in range(50)])
+    assert (shelf.writes, len(stored(shelf))) == (1, 50)
+
+
+# other writers
+
+
+def test_a_write_that_came_between_look_and_write_is_put_back_by_its_writer() -> None:
+    shelf = MemoryShelf()
+    ours, theirs = a_ledger(shelf), a_ledger(shelf)
+    shelf.before_write = lambda: theirs.remember(a_fact("theirs"))
+    ours.remember(a_fact("ours"))
+    assert stored(shelf) == ["ours"]
+    theirs.settle()
+    assert stored(shelf) == ["ours", "theirs"]
+    ours.settle()
+    assert list(ours.recall(HOST)) == list(theirs.recall(HOST)) == ["ours", "theirs"]
+
+
+def test_a_write_that_is_overwritten_at_once_is_noticed_and_done_again() -> None:
+    shelf = MemoryShelf()
+    ours, theirs = a_ledger(shelf), a_ledger(shelf)
+    theirs.remember(a_fact("theirs"))
+    stale = shelf.text
+
+    def overwrite() -> None:
+        shelf.text = stale
+
+    shelf.after_write = overwrite
+    ours.remember(a_fact("ours"))
+    assert stored(shelf) == ["ours", "theirs"]
+
+
+def test_before_its_next_write_a_store_notices_what_was_lost() -> None:
+    shelf = MemoryShelf()
+    ours = a_ledger(shelf)
+    ours.remember(a_fact("one"))
+    shelf.text = ""  # somebody deleted the model
+    assert list(ours.recall(HOST)) == ["one"]
+    ours.remember(a_fact("two"))
+    assert stored(shelf) == ["one", "two"]
+
+
+class Flickering(MemoryShelf):
+    """Lists and shows nothing the first few times, as a server does while somebody rewrites the model."""
+
+    blinks = 0
+
+    def digest(self) -> str | None:
+        return super().digest() if self._is_seen() else None
+
+    def read(self) -> str | None:
+        return super().read() if self._is_seen() else None
+
+    def _is_seen(self) -> bool:
+        self.blinks -= 1
+        return self.blinks < 0
+
+
+@pytest.mark.parametrize("blinks", range(LOOKS_FOR_MISSING))
+def test_a_ledger_that_is_missing_for_a_moment_loses_nothing(blinks: int) -> None:
+    shelf = Flickering()
+    ledger = a_ledger(shelf)
+    ledger.remember(a_fact("a"))
+    a_ledger(shelf).remember(a_fact("theirs"))
+    shelf.blinks = blinks
+    ledger.remember(a_fact("b"))
+    assert stored(shelf) == ["a", "b", "theirs"]
+    shelf.blinks = min(blinks, 1)
+    assert sorted(a_ledger(shelf).recall(HOST)) == ["a", "b", "theirs"]
+
+
+CHANGES = st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("xyz"), st.booleans()), max_size=12)
+
+
+@settings(max_examples=200)
+@given(CHANGES)
+def test_two_controllers_that_interrupt_each_other_lose_nothing(
+    changes: list[tuple[str, str, bool]],
+) -> None:
+    """Each writes models of its own; where the flag is set, the other one writes in between."""
+    shelf = MemoryShelf()
+    ledgers = {who: a_ledger(shelf) for who in "AB"}
+    expected: dict[str, str] = {}
+
+    def write(who: str, model: str, digest: str) -> None:
+        ledgers[who].remember(a_fact(f"{who}-{model}", digest))
+        expected[f"{who}-{model}"] = digest
+
+    for number, (who, model, is_interrupted) in enumerate(changes):
+        if is_interrupted:
+            other = "B" if who == "A" else "A"
+
+            def interrupt(other: str = other, number: int = number) -> None:
+                write(other, "w", f"between {number}")
+
+            shelf.before_write = interrupt
+        write(who, model, f"d{number}")
+        shelf.before_write = None
+    for ledger in (*ledgers.values(), *ledgers.values()):
+        ledger.settle()
+    found = a_ledger(shelf).recall(HOST)
+    assert {model: fact.digest for model, fact in found.items()} == expected
+
+
+def test_a_host_that_is_always_written_to_by_somebody_else_is_an_error_in_numbers() -> None:
+    shelf = MemoryShelf()
+    a_ledger(shelf).remember(a_fact("theirs"))
+    stale = shelf.text
+
+    class Contested(MemoryShelf):
+        def write(self, text: str) -> None:
+            super().write(text)
+            self.text = stale
+
+    contested = Contested(text=stale)
+    with pytest.raises(StateError) as caught:
+        a_ledger(contested).remember(a_fact("ours"))
+    assert contested.writes == ATTEMPTS
+    assert str(caught.value) == (
+        "the ledger on the host cannot be written: gpu-1: 6 writes in a row were overwritten"
+    )
+    assert caught.value.hint == "let one controller at a time change the host"
+
+
+def test_an_error_that_may_pass_is_tried_again() -> None:
+    shelf = MemoryShelf(failures=[ConnectionLost("gpu-1: cut", host="gpu-1")])
+    a_ledger(shelf).remember(a_fact("a"))
+    assert stored(shelf) == ["a"]
+
+
+def test_an_error_that_stays_is_told_with_its_hint() -> None:
+    refused = InvalidRequest("gpu-1: create: no", host="gpu-1", hint="ask somebody")
+    shelf = MemoryShelf(failures=[refused] * ATTEMPTS)
+    with pytest.raises(StateError) as caught:
+        a_ledger(shelf).remember(a_fact("a"))
+    assert str(caught.value) == "the ledger on the host cannot be written: gpu-1: create: no"
+    assert caught.value.hint == "ask somebody"
+    assert shelf.writes == 0
+
+
+def test_a_text_that_is_not_ours_is_never_overwritten() -> None:
+    shelf = MemoryShelf(text="You are a pirate.")
+    for act in (
+        lambda: a_ledger(shelf).recall(HOST),
+        lambda: a_ledger(shelf).remember(a_fact("a")),
+        lambda: a_ledger(shelf).take(a_holder("r1")),
+    ):
+        with pytest.raises(StateError, match="gpu-1: 'ollamaops-ledger:state' is not a usable ledger"):
+            act()
+    assert shelf.text == "You are a pirate."
+
+
+# the lock
+
+
+def test_one_of_two_has_the_lock_and_the_other_is_told_who() -> None:
+    shelf, pauses = MemoryShelf(), list[float]()
+    ours, theirs = a_ledger(shelf, pauses=pauses), a_ledger(shelf)
+    assert ours.take(a_holder("ours")) is None
+    assert pauses == [PAUSE_S, PAUSE_S, SETTLE_S]
+    assert theirs.take(a_holder("theirs")) == a_holder("ours")
+    ours.remember(a_fact("a"))
+    ours.release()
+    assert theirs.take(a_holder("theirs")) is None
+    assert stored(shelf) == ["a"]
+
+
+def test_who_lost_the_lock_to_a_writer_slower_than_the_settling_is_told_at_its_next_write() -> None:
+    shelf = MemoryShelf()
+    theirs = a_ledger(shelf)
+    verdicts: list[Holder | None] = []
+    ours = ServerLedger(
+        shelf,
+        writing=True,
+        now=lambda: NOW,
+        pause=lambda _: None,
+        new_revision=lambda: f"r{next(REVISIONS)}",
+    )
+    shelf.before_write = lambda: verdicts.append(theirs.take(a_holder("theirs")))
+    verdicts.append(ours.take(a_holder("ours")))
+    # they had written and settled before our write came: they believe to have it until they write again
+    assert verdicts == [None, None]
+    with pytest.raises(StateError, match="gpu-1: the lock of this run was taken over by ours@ci, process 7"):
+        theirs.remember(a_fact("late"))
+
+
+def test_who_is_overwritten_while_it_settles_does_not_have_it() -> None:
+    shelf = MemoryShelf()
+    theirs = a_ledger(shelf)
+
+    def meanwhile(seconds: float) -> None:
+        if seconds == SETTLE_S:
+            shelf.text = ""
+            assert theirs.take(a_holder("theirs")) is None
+
+    ours = ServerLedger(
+        shelf, writing=True, now=lambda: NOW, pause=meanwhile, new_revision=lambda: f"r{next(REVISIONS)}"
+    )
+    assert ours.take(a_holder("ours")) == a_holder("theirs")
+    ours.remember(a_fact("a"))  # it has no lock, and does not believe to have one
+    assert parse_document(shelf.text).holder == a_holder("theirs")
+
+
+def test_a_lock_that_was_lost_to_a_writer_who_did_not_see_it_is_put_back() -> None:
+    shelf = MemoryShelf()
+    ours = a_ledger(shelf)
+    assert ours.take(a_holder("ours")) is None
+    shelf.text = ""
+    ours.remember(a_fact("a"))
+    assert a_ledger(shelf).take(a_holder("theirs")) == a_holder("ours")
+
+
+def test_a_lock_that_has_run_out_is_taken_over_and_its_owner_may_write_no_more() -> None:
+    shelf = MemoryShelf()
+    dead, heir = a_ledger(shelf), a_ledger(shelf)
+    assert dead.take(a_holder("dead", ends_in_s=-1)) is None
+    assert heir.take(a_holder("heir")) is None
+    with pytest.raises(StateError) as caught:
+        dead.remember(a_fact("late"))
+    assert (
+        str(caught.value) == "gpu-1: the lock of this run was taken over by heir@ci, process 7, since 10:00"
+    )
+    dead.release()
+    assert parse_document(shelf.text).holder == a_holder("heir")
+
+
+def test_a_lock_is_renewed_while_it_is_held_and_never_afterwards() -> None:
+    shelf = MemoryShelf()
+    ledger = a_ledger(shelf)
+    ledger.renew("2030-01-01T00:00:00+00:00")
+    assert shelf.writes == 0
+    assert ledger.take(a_holder("ours")) is None
+    ledger.renew("2030-01-01T00:00:00+00:00")
+    holder = parse_document(shelf.text).holder
+    assert holder is not None
+    assert holder.expires_at == "2030-01-01T00:00:00+00:00"
+    ledger.release()
+    ledger.release()
+    assert parse_document(shelf.text).holder is None
+
+
+def test_a_host_that_does_not_answer_gives_no_lock() -> None:
+    class Dead(MemoryShelf):
+        def digest(self) -> str | None:
+            raise ConnectionLost("gpu-1: cut", host="gpu-1")
+
+    with pytest.raises(StateError, match="the ledger on the host cannot be written: gpu-1: cut"):
+        a_ledger(Dead()).take(a_holder("ours"))
+    with pytest.raises(ConnectionLost):
+        a_ledger(Dead()).recall(HOST)
+
+
+def test_a_lock_that_cannot_be_written_is_not_ours() -> None:
+    shelf = MemoryShelf(failures=[InvalidRequest("gpu-1: no", host="gpu-1")] * ATTEMPTS)
+    ledger = a_ledger(shelf)
+    with pytest.raises(StateError):
+        ledger.take(a_holder("ours"))
+    ledger.remember(a_fact("a"))
+    assert parse_document(shelf.text).holder is None

@@ -1,0 +1,478 @@
+"""A host made of values, to which plans are applied: what every server does to its models, without any server.
+
+A model is a Contents; its digest is that of its parts, so equal models have equal digests. `World.apply` does what
+apply/ does, memory included. Strategies for declarations and for hosts that somebody has been at are at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import Location
+from ollamaops.manifest.types import (
+    AbsentSpec,
+    Build,
+    Copy,
+    Message,
+    ModelSpec,
+    ParameterValue,
+    Policy,
+    Pull,
+    WeightsFile,
+)
+from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.ollama.features import Features, ServerVersion, features_of
+from ollamaops.plan.actions import (
+    Action,
+    CopyModel,
+    CreateModel,
+    DeleteModel,
+    HostPlan,
+    ProbeModel,
+    PullModel,
+    PushModel,
+    Recipe,
+)
+from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.diff import NO_TEMPLATE
+from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.staging import after_trial, on_trial
+from ollamaops.plan.versions import finish, next_of, previous_of
+from ollamaops.state.facts import How
+
+HOST = "h"
+FILES: dict[Location, FileInfo] = {
+    Path("/w/a.gguf"): FileInfo(
+        digest=Digest.of(b"a"), size_bytes=10, architecture="llama", parameter_count=7, quantization="F16"
+    ),
+    Path("/w/chat.gguf"): FileInfo(
+        digest=Digest.of(b"chat"),
+        size_bytes=20,
+        architecture="llama",
+        parameter_count=8,
+        quantization="F16",
+        has_chat_template=True,
+    ),
+    Path("/w/gemma.gguf"): FileInfo(
+        digest=Digest.of(b"gemma"),
+        size_bytes=30,
+        architecture="gemma4",
+        parameter_count=9,
+        quantization="F16",
+    ),
+}
+VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.18.3", "0.24.0", "0.33.0")
+
+
+def a_name(text: str) -> ModelName:
+    return ModelName.parse(text)
+
+
+def digest_of(contents: Contents) -> str:
+    """As a server digests a manifest: from everything that is in it."""
+    parts = (contents.blobs, contents.adapters, contents.template, contents.system, contents.messages)
+    rest = (sorted(contents.parameters.items()), contents.license_text, contents.renderer, contents.parser)
+    return Digest.of(repr((parts, rest)).encode()).hex
+
+
+def sealed(contents: Contents) -> Contents:
+    """The contents with their digest, and what `show` repeats of them."""
+    return replace(contents, digest=digest_of(contents), templates=frozenset({contents.template}))
+
+
+def registry_model(word: str) -> Contents:
+    """What a registry has under some name; some publishers name a renderer, for servers that know it."""
+    return sealed(
+        Contents(
+            digest="",
+            blobs=(Digest.of(f"weights of {word}".encode()),),
+            template=NO_TEMPLATE,
+            system=f"system of {word}",
+            parameters={"top_k": 40},
+            license_text="MIT",
+            architecture="llama",
+            parameter_count=7,
+            quantization="F16",
+            renderer="published" if word.endswith("1") else "",
+        )
+    )
+
+
+@dataclass(slots=True)
+class World:
+    """One host, the registries it pulls from, and what we remember. `touched` and `made` are this run's."""
+
+    features: Features
+    models: dict[ModelName, Contents] = field(default_factory=dict)
+    memory: dict[ModelName, Memory] = field(default_factory=dict)
+    pushed: dict[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
+    in_registries: dict[ModelName, str] = field(default_factory=dict)
+    touched: set[ModelName] = field(default_factory=set)
+    made: set[ModelName] = field(default_factory=set)
+
+    def options(self) -> PlanOptions:
+        return PlanOptions(distrust=frozenset(self.touched), made=frozenset(self.made))
+
+    def look(self, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
+        observed = ObservedHost(
+            host=HOST,
+            features=self.features,
+            models={
+                name: ObservedModel(name=name, digest=inside.digest)
+                for name, inside in self.models.items()
+                if not name.is_aside
+            },
+            asides={name: inside.digest for name, inside in self.models.items() if name.is_aside},
+            memory=dict(self.memory),
+            pushed=dict(self.pushed),
+        )
+        asked = questions(desired, observed, options)
+        return replace(
+            observed,
+            shown={name: self.models[name] for name in asked.show},
+            upstream={name: self.upstream(name) for name in asked.upstream},
+        )
+
+    def upstream(self, name: ModelName) -> Upstream:
+        if sent := self.in_registries.get(name):
+            return Upstream(registry_digest=sent, digests=frozenset({sent}))
+        digest = registry_model(name.key).digest
+        return Upstream(registry_digest=digest, digests=frozenset({digest, self.as_pulled(name).digest}))
+
+    def as_pulled(self, name: ModelName) -> Contents:
+        """Servers before 0.19 write a pulled manifest anew, so that its digest is another one."""
+        contents = registry_model(name.key)
+        if self.features.raw_registry_manifest:
+            return contents
+        return replace(contents, digest=Digest.of(contents.digest.encode()).hex)
+
+    def apply(self, actions: Iterable[Action]) -> None:
+        done: set[str] = set()
+        for action in actions:
+            self._do(action)
+            done.add(action.host)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case PullModel():
+                self._pull(action)
+            case CreateModel():
+                base = self.models[action.recipe.base] if action.recipe.base else None
+                inside = build(action.recipe, base, self.features)
+                blobs = tuple(map(str, (*inside.blobs, *inside.adapters)))
+                target = action.aside or action.model
+                self._keep(
+                    action, inside, "created", base=base.digest if base else None, blobs=blobs, name=target
+                )
+                self.made.add(action.model)
+            case CopyModel():
+                self._copy(action)
+            case ProbeModel():
+                self._prove(action)
+            case DeleteModel():
+                del self.models[action.model]
+                self.memory.pop(action.model, None)
+            case PushModel():
+                assert self.models[action.model] == self.models[action.source]
+                own = self.models[action.source].digest
+                self.in_registries[action.model] = sent = Digest.of(f"{own} as sent".encode()).hex
+                self.pushed[action.source, action.model] = frozenset({own, sent})
+            case _:
+                pass  # uploads, and everything else that changes no model
+
+    def _keep(
+        self,
+        action: PullModel | CreateModel | CopyModel,
+        inside: Contents,
+        how: How,
+        *,
+        base: str | None,
+        blobs: tuple[str, ...] = (),
+        name: ModelName | None = None,
+    ) -> None:
+        name = name or action.model
+        self.models[name] = inside
+        self.touched.add(name)
+        if action.fingerprint:
+            is_tried = isinstance(action, PullModel) and action.on_trial
+            fingerprint = on_trial(action.fingerprint) if is_tried else action.fingerprint
+            self.memory[name] = Memory(
+                fingerprint=fingerprint, digest=inside.digest, how=how, base_digest=base, blobs=blobs
+            )
+
+    def _pull(self, action: PullModel) -> None:
+        is_careful = bool(action.pin or action.on_trial or action.keep)
+        if is_careful:
+            self._secure(action.model)
+        self._keep(action, self.as_pulled(action.model), "pulled", base=action.registry_digest or None)
+        assert not action.pin or self.models[action.model].digest in action.pin
+        if is_careful and not action.on_trial:
+            self._settle(action.model, action.keep)
+
+    def _prove(self, action: ProbeModel) -> None:
+        """Everything is as expected here."""
+        assert action.at in self.models
+        if action.at == action.model:
+            if known := self.memory.get(action.model):
+                fingerprint = after_trial(known.fingerprint)
+                self.memory[action.model] = replace(known, fingerprint=fingerprint)
+            self._settle(action.model, action.keep)
+
+    def _secure(self, name: ModelName) -> None:
+        if name in self.models:
+            self.models.setdefault(previous_of(name), self.models[name])
+
+    def _settle(self, name: ModelName, keep: int) -> None:
+        digests = {each: inside.digest for each, inside in self.models.items()}
+        for step in finish(name, digests, keep=keep):
+            if step.target is None:
+                del self.models[step.source]
+                self.memory.pop(step.source, None)
+            else:
+                self.models[step.target] = self.models[step.source]
+
+    def _copy(self, action: CopyModel) -> None:
+        if action.keep:
+            self._secure(action.model)
+        self._switch(action)
+        if action.keep or action.source.is_aside:
+            self._settle(action.model, action.keep)
+
+    def _switch(self, action: CopyModel) -> None:
+        source = self.models[action.source]
+        before = self.memory.get(action.source)
+        self._keep(action, source, "copied", base=source.digest)
+        is_renamed = before is not None and (before.fingerprint, before.digest) == (
+            action.fingerprint,
+            source.digest,
+        )
+        if before and is_renamed:
+            self.memory[action.model] = replace(before, how="copied")
+
+    def learn(
+        self, desired: DesiredHost, observed: ObservedHost, plan: HostPlan, options: PlanOptions
+    ) -> None:
+        """Remember what was looked into and found in sync."""
+        unverified = {note.model for note in plan.notes if not note.unresolved}
+        for model in desired.models:
+            own = observed.shown.get(model.name)
+            if own is None or model.name not in plan.unchanged or is_trusted(model, observed, options):
+                continue
+            before = self.memory.get(model.name)
+            base = self.models.get(model.made_from) if model.made_from else None
+            self.memory[model.name] = Memory(
+                fingerprint=model.fingerprint,
+                digest=own.digest,
+                how=before.how if before and before.is_ours else "adopted",
+                base_digest=base.digest if base else None,
+                blobs=tuple(map(str, (*own.blobs, *own.adapters))),
+                verified=model.name not in unverified,
+            )
+
+
+def build(recipe: Recipe, base: Contents | None, features: Features) -> Contents:
+    """What a server makes of a recipe: the base's values overlaid with the given ones."""
+    if base is None:
+        base = _from_weights(recipe, features)
+    blobs = base.blobs
+    if recipe.quantize and recipe.base:
+        blobs = tuple(_converted(blob, recipe.quantize) for blob in blobs)
+    inherited = base if features.renderer_and_parser_inherited else replace(base, renderer="", parser="")
+    renderer, parser = recipe.renderer or inherited.renderer, recipe.parser or inherited.parser
+    parameters: dict[str, ParameterValue] = {**base.parameters, **recipe.parameters}
+    if base.architecture == "gemma4" and features.capabilities_inherited and not (renderer and parser):
+        renderer, parser = renderer or "gemma4", parser or "gemma4"
+        parameters["stop"] = recipe.parameters.get("stop", ("<turn|>",))
+    texts = [text for text in (base.license_text, *recipe.licenses) if text]
+    return sealed(
+        replace(
+            base,
+            blobs=blobs,
+            quantization=recipe.quantize or base.quantization,
+            template=recipe.template or base.template,
+            system=recipe.system or base.system,
+            parameters={name: value for name, value in parameters.items() if value not in (None, ())},
+            messages=recipe.messages or base.messages,
+            license_text="\n".join(texts),
+            renderer=renderer,
+            parser=parser,
+        )
+    )
+
+
+def _from_weights(recipe: Recipe, features: Features) -> Contents:
+    info = next(info for info in FILES.values() if info.digest == recipe.files[0].digest)
+    digest = info.digest
+    if recipe.quantize or features.gguf_rewritten:
+        digest = _converted(digest, recipe.quantize or "rewritten")
+    return Contents(
+        digest="",
+        blobs=(digest,),
+        template="{{ detected }}" if info.has_chat_template else NO_TEMPLATE,
+        parameters={"stop": ("<end>",)} if info.has_chat_template else {},
+        architecture=info.architecture,
+        parameter_count=info.parameter_count,
+        quantization=info.quantization,
+    )
+
+
+def _converted(digest: Digest, how: str) -> Digest:
+    return Digest.of(json.dumps([digest.hex, how]).encode())
+
+
+# declarations and hosts
+
+PULLED = ("p0", "p1", "reg.lan/x/r0", "reg.lan/x/r1")
+MADE = ("m0", "m1", "m2", "m3", "m4")
+FORMER = ("old0", "old1")
+OTHERS = ("junk0", "junk1", "scratch/s0", "me/pushed0", "me/pushed1", "m0:golden")
+
+TEXTS = st.sampled_from(("x", "y"))
+PARAMETERS = st.dictionaries(
+    st.sampled_from(("top_k", "temperature", "stop")),
+    st.sampled_from((1, 40, 0.5, None)),
+    max_size=2,
+).map(lambda found: {name: ("a",) if name == "stop" else value for name, value in found.items()})
+
+
+@st.composite
+def builds(draw: st.DrawFn, sources: tuple[str, ...]) -> Build:
+    from_weights = draw(st.integers(0, 3)) == 0
+    path = draw(st.sampled_from(sorted(FILES)))
+    return Build(
+        base=None if from_weights else a_name(draw(st.sampled_from(sources))),
+        files=(WeightsFile(path, path.name),) if from_weights else (),
+        template=draw(st.none() | TEXTS),
+        system=draw(st.none() | TEXTS),
+        parameters=draw(PARAMETERS),
+        messages=draw(st.sampled_from(((), (Message("user", "hi"),)))),
+        licenses=draw(st.sampled_from(((), ("BSD",)))),
+        quantize=draw(st.sampled_from((None, None, "Q8_0"))),
+        renderer=draw(st.sampled_from((None, None, "own"))),
+        parser=draw(st.sampled_from((None, None, None, "own"))),
+    )
+
+
+@st.composite
+def specs(draw: st.DrawFn, name: str, sources: tuple[str, ...]) -> ModelSpec:
+    """One entry; what it is made from is one of `sources`, so that there are no circles."""
+    kind = draw(st.sampled_from(("pull", "mirror", "build", "build", "copy")))
+    ref = draw(st.sampled_from(PULLED[2:]))
+    source: Pull | Build | Copy
+    match kind:
+        case "build":
+            source = draw(builds(sources))
+        case "copy":
+            source = Copy(source=a_name(draw(st.sampled_from(sources))))
+        case _:
+            source = Pull(ref=a_name(name if kind == "pull" else ref))
+    pin = Digest(registry_model(source.ref.key).digest) if isinstance(source, Pull) else None
+    return ModelSpec(
+        name=a_name(name),
+        source=source,
+        update=draw(st.sampled_from(("missing", "latest"))),
+        digest=pin if draw(st.integers(0, 3)) == 0 else None,
+        moved_from=draw(st.sampled_from((None, None, None, *map(a_name, FORMER)))),
+        push=draw(st.sampled_from((None, None, None, *map(a_name, OTHERS[3:5])))),
+        protect=draw(st.sampled_from((False, False, False, True))),
+        ignore=draw(st.sampled_from(((), (), (), ("system",), ("weights",)))),
+        retries=draw(st.integers(1, 3)),
+        staged=draw(st.sampled_from((False, False, False, True))),
+        keep_previous=draw(st.sampled_from((0, 0, 0, 1, 2))),
+        expect=draw(st.sampled_from(((), (), ({"prompt": "hi"},)))),
+    )
+
+
+@st.composite
+def declarations(draw: st.DrawFn) -> list[ModelSpec]:
+    names = draw(st.permutations((*PULLED[:2], *MADE)))[: draw(st.integers(1, 6))]
+    found: list[ModelSpec] = []
+    formers: set[ModelName] = set()
+    for name in names:
+        sources = (*PULLED[:2], *(spec.name.display for spec in found))
+        spec = draw(specs(name, tuple(source for source in sources if a_name(source) != a_name(name))))
+        if spec.moved_from in formers:
+            spec = replace(spec, moved_from=None)
+        formers |= {spec.moved_from} if spec.moved_from else set()
+        found.append(spec)
+    return [spec for spec in found if not _is_circular(spec, found)]
+
+
+def _is_circular(spec: ModelSpec, all_specs: list[ModelSpec]) -> bool:
+    """Whether following what models are made from comes back to `spec`."""
+    by_name = {each.name: each for each in all_specs}
+    seen: set[ModelName] = set()
+    at: ModelSpec | None = spec
+    while at is not None and at.name not in seen:
+        seen.add(at.name)
+        base = at.source.base if isinstance(at.source, Build) else None
+        base = at.source.source if isinstance(at.source, Copy) else base
+        at = by_name.get(base) if base else None
+    return at is not None
+
+
+POLICIES = st.builds(
+    Policy,
+    prune=st.sampled_from((False, "owned", (NamePattern.parse("*"),), (NamePattern.parse("junk*"),))),
+    protect=st.sampled_from(((), (NamePattern.parse("*:golden"),), (NamePattern.parse("m1"),))),
+    ignore=st.just((NamePattern.parse("scratch/*"),)),
+)
+ABSENT = st.lists(
+    st.sampled_from(("junk0", "junk*", "m0:*", "old1")).map(
+        lambda text: AbsentSpec(pattern=NamePattern.parse(text))
+    ),
+    max_size=2,
+)
+
+
+@st.composite
+def insides(draw: st.DrawFn) -> Contents:
+    """Something that may be in a model: pulled, made of files, and then changed by somebody."""
+    version = features_of(ServerVersion.parse(draw(st.sampled_from(VERSIONS))))
+    start = registry_model(a_name(draw(st.sampled_from(PULLED))).key)
+    recipe = Recipe(
+        system=draw(st.none() | TEXTS),
+        template=draw(st.none() | TEXTS),
+        parameters=draw(PARAMETERS),
+        licenses=draw(st.sampled_from(((), ("BSD",)))),
+    )
+    return build(recipe, start, version)
+
+
+@st.composite
+def memories(draw: st.DrawFn, inside: Contents, fingerprints: st.SearchStrategy[str]) -> Memory:
+    """What may be remembered of a model: what was there before, or what is there for another declaration."""
+    is_older = draw(st.booleans())
+    return Memory(
+        fingerprint=draw(fingerprints) if is_older else "other:weights",
+        digest="0" * 64 if is_older else inside.digest,
+        how=draw(st.sampled_from(("pulled", "created", "copied", "adopted"))),
+        base_digest=draw(st.sampled_from((None, "2" * 64))),
+        blobs=tuple(map(str, inside.blobs)) if draw(st.booleans()) else (),
+        verified=draw(st.booleans()),
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn, desired: DesiredHost) -> World:
+    """A host with models under any of the names, some of them remembered, rightly or wrongly."""
+    world = World(features_of(ServerVersion.parse(draw(st.sampled_from(VERSIONS)))))
+    names = draw(st.permutations((*PULLED, *MADE, *FORMER, *OTHERS)))
+    chosen = names[: draw(st.integers(0, 10))]
+    fingerprints = st.sampled_from([model.fingerprint for model in desired.models] or ["no:one"])
+    for name in map(a_name, chosen):
+        is_registry_model = name.display in PULLED and draw(st.booleans())
+        world.models[name] = world.as_pulled(name) if is_registry_model else draw(insides())
+        if draw(st.booleans()):
+            world.memory[name] = draw(memories(world.models[name], fingerprints))
+    for name in map(a_name, draw(st.lists(st.sampled_from((*PULLED, *MADE)), max_size=2))):
+        aside = draw(st.sampled_from((next_of, previous_of)))
+        world.models[aside(name)] = draw(insides())  # of a run that was killed
+    return world

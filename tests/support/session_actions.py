@@ -1,0 +1,124 @@
+"""Single actions on a workbench, for tests of how each is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from live_host import (
+    WEIGHTS,
+    Hurried,
+    name,
+)
+from scripted_host import Script
+
+from ollamaops.apply.perform import perform
+from ollamaops.events import (
+    Event,
+    Failed,
+    Noted,
+    Outcome,
+    Retrying,
+)
+from ollamaops.manifest.types import HostSpec
+from ollamaops.names import Digest
+from ollamaops.observe.session import Workbench
+from ollamaops.ollama.client import OllamaClient
+from ollamaops.plan.actions import (
+    Action,
+    CopyModel,
+    CreateModel,
+    DeleteModel,
+    PullModel,
+    PushModel,
+    Recipe,
+    UploadBlob,
+)
+from ollamaops.state.ledger import Ledger
+
+DIGEST = "ab" * 32
+OTHER = "cd" * 32
+
+
+@dataclass
+class Bench:
+    """A workbench at some URL, and what it told."""
+
+    bench: Workbench
+    events: list[Event]
+
+    def do(self, action: Action) -> Outcome:
+        return perform(self.bench, action)
+
+    def fail(self, action: Action) -> Failed:
+        outcome = self.do(action)
+        assert isinstance(outcome, Failed), outcome
+        return outcome
+
+    @property
+    def retries(self) -> int:
+        return sum(isinstance(event, Retrying) for event in self.events)
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, Noted)]
+
+
+@contextmanager
+def at(
+    url: str, state: Path, *, ledger: Ledger | None = None, spare: tuple[str, ...] = ()
+) -> Iterator[Bench]:
+    events: list[Event] = []
+    with OllamaClient.connect(url, host_name="gpu-1") as client:
+        yield Bench(
+            Workbench(
+                spec=HostSpec(name="gpu-1", url=url),
+                client=client,
+                ledger=ledger or Ledger(state),
+                cancel=Hurried(),
+                emit=events.append,
+                run_id="run",
+                now=lambda: "2026-01-01T00:00:00.000Z",
+                spare=frozenset(map(name, spare)),
+            ),
+            events,
+        )
+
+
+def pull(model: str, *pin: str) -> PullModel:
+    return PullModel(host="gpu-1", model=name(model), fingerprint="f", pin=pin)
+
+
+def create(model: str, **recipe: object) -> CreateModel:
+    return CreateModel(host="gpu-1", model=name(model), recipe=Recipe(**recipe), fingerprint="f")  # type: ignore[arg-type]  # fields by name
+
+
+def copy(source: str, model: str) -> CopyModel:
+    return CopyModel(host="gpu-1", model=name(model), source=name(source), fingerprint="c")
+
+
+def delete(model: str) -> DeleteModel:
+    return DeleteModel(host="gpu-1", model=name(model))
+
+
+def push(source: str, model: str) -> PushModel:
+    return PushModel(host="gpu-1", model=name(model), source=name(source))
+
+
+def upload(file: str) -> UploadBlob:
+    path = WEIGHTS / file
+    data = path.read_bytes()
+    return UploadBlob(
+        host="gpu-1", model=name("x"), digest=Digest.of(data), path=str(path), size_bytes=len(data)
+    )
+
+
+def tagged(digests: Mapping[str, str], **extra: str) -> Script:
+    models = [{"name": model, "digest": digest, "size": 1, **extra} for model, digest in digests.items()]
+    return lambda asked, wire: wire.json({"models": models})
+
+
+def say(status: int) -> Script:
+    return lambda asked, wire: wire.json({"error": "no"}, status)
