@@ -13,7 +13,7 @@ from ollamaops.errors import UsageError
 from ollamaops.manifest.disk import reason_of
 
 if TYPE_CHECKING:
-    from ollamaops.sandbox.faults import FaultScript
+    from ollamaops.sandbox.fault_script import FaultScript
 
 
 @click.group(name="sandbox", epilog="\b\nExamples:\n  ollamaops sandbox serve --port 11435")
@@ -58,7 +58,7 @@ def serve(
 ) -> int:
     """Serve until Ctrl-C."""
     try:
-        from ollamaops.sandbox.behaviour import NEWEST
+        from ollamaops.sandbox.behavior import NEWEST
         from ollamaops.sandbox.fault_injection import with_faults
         from ollamaops.sandbox.server import run_forever
     except ImportError as error:
@@ -81,7 +81,7 @@ def serve(
 
 
 def _load(path: str) -> FaultScript:
-    from ollamaops.sandbox.faults import load_faults
+    from ollamaops.sandbox.fault_script import load_faults
 
     try:
         return load_faults(Path(path))

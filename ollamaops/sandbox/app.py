@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.inference_routes import infer
-from ollamaops.sandbox.registry_face import answer_as_registry, is_registry_path
+from ollamaops.sandbox.registry_api import answer_as_registry, is_registry_path
+from ollamaops.sandbox.responses import bad_request
 from ollamaops.sandbox.service import Service
 from ollamaops.sandbox.store import InvalidDigest
 from ollamaops.sandbox.streams import JSON, answer, refuse, send_work
 from ollamaops.sandbox.upload import receive_blob
-from ollamaops.sandbox.work import bad_request
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 _UNREAD_LIMIT = 256 << 10
@@ -54,17 +54,17 @@ async def _show(service: Service, request: Request) -> Response:
 
 async def _create(service: Service, request: Request) -> Response:
     stream, work = await run_in_threadpool(service.create, await request.body())
-    return await send_work(work, service.behaviour, stream=stream)
+    return await send_work(work, service.behavior, stream=stream)
 
 
 async def _pull(service: Service, request: Request) -> Response:
     stream, work = await run_in_threadpool(service.pull, await request.body())
-    return await send_work(work, service.behaviour, stream=stream)
+    return await send_work(work, service.behavior, stream=stream)
 
 
 async def _push(service: Service, request: Request) -> Response:
     stream, work = await run_in_threadpool(service.push, await request.body())
-    return await send_work(work, service.behaviour, stream=stream)
+    return await send_work(work, service.behavior, stream=stream)
 
 
 async def _copy(service: Service, request: Request) -> Response:
@@ -143,7 +143,7 @@ class App:
     def __init__(self, service: Service, *, registry: bool = False) -> None:
         self.service, self._is_registry = service, registry
         self._routes = dict(_ROUTES)
-        if service.behaviour.cloud_status_endpoint:
+        if service.behavior.cloud_status_endpoint:
             self._routes["/api/status"] = {"GET": _cloud_status}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,10 +153,10 @@ class App:
 
     async def _answer(self, request: Request) -> Response:
         if self._is_registry and is_registry_path(request.url.path):
-            return await run_in_threadpool(answer_as_registry, self.service.transfer.catalogue, request)
+            return await run_in_threadpool(answer_as_registry, self.service.transfer.builtin, request)
         routes = self._routes_at(request)
         if request.method not in routes:
-            return _no_route(self.service.behaviour.wrong_method_status if routes else 404)
+            return _no_route(self.service.behavior.wrong_method_status if routes else 404)
         try:
             return await routes[request.method](self.service, request)
         except Refusal as refusal:

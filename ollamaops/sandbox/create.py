@@ -14,12 +14,18 @@ from posixpath import normpath
 from urllib.parse import urlsplit
 
 from ollamaops.sandbox import layers as kinds
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
 from ollamaops.sandbox.gguf_rewrite import file_type_name
 from ollamaops.sandbox.golang import human_number, json_line, sorted_map
 from ollamaops.sandbox.gotemplate import BadTemplate, check_template
-from ollamaops.sandbox.imports import Part, finish_weights, import_adapters, import_drafts, import_files
+from ollamaops.sandbox.import_weights import (
+    Part,
+    finish_weights,
+    import_adapters,
+    import_drafts,
+    import_files,
+)
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import (
     Config,
@@ -30,11 +36,11 @@ from ollamaops.sandbox.layers import (
     new_layer,
     without,
 )
-from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import BothSuffixes, Name, parse_name, strip_source
-from ollamaops.sandbox.requests import CreateRequest, kind_of
+from ollamaops.sandbox.request_bodies import CreateRequest, kind_of
+from ollamaops.sandbox.responses import SUCCESS, Line, Work, bad_request, failure, line, os_failure
 from ollamaops.sandbox.store import Store
-from ollamaops.sandbox.work import SUCCESS, Line, Work, bad_request, failure, line, os_failure
+from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 
 Pull = Callable[[Name], Work]
 _INFO_TEXTS = {
@@ -51,44 +57,44 @@ _INFO_NUMBERS = ("context_length", "embedding_length")
 class Creator:
     """Makes models in one store as one server version makes them; `pull` fetches a missing base."""
 
-    library: Library
+    models: StoredModels
     pull: Pull
 
     @property
     def store(self) -> Store:
-        return self.library.store
+        return self.models.store
 
     @property
-    def behaviour(self) -> Behaviour:
-        return self.library.behaviour
+    def behavior(self) -> Behavior:
+        return self.models.behavior
 
     def checked(self, request: CreateRequest) -> Name:
         """The target's name. Refusal for what is refused before the work begins."""
-        files = {**(request.files or {}), **(request.draft_files or {} if self.behaviour.drafts else {})}
-        if self.behaviour.file_paths_checked and not all(map(_is_plain_path, files)):
+        files = {**(request.files or {}), **(request.draft_files or {} if self.behavior.drafts else {})}
+        if self.behavior.file_paths_checked and not all(map(_is_plain_path, files)):
             raise bad_request("file path must be relative")
-        if self.behaviour.empty_digest_refused and not all(
+        if self.behavior.empty_digest_refused and not all(
             [*files.values(), *(request.adapters or {}).values()]
         ):
             raise bad_request("invalid digest format")
         name = parse_name(request.model)
         if not name.is_valid:
             raise bad_request("invalid model name")
-        return self.library.spelt(name)
+        return self.models.spelt(name)
 
     def create(self, request: CreateRequest, name: Name) -> Work:
         """The lines of making `name`."""
         old = self.old_manifest(name)
         config = Config()
-        if self.behaviour.config_extras:
+        if self.behavior.config_extras:
             config = replace(config, renderer=request.renderer, parser=request.parser)
-        if self.behaviour.requires_known:
+        if self.behavior.requires_known:
             config = replace(config, requires=request.requires)
         config, parts = yield from self._base(request, config)
         if not config.remote_model:
             parts = parts + (yield from self._further_weights(request, parts))
-        if request.info is not None and self.behaviour.config_extras:
-            config = _informed(config, request.info, strict=self.behaviour.info_type_errors)
+        if request.info is not None and self.behavior.config_extras:
+            config = _informed(config, request.info, strict=self.behavior.info_type_errors)
         yield from self._assemble(request, name, config, parts)
         self.remove_layers(old)
         yield line(SUCCESS)
@@ -96,7 +102,7 @@ class Creator:
     def old_manifest(self, name: Name) -> Manifest | None:
         """What a create of `name` replaces, if it can be read."""
         try:
-            return self.library.manifest(name)
+            return self.models.manifest(name)
         except (NoSuchModel, CorruptManifest):
             return None
 
@@ -111,7 +117,7 @@ class Creator:
         if request.origin:
             return (yield from self._from_model(request, config))
         if request.files is not None:
-            parts = yield from import_files(self.store, self.behaviour, request.files)
+            parts = yield from import_files(self.store, self.behavior, request.files)
             return config, parts
         raise bad_request("neither 'from' or 'files' was specified")
 
@@ -119,7 +125,7 @@ class Creator:
         self, request: CreateRequest, config: Config
     ) -> Generator[Line, None, tuple[Config, list[Part]]]:
         text, is_cloud = request.origin, False
-        if self.behaviour.source_suffixes:
+        if self.behavior.source_suffixes:
             try:
                 reference = strip_source(text)
             except BothSuffixes as error:
@@ -128,7 +134,7 @@ class Creator:
         origin = parse_name(text)
         if not origin.is_valid:
             raise bad_request("invalid model name")
-        remote = request.remote_host if self.behaviour.config_extras else ""
+        remote = request.remote_host if self.behavior.config_extras else ""
         if remote or is_cloud:
             return replace(config, remote_host=remote_url(remote or _CLOUD), remote_model=text), []
         try:
@@ -141,10 +147,10 @@ class Creator:
     def parts_of(self, name: Name) -> Generator[Line, None, list[Part]]:
         """The layers of a base, which is pulled if it is not there."""
         try:
-            manifest = self.library.manifest(name)
+            manifest = self.models.manifest(name)
         except (NoSuchModel, CorruptManifest):
             yield from self.pull(name)
-            manifest = self.library.manifest(name)
+            manifest = self.models.manifest(name)
         return [self._inherited(layer, name) for layer in manifest.layers]
 
     def _inherited(self, layer: Layer, base: Name) -> Part:
@@ -159,15 +165,15 @@ class Creator:
 
     def _inherit(self, config: Config, base: Name) -> Config:
         """What the base's config gives to a model made from it."""
-        if not self.behaviour.config_extras:
+        if not self.behavior.config_extras:
             return config
-        inherited = self.library.config(self.library.manifest(base))
+        inherited = self.models.config(self.models.manifest(base))
         known = Config()
-        if self.behaviour.renderer_inherited:
+        if self.behavior.renderer_inherited:
             known = Config(renderer=inherited.renderer, parser=inherited.parser)
-        if self.behaviour.requires_known:
+        if self.behavior.requires_known:
             known = replace(known, requires=inherited.requires)
-        if self.behaviour.capabilities_inherited:
+        if self.behavior.capabilities_inherited:
             known = replace(known, model_format=inherited.model_format, capabilities=inherited.capabilities)
         return config.filled_from(known)
 
@@ -176,10 +182,10 @@ class Creator:
         drafts: list[Part] = []
         adapters: list[Part] = []
         try:
-            if request.draft_files is not None and self.behaviour.drafts:
-                drafts = yield from import_drafts(self.store, self.behaviour, request.draft_files)
+            if request.draft_files is not None and self.behavior.drafts:
+                drafts = yield from import_drafts(self.store, self.behavior, request.draft_files)
             if request.adapters is not None:
-                adapters = yield from import_adapters(self.store, self.behaviour, request.adapters, base)
+                adapters = yield from import_adapters(self.store, self.behavior, request.adapters, base)
         except Refusal as refusal:
             raise bad_request(refusal.text) from refusal
         return adapters + drafts
@@ -187,7 +193,7 @@ class Creator:
     def _assemble(self, request: CreateRequest, name: Name, config: Config, parts: list[Part]) -> Work:
         finished = []
         for part in parts:
-            finished.append((yield from finish_weights(self.store, self.behaviour, part, request.quantize)))
+            finished.append((yield from finish_weights(self.store, self.behavior, part, request.quantize)))
         config = self.described(config, finished)
         try:
             layers = self._overlaid(request, [part.layer for part in finished])
@@ -203,7 +209,7 @@ class Creator:
                 continue
             if part.layer.media_type == kinds.DRAFT:
                 config = replace(config, draft_architecture=part.header.architecture)
-            elif part.layer.media_type == kinds.MODEL or self.behaviour.all_weights_described:
+            elif part.layer.media_type == kinds.MODEL or self.behavior.all_weights_described:
                 config = config.filled_from(_described(part.header))
                 families.append(part.header.architecture)
         return replace(config, model_families=tuple(families) or None)
@@ -225,7 +231,7 @@ class Creator:
         return layers
 
     def _stored_message(self, message: Mapping[str, object]) -> dict[str, object]:
-        keys = ("role", "content", *self.behaviour.message_keys)
+        keys = ("role", "content", *self.behavior.message_keys)
         return {key: message[key] for key in keys if key in message}
 
     def template_layer(self, text: str) -> Layer:
@@ -247,7 +253,7 @@ class Creator:
 
     def write(self, name: Name, config: Config, layers: list[Layer], *, config_line: bool) -> Work:
         """The last lines: every layer's, then the manifest's. OSError when the disk is full."""
-        blob = new_layer(self.store, config.to_bytes(layers, self.behaviour), kinds.CONFIG_TYPE)
+        blob = new_layer(self.store, config.to_bytes(layers, self.behavior), kinds.CONFIG_TYPE)
         for layer in [*layers, blob] if config_line else layers:
             yield line(layer.status)
         yield line("writing manifest")

@@ -22,7 +22,7 @@ from ollamaops.sandbox.content_type import sniff
 from ollamaops.sandbox.create import Creator, as_go
 from ollamaops.sandbox.gguf_file import is_gguf
 from ollamaops.sandbox.golang import json_line, shortest_float32, sorted_map
-from ollamaops.sandbox.imports import (
+from ollamaops.sandbox.import_weights import (
     Part,
     convert_files,
     finish_weights,
@@ -32,9 +32,9 @@ from ollamaops.sandbox.imports import (
 )
 from ollamaops.sandbox.layers import Config, Layer, new_layer
 from ollamaops.sandbox.model_name import Name, parse_name
-from ollamaops.sandbox.requests import CreateRequest
+from ollamaops.sandbox.request_bodies import CreateRequest
+from ollamaops.sandbox.responses import SUCCESS, Line, Work, bad_request, failure, line, os_failure
 from ollamaops.sandbox.store import InvalidDigest
-from ollamaops.sandbox.work import SUCCESS, Line, Work, bad_request, failure, line, os_failure
 
 _NO_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
@@ -74,7 +74,7 @@ class ModelfileCreator:
         name = parse_name(request.model)
         if not name.is_valid:
             raise bad_request("invalid model name")
-        if self.creator.library.collides(name):
+        if self.creator.models.collides(name):
             raise bad_request("a model with that name already exists")
         if not request.modelfile and request.path:
             raise bad_request(f"error reading modelfile: open {request.path}: no such file or directory")
@@ -102,7 +102,7 @@ class ModelfileCreator:
         match command.name:
             case "model" | "adapter":
                 for part in (yield from self._parts(command.args)):
-                    finished = yield from finish_weights(store, self.creator.behaviour, part, quantize)
+                    finished = yield from finish_weights(store, self.creator.behavior, part, quantize)
                     draft.layers.append(finished.layer)
                     draft.parts.append(finished)
             case "template":
@@ -132,15 +132,15 @@ class ModelfileCreator:
         return (yield from self._file_parts(digest))
 
     def _file_parts(self, digest: str) -> Generator[Line, None, list[Part]]:
-        store, behaviour = self.creator.store, self.creator.behaviour
+        store, behavior = self.creator.store, self.creator.behavior
         start = self._start_of(digest)
         if sniff(start) == "application/zip":
             return (yield from self._zip_parts(digest))
         if not is_gguf(start):
             raise failure(f"unsupported content type: {sniff(start)}")
         header = open_gguf(store, digest)
-        part = gguf_part(store, behaviour, digest, "", header)
-        return [part, *template_parts(store, header, old=behaviour.old_chatml)]
+        part = gguf_part(store, behavior, digest, "", header)
+        return [part, *template_parts(store, header, old=behavior.old_chatml)]
 
     def _start_of(self, digest: str) -> bytes:
         try:
@@ -154,16 +154,16 @@ class ModelfileCreator:
             raise failure(str(error)) from error
 
     def _zip_parts(self, digest: str) -> Generator[Line, None, list[Part]]:
-        store, behaviour = self.creator.store, self.creator.behaviour
+        store, behavior = self.creator.store, self.creator.behavior
         yield line("converting model")
         with TemporaryDirectory(dir=store.root) as folder:
             try:
                 files = _unpack(store.blob_path(digest), Path(folder))
             except (zipfile.BadZipFile, ValueError) as error:
                 raise failure(f"zip: {error}") from error
-            part = convert_files(store, behaviour, files)
+            part = convert_files(store, behavior, files)
         self._converted[digest] = part.layer.digest
-        return [part, *(template_parts(store, part.header, old=behaviour.old_chatml) if part.header else ())]
+        return [part, *(template_parts(store, part.header, old=behavior.old_chatml) if part.header else ())]
 
     def _finished(self, draft: _Draft) -> list[Layer]:
         store = self.creator.store

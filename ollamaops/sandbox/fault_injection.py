@@ -34,14 +34,13 @@ from ollamaops.sandbox.fault_answers import (
     Throttle,
     Truncate,
 )
-from ollamaops.sandbox.fault_transport import Door, reset_connection, transport_of
-from ollamaops.sandbox.faults import (
+from ollamaops.sandbox.fault_script import (
     Call,
     ChangeModel,
     Cut,
-    Deed,
     DiskFull,
     ErrorThenSuccess,
+    FaultAction,
     FaultScript,
     Refuse,
     Reset,
@@ -51,6 +50,7 @@ from ollamaops.sandbox.faults import (
     TruncateJson,
     VanishBlob,
 )
+from ollamaops.sandbox.fault_transport import ListenerGate, reset_connection, transport_of
 
 if TYPE_CHECKING:
     import uvicorn
@@ -125,13 +125,13 @@ class FaultInjector:
         self._store = store
         self._forget = forget
         self._sleep = sleep
-        self._door: Door | None = None
+        self._gate: ListenerGate | None = None
         self._writes_failing = 0
         self._errands: set[asyncio.Task[None]] = set()
 
     def attach(self, server: uvicorn.Server) -> None:
         """Say which server this application runs in: for refused connections and for the end of stalls."""
-        self._door = Door(server)
+        self._gate = ListenerGate(server)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -146,37 +146,37 @@ class FaultInjector:
             exchange = self._throttled(exchange, fault.bandwidth_bytes_per_s)
         if fault.latency_s and not await self._stand_still(exchange, fault.latency_s):
             return
-        if fault.deed is None:
+        if fault.action is None:
             await self._serve(exchange, Shaper(exchange.send))
         else:
-            await self._do(fault.deed, exchange)
+            await self._do(fault.action, exchange)
 
-    async def _do(self, deed: Deed, exchange: _Exchange) -> None:
-        match deed:
+    async def _do(self, action: FaultAction, exchange: _Exchange) -> None:
+        match action:
             case Status():
-                await _respond(exchange.send, deed.status, *_status_answer(deed))
+                await _respond(exchange.send, action.status, *_status_answer(action))
             case Refuse():
-                await self._refuse(deed, exchange)
+                await self._refuse(action, exchange)
             case Reset():
-                await self._reset(deed, exchange)
+                await self._reset(action, exchange)
             case Cut():
-                await self._cut(deed, exchange)
+                await self._cut(action, exchange)
             case Stall():
-                await self._stall(deed, exchange)
+                await self._stall(action, exchange)
             case TruncateJson():
                 await self._serve(exchange, Truncate(exchange.send))
             case ErrorThenSuccess():
-                await _error_then_success(deed, exchange)
+                await _error_then_success(action, exchange)
             case DiskFull():
                 await self._fill_disk(exchange)
             case VanishBlob():
                 await self._vanish(exchange)
             case ChangeModel():
-                await self._serve_and(exchange, lambda: self._change(deed, exchange.scope))
+                await self._serve_and(exchange, lambda: self._change(action, exchange.scope))
             case Restart():
-                await self._restart(deed, exchange)
+                await self._restart(action, exchange)
             case _:
-                assert_never(deed)
+                assert_never(action)
 
     # -- answers that are bent
 
@@ -187,20 +187,20 @@ class FaultInjector:
         """Serve the call and act before its answer ends."""
         await self._serve(exchange, ActBeforeEnd(exchange.send, act))
 
-    async def _stall(self, deed: Stall, exchange: _Exchange) -> None:
+    async def _stall(self, action: Stall, exchange: _Exchange) -> None:
         async def stand_still(repeat: Act) -> bool:
-            return await self._stand_still(exchange, deed.for_s, repeat)
+            return await self._stand_still(exchange, action.for_s, repeat)
 
         stalling = Stalling(
-            exchange.send, stand_still, after=deed.after_lines, with_progress=deed.with_progress
+            exchange.send, stand_still, after=action.after_lines, with_progress=action.with_progress
         )
         await self._serve(exchange, stalling)
 
-    async def _cut(self, deed: Cut, exchange: _Exchange) -> None:
-        if isinstance(deed.where, int):
-            await self._cut_after(deed.where, exchange)
+    async def _cut(self, action: Cut, exchange: _Exchange) -> None:
+        if isinstance(action.where, int):
+            await self._cut_after(action.where, exchange)
         else:
-            await self._serve(exchange, CutEnd(exchange.send, deed.where))
+            await self._serve(exchange, CutEnd(exchange.send, action.where))
 
     async def _cut_after(self, lines: int, exchange: _Exchange) -> None:
         """Serve until so many lines are out, then give the call up as if the client had gone."""
@@ -224,7 +224,7 @@ class FaultInjector:
             step = _TICK_S if for_s is None else min(_TICK_S, for_s - waited)
             await self._sleep(step)
             waited += step
-            if self._door is not None and self._door.is_stopping:
+            if self._gate is not None and self._gate.is_stopping:
                 await self._cut_off(exchange)
             if transport.is_closing():
                 return False
@@ -241,11 +241,11 @@ class FaultInjector:
 
     # -- connections
 
-    async def _reset(self, deed: Reset, exchange: _Exchange) -> None:
-        if deed.when == "during":
+    async def _reset(self, action: Reset, exchange: _Exchange) -> None:
+        if action.when == "during":
             await self._serve(exchange, ResetDuring(exchange.send, lambda: self._cut_off(exchange)))
             return
-        if deed.when == "after":
+        if action.when == "after":
             await self._serve(exchange, Swallow(exchange.send))
         await self._cut_off(exchange)
 
@@ -255,10 +255,10 @@ class FaultInjector:
         while (await exchange.receive())["type"] != "http.disconnect":
             pass
 
-    async def _refuse(self, deed: Refuse, exchange: _Exchange) -> None:
-        if self._door is None:
+    async def _refuse(self, action: Refuse, exchange: _Exchange) -> None:
+        if self._gate is None:
             raise RuntimeError("refusing connections needs FaultInjector.attach(server)")
-        errand = asyncio.ensure_future(self._door.refuse(deed.for_s, self._sleep))
+        errand = asyncio.ensure_future(self._gate.refuse(action.for_s, self._sleep))
         self._errands.add(errand)
         errand.add_done_callback(self._errands.discard)
         await self._cut_off(exchange)
@@ -285,31 +285,31 @@ class FaultInjector:
             await vanish()
             await self._serve(exchange, Shaper(exchange.send))
 
-    async def _restart(self, deed: Restart, exchange: _Exchange) -> None:
+    async def _restart(self, action: Restart, exchange: _Exchange) -> None:
         async def restart() -> None:
             self._forget()
-            if deed.prune:
+            if action.prune:
                 self._store.prune()
 
         transport = transport_of(exchange.scope)
-        if deed.when == "before":
+        if action.when == "before":
             await restart()
         else:
             await self._serve_and(exchange, restart)
-        if self._door is not None:
-            self._door.drop_connections(but=transport)
-        if deed.when == "before":
+        if self._gate is not None:
+            self._gate.drop_connections(but=transport)
+        if action.when == "before":
             await self._cut_off(exchange)
         else:
             transport.close()
 
-    async def _change(self, deed: ChangeModel, scope: Scope) -> None:
+    async def _change(self, action: ChangeModel, scope: Scope) -> None:
         """Change the model through the application itself, as another client would; RuntimeError if it refuses."""
-        method, path, body = _change_request(deed)
+        method, path, body = _change_request(action)
         status, answer = await _ask(self._app, scope, method, path, body)
         if status != HTTPStatus.OK or b'"error"' in answer:
             raise RuntimeError(
-                f"fault script: {deed.model} could not be changed: {answer.decode('utf-8', 'replace')}"
+                f"fault script: {action.model} could not be changed: {answer.decode('utf-8', 'replace')}"
             )
 
 
@@ -355,18 +355,22 @@ def _document(body: bytes) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _change_request(deed: ChangeModel) -> tuple[str, str, dict[str, object]]:
+def _change_request(action: ChangeModel) -> tuple[str, str, dict[str, object]]:
     """Method, path and body. A create has both forms, since servers before 0.5.5 read the Modelfile only."""
-    if deed.delete:
-        return "DELETE", "/api/delete", {"model": deed.model, "name": deed.model}
-    if deed.copy_from is not None:
-        return "POST", "/api/copy", {"source": deed.copy_from, "destination": deed.model}
-    texts = {"system": deed.system, "template": deed.template}
+    if action.delete:
+        return "DELETE", "/api/delete", {"model": action.model, "name": action.model}
+    if action.copy_from is not None:
+        return "POST", "/api/copy", {"source": action.copy_from, "destination": action.model}
+    texts = {"system": action.system, "template": action.template}
     given = {key: text for key, text in texts.items() if text is not None}
-    lines = [f"FROM {deed.model}", *(f'{key.upper()} """{text}"""' for key, text in given.items())]
-    lines += [f"PARAMETER {key} {value}" for key, value in deed.parameters.items()]
-    body = {"model": deed.model, "from": deed.model, **given, "parameters": dict(deed.parameters)}
-    return "POST", "/api/create", {**body, "name": deed.model, "modelfile": "\n".join(lines), "stream": False}
+    lines = [f"FROM {action.model}", *(f'{key.upper()} """{text}"""' for key, text in given.items())]
+    lines += [f"PARAMETER {key} {value}" for key, value in action.parameters.items()]
+    body = {"model": action.model, "from": action.model, **given, "parameters": dict(action.parameters)}
+    return (
+        "POST",
+        "/api/create",
+        {**body, "name": action.model, "modelfile": "\n".join(lines), "stream": False},
+    )
 
 
 async def _ask(
@@ -418,28 +422,28 @@ async def _respond(send: Send, status: int, headers: Mapping[str, str], body: by
     )
 
 
-def _status_answer(deed: Status) -> tuple[dict[str, str], bytes]:
+def _status_answer(action: Status) -> tuple[dict[str, str], bytes]:
     """Headers and body: Ollama's error document, a proxy's page, or the text given."""
-    reason = responses.get(deed.status, "Status")
-    headers = {} if deed.retry_after is None else {"retry-after": deed.retry_after}
-    if deed.html:
+    reason = responses.get(action.status, "Status")
+    headers = {} if action.retry_after is None else {"retry-after": action.retry_after}
+    if action.html:
         head, body = (
-            f"<head><title>{deed.status} {reason}</title></head>",
-            f"<body>\n{deed.body or reason}\n</body>",
+            f"<head><title>{action.status} {reason}</title></head>",
+            f"<body>\n{action.body or reason}\n</body>",
         )
         return {"content-type": "text/html", **headers}, f"<html>\n{head}\n{body}\n</html>\n".encode()
-    if deed.body is not None:
-        kind = "application/json; charset=utf-8" if deed.body[:1] == "{" else "text/plain; charset=utf-8"
-        return {"content-type": kind, **headers}, deed.body.encode()
+    if action.body is not None:
+        kind = "application/json; charset=utf-8" if action.body[:1] == "{" else "text/plain; charset=utf-8"
+        return {"content-type": kind, **headers}, action.body.encode()
     return {"content-type": "application/json; charset=utf-8", **headers}, _line({"error": reason.lower()})
 
 
-async def _error_then_success(deed: ErrorThenSuccess, exchange: _Exchange) -> None:
+async def _error_then_success(action: ErrorThenSuccess, exchange: _Exchange) -> None:
     if _document(exchange.body).get("stream") is False:
         kind = "application/json; charset=utf-8"
-        await _respond(exchange.send, 500, {"content-type": kind}, _line({"error": deed.error}))
+        await _respond(exchange.send, 500, {"content-type": kind}, _line({"error": action.error}))
         return
-    lines = _line({"error": deed.error}) + _line({"status": "success"})
+    lines = _line({"error": action.error}) + _line({"status": "success"})
     await _respond(exchange.send, 200, {"content-type": "application/x-ndjson"}, lines)
 
 

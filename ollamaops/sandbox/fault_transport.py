@@ -1,8 +1,8 @@
 """Below HTTP: resetting one connection, and refusing new ones on the same port.
 
-`FaultProtocol` (`uvicorn.Config(http=FaultProtocol)`) lets the application see the connection of its call; `Door`
-closes and opens the listening sockets of a running `uvicorn.Server`. The fact one would miss: while the door is shut
-its port stays bound by a socket that does not listen, so that nobody else gets the port and clients are refused.
+`FaultProtocol` (`uvicorn.Config(http=FaultProtocol)`) lets the application see the connection of its call.
+`ListenerGate` closes and reopens the listening sockets of a running `uvicorn.Server`. While the gate is shut,
+a socket that does not listen keeps the port bound, so that nothing else takes it and clients are refused.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def reset_connection(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-class Door:
+class ListenerGate:
     """The listening sockets and open connections of one running server. For use in the server's event loop."""
 
     def __init__(self, server: uvicorn.Server) -> None:

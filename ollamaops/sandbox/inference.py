@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ollamaops.sandbox.choice import Choice
 from ollamaops.sandbox.embedding import embed_text, normalized
 from ollamaops.sandbox.inference_requests import (
     NEWEST_RULES,
@@ -29,11 +28,20 @@ from ollamaops.sandbox.inference_requests import (
     InferenceRules,
     Refusal,
 )
-from ollamaops.sandbox.jsonschema_words import UnsatisfiableSchema
 from ollamaops.sandbox.keep_alive import is_unload
 from ollamaops.sandbox.options import integer_option, option_problem, stop_sequences
+from ollamaops.sandbox.replies import (
+    ToolCall,
+    Turn,
+    call_tool,
+    speak,
+    speak_by_schema,
+    speak_json,
+    think_about,
+)
+from ollamaops.sandbox.schema_instance import UnsatisfiableSchema
+from ollamaops.sandbox.seeded_choice import SeededChoice
 from ollamaops.sandbox.tokens import detokenize, split_tokens, tokenize
-from ollamaops.sandbox.voice import ToolCall, Turn, call_tool, speak, speak_by_schema, speak_json, think_about
 
 LOAD_NS = 1_000_000
 PROMPT_TOKEN_NS = 100_000
@@ -53,7 +61,7 @@ _NO_EMBEDDING = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretendModel:
+class ModelFacts:
     """What inference needs to know of a stored model.
 
     `capabilities` are those of the model itself (completion, embedding, tools, insert, vision, thinking), also for
@@ -116,7 +124,7 @@ class _Speech:
 
 
 def generate(
-    request: GenerateRequest, model: PretendModel, *, created_at: str, rules: InferenceRules = NEWEST_RULES
+    request: GenerateRequest, model: ModelFacts, *, created_at: str, rules: InferenceRules = NEWEST_RULES
 ) -> Answer:
     """The answer of POST /api/generate; raises Refusal."""
     head = {"model": request.model, "created_at": created_at}
@@ -150,7 +158,7 @@ def generate(
 
 
 def chat(
-    request: ChatRequest, model: PretendModel, *, created_at: str, rules: InferenceRules = NEWEST_RULES
+    request: ChatRequest, model: ModelFacts, *, created_at: str, rules: InferenceRules = NEWEST_RULES
 ) -> Answer:
     """The answer of POST /api/chat; raises Refusal."""
     head = {"model": request.model, "created_at": created_at}
@@ -175,7 +183,7 @@ def chat(
     return Answer((*chunks, last), request.stream, "load", request.keep_alive_s)
 
 
-def embed(request: EmbedRequest, model: PretendModel, *, rules: InferenceRules = NEWEST_RULES) -> Answer:
+def embed(request: EmbedRequest, model: ModelFacts, *, rules: InferenceRules = NEWEST_RULES) -> Answer:
     """The answer of POST /api/embed; raises Refusal."""
     if not request.inputs and not rules.empty_embed:
         return Answer(({"model": request.model, "embeddings": []},), False, "untouched")
@@ -197,7 +205,7 @@ def embed(request: EmbedRequest, model: PretendModel, *, rules: InferenceRules =
 
 
 def embeddings(
-    request: EmbeddingsRequest, model: PretendModel, *, rules: InferenceRules = NEWEST_RULES
+    request: EmbeddingsRequest, model: ModelFacts, *, rules: InferenceRules = NEWEST_RULES
 ) -> Answer:
     """The answer of POST /api/embeddings, the older form; raises Refusal."""
     _options(request.options, model)
@@ -215,7 +223,7 @@ def _asks_unload(keep_alive_s: float | None, rules: InferenceRules) -> bool:
     return rules.unload_without_loading and is_unload(keep_alive_s, fractions=rules.fractional_keep_alive)
 
 
-def _wanted_thinking(name: str, think: bool | str | None, model: PretendModel, rules: InferenceRules) -> bool:
+def _wanted_thinking(name: str, think: bool | str | None, model: ModelFacts, rules: InferenceRules) -> bool:
     """Whether the answer shows its thinking; a model that can think does so unless told not to."""
     if not rules.thinking:
         return False
@@ -229,7 +237,7 @@ def _wanted_thinking(name: str, think: bool | str | None, model: PretendModel, r
 def _checked(
     name: str,
     options: Mapping[str, object] | None,
-    model: PretendModel,
+    model: ModelFacts,
     wanted: Sequence[str],
     verb: str,
     rules: InferenceRules,
@@ -244,19 +252,19 @@ def _checked(
     return _options(options, model)
 
 
-def _options(options: Mapping[str, object] | None, model: PretendModel) -> Mapping[str, object]:
+def _options(options: Mapping[str, object] | None, model: ModelFacts) -> Mapping[str, object]:
     merged = {**model.parameters, **(options or {})}
     if problem := option_problem(merged):
         raise Refusal(500, problem)
     return merged
 
 
-def _check_images(images: Sequence[bytes], model: PretendModel, rules: InferenceRules) -> None:
+def _check_images(images: Sequence[bytes], model: ModelFacts, rules: InferenceRules) -> None:
     if images and rules.strict_modalities and "vision" not in model.capabilities:
         raise Refusal(400, _runner_error(_NO_VISION), late=True)
 
 
-def _check_embedding(model: PretendModel, rules: InferenceRules, status: int) -> None:
+def _check_embedding(model: ModelFacts, rules: InferenceRules, status: int) -> None:
     if rules.strict_modalities and "embedding" not in model.capabilities:
         raise Refusal(status, _runner_error(_NO_EMBEDDING))
 
@@ -269,7 +277,7 @@ def _runner_error(error: Mapping[str, object]) -> str:
 # --- what the model reads and says ----------------------------------------------------------------------------------
 
 
-def _generate_turns(request: GenerateRequest, model: PretendModel) -> tuple[Turn, ...]:
+def _generate_turns(request: GenerateRequest, model: ModelFacts) -> tuple[Turn, ...]:
     asked = Turn("user", request.prompt, len(request.images))
     if request.raw:
         return (asked,)
@@ -280,7 +288,7 @@ def _generate_turns(request: GenerateRequest, model: PretendModel) -> tuple[Turn
     return (*before, *map(_turn, model.messages), asked)
 
 
-def _chat_turns(request: ChatRequest, model: PretendModel) -> tuple[Turn, ...]:
+def _chat_turns(request: ChatRequest, model: ModelFacts) -> tuple[Turn, ...]:
     turns = tuple(map(_turn, (*model.messages, *request.messages)))
     if model.system and request.messages[0].role != "system":
         return (Turn("system", model.system), *turns)
@@ -292,14 +300,14 @@ def _turn(message: ChatMessage) -> Turn:
 
 
 def _choice(
-    model: PretendModel, turns: Sequence[Turn], options: Mapping[str, object], further: Sequence[object]
-) -> Choice:
+    model: ModelFacts, turns: Sequence[Turn], options: Mapping[str, object], further: Sequence[object]
+) -> SeededChoice:
     """The lots of this conversation. At temperature 0 the seed does not matter, as with real samplers."""
     greedy = options.get("temperature") == 0
     sampling = [] if greedy else [(name, options.get(name)) for name in _SAMPLING]
     told = [(turn.role, turn.content, turn.images) for turn in turns]
     key = json.dumps([model.weights, model.template, told, sampling, further], default=repr, sort_keys=True)
-    return Choice(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
+    return SeededChoice(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def _generate_speech(
@@ -308,7 +316,7 @@ def _generate_speech(
     wanted_format: object,
     think: bool,
     options: Mapping[str, object],
-    choice: Choice,
+    choice: SeededChoice,
 ) -> _Speech:
     """Everything the model says, cut by stop sequences and by num_predict."""
     pieces = _text_pieces(think_about(turns, choice.branch("think")), thinking=True) if think else []
@@ -331,7 +339,7 @@ def _text_pieces(text: str, *, thinking: bool) -> list[_Piece]:
     return [_Piece(token, thinking) for token in split_tokens(text)]
 
 
-def _content(turns: Sequence[Turn], wanted_format: object, choice: Choice) -> str:
+def _content(turns: Sequence[Turn], wanted_format: object, choice: SeededChoice) -> str:
     if wanted_format is None:
         return speak(turns, choice)
     if wanted_format == "json":
@@ -369,7 +377,7 @@ def _generate_chunks(head: Mapping[str, object], speech: _Speech) -> Iterator[di
 
 
 def _chat_chunks(
-    head: Mapping[str, object], speech: _Speech, choice: Choice, rules: InferenceRules
+    head: Mapping[str, object], speech: _Speech, choice: SeededChoice, rules: InferenceRules
 ) -> Iterator[dict[str, object]]:
     for piece in speech.pieces:
         alone = _Speech((piece,), "", 0)
@@ -383,12 +391,12 @@ def _said(key: str, speech: _Speech) -> dict[str, object]:
     return {key: speech.content, **thinking}
 
 
-def _called(speech: _Speech, choice: Choice, rules: InferenceRules) -> dict[str, object]:
+def _called(speech: _Speech, choice: SeededChoice, rules: InferenceRules) -> dict[str, object]:
     calls = [_tool_call(call, choice, rules) for call in speech.tool_calls]
     return {"tool_calls": calls} if calls else {}
 
 
-def _tool_call(call: ToolCall, choice: Choice, rules: InferenceRules) -> dict[str, object]:
+def _tool_call(call: ToolCall, choice: SeededChoice, rules: InferenceRules) -> dict[str, object]:
     function: dict[str, object] = {"name": call.name, "arguments": dict(call.arguments)}
     if not rules.tool_call_ids:
         return {"function": function}
@@ -416,6 +424,6 @@ def _fitted(text: str, limit: int, *, truncate: bool) -> list[str]:
     return tokens[:limit]
 
 
-def _vector(text: str, model: PretendModel, dimensions: int) -> list[float]:
+def _vector(text: str, model: ModelFacts, dimensions: int) -> list[float]:
     vector = embed_text(text, model.embedding_length)
     return normalized(vector[:dimensions]) if 0 < dimensions < len(vector) else vector

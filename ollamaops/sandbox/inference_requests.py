@@ -35,7 +35,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRules:
-    """In what the servers differ; a default is the newest behaviour, its comment the first version that has it."""
+    """In what the servers differ; a default is the newest behavior, its comment the first version that has it."""
 
     empty_embed: bool = True  # 0.3.6: embed without input loads and answers `embeddings: []`
     unload_without_loading: bool = True  # 0.3.11

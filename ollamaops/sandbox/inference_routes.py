@@ -19,7 +19,7 @@ from ollamaops.sandbox import inference
 from ollamaops.sandbox.architectures import KNOWN
 from ollamaops.sandbox.gguf_file import BadGGUF
 from ollamaops.sandbox.golang import json_line, time_text
-from ollamaops.sandbox.inference import Answer, PretendModel
+from ollamaops.sandbox.inference import Answer, ModelFacts
 from ollamaops.sandbox.inference_requests import (
     Refusal,
     read_chat,
@@ -28,13 +28,13 @@ from ollamaops.sandbox.inference_requests import (
     read_generate,
 )
 from ollamaops.sandbox.layers import CorruptManifest
-from ollamaops.sandbox.library import NoSuchModel, StoredModel
 from ollamaops.sandbox.model_name import BothSuffixes, parse_name, strip_source
 from ollamaops.sandbox.options import integer_option
-from ollamaops.sandbox.requests import decode_body
+from ollamaops.sandbox.request_bodies import decode_body
+from ollamaops.sandbox.responses import bad_request
 from ollamaops.sandbox.service import Service
+from ollamaops.sandbox.stored_models import NoSuchModel, StoredModel
 from ollamaops.sandbox.streams import NDJSON, answer
-from ollamaops.sandbox.work import bad_request
 
 Endpoint = Literal["generate", "chat", "embed", "embeddings"]
 _TRY_PULLING = 'model "{}" not found, try pulling it first'
@@ -48,7 +48,7 @@ class _Question:
     """A request that was read: for which model, and how to have it answered."""
 
     model: str
-    ask: Callable[[PretendModel], Answer]
+    ask: Callable[[ModelFacts], Answer]
     options: Mapping[str, object] | None
     streams: bool = False
 
@@ -59,7 +59,7 @@ async def infer(service: Service, endpoint: Endpoint, body: bytes) -> Response:
     try:
         result = await run_in_threadpool(_ask, service, endpoint, question)
     except Refusal as refusal:
-        if refusal.late and question.streams and not service.behaviour.errors_end_streams:
+        if refusal.late and question.streams and not service.behavior.errors_end_streams:
             return _ndjson([{"error": refusal.text}])
         raise
     return _ndjson(result.chunks) if result.streamed else answer(result.chunks[-1])
@@ -70,7 +70,7 @@ def _ndjson(chunks: Sequence[object]) -> Response:
 
 
 def _read(service: Service, endpoint: Endpoint, document: object) -> _Question:
-    rules, now = service.behaviour.inference, time_text(time.time_ns())
+    rules, now = service.behavior.inference, time_text(time.time_ns())
     match endpoint:
         case "generate":
             wanted = read_generate(document, rules)
@@ -105,14 +105,14 @@ def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
     if result.runner == "load" and header and header.architecture not in KNOWN:
         raise Refusal(500, _UNSUPPORTED)
     context_length = integer_option({**model.options, **(question.options or {})}, "num_ctx", 4096)
-    limit = facts.context_length if service.behaviour.ps_context_capped else context_length
+    limit = facts.context_length if service.behavior.ps_context_capped else context_length
     service.runners.apply(result, model, min(context_length, limit))
     return result
 
 
 def _find(service: Service, endpoint: Endpoint, given: str) -> StoredModel:
-    behaviour, text = service.behaviour, given
-    if behaviour.source_suffixes:
+    behavior, text = service.behavior, given
+    if behavior.source_suffixes:
         try:
             reference = strip_source(given)
         except BothSuffixes as error:
@@ -124,27 +124,27 @@ def _find(service: Service, endpoint: Endpoint, given: str) -> StoredModel:
     if not name.is_valid:
         raise _unqualified(service, endpoint, given)
     try:
-        model = service.library.load(name if endpoint == "embeddings" else service.library.spelt(name))
+        model = service.models.load(name if endpoint == "embeddings" else service.models.spelt(name))
     except (NoSuchModel, FileNotFoundError) as error:
         raise _missing(service, endpoint, given) from error
     except CorruptManifest as error:
         raise Refusal(500, str(error)) from error
     if model.config.remote_host:
-        raise Refusal(403, _CLOUD_DISABLED) if behaviour.cloud_status_endpoint else bad_request(_NOT_REMOTE)
+        raise Refusal(403, _CLOUD_DISABLED) if behavior.cloud_status_endpoint else bad_request(_NOT_REMOTE)
     return model
 
 
 def _unqualified(service: Service, endpoint: Endpoint, given: str) -> Refusal:
     """What a server says to a name that is none; it looks for the model only in the oldest."""
-    if given and service.behaviour.source_suffixes:
+    if given and service.behavior.source_suffixes:
         return bad_request("invalid model name")
-    if endpoint == "chat" and (not given or service.behaviour.names_fold_case):
+    if endpoint == "chat" and (not given or service.behavior.names_fold_case):
         return bad_request("model is required")
-    if not given and not service.behaviour.names_fold_case:
+    if not given and not service.behavior.names_fold_case:
         return bad_request("model is required")
     return _missing(service, endpoint, given)
 
 
 def _missing(service: Service, endpoint: Endpoint, given: str) -> Refusal:
-    words = {"generate": service.behaviour.generate_missing, "chat": service.behaviour.chat_missing}
+    words = {"generate": service.behavior.generate_missing, "chat": service.behavior.chat_missing}
     return Refusal(404, words.get(endpoint, _TRY_PULLING).format(given))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.golang import json_line, json_text
 from ollamaops.sandbox.store import Store
 
@@ -178,7 +178,7 @@ class Config:
         shown = {"model_format": "gguf", "architecture": self.draft_architecture}
         return dict(shown) if self.draft_architecture else None
 
-    def to_bytes(self, layers: Iterable[Layer], behaviour: Behaviour) -> bytes:
+    def to_bytes(self, layers: Iterable[Layer], behavior: Behavior) -> bytes:
         """The config blob."""
         families = None if self.model_families is None else list(self.model_families)
         document: dict[str, object] = {
@@ -202,7 +202,7 @@ class Config:
         }
         document |= {key: value for key, value in extras.items() if value}
         document |= {"architecture": "amd64", "os": "linux"}
-        if behaviour.config_rootfs:
+        if behavior.config_rootfs:
             document["rootfs"] = {"type": "layers", "diff_ids": [layer.digest for layer in layers]}
         return json_line(document)
 

@@ -11,7 +11,7 @@ import re
 import string
 from dataclasses import dataclass
 
-from ollamaops.sandbox.choice import Choice
+from ollamaops.sandbox.seeded_choice import SeededChoice
 
 _DIGITS = string.digits
 _WORD = string.ascii_lowercase + _DIGITS
@@ -22,7 +22,7 @@ _REPEAT = re.compile(r"\{(\d+)(,(\d*))?\}")
 _MORE = 3
 
 
-def text_matching(pattern: str, choice: Choice) -> str:
+def text_matching(pattern: str, choice: SeededChoice) -> str:
     """A text in which `re.search(pattern)` finds a match; ValueError when none was drawn."""
     reader = _Reader(pattern)
     text = reader.alternatives(choice)
@@ -38,19 +38,19 @@ class _Reader:
     pattern: str
     place: int = 0
 
-    def alternatives(self, choice: Choice) -> str:
+    def alternatives(self, choice: SeededChoice) -> str:
         drawn = [self.sequence(choice.branch("alternative", 0))]
         while self._took("|"):
             drawn.append(self.sequence(choice.branch("alternative", len(drawn))))
         return choice.branch("which").one_of(drawn)
 
-    def sequence(self, choice: Choice) -> str:
+    def sequence(self, choice: SeededChoice) -> str:
         text = ""
         while self.place < len(self.pattern) and self._peek() not in "|)":
             text += self._repeated(choice.branch(self.place))
         return text
 
-    def _repeated(self, choice: Choice) -> str:
+    def _repeated(self, choice: SeededChoice) -> str:
         """One atom as often as its repeat says, drawn anew each time."""
         start = self.place
         first = self._atom(choice.branch(0))
@@ -80,7 +80,7 @@ class _Reader:
             self._next()
         return bounds
 
-    def _atom(self, choice: Choice) -> str:
+    def _atom(self, choice: SeededChoice) -> str:
         match self._next():
             case "(":
                 return self._group(choice)
@@ -95,7 +95,7 @@ class _Reader:
             case char:
                 return char
 
-    def _group(self, choice: Choice) -> str:
+    def _group(self, choice: SeededChoice) -> str:
         if self._took("?"):
             if self._took("P<") or self._took("<"):
                 self.place = self.pattern.index(">", self.place) + 1
@@ -106,7 +106,7 @@ class _Reader:
             raise ValueError(f"pattern {self.pattern} has an open group")
         return text
 
-    def _escape(self, choice: Choice) -> str:
+    def _escape(self, choice: SeededChoice) -> str:
         char = self._next()
         if char in _ESCAPED_CLASS:
             return choice.one_of(_ESCAPED_CLASS[char])

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ollamaops.sandbox.app import App
-from ollamaops.sandbox.behaviour import NEWEST, Behaviour, behaviour_for
+from ollamaops.sandbox.behavior import NEWEST, Behavior, behavior_for
 from ollamaops.sandbox.fault_transport import FaultProtocol
 from ollamaops.sandbox.service import Service
 from ollamaops.sandbox.store import Store
@@ -111,7 +111,7 @@ class Sandbox:
     """A pretend Ollama server in a thread. A context manager; `start` and `stop` do the same by hand.
 
     `store` is the folder of models (a temporary one if None), `as_version` the server to be, `port` 0 for any free
-    one. `faults` wraps the app, for scripts of things going wrong. `behaviour` overrides what the version says.
+    one. `faults` wraps the app, for scripts of things going wrong. `behavior` overrides what the version says.
     `registry` also serves the built-in models as registry.ollama.ai does, below /v2/, which no real server has.
     `max_loaded` is how many models it keeps in memory at once; None: any number.
     """
@@ -124,12 +124,12 @@ class Sandbox:
         host: str = "127.0.0.1",
         port: int = 0,
         faults: Wrap | None = None,
-        behaviour: Behaviour | None = None,
+        behavior: Behavior | None = None,
         registry: bool = False,
         max_loaded: int | None = None,
     ) -> None:
         self.version = as_version
-        self._behaviour = behaviour or behaviour_for(as_version)
+        self._behavior = behavior or behavior_for(as_version)
         self._folder = tempfile.TemporaryDirectory(prefix="ollamaops-sandbox-") if store is None else None
         self._root = Path(self._folder.name if self._folder else str(store))
         self._host, self._port, self._faults = host, port, faults
@@ -172,7 +172,7 @@ class Sandbox:
         return self
 
     def _new_service(self, store: Store) -> Service:
-        return Service(store, self._behaviour, self.version, self._max_loaded)
+        return Service(store, self._behavior, self.version, self._max_loaded)
 
     def _run(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
         asyncio.run(self._serve(app, listener, started))

@@ -6,20 +6,20 @@ Decides names, refusals and who does the work; bodies come in as bytes, answers 
 
 from __future__ import annotations
 
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.create import Creator
 from ollamaops.sandbox.create_modelfile import ModelfileCreator
 from ollamaops.sandbox.gguf_file import BadGGUF
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import CorruptManifest
-from ollamaops.sandbox.library import Library, NoSuchModel
+from ollamaops.sandbox.loaded_models import LoadedModels
 from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
-from ollamaops.sandbox.requests import Fields, read_create, read_model_request
-from ollamaops.sandbox.runner import Runners
+from ollamaops.sandbox.request_bodies import Fields, read_create, read_model_request
+from ollamaops.sandbox.responses import Work, bad_request, failure, os_failure
 from ollamaops.sandbox.show import Overlay, list_models, show_model
 from ollamaops.sandbox.store import Store
+from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 from ollamaops.sandbox.transfer import Transfer
-from ollamaops.sandbox.work import Work, bad_request, failure, os_failure
 
 _CLOUD_DISABLED = "ollama cloud is disabled: remote model details are unavailable"
 
@@ -27,31 +27,29 @@ _CLOUD_DISABLED = "ollama cloud is disabled: remote model details are unavailabl
 class Service:
     """What the server does. Its methods may be called from any thread."""
 
-    def __init__(
-        self, store: Store, behaviour: Behaviour, version: str, max_loaded: int | None = None
-    ) -> None:
-        self.store, self.behaviour, self.version = store, behaviour, version
-        self.library = Library(store, behaviour)
-        self.transfer = Transfer(self.library, version)
-        self.runners = Runners(limit=max_loaded)
-        self._creator = Creator(self.library, self.transfer.pull_base)
+    def __init__(self, store: Store, behavior: Behavior, version: str, max_loaded: int | None = None) -> None:
+        self.store, self.behavior, self.version = store, behavior, version
+        self.models = StoredModels(store, behavior)
+        self.transfer = Transfer(self.models, version)
+        self.runners = LoadedModels(limit=max_loaded)
+        self._creator = Creator(self.models, self.transfer.pull_base)
         self._modelfiles = ModelfileCreator(self._creator)
 
     def start(self) -> None:
         """What a server does when it starts: prune the store."""
         self.store.prune(
-            self.behaviour.prune_grace_s, stop_at_corrupt=self.behaviour.corrupt_manifest_stops_prune
+            self.behavior.prune_grace_s, stop_at_corrupt=self.behavior.corrupt_manifest_stops_prune
         )
 
     # -- models
 
     def tags(self) -> list[dict[str, object]]:
         """The `models` of /api/tags."""
-        return list_models(self.library)
+        return list_models(self.models)
 
     def loaded(self) -> list[dict[str, object]]:
         """The `models` of /api/ps."""
-        return self.runners.listed(with_context=self.behaviour.ps_context_length)
+        return self.runners.listed(with_context=self.behavior.ps_context_length)
 
     def show(self, body: bytes) -> dict[str, object]:
         """The answer of /api/show. Refusal."""
@@ -65,24 +63,24 @@ class Service:
             raise Refusal(403, _CLOUD_DISABLED)
         name = parse_name(reference.name)
         if not name.is_valid:
-            status, text = self.behaviour.invalid_show
+            status, text = self.behavior.invalid_show
             raise Refusal(status, text.format(given, full=name.full))
-        name = self.library.spelt(name)
+        name = self.models.spelt(name)
         try:
-            model = self.library.load(name)
+            model = self.models.load(name)
             if model.config.remote_host and reference.is_local:
                 raise NoSuchModel(given)
-            if model.config.remote_host and self.behaviour.cloud_status_endpoint:
+            if model.config.remote_host and self.behavior.cloud_status_endpoint:
                 raise Refusal(403, _CLOUD_DISABLED)
-            return show_model(model, self.behaviour, verbose=verbose, overlay=overlay)
+            return show_model(model, self.behavior, verbose=verbose, overlay=overlay)
         except (NoSuchModel, FileNotFoundError) as error:
-            missing = name.short if self.behaviour.show_names_canonical else given
+            missing = name.short if self.behavior.show_names_canonical else given
             raise Refusal(404, f"model '{missing}' not found") from error
         except (CorruptManifest, BadGGUF) as error:
             raise failure(str(error)) from error
 
     def _reference(self, text: str) -> Reference:
-        if not self.behaviour.source_suffixes:
+        if not self.behavior.source_suffixes:
             return Reference(text)
         try:
             return strip_source(text)
@@ -98,8 +96,8 @@ class Service:
             raise bad_request(f'source "{source_text}" is invalid')
         if not target.is_valid:
             raise bad_request(f'destination "{target_text}" is invalid')
-        source, target = self.library.spelt(source), self.library.spelt(target)
-        if self.library.collides(target):
+        source, target = self.models.spelt(source), self.models.spelt(target)
+        if self.models.collides(target):
             raise bad_request("a model with that name already exists")
         if source == target:
             return
@@ -114,14 +112,14 @@ class Service:
         """Carry out /api/delete. Refusal."""
         given = read_model_request(body, "DeleteRequest").model
         if not given:
-            raise bad_request(self.behaviour.delete_nothing)
+            raise bad_request(self.behavior.delete_nothing)
         name = parse_name(self._pull_target(given))
         if not name.is_valid:
             raise bad_request(f'name "{given}" is invalid')
-        name = self.library.spelt(name)
+        name = self.models.spelt(name)
         with self.store.lock:
             try:
-                manifest = self.library.manifest(name)
+                manifest = self.models.manifest(name)
             except NoSuchModel as error:
                 raise self._nothing_to_delete(given, name) from error
             except CorruptManifest as error:
@@ -130,12 +128,12 @@ class Service:
             self._creator.remove_layers(manifest)
 
     def _nothing_to_delete(self, given: str, name: Name) -> Refusal:
-        if self.behaviour.delete_missing_status == 404:
+        if self.behavior.delete_missing_status == 404:
             return Refusal(404, f"model '{given}' not found")
         return failure(f"open {self.store.manifest_path(name)}: no such file or directory")
 
     def _pull_target(self, text: str) -> str:
-        if not self.behaviour.source_suffixes:
+        if not self.behavior.source_suffixes:
             return text
         try:
             return pull_target(text)
@@ -147,7 +145,7 @@ class Service:
     def create(self, body: bytes) -> tuple[bool, Work]:
         """Whether to stream, and the work of /api/create. Refusal before any work."""
         request = read_create(body)
-        if self.behaviour.structured_create:
+        if self.behavior.structured_create:
             name = self._creator.checked(request)
             return request.stream, self._creator.create(request, name)
         name, commands = self._modelfiles.checked(request)
@@ -159,8 +157,8 @@ class Service:
         name = parse_name(self._pull_target(request.model))
         if not name.is_valid:
             raise bad_request("invalid model name")
-        name = self.library.spelt(name)
-        if self.library.collides(name):
+        name = self.models.spelt(name)
+        if self.models.collides(name):
             raise bad_request("a model with that name already exists")
         return request.stream, self.transfer.pull(name, insecure=request.insecure)
 
@@ -169,7 +167,7 @@ class Service:
         request = read_model_request(body, "PushRequest")
         if not request.model:
             raise bad_request("model is required")
-        name = self.library.spelt(parse_name(request.model))
+        name = self.models.spelt(parse_name(request.model))
         return request.stream, self.transfer.push(
             name, insecure=request.insecure, is_http=request.model.startswith("http://")
         )

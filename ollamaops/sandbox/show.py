@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.gguf_file import TENSOR_TYPES, BadGGUF, Field, Header, Tensor, read_header
 from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
 from ollamaops.sandbox.golang import shortest_float32, time_text, value_syntax, value_text
 from ollamaops.sandbox.layers import MODEL, Config, CorruptManifest
-from ollamaops.sandbox.library import Library, Listed, NoSuchModel, StoredModel
+from ollamaops.sandbox.stored_models import Listed, NoSuchModel, StoredModel, StoredModels
 
 _HIDDEN = ("general.name", "tokenizer.chat_template")
 
@@ -28,11 +28,11 @@ class Overlay:
 
 
 def show_model(
-    model: StoredModel, behaviour: Behaviour, *, verbose: bool, overlay: Overlay
+    model: StoredModel, behavior: Behavior, *, verbose: bool, overlay: Overlay
 ) -> dict[str, object]:
     """The answer of show. OSError or BadGGUF when the weights cannot be read."""
     header = model.header()
-    template = overlay.template if behaviour.show_template_overlay else ""
+    template = overlay.template if behavior.show_template_overlay else ""
     model = replace(model, system=overlay.system or model.system, template=template or model.template)
     answer: dict[str, object] = {
         "license": "\n".join(model.licenses),
@@ -44,16 +44,16 @@ def show_model(
         "messages": [{"role": item.get("role"), "content": item.get("content")} for item in model.messages],
         "remote_model": model.config.remote_model,
         "remote_host": model.config.remote_host,
-        "model_info": _model_info(header, behaviour, verbose=verbose)
+        "model_info": _model_info(header, behavior, verbose=verbose)
         if header
         else _remote_info(model.config),
-        "projector_info": _projector_info(model, behaviour, verbose=verbose),
-        "tensors": list(_tensors(header, behaviour)) if header and behaviour.show_tensors else [],
-        "capabilities": model.capabilities() if behaviour.show_capabilities else [],
+        "projector_info": _projector_info(model, behavior, verbose=verbose),
+        "tensors": list(_tensors(header, behavior)) if header and behavior.show_tensors else [],
+        "capabilities": model.capabilities() if behavior.show_capabilities else [],
         "modified_at": time_text(model.modified_ns),
         "requires": model.config.requires,
     }
-    always = {"details", "modified_at"} | ({"model_info"} if behaviour.model_info_always else set())
+    always = {"details", "modified_at"} | ({"model_info"} if behavior.model_info_always else set())
     return {key: value for key, value in answer.items() if value or key in always}
 
 
@@ -109,8 +109,8 @@ def _printed(text: str) -> str:
     return f"{quote}{text}{quote}"
 
 
-def _model_info(header: Header, behaviour: Behaviour, *, verbose: bool) -> dict[str, object]:
-    limit = None if verbose else behaviour.show_array_limit
+def _model_info(header: Header, behavior: Behavior, *, verbose: bool) -> dict[str, object]:
+    limit = None if verbose else behavior.show_array_limit
     info = {key: _shown(field, limit) for key, field in header.fields.items() if key not in _HIDDEN}
     return dict(sorted({**info, "general.parameter_count": header.parameter_count}.items()))
 
@@ -133,30 +133,30 @@ def _shown(field: Field, limit: int | None) -> object:
     return shortest_float32(field.value) if isinstance(field.value, float) else field.value
 
 
-def _projector_info(model: StoredModel, behaviour: Behaviour, *, verbose: bool) -> dict[str, object]:
+def _projector_info(model: StoredModel, behavior: Behavior, *, verbose: bool) -> dict[str, object]:
     if not model.projectors:
         return {}
-    return _model_info(read_header(model.projectors[0]), behaviour, verbose=verbose)
+    return _model_info(read_header(model.projectors[0]), behavior, verbose=verbose)
 
 
-def _tensors(header: Header, behaviour: Behaviour) -> Iterator[dict[str, object]]:
+def _tensors(header: Header, behavior: Behavior) -> Iterator[dict[str, object]]:
     for tensor in header.tensors:
-        yield {"name": tensor.name, "type": _type_name(tensor, behaviour), "shape": list(tensor.shape)}
+        yield {"name": tensor.name, "type": _type_name(tensor, behavior), "shape": list(tensor.shape)}
 
 
-def _type_name(tensor: Tensor, behaviour: Behaviour) -> str:
-    if behaviour.tensor_type_names == "tensor":
+def _type_name(tensor: Tensor, behavior: Behavior) -> str:
+    if behavior.tensor_type_names == "tensor":
         return TENSOR_TYPES[tensor.kind].name
     return FILE_TYPES[tensor.kind] if tensor.kind < len(FILE_TYPES) else "unknown"
 
 
-def list_models(library: Library) -> list[dict[str, object]]:
+def list_models(models: StoredModels) -> list[dict[str, object]]:
     """The models of tags, the newest first."""
-    found = sorted(library.listed(), key=lambda listed: -(listed.modified_ns // 10**9))
-    return [_list_entry(library, listed) for listed in found]
+    found = sorted(models.listed(), key=lambda listed: -(listed.modified_ns // 10**9))
+    return [_list_entry(models, listed) for listed in found]
 
 
-def _list_entry(library: Library, listed: Listed) -> dict[str, object]:
+def _list_entry(models: StoredModels, listed: Listed) -> dict[str, object]:
     entry: dict[str, object] = {
         "name": listed.name.short,
         "model": listed.name.short,
@@ -167,10 +167,10 @@ def _list_entry(library: Library, listed: Listed) -> dict[str, object]:
     }
     remote = {"remote_model": listed.config.remote_model, "remote_host": listed.config.remote_host}
     entry |= {key: value for key, value in remote.items() if value}
-    return entry | (_extras(library, listed) if library.behaviour.tags_extras else {})
+    return entry | (_extras(models, listed) if models.behavior.tags_extras else {})
 
 
-def _extras(library: Library, listed: Listed) -> dict[str, object]:
+def _extras(models: StoredModels, listed: Listed) -> dict[str, object]:
     """What tags tell since 0.30."""
     parent = next((layer.origin for layer in listed.manifest.layers if layer.media_type == MODEL), "")
     lengths = {
@@ -179,7 +179,7 @@ def _extras(library: Library, listed: Listed) -> dict[str, object]:
     }
     capabilities: list[str] = []
     try:
-        model = library.load(listed.name)
+        model = models.load(listed.name)
         capabilities = model.capabilities()
         header = model.header()
         if header:

@@ -12,10 +12,10 @@ from itertools import chain
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.golang import json_line, json_text
 from ollamaops.sandbox.inference_requests import Refusal
-from ollamaops.sandbox.work import SUCCESS, Line, Work
+from ollamaops.sandbox.responses import SUCCESS, Line, Work
 
 JSON = "application/json; charset=utf-8"
 BARE_JSON = "application/json"
@@ -33,17 +33,17 @@ def refuse(refusal: Refusal, content_type: str = JSON) -> Response:
     return answer({"error": refusal.text}, refusal.status, content_type)
 
 
-async def send_work(work: Work, behaviour: Behaviour, *, stream: bool) -> Response:
+async def send_work(work: Work, behavior: Behavior, *, stream: bool) -> Response:
     """Carry out the work and answer with what it says."""
     lines = _reported(work)
     if not stream:
-        return await run_in_threadpool(_wait, lines, behaviour)
+        return await run_in_threadpool(_wait, lines, behavior)
     first = await run_in_threadpool(next, lines, None)
-    if isinstance(first, Refusal) and behaviour.errors_end_streams:
+    if isinstance(first, Refusal) and behavior.errors_end_streams:
         await run_in_threadpool(lines.close)
         return refuse(first, BARE_JSON)
     rest = chain([first], lines) if first is not None else iter(())
-    return StreamingResponse(_as_ndjson(rest, behaviour), headers={"content-type": NDJSON})
+    return StreamingResponse(_as_ndjson(rest, behavior), headers={"content-type": NDJSON})
 
 
 def _reported(work: Work) -> Generator[Line, None, None]:
@@ -54,14 +54,14 @@ def _reported(work: Work) -> Generator[Line, None, None]:
         yield refusal
 
 
-def _wait(lines: Generator[Line, None, None], behaviour: Behaviour) -> Response:
+def _wait(lines: Generator[Line, None, None], behavior: Behavior) -> Response:
     last: dict[str, object] = {}
     for line in lines:
         if isinstance(line, Refusal):
             lines.close()
             return refuse(line, BARE_JSON)
         last = line
-        if line.get("status") == SUCCESS and not behaviour.waits_for_last_success:
+        if line.get("status") == SUCCESS and not behavior.waits_for_last_success:
             lines.close()
             break
     return (
@@ -69,12 +69,12 @@ def _wait(lines: Generator[Line, None, None], behaviour: Behaviour) -> Response:
     )
 
 
-def _as_ndjson(lines: Iterator[Line], behaviour: Behaviour) -> Iterator[bytes]:
+def _as_ndjson(lines: Iterator[Line], behavior: Behavior) -> Iterator[bytes]:
     for line in lines:
         if not isinstance(line, Refusal):
             yield json_line(line)
             continue
-        status = {} if behaviour.errors_end_streams or line.status == 500 else {"status": line.status}
+        status = {} if behavior.errors_end_streams or line.status == 500 else {"status": line.status}
         yield json_line({"error": line.text, **status})
-        if behaviour.errors_end_streams:
+        if behavior.errors_end_streams:
             return

@@ -13,14 +13,14 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
-from ollamaops.sandbox.catalogue import Catalogue
+from ollamaops.sandbox.builtin_models import BuiltinModels
 from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import MANIFEST_TYPE, CorruptManifest, Layer, Manifest, parse_manifest
-from ollamaops.sandbox.library import Library, NoSuchModel
 from ollamaops.sandbox.model_name import DEFAULT_HOST, Name, parse_name
+from ollamaops.sandbox.pull_sources import BuiltinSource, RegistrySource, Source, Steps
 from ollamaops.sandbox.registry_http import RegistryError, RegistryHTTP, RegistryNotFound
-from ollamaops.sandbox.sources import CatalogueSource, RegistrySource, Source, Steps
-from ollamaops.sandbox.work import SUCCESS, Line, Work, failure, line, os_failure
+from ollamaops.sandbox.responses import SUCCESS, Line, Work, failure, line, os_failure
+from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 
 _TICK_S = 0.06
 
@@ -28,10 +28,10 @@ _TICK_S = 0.06
 class Transfer:
     """Pulls and pushes for one store. `version` goes into the User-Agent."""
 
-    def __init__(self, library: Library, version: str, catalogue: Catalogue | None = None) -> None:
-        self._library, self._store, self._behaviour = library, library.store, library.behaviour
+    def __init__(self, models: StoredModels, version: str, builtin: BuiltinModels | None = None) -> None:
+        self._models, self._store, self._behavior = models, models.store, models.behavior
         self._user_agent = f"ollama/{version}"
-        self.catalogue = catalogue or Catalogue()
+        self.builtin = builtin or BuiltinModels()
 
     def pull_base(self, name: Name) -> Work:
         """The lines of pulling a base that a create lacks."""
@@ -51,7 +51,7 @@ class Transfer:
             yield line("verifying sha256 digest")
             self._verify(fresh)
             yield line("writing manifest")
-            raw = manifest.raw if self._behaviour.raw_manifests else self._written(manifest)
+            raw = manifest.raw if self._behavior.raw_manifests else self._written(manifest)
             self._store.write_manifest(name, raw)
         except RegistryError as error:
             raise failure(str(error)) from error
@@ -61,16 +61,16 @@ class Transfer:
         yield line(SUCCESS)
 
     def _written(self, manifest: Manifest) -> bytes:
-        return manifest.pushed(names=self._behaviour.layer_names)
+        return manifest.pushed(names=self._behavior.layer_names)
 
     def _old_blobs(self, name: Name) -> set[str]:
         try:
-            return {blob.digest for blob in self._library.manifest(name).blobs}
+            return {blob.digest for blob in self._models.manifest(name).blobs}
         except (NoSuchModel, CorruptManifest):
             return set()
 
     def _remove_unused(self, digests: set[str]) -> Work:
-        if self._behaviour.always_says_prune:
+        if self._behavior.always_says_prune:
             yield line("removing any unused layers")
         elif digests:
             yield line("removing unused layers")
@@ -79,10 +79,10 @@ class Transfer:
 
     def _source(self, name: Name, *, insecure: bool) -> Source:
         if name.host.lower() == DEFAULT_HOST:
-            return CatalogueSource(self.catalogue, name, has_lines=self._behaviour.fresh_blob_lines)
+            return BuiltinSource(self.builtin, name, has_lines=self._behavior.fresh_blob_lines)
         http = RegistryHTTP(self._user_agent)
         return RegistrySource(
-            http, _base_url(name, insecure=insecure), name, self._behaviour.blob_without_redirect
+            http, _base_url(name, insecure=insecure), name, self._behavior.blob_without_redirect
         )
 
     def _download(self, source: Source, manifest: Manifest) -> Generator[Line, None, list[Layer]]:
@@ -110,7 +110,7 @@ class Transfer:
                 shown_at = time.monotonic()
                 yield last
                 last = None
-        if last and self._behaviour.fresh_blob_lines:
+        if last and self._behavior.fresh_blob_lines:
             yield last
 
     def _verify(self, blobs: Sequence[Layer]) -> None:
@@ -125,10 +125,10 @@ class Transfer:
     def push(self, name: Name, *, insecure: bool, is_http: bool) -> Work:
         """The lines of pushing `name`; `is_http` when the request's name said so."""
         yield line("retrieving manifest")
-        if is_http and not insecure and self._behaviour.push_checks_scheme:
+        if is_http and not insecure and self._behavior.push_checks_scheme:
             raise failure("insecure protocol http")
         try:
-            manifest = self._library.manifest(name)
+            manifest = self._models.manifest(name)
         except (NoSuchModel, CorruptManifest) as error:
             yield line("couldn't retrieve manifest")
             raise self._nothing_to_push(name) from error
@@ -152,9 +152,9 @@ class Transfer:
         yield line(SUCCESS)
 
     def _nothing_to_push(self, name: Name) -> Refusal:
-        if self._behaviour.push_invalid and not name.is_valid:
-            return failure(self._behaviour.push_invalid.format(name.full))
-        return failure(self._behaviour.push_missing.format(self._store.manifest_path(name)))
+        if self._behavior.push_invalid and not name.is_valid:
+            return failure(self._behavior.push_invalid.format(name.full))
+        return failure(self._behavior.push_missing.format(self._store.manifest_path(name)))
 
     def _push_blob(self, http: RegistryHTTP, base: str, blob: Layer) -> Work:
         try:

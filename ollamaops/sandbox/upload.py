@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
+from ollamaops.sandbox.responses import bad_request, failure, os_failure
 from ollamaops.sandbox.store import Store, Upload
-from ollamaops.sandbox.work import bad_request, failure, os_failure
 
 _BATCH = 4 << 20
 

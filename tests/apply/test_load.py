@@ -36,7 +36,7 @@ from ollamaops.observe.memory import recall_evictions
 from ollamaops.observe.run import Options
 from ollamaops.plan.actions import Action, DeleteModel, LoadModel, Plan, PullModel, UnloadModel, id_of
 from ollamaops.plan.codec import plan_from_json, plan_to_json
-from ollamaops.sandbox.catalogue import PRETENDS
+from ollamaops.sandbox.builtin_models import BUILTIN_MODELS
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.facts import Run
 from ollamaops.state.ledger import Ledger
@@ -154,7 +154,7 @@ def test_what_somebody_else_made_again_is_loaded_again(host: LiveHost) -> None:
 
 
 def test_an_embedding_model_that_cannot_generate_is_loaded(host: LiveHost) -> None:
-    models = [a_model(pretend.name, resident=True) for pretend in PRETENDS if pretend.is_embedding][:2]
+    models = [a_model(pretend.name, resident=True) for pretend in BUILTIN_MODELS if pretend.is_embedding][:2]
     assert_converged(host, host.apply(models))
     assert in_memory(host) == {str(model.name): "for ever" for model in models}
 

@@ -17,7 +17,7 @@ import yaml
 
 from ollamaops.cli.main import COMMANDS, run
 from ollamaops.sandbox.fault_injection import with_faults
-from ollamaops.sandbox.faults import parse_faults
+from ollamaops.sandbox.fault_script import parse_faults
 from ollamaops.sandbox.server import Sandbox
 
 DERIVED = {

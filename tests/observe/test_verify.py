@@ -37,7 +37,7 @@ from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.results import HostVerdicts
 from ollamaops.plan.verdicts import Verdict
 from ollamaops.sandbox.fault_injection import with_faults
-from ollamaops.sandbox.faults import parse_faults
+from ollamaops.sandbox.fault_script import parse_faults
 from ollamaops.sandbox.server import Sandbox
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")

@@ -14,7 +14,7 @@ from ollamaops.ollama.features import (
     first_version_with,
     flag_names,
 )
-from ollamaops.sandbox.behaviour import behaviour_for
+from ollamaops.sandbox.behavior import behavior_for
 
 
 def features(text: str) -> Features:
@@ -172,7 +172,7 @@ def test_quantization_types_depend_on_the_version(version: str, quantize: str, t
 
 @pytest.mark.parametrize("version", ["0.3.4", "0.5.7", "0.6.8", "0.12.11", "0.32.15", "0.33.0-rc2"])
 def test_the_sandbox_quantizes_to_what_a_server_of_that_version_is_taken_to_make(version: str) -> None:
-    taken = {*behaviour_for(version).quantize_types}
+    taken = {*behavior_for(version).quantize_types}
     assert features(version).quantize_types - {"Q4_K"} == taken  # another word for Q4_K_M
 
 

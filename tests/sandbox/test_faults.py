@@ -25,10 +25,9 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from ollamaops.errors import ManifestError
-from ollamaops.sandbox import faults
+from ollamaops.sandbox import fault_script
 from ollamaops.sandbox.fault_injection import FaultInjector, with_faults
-from ollamaops.sandbox.fault_transport import Door, FaultProtocol, transport_of
-from ollamaops.sandbox.faults import (
+from ollamaops.sandbox.fault_script import (
     Call,
     ChangeModel,
     Cut,
@@ -47,6 +46,7 @@ from ollamaops.sandbox.faults import (
     load_faults,
     parse_faults,
 )
+from ollamaops.sandbox.fault_transport import FaultProtocol, ListenerGate, transport_of
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.sandbox.store import Store
 
@@ -66,7 +66,7 @@ def a_script(*rules: str) -> FaultScript:
 def statuses(script: FaultScript, calls: int, call: Call | None = None) -> list[int | None]:
     """The status of each of so many calls; None where nothing happened."""
     decided = [script.decide(call or Call(endpoint="tags")) for _ in range(calls)]
-    return [fault.deed.status if fault and isinstance(fault.deed, Status) else None for fault in decided]
+    return [fault.action.status if fault and isinstance(fault.action, Status) else None for fault in decided]
 
 
 @pytest.mark.parametrize(
@@ -146,41 +146,41 @@ def test_a_rule_counts_the_calls_it_is_on(matcher: Matcher, call: Call, matches:
 @pytest.mark.parametrize(
     ("do", "fault"),
     [
-        ("{status: 503}", Fault(deed=Status(status=503))),
+        ("{status: 503}", Fault(action=Status(status=503))),
         (
             "{status: 429, retry_after: 2, html: true}",
-            Fault(deed=Status(status=429, retry_after="2", html=True)),
+            Fault(action=Status(status=429, retry_after="2", html=True)),
         ),
-        ("{status: 500, body: no}", Fault(deed=Status(status=500, body="no"))),
+        ("{status: 500, body: no}", Fault(action=Status(status=500, body="no"))),
         ("{latency: 200ms}", Fault(latency_s=0.2)),
-        ("{latency: 1.5, status: 500}", Fault(latency_s=1.5, deed=Status(status=500))),
+        ("{latency: 1.5, status: 500}", Fault(latency_s=1.5, action=Status(status=500))),
         ("{bandwidth: 1MB/s}", Fault(bandwidth_bytes_per_s=10**6)),
-        ("{bandwidth: 4096, reset: after}", Fault(bandwidth_bytes_per_s=4096, deed=Reset("after"))),
-        ("{refuse: true}", Fault(deed=Refuse(1.0))),
-        ("{refuse: 5s}", Fault(deed=Refuse(5.0))),
-        ("{reset: before}", Fault(deed=Reset("before"))),
-        ("{reset: during}", Fault(deed=Reset("during"))),
-        ("{cut: looks-complete}", Fault(deed=Cut("looks-complete"))),
-        ("{cut: mid-line}", Fault(deed=Cut("mid-line"))),
-        ("{cut: 3}", Fault(deed=Cut(3))),
-        ("{cut: 2 lines}", Fault(deed=Cut(2))),
-        ("{stall: true}", Fault(deed=Stall())),
+        ("{bandwidth: 4096, reset: after}", Fault(bandwidth_bytes_per_s=4096, action=Reset("after"))),
+        ("{refuse: true}", Fault(action=Refuse(1.0))),
+        ("{refuse: 5s}", Fault(action=Refuse(5.0))),
+        ("{reset: before}", Fault(action=Reset("before"))),
+        ("{reset: during}", Fault(action=Reset("during"))),
+        ("{cut: looks-complete}", Fault(action=Cut("looks-complete"))),
+        ("{cut: mid-line}", Fault(action=Cut("mid-line"))),
+        ("{cut: 3}", Fault(action=Cut(3))),
+        ("{cut: 2 lines}", Fault(action=Cut(2))),
+        ("{stall: true}", Fault(action=Stall())),
         (
             "{stall: {with_progress: true, for: 30s, after: 2}}",
-            Fault(deed=Stall(with_progress=True, for_s=30, after_lines=2)),
+            Fault(action=Stall(with_progress=True, for_s=30, after_lines=2)),
         ),
-        ("{error_then_success: boom}", Fault(deed=ErrorThenSuccess("boom"))),
-        ("{truncate_json: true}", Fault(deed=TruncateJson())),
-        ("{disk_full: true}", Fault(deed=DiskFull())),
-        ("{vanish_blob: true}", Fault(deed=VanishBlob())),
-        ("{change_model: {model: m, delete: true}}", Fault(deed=ChangeModel(model="m", delete=True))),
-        ("{change_model: {model: m, copy_from: o}}", Fault(deed=ChangeModel(model="m", copy_from="o"))),
+        ("{error_then_success: boom}", Fault(action=ErrorThenSuccess("boom"))),
+        ("{truncate_json: true}", Fault(action=TruncateJson())),
+        ("{disk_full: true}", Fault(action=DiskFull())),
+        ("{vanish_blob: true}", Fault(action=VanishBlob())),
+        ("{change_model: {model: m, delete: true}}", Fault(action=ChangeModel(model="m", delete=True))),
+        ("{change_model: {model: m, copy_from: o}}", Fault(action=ChangeModel(model="m", copy_from="o"))),
         (
             "{change_model: {model: m, system: s, parameters: {top_k: 1}}}",
-            Fault(deed=ChangeModel(model="m", system="s", parameters={"top_k": 1})),
+            Fault(action=ChangeModel(model="m", system="s", parameters={"top_k": 1})),
         ),
-        ("{restart: true}", Fault(deed=Restart())),
-        ("{restart: {prune: true, when: before}}", Fault(deed=Restart(prune=True, when="before"))),
+        ("{restart: true}", Fault(action=Restart())),
+        ("{restart: {prune: true, when: before}}", Fault(action=Restart(prune=True, when="before"))),
     ],
 )
 def test_every_deed_is_read(do: str, fault: Fault) -> None:
@@ -236,7 +236,7 @@ def test_all_problems_of_values_come_at_once() -> None:
 
 
 def test_the_documented_example_is_a_valid_script() -> None:
-    example = str(faults.__doc__).split("::\n\n", 1)[1].split("\nThe list", 1)[0]
+    example = str(fault_script.__doc__).split("::\n\n", 1)[1].split("\nThe list", 1)[0]
     script = parse_faults(textwrap.dedent(example))
     assert statuses(script, 2, Call(endpoint="pull", models=("llama3.2",)))[1] == 503
 
@@ -664,7 +664,7 @@ def test_the_door_opens_when_the_last_of_two_refusals_is_over(last: int, tmp_pat
     async def steps() -> list[bool]:
         async with a_listening_server(tmp_path) as server:
             port = server.servers[0].sockets[0].getsockname()[1]
-            door = Door(server)
+            door = ListenerGate(server)
             ends = [asyncio.Event(), asyncio.Event()]
             refusals = [asyncio.create_task(door.refuse(1, partial(_until, end))) for end in ends]
             await asyncio.sleep(0)
@@ -684,7 +684,7 @@ def test_a_server_that_stops_while_the_door_opens_stops_listening(turns: int, tm
         async with a_listening_server(tmp_path) as server:
             port = server.servers[0].sockets[0].getsockname()[1]
             over = asyncio.Event()
-            refusal = asyncio.create_task(Door(server).refuse(1, partial(_until, over)))
+            refusal = asyncio.create_task(ListenerGate(server).refuse(1, partial(_until, over)))
             await asyncio.sleep(0)
             over.set()
             for _ in range(turns):

@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from ollamaops.sandbox.behaviour import RECORDED
-from ollamaops.sandbox.choice import Choice
+from ollamaops.sandbox.behavior import RECORDED
 from ollamaops.sandbox.embedding import embed_text
-from ollamaops.sandbox.inference import Answer, PretendModel, chat, embed, embeddings, generate
+from ollamaops.sandbox.inference import Answer, ModelFacts, chat, embed, embeddings, generate
 from ollamaops.sandbox.inference_requests import (
     NEWEST_RULES,
     ChatMessage,
@@ -30,11 +29,12 @@ from ollamaops.sandbox.inference_requests import (
     read_embeddings,
     read_generate,
 )
-from ollamaops.sandbox.jsonschema_words import Hints, UnsatisfiableSchema, build_instance
 from ollamaops.sandbox.keep_alive import FOREVER_S, InvalidKeepAlive, is_unload, parse_keep_alive
 from ollamaops.sandbox.pattern_words import text_matching
+from ollamaops.sandbox.replies import asked_words
+from ollamaops.sandbox.schema_instance import Hints, UnsatisfiableSchema, build_instance
+from ollamaops.sandbox.seeded_choice import SeededChoice
 from ollamaops.sandbox.tokens import detokenize, split_tokens, tokenize
-from ollamaops.sandbox.voice import asked_words
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 NOW = "2026-08-21T10:00:00.000000001Z"
@@ -42,13 +42,13 @@ OLDEST_RULES = RECORDED["0.3.4"].inference
 Body = Mapping[str, object]
 
 
-def a_model(*capabilities: str, **changes: object) -> PretendModel:
+def a_model(*capabilities: str, **changes: object) -> ModelFacts:
     given = frozenset(capabilities or ("completion",))
-    plain = PretendModel(full_name="registry.ollama.ai/library/talker:latest", capabilities=given)
+    plain = ModelFacts(full_name="registry.ollama.ai/library/talker:latest", capabilities=given)
     return replace(plain, **changes)  # type: ignore[arg-type]  # factories take any field
 
 
-def answer(path: str, body: Body, model: PretendModel, rules: InferenceRules = NEWEST_RULES) -> Answer:
+def answer(path: str, body: Body, model: ModelFacts, rules: InferenceRules = NEWEST_RULES) -> Answer:
     match path.removeprefix("/api/"):
         case "generate":
             return generate(read_generate(body, rules), model, created_at=NOW, rules=rules)
@@ -60,23 +60,23 @@ def answer(path: str, body: Body, model: PretendModel, rules: InferenceRules = N
             return embeddings(read_embeddings(body, rules), model, rules=rules)
 
 
-def generated(prompt: str, model: PretendModel | None = None, **further: object) -> Body:
+def generated(prompt: str, model: ModelFacts | None = None, **further: object) -> Body:
     body = {"model": "talker", "prompt": prompt, "stream": False, **further}
     return answer("/api/generate", body, model or a_model()).chunks[0]
 
 
-def said(prompt: str, model: PretendModel | None = None, **further: object) -> str:
+def said(prompt: str, model: ModelFacts | None = None, **further: object) -> str:
     return str(generated(prompt, model, **further)["response"])
 
 
-def chatted(*turns: tuple[str, str], model: PretendModel | None = None, **further: object) -> Body:
+def chatted(*turns: tuple[str, str], model: ModelFacts | None = None, **further: object) -> Body:
     messages = [{"role": role, "content": content} for role, content in turns]
     body = {"model": "talker", "messages": messages, "stream": False, **further}
     return cast(Body, answer("/api/chat", body, model or a_model()).chunks[0]["message"])
 
 
 def refusal(
-    path: str, body: Body, model: PretendModel, rules: InferenceRules = NEWEST_RULES
+    path: str, body: Body, model: ModelFacts, rules: InferenceRules = NEWEST_RULES
 ) -> tuple[int, str]:
     with pytest.raises(Refusal) as caught:
         answer(path, body, model, rules)
@@ -422,9 +422,9 @@ SCHEMAS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("hints", [Hints(), Hints("Take x, 5 or Oslo", ("Oslo",), (5.0, -3.5))])
 def test_a_drawn_value_satisfies_its_schema_and_is_drawn_again_alike(name: str, hints: Hints) -> None:
     for seed in range(5):
-        value = build_instance(SCHEMAS[name], Choice(str(seed)), hints)
+        value = build_instance(SCHEMAS[name], SeededChoice(str(seed)), hints)
         Draft202012Validator(SCHEMAS[name]).validate(value)
-        assert value == build_instance(SCHEMAS[name], Choice(str(seed)), hints)
+        assert value == build_instance(SCHEMAS[name], SeededChoice(str(seed)), hints)
 
 
 bounded = st.tuples(st.integers(-50, 50), st.integers(0, 60)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -462,7 +462,7 @@ schemas = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(schemas, st.integers(0, 99))
 def test_any_schema_of_plain_parts_is_satisfied(schema: dict[str, object], seed: int) -> None:
-    Draft202012Validator(schema).validate(build_instance(schema, Choice(str(seed))))
+    Draft202012Validator(schema).validate(build_instance(schema, SeededChoice(str(seed))))
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_any_schema_of_plain_parts_is_satisfied(schema: dict[str, object], seed:
 )
 def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, object]) -> None:
     with pytest.raises(UnsatisfiableSchema):
-        build_instance(schema, Choice("x"))
+        build_instance(schema, SeededChoice("x"))
     body = {"model": "m", "prompt": "x", "format": schema}
     assert refusal("/api/generate", body, a_model()) == (500, "invalid JSON schema in format")
 
@@ -506,13 +506,13 @@ def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, object]) -
 )
 def test_a_text_is_found_by_the_pattern_it_was_drawn_from(pattern: str) -> None:
     for seed in range(20):
-        assert re.search(pattern, text_matching(pattern, Choice(str(seed))))
+        assert re.search(pattern, text_matching(pattern, SeededChoice(str(seed))))
 
 
 @pytest.mark.parametrize("pattern", ["a(", "(?:", "(?<=a)b", r"(a)\1", "(a", "[a", "a)"])
 def test_a_pattern_that_is_not_understood_raises(pattern: str) -> None:
     with pytest.raises(ValueError):
-        text_matching(pattern, Choice("x"))
+        text_matching(pattern, SeededChoice("x"))
 
 
 # --- tools and thinking ---------------------------------------------------------------------------------------------

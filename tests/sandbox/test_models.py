@@ -11,7 +11,7 @@ import pytest
 from sandbox_caller import Json, a_caller, a_gguf, digest_of
 
 from ollamaops.manifest.modelfile import parse_modelfile
-from ollamaops.sandbox.behaviour import NEWEST, RECORDED
+from ollamaops.sandbox.behavior import NEWEST, RECORDED
 
 VERSIONS = list(RECORDED)
 

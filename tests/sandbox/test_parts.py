@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sandbox_caller import WEIGHTS, a_gguf
 
-from ollamaops.sandbox.behaviour import RECORDED, Behaviour
-from ollamaops.sandbox.catalogue import PRETENDS, Catalogue
+from ollamaops.sandbox.behavior import RECORDED, Behavior
+from ollamaops.sandbox.builtin_models import BUILTIN_MODELS, BuiltinModels
 from ollamaops.sandbox.content_type import sniff
 from ollamaops.sandbox.gguf_file import (
     ARRAY,
@@ -465,12 +465,12 @@ def test_a_manifest_that_is_made_without_layers_says_null() -> None:
     assert Manifest(Layer("config", "sha256:c", 7), ()).stored().endswith(b'"layers":null}\n')
 
 
-@pytest.mark.parametrize("behaviour", [RECORDED["0.3.4"], Behaviour()])
-def test_a_config_reads_back_as_it_was_written(behaviour: Behaviour) -> None:
+@pytest.mark.parametrize("behavior", [RECORDED["0.3.4"], Behavior()])
+def test_a_config_reads_back_as_it_was_written(behavior: Behavior) -> None:
     config = Config(
         "gguf", "llama", ("llama",), "7B", "Q4_0", renderer="r", capabilities=("a",), context_length=5
     )
-    assert parse_config(config.to_bytes([], behaviour)) == config
+    assert parse_config(config.to_bytes([], behavior)) == config
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b'{"context_length": "x"}'])
@@ -591,33 +591,35 @@ def test_the_catalogue_has_the_popular_models() -> None:
         "mistral:latest",
     }
     wanted |= {"nomic-embed-text:latest", "all-minilm:latest", "gemma3:latest", "phi4-mini:latest"}
-    names = Catalogue().names()
+    names = BuiltinModels().names()
     assert wanted <= set(names)
     assert len({name.partition(":")[0] for name in names}) > 12
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("pretend", PRETENDS, ids=lambda pretend: pretend.name)
+@pytest.mark.parametrize("pretend", BUILTIN_MODELS, ids=lambda pretend: pretend.name)
 def test_every_stand_in_is_whole_and_says_what_it_is(pretend: object) -> None:
-    catalogue, name = Catalogue(), str(getattr(pretend, "name", ""))
+    builtin, name = BuiltinModels(), str(getattr(pretend, "name", ""))
     model, _, tag = name.partition(":")
-    raw = catalogue.manifest(f"library/{model}", tag)
+    raw = builtin.manifest(f"library/{model}", tag)
     assert raw is not None
     manifest = parse_manifest(raw)
     for layer in manifest.blobs:
-        data = catalogue.blob(layer.digest)
+        data = builtin.blob(layer.digest)
         assert (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data)) == (layer.digest, layer.size)
-    weights = catalogue.blob(manifest.layers[0].digest)
+    weights = builtin.blob(manifest.layers[0].digest)
     header = parse_header(io.BytesIO(weights), len(weights))
     assert header.end == len(weights)
     assert header.text("general.name") == f"pretend {name}"
     licence = next(layer for layer in manifest.layers if layer.media_type.endswith("license"))
-    assert b"random numbers" in catalogue.blob(licence.digest)
+    assert b"random numbers" in builtin.blob(licence.digest)
     for template in (layer for layer in manifest.layers if layer.media_type.endswith("template")):
-        check_template(catalogue.blob(template.digest).decode())
+        check_template(builtin.blob(template.digest).decode())
 
 
 def test_the_catalogue_is_the_same_every_time() -> None:
-    assert Catalogue().manifest("library/qwen3", "8b") == Catalogue().manifest("library/qwen3", "latest")
-    assert Catalogue().manifest("library/qwen3", "nope") is None
-    assert Catalogue().manifest("me/qwen3", "8b") is None
+    assert BuiltinModels().manifest("library/qwen3", "8b") == BuiltinModels().manifest(
+        "library/qwen3", "latest"
+    )
+    assert BuiltinModels().manifest("library/qwen3", "nope") is None
+    assert BuiltinModels().manifest("me/qwen3", "8b") is None

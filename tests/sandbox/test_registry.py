@@ -14,7 +14,7 @@ from ollamaops.errors import NotFound
 from ollamaops.names import Digest, ModelName
 from ollamaops.registry.client import RegistryClient
 from ollamaops.registry.documents import MANIFEST_TYPE, RegistryManifest
-from ollamaops.sandbox.behaviour import RECORDED
+from ollamaops.sandbox.behavior import RECORDED
 from ollamaops.sandbox.server import Sandbox
 
 LLAMA = ModelName.parse("llama3.2:3b")

@@ -17,8 +17,8 @@ import pytest
 import requests
 from sandbox_caller import WEIGHTS, Caller, Json, a_caller, a_gguf, digest_of
 
-from ollamaops.sandbox.behaviour import NEWEST, RECORDED, behaviour_for
-from ollamaops.sandbox.runner import Runners
+from ollamaops.sandbox.behavior import NEWEST, RECORDED, behavior_for
+from ollamaops.sandbox.loaded_models import LoadedModels
 from ollamaops.sandbox.server import Sandbox
 
 VERSIONS = list(RECORDED)
@@ -75,7 +75,7 @@ def test_a_restart_keeps_the_address_and_forgets_what_was_loaded(tmp_path: Path)
 
 
 def test_a_behaviour_of_ones_own_can_be_given(tmp_path: Path) -> None:
-    with Sandbox(tmp_path, as_version="0.5.5", behaviour=behaviour_for("0.5.7")) as sandbox:
+    with Sandbox(tmp_path, as_version="0.5.5", behavior=behavior_for("0.5.7")) as sandbox:
         assert requests.get(f"{sandbox.url}/api/version", timeout=5).json() == {"version": "0.5.5"}
         answer = requests.post(f"{sandbox.url}/api/create", data='{"model": "x"}', timeout=5)
         assert answer.json()["error"] == "neither 'from' or 'files' was specified"
@@ -357,7 +357,7 @@ def test_a_corrupt_manifest_stops_the_pruning_of_newer_servers(
 def test_a_model_leaves_memory_when_its_time_is_over(tmp_path: Path) -> None:
     now = [1000.0]
     with a_caller(tmp_path) as caller:
-        caller.sandbox.service.runners = Runners(lambda: now[0])
+        caller.sandbox.service.runners = LoadedModels(lambda: now[0])
         caller.base()
         caller.post("generate", model="base", keep_alive="10s")
         entry = cast("list[Json]", caller.call("GET", "/api/ps").document["models"])[0]
@@ -368,7 +368,7 @@ def test_a_model_leaves_memory_when_its_time_is_over(tmp_path: Path) -> None:
 
 def test_for_ever_is_a_date_three_hundred_years_from_now(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
-        caller.sandbox.service.runners = Runners(lambda: 0.0)
+        caller.sandbox.service.runners = LoadedModels(lambda: 0.0)
         caller.base()
         caller.post("chat", model="base", messages=[], keep_alive=-1)
         entry = cast("list[Json]", caller.call("GET", "/api/ps").document["models"])[0]
@@ -378,7 +378,7 @@ def test_for_ever_is_a_date_three_hundred_years_from_now(tmp_path: Path) -> None
 def test_a_request_that_says_no_time_keeps_the_one_that_was_given_before(tmp_path: Path) -> None:
     now = [1000.0]
     with a_caller(tmp_path) as caller:
-        caller.sandbox.service.runners = Runners(lambda: now[0])
+        caller.sandbox.service.runners = LoadedModels(lambda: now[0])
         caller.base()
         caller.post("generate", model="base", keep_alive="10s")
         now[0] += 5

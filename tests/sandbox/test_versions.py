@@ -14,7 +14,7 @@ import pytest
 from sandbox_caller import a_caller
 
 from ollamaops.ollama.features import ServerVersion, features_of
-from ollamaops.sandbox.behaviour import BEGAN, NEWEST, RECORDED, Behaviour, behaviour_for
+from ollamaops.sandbox.behavior import BEGAN, NEWEST, RECORDED, Behavior, behavior_for
 
 VERSIONS = list(RECORDED)
 
@@ -40,13 +40,13 @@ VERSIONS = list(RECORDED)
 def test_a_version_between_two_recorded_ones_is_like_the_older_until_something_begins(
     version: str, recorded: str | None
 ) -> None:
-    alike = [name for name, behaviour in RECORDED.items() if behaviour == behaviour_for(version)]
+    alike = [name for name, behavior in RECORDED.items() if behavior == behavior_for(version)]
     assert (recorded in alike) if recorded else not alike
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_recorded_version_behaves_as_it_was_recorded(version: str) -> None:
-    assert behaviour_for(version) == RECORDED[version]
+    assert behavior_for(version) == RECORDED[version]
 
 
 def text_of(number: Sequence[int]) -> str:
@@ -60,8 +60,8 @@ def just_below(number: Sequence[int]) -> str:
 
 
 def flag_of(version: str, flag: str) -> object:
-    behaviour = behaviour_for(version)
-    return getattr(behaviour if hasattr(behaviour, flag) else behaviour.inference, flag)
+    behavior = behavior_for(version)
+    return getattr(behavior if hasattr(behavior, flag) else behavior.inference, flag)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ FROM_THE_RECORDED_VERSION_ON = {
 def test_what_differs_between_recorded_servers_began_at_a_known_version_or_is_said_not_to_be_known(
     old: str, new: str
 ) -> None:
-    flags = [*asdict(Behaviour()), *asdict(Behaviour().inference)]
+    flags = [*asdict(Behavior()), *asdict(Behavior().inference)]
     differing = {flag for flag in flags if flag != "inference" and flag_of(old, flag) != flag_of(new, flag)}
     between = [
         since
@@ -178,4 +178,4 @@ def test_a_renderer_is_handed_on_only_by_newer_servers(version: str, renderer: s
 
 
 def test_the_two_newest_recorded_servers_behave_alike() -> None:
-    assert RECORDED["0.32.15"] == RECORDED[NEWEST] == Behaviour()
+    assert RECORDED["0.32.15"] == RECORDED[NEWEST] == Behavior()

@@ -33,7 +33,7 @@ from ollamaops.plan.actions import Plan, id_of
 from ollamaops.plan.results import RunReport
 from ollamaops.registry.client import RegistryClient
 from ollamaops.sandbox.fault_injection import with_faults
-from ollamaops.sandbox.faults import FaultScript, parse_faults
+from ollamaops.sandbox.fault_script import FaultScript, parse_faults
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
 

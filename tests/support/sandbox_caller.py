@@ -13,7 +13,7 @@ from typing import cast
 
 import requests
 
-from ollamaops.sandbox.behaviour import NEWEST
+from ollamaops.sandbox.behavior import NEWEST
 from ollamaops.sandbox.gguf_file import STRING, UINT32, Field, Tensor, header_bytes, padding_after
 from ollamaops.sandbox.server import Sandbox
 
@@ -81,7 +81,7 @@ class Caller:
     def base(self, name: str = "base", weights: str = "tiny-a.gguf") -> None:
         """A model made from a file, in the way of the sandbox's version."""
         digest = self.weights(weights)
-        if self.sandbox.service.behaviour.structured_create:
+        if self.sandbox.service.behavior.structured_create:
             reply = self.create(name, files={weights: digest})
         else:
             reply = self.create(name, modelfile=f"FROM @{digest}\n")

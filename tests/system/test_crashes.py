@@ -32,7 +32,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ollamaops.names import ModelName
 from ollamaops.sandbox.app import App
 from ollamaops.sandbox.fault_injection import FaultInjector, with_faults
-from ollamaops.sandbox.faults import FaultScript, parse_faults
+from ollamaops.sandbox.fault_script import FaultScript, parse_faults
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
 

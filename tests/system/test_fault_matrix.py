@@ -23,7 +23,7 @@ from ollamaops.cli.main import run as run_command
 from ollamaops.events import Succeeded
 from ollamaops.manifest.document import parse_document, to_plain
 from ollamaops.names import ModelName
-from ollamaops.sandbox.faults import parse_faults
+from ollamaops.sandbox.fault_script import parse_faults
 
 VERSIONS = ("0.5.7", "0.12.11", "0.33.0-rc2")
 CONVERGES = "converges"
@@ -171,7 +171,9 @@ def test_a_fault_ends_in_convergence_or_in_a_named_failure_and_nothing_is_lost(
 
 
 def test_the_tables_hold_every_fault_of_the_script_language() -> None:
-    schema = json.loads((Path(parse_faults.__code__.co_filename).parent / "faults.schema.json").read_text())
+    schema = json.loads(
+        (Path(parse_faults.__code__.co_filename).parent / "fault_script.schema.json").read_text()
+    )
     deeds = set(schema["$defs"]["do"]["properties"]) - {"body", "change_model"}  # has tests of its own below
     used = {key for case in CASES for rule in json.loads(case.faults) for key in rule["do"]}
     assert used >= deeds

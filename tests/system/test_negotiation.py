@@ -1,7 +1,7 @@
 """What the engine asks of a server depends on its version, and changes exactly where the servers change.
 
 Each test stands on both sides of one boundary. The hosts say that they are a version next to it and behave like the
-recorded server on that side of it (`like`); where no recorded server has a trait, it is set in the behaviour.
+recorded server on that side of it (`like`); where no recorded server has a trait, it is set in the behavior.
 test_version.py holds the bare table of boundaries.
 """
 
@@ -38,7 +38,7 @@ from ollamaops.manifest.types import Build, Message, ModelSpec, Pull
 from ollamaops.names import Digest
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import HostPlan
-from ollamaops.sandbox.behaviour import RECORDED, Behaviour
+from ollamaops.sandbox.behavior import RECORDED, Behavior
 from ollamaops.sandbox.model_name import parse_name
 from ollamaops.sandbox.server import Sandbox
 
@@ -48,14 +48,14 @@ TIMEOUT_S = 30
 
 @contextmanager
 def a_host_like(
-    version: str, like: str | Behaviour, *, store: Path | None = None, state: Path | None = None
+    version: str, like: str | Behavior, *, store: Path | None = None, state: Path | None = None
 ) -> Iterator[LiveHost]:
     """A host that says it is `version` and behaves as the recorded server `like`."""
-    behaviour = like if isinstance(like, Behaviour) else RECORDED[like]
+    behavior = like if isinstance(like, Behavior) else RECORDED[like]
     overseer = Overseer()
     with (
         tempfile.TemporaryDirectory(prefix="ollamaops-test-") as folder,
-        Sandbox(store, as_version=version, behaviour=behaviour, faults=overseer.wrap) as sandbox,
+        Sandbox(store, as_version=version, behavior=behavior, faults=overseer.wrap) as sandbox,
     ):
         yield LiveHost(sandbox, state or Path(folder), overseer)
 
@@ -135,9 +135,9 @@ def test_0126_a_refusal_at_the_start_of_a_stream_is_the_same_error_on_both_sides
 def test_070_the_success_of_a_base_that_is_pulled_on_the_way_is_not_taken_for_the_models(
     version: str, like: str, waits: bool
 ) -> None:
-    behaviour = replace(RECORDED[like], errors_end_streams=False)  # as before 0.12.6: asked without a stream
+    behavior = replace(RECORDED[like], errors_end_streams=False)  # as before 0.12.6: asked without a stream
     models = [a_model(BASE), a_model("bot", a_build(BASE, system="new"))]
-    with a_host_like(version, behaviour) as host:
+    with a_host_like(version, behavior) as host:
         host.stranger.pull(BASE)
         host.stranger.create("bot", BASE, system="old")
         gone: list[Request] = []
@@ -273,13 +273,13 @@ def test_0300_files_are_called_by_their_path_instead_of_their_name(
 
 @pytest.mark.parametrize(("version", "like"), [("0.4.2", "0.3.4"), ("0.5.2", "0.3.4 that folds")])
 def test_052_a_model_in_another_case_is_replaced_and_not_doubled(version: str, like: str) -> None:
-    behaviour = RECORDED["0.3.4"] if like == "0.3.4" else replace(RECORDED["0.3.4"], names_fold_case=True)
+    behavior = RECORDED["0.3.4"] if like == "0.3.4" else replace(RECORDED["0.3.4"], names_fold_case=True)
     models = [
         a_model(BASE),
         a_model("bot", a_build(BASE, system="new")),
         a_model("team/chat:v1", a_copy("bot")),
     ]
-    with a_host_like(version, behaviour) as host:
+    with a_host_like(version, behavior) as host:
         host.stranger.pull(BASE)
         for other in ("BOT", "team/Chat:V1"):
             host.stranger.copy(BASE, other)
@@ -357,7 +357,7 @@ def test_0300_the_template_is_read_where_the_server_still_says_the_one_that_coun
     ],
 )
 def test_064_what_a_server_does_not_say_is_unknown_and_not_none(
-    version: str, like: str | Behaviour, capabilities: tuple[str, ...] | None, tensors: bool
+    version: str, like: str | Behavior, capabilities: tuple[str, ...] | None, tensors: bool
 ) -> None:
     with a_host_like(version, like) as host, OllamaClient.connect(host.sandbox.url) as client:
         host.stranger.create_from_file("legal", "tiny-a.gguf")
@@ -404,9 +404,9 @@ def test_0190_a_pulled_model_is_current_whether_its_manifest_was_kept_or_written
 
 @pytest.mark.parametrize(("version", "like"), [("0.3.6", "0.3.4"), ("0.3.7", "0.5.7")])
 def test_037_a_pull_ends_well_with_and_without_the_line_about_unused_layers(version: str, like: str) -> None:
-    behaviour = replace(RECORDED[like], raw_manifests=True)
+    behavior = replace(RECORDED[like], raw_manifests=True)
     models = [a_model(BASE, update="latest")]
-    with a_host_like(version, behaviour) as host:
+    with a_host_like(version, behavior) as host:
         host.options = replace(host.options, ask_registry=False)
         host.stranger.pull("qwen3:0.6b")
         host.stranger.copy("qwen3:0.6b", BASE)
@@ -492,7 +492,7 @@ def test_0311_a_model_is_out_of_memory_after_unloading_it_on_both_sides(version:
 def test_an_upgrade_of_the_server_is_no_drift(
     old: tuple[str, str], new: tuple[str, str], tmp_path: Path
 ) -> None:
-    behaviours = {
+    behaviors = {
         **RECORDED,
         "0.33.0-rc2 with rootfs": replace(RECORDED["0.33.0-rc2"], config_rootfs=True),
     }
@@ -504,9 +504,9 @@ def test_an_upgrade_of_the_server_is_no_drift(
     ]
     store, state = tmp_path / "store", tmp_path / "state"
     state.mkdir()
-    with a_host_like(old[0], behaviours[old[1]], store=store, state=state) as host:
+    with a_host_like(old[0], behaviors[old[1]], store=store, state=state) as host:
         assert_converged(host, host.apply(models))
-    with a_host_like(new[0], behaviours[new[1]], store=store, state=state) as host:
+    with a_host_like(new[0], behaviors[new[1]], store=store, state=state) as host:
         assert host.plan(models).actions == ()
         host.forget()
         assert host.plan(models).actions == ()

@@ -96,7 +96,7 @@ def test_a_manifest_is_valid(text: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("text", FAULTS)
 def test_a_script_of_faults_is_valid(text: str) -> None:
-    from ollamaops.sandbox.faults import parse_faults
+    from ollamaops.sandbox.fault_script import parse_faults
 
     assert parse_faults(text).rules
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollamaops.sandbox import layers as kinds
-from ollamaops.sandbox.behaviour import Behaviour
-from ollamaops.sandbox.convert import Conversion, UnsupportedModel, convert_adapter, convert_model
+from ollamaops.sandbox.behavior import Behavior
+from ollamaops.sandbox.convert_safetensors import Conversion, UnsupportedModel, convert_adapter, convert_model
 from ollamaops.sandbox.gguf_file import ALIGNMENT, BadGGUF, Header, is_gguf, read_header
 from ollamaops.sandbox.gguf_rewrite import (
     copy_weights,
@@ -25,9 +25,9 @@ from ollamaops.sandbox.gguf_rewrite import (
 )
 from ollamaops.sandbox.golang import json_line
 from ollamaops.sandbox.layers import Layer, existing_layer, layer_status, new_layer
+from ollamaops.sandbox.responses import Line, bad_request, failure, line, os_failure
 from ollamaops.sandbox.store import InvalidDigest, Store
 from ollamaops.sandbox.templates import recognize
-from ollamaops.sandbox.work import Line, bad_request, failure, line, os_failure
 
 _PSEUDO_DIGEST = "0000000000000000000"
 _NO_VALIDATION = "failed to validate GGUF with llama-quantize without compatibility patches: "
@@ -46,36 +46,36 @@ class Part:
 Parts = Generator[Line, None, list[Part]]
 
 
-def import_files(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+def import_files(store: Store, behavior: Behavior, files: Mapping[str, str]) -> Parts:
     """The layers made from `files` (name → digest) of a create request."""
     kind = detect_kind(store, files)
     if kind == "safetensors":
-        return (yield from _import_safetensors(store, behaviour, files))
+        return (yield from _import_safetensors(store, behavior, files))
     if kind != "gguf":
         raise bad_request("unknown type")
-    parts = yield from _import_ggufs(store, behaviour, files)
+    parts = yield from _import_ggufs(store, behavior, files)
     headers = [part.header for part in parts if part.header]
     return parts + [
-        part for header in headers for part in template_parts(store, header, old=behaviour.old_chatml)
+        part for header in headers for part in template_parts(store, header, old=behavior.old_chatml)
     ]
 
 
-def import_drafts(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+def import_drafts(store: Store, behavior: Behavior, files: Mapping[str, str]) -> Parts:
     """The layers made from `draft_files`; every error is the request's fault here."""
     if detect_kind(store, files) != "gguf":
         raise bad_request("unknown type")
-    parts = yield from _import_ggufs(store, behaviour, files)
+    parts = yield from _import_ggufs(store, behavior, files)
     return [replace(part, layer=replace(part.layer, media_type=kinds.DRAFT)) for part in parts]
 
 
-def _import_ggufs(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+def _import_ggufs(store: Store, behavior: Behavior, files: Mapping[str, str]) -> Parts:
     parts: list[Part] = []
     shards: dict[str, dict[int, Part]] = {}
     for name in sorted(files):
         yield line("parsing GGUF")
         header = open_gguf(store, files[name])
-        part = gguf_part(store, behaviour, files[name], name, header)
-        if behaviour.splits_merge and header.number("split.count") > 1:
+        part = gguf_part(store, behavior, files[name], name, header)
+        if behavior.splits_merge and header.number("split.count") > 1:
             shards.setdefault(_split_group(name, header), {})[header.number("split.no")] = part
         else:
             parts.append(part)
@@ -113,7 +113,7 @@ def _merged(store: Store, group: str, shards: Mapping[int, Part]) -> Part:
 
 
 def import_adapters(
-    store: Store, behaviour: Behaviour, files: Mapping[str, str], base: Sequence[Part]
+    store: Store, behavior: Behavior, files: Mapping[str, str], base: Sequence[Part]
 ) -> Parts:
     """The adapter layers made from `files`; every error is the request's fault here."""
     kind = detect_kind(store, files)
@@ -125,7 +125,7 @@ def import_adapters(
         raise bad_request("unknown type")
     if len(files) > 1:
         raise bad_request("only one adapter is currently supported")
-    return (yield from _import_ggufs(store, behaviour, files))
+    return (yield from _import_ggufs(store, behavior, files))
 
 
 def detect_kind(store: Store, files: Mapping[str, str]) -> str:
@@ -161,31 +161,31 @@ def open_gguf(store: Store, digest: str) -> Header:
         raise failure(str(error)) from error
 
 
-def gguf_part(store: Store, behaviour: Behaviour, digest: str, name: str, header: Header) -> Part:
+def gguf_part(store: Store, behavior: Behavior, digest: str, name: str, header: Header) -> Part:
     """An uploaded GGUF file as a layer. Refusal for a file that goes on behind its last tensor (older servers)."""
     path = _blob(store, digest)
     try:
-        if behaviour.file_ends_checked and path.stat().st_size > header.end:
+        if behavior.file_ends_checked and path.stat().st_size > header.end:
             raise failure("invalid file magic")
-        origin = {"none": "", "blob path": str(path), "file name": name}[behaviour.file_origin]
-        layer = existing_layer(store, digest, _media_type(header, behaviour), origin)
+        origin = {"none": "", "blob path": str(path), "file name": name}[behavior.file_origin]
+        layer = existing_layer(store, digest, _media_type(header, behavior), origin)
     except OSError as error:
         raise os_failure(error) from error
     return Part(layer, header, is_upload=True)
 
 
-def _media_type(header: Header, behaviour: Behaviour) -> str:
-    if behaviour.adapters_by_metadata and header.kind == "adapter":
+def _media_type(header: Header, behavior: Behavior) -> str:
+    if behavior.adapters_by_metadata and header.kind == "adapter":
         return kinds.ADAPTER
-    return kinds.PROJECTOR if _is_projector(header, behaviour) else kinds.MODEL
+    return kinds.PROJECTOR if _is_projector(header, behavior) else kinds.MODEL
 
 
-def _is_projector(header: Header, behaviour: Behaviour) -> bool:
-    if behaviour.projector_test == "clip":
+def _is_projector(header: Header, behavior: Behavior) -> bool:
+    if behavior.projector_test == "clip":
         return header.architecture == "clip"
     if header.kind in {"projector", "mmproj"}:
         return True
-    if behaviour.projector_test == "vision":
+    if behavior.projector_test == "vision":
         return f"{header.architecture}.vision.block_count" in header.fields
     if header.of_architecture("block_count"):
         return False
@@ -219,16 +219,16 @@ def _paths(store: Store, files: Mapping[str, str]) -> dict[str, Path]:
     return {name: _blob(store, digest) for name, digest in files.items()}
 
 
-def _import_safetensors(store: Store, behaviour: Behaviour, files: Mapping[str, str]) -> Parts:
+def _import_safetensors(store: Store, behavior: Behavior, files: Mapping[str, str]) -> Parts:
     yield line("converting model")
-    part = convert_files(store, behaviour, _paths(store, files))
+    part = convert_files(store, behavior, _paths(store, files))
     header = part.header
-    return [part, *(template_parts(store, header, old=behaviour.old_chatml) if header else ())]
+    return [part, *(template_parts(store, header, old=behavior.old_chatml) if header else ())]
 
 
-def convert_files(store: Store, behaviour: Behaviour, files: Mapping[str, Path]) -> Part:
+def convert_files(store: Store, behavior: Behavior, files: Mapping[str, Path]) -> Part:
     """The weights made from the files of a safetensors directory. Refusal."""
-    return _converted(store, lambda: convert_model(files, behaviour), kinds.MODEL)
+    return _converted(store, lambda: convert_model(files, behavior), kinds.MODEL)
 
 
 def _converted(store: Store, convert: Callable[[], Conversion], media_type: str) -> Part:
@@ -250,19 +250,19 @@ def _stored(store: Store, digest: str, media_type: str, *, is_new: bool) -> Laye
 
 
 def finish_weights(
-    store: Store, behaviour: Behaviour, part: Part, quantization: str
+    store: Store, behavior: Behavior, part: Part, quantization: str
 ) -> Generator[Line, None, Part]:
     """The part as it is stored: quantized if asked, copied by llama-quantize if it is an upload (≥ 0.30)."""
     header = part.header
     if header is None or part.layer.media_type != kinds.MODEL:
         return part
     if quantization:
-        wanted, have = _wanted_type(behaviour, quantization), file_type_name(header)
-        if have not in behaviour.quantize_sources:
-            raise failure(behaviour.quantize_source_error)
+        wanted, have = _wanted_type(behavior, quantization), file_type_name(header)
+        if have not in behavior.quantize_sources:
+            raise failure(behavior.quantize_source_error)
         if wanted != have:
-            return (yield from _quantize(store, behaviour, part, header, wanted))
-    if not (behaviour.rewrites_gguf and part.is_upload and is_rewritten(header)):
+            return (yield from _quantize(store, behavior, part, header, wanted))
+    if not (behavior.rewrites_gguf and part.is_upload and is_rewritten(header)):
         return part
     if header.end > part.layer.size + ALIGNMENT:
         raise failure(f"{_NO_VALIDATION}tensor data is not within the file bounds")
@@ -270,29 +270,29 @@ def finish_weights(
     return _rewritten(store, part, header, plan_copy(header))
 
 
-def _wanted_type(behaviour: Behaviour, quantization: str) -> str:
+def _wanted_type(behavior: Behavior, quantization: str) -> str:
     wanted = quantization.upper()
-    if wanted == "Q4_K" and "Q4_0" not in behaviour.quantize_types:
+    if wanted == "Q4_K" and "Q4_0" not in behavior.quantize_types:
         wanted = "Q4_K_M"
-    if wanted not in behaviour.quantize_types:
-        raise failure(behaviour.quantize_unknown.format(wanted))
+    if wanted not in behavior.quantize_types:
+        raise failure(behavior.quantize_unknown.format(wanted))
     return wanted
 
 
 def _quantize(
-    store: Store, behaviour: Behaviour, part: Part, header: Header, wanted: str
+    store: Store, behavior: Behavior, part: Part, header: Header, wanted: str
 ) -> Generator[Line, None, Part]:
-    by_go = behaviour.quantizer == "go"
-    new = plan_quantized(header, wanted, by_go=by_go, skips_v=behaviour.quantize_skips_v)
+    by_go = behavior.quantizer == "go"
+    new = plan_quantized(header, wanted, by_go=by_go, skips_v=behavior.quantize_skips_v)
     status = f"quantizing {file_type_name(header)} model to {wanted}"
-    if behaviour.quantize_reports == "line":
+    if behavior.quantize_reports == "line":
         yield line(status)
-    if behaviour.quantize_reports == "progress":
+    if behavior.quantize_reports == "progress":
         for done in (1, 2):
             yield line(
                 status, digest=_PSEUDO_DIGEST, total=part.layer.size, completed=part.layer.size * done // 2
             )
-    if behaviour.verifies_quantized:
+    if behavior.verifies_quantized:
         yield line("verifying conversion")
     return _rewritten(store, part, header, new)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ollamaops.sandbox.catalogue import Catalogue
+from ollamaops.sandbox.builtin_models import BuiltinModels
 from ollamaops.sandbox.layers import MANIFEST_TYPE, MODEL, Layer
 from ollamaops.sandbox.model_name import Name
 from ollamaops.sandbox.registry_http import RegistryError, RegistryHTTP, RegistryNotFound
@@ -35,21 +35,21 @@ class Source(Protocol):
         """Write a blob to `partial`, going on where it ends. RegistryError, OSError."""
 
 
-class CatalogueSource:
+class BuiltinSource:
     """The built-in models: a registry that answers from memory."""
 
-    def __init__(self, catalogue: Catalogue, name: Name, *, has_lines: bool) -> None:
-        self._catalogue, self._name = catalogue, name
+    def __init__(self, builtin: BuiltinModels, name: Name, *, has_lines: bool) -> None:
+        self._builtin, self._name = builtin, name
         self._has_lines = has_lines
 
     def manifest(self) -> bytes:
-        found = self._catalogue.manifest(f"{self._name.namespace}/{self._name.model}", self._name.tag)
+        found = self._builtin.manifest(f"{self._name.namespace}/{self._name.model}", self._name.tag)
         if found is None:
             raise RegistryNotFound
         return found
 
     def fetch(self, blob: Layer, partial: Path, check_space: CheckSpace) -> Steps:
-        data = self._catalogue.blob(blob.digest)
+        data = self._builtin.blob(blob.digest)
         step = max(1, -(-len(data) // _CATALOGUE_STEPS))
         is_shown = self._has_lines or blob.media_type == MODEL
         with partial.open("wb") as stream:

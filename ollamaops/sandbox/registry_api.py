@@ -16,7 +16,7 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ollamaops.sandbox.catalogue import Catalogue
+from ollamaops.sandbox.builtin_models import BuiltinModels
 from ollamaops.sandbox.layers import MANIFEST_TYPE
 from ollamaops.sandbox.streams import BARE_JSON, answer
 
@@ -34,7 +34,7 @@ def is_registry_path(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def answer_as_registry(catalogue: Catalogue, request: Request) -> Response:
+def answer_as_registry(builtin: BuiltinModels, request: Request) -> Response:
     """The registry's answer. Nothing can be written: 405."""
     path = request.url.path
     if request.method not in {"GET", "HEAD"}:
@@ -42,17 +42,17 @@ def answer_as_registry(catalogue: Catalogue, request: Request) -> Response:
     if path.rstrip("/") == "/v2":
         return answer({}, content_type=BARE_JSON)
     if found := _MANIFEST.fullmatch(path):
-        return _manifest(catalogue, found[1], found[2])
+        return _manifest(builtin, found[1], found[2])
     if found := _BLOB.fullmatch(path):
-        return _blob(catalogue, request, found[1], found[2])
+        return _blob(builtin, request, found[1], found[2])
     if found := _STORED_BLOB.fullmatch(path):
-        return _stored_blob(catalogue, request, found[1], found[2])
+        return _stored_blob(builtin, request, found[1], found[2])
     return _missing("NAME_UNKNOWN")
 
 
-def _manifest(catalogue: Catalogue, repository: str, reference: str) -> Response:
+def _manifest(builtin: BuiltinModels, repository: str, reference: str) -> Response:
     is_digest = reference.startswith("sha256:")
-    find = catalogue.manifest_of_digest if is_digest else catalogue.manifest
+    find = builtin.manifest_of_digest if is_digest else builtin.manifest
     raw = find(repository, reference)
     if raw is None:
         return _missing("MANIFEST_UNKNOWN")
@@ -60,20 +60,20 @@ def _manifest(catalogue: Catalogue, repository: str, reference: str) -> Response
     return Response(raw, headers={"content-type": MANIFEST_TYPE, **headers})
 
 
-def _blob(catalogue: Catalogue, request: Request, repository: str, digest: str) -> Response:
+def _blob(builtin: BuiltinModels, request: Request, repository: str, digest: str) -> Response:
     """The way to the blob; the blob itself to HEAD, and where no other name for this machine is known."""
     host = request.url.hostname or ""
     if request.method == "HEAD" or host not in _OTHER_NAME:
-        return _stored_blob(catalogue, request, repository, digest)
-    if catalogue.blob_of(repository, digest) is None:
+        return _stored_blob(builtin, request, repository, digest)
+    if builtin.blob_of(repository, digest) is None:
         return _missing("BLOB_UNKNOWN")
     port = f":{request.url.port}" if request.url.port else ""
     target = f"{request.url.scheme}://{_OTHER_NAME[host]}{port}/v2/_stored/{repository}/{digest}"
     return Response(status_code=307, headers={"location": target, **_VERSION})
 
 
-def _stored_blob(catalogue: Catalogue, request: Request, repository: str, digest: str) -> Response:
-    data = catalogue.blob_of(repository, digest)
+def _stored_blob(builtin: BuiltinModels, request: Request, repository: str, digest: str) -> Response:
+    data = builtin.blob_of(repository, digest)
     if data is None:
         return _missing("BLOB_UNKNOWN")
     headers = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from jsonschema import Draft202012Validator
 
-from ollamaops.sandbox.choice import Choice
 from ollamaops.sandbox.pattern_words import text_matching
+from ollamaops.sandbox.seeded_choice import SeededChoice
 
 ATTEMPTS = 24
 _DEEPEST = 4
@@ -60,7 +60,7 @@ class _Draw:
     hints: Hints
 
 
-def build_instance(schema: Mapping[str, object], choice: Choice, hints: Hints | None = None) -> object:
+def build_instance(schema: Mapping[str, object], choice: SeededChoice, hints: Hints | None = None) -> object:
     """A value valid under `schema` (draft 2020-12, local `$ref` only); UnsatisfiableSchema when none was found.
 
     Equal schema, choice and hints give an equal value.
@@ -80,7 +80,7 @@ def build_instance(schema: Mapping[str, object], choice: Choice, hints: Hints | 
 _CONTRADICTIONS = (UnsatisfiableSchema, re.error, ValueError, TypeError, KeyError, IndexError, RecursionError)
 
 
-def _value(schema: object, choice: Choice, draw: _Draw, depth: int) -> object:
+def _value(schema: object, choice: SeededChoice, draw: _Draw, depth: int) -> object:
     if not isinstance(schema, Mapping):
         if schema is False:
             raise UnsatisfiableSchema("false allows nothing")
@@ -94,7 +94,7 @@ def _value(schema: object, choice: Choice, draw: _Draw, depth: int) -> object:
     return _typed(_type_of(flat, choice, depth), flat, choice, draw, depth)
 
 
-def _flattened(schema: Mapping[str, object], choice: Choice, draw: _Draw) -> Mapping[str, object]:
+def _flattened(schema: Mapping[str, object], choice: SeededChoice, draw: _Draw) -> Mapping[str, object]:
     """The schema with `$ref`, `allOf` and one branch of `anyOf`/`oneOf`/`if` merged in."""
     merged = {key: value for key, value in schema.items() if key not in _COMBINING}
     for number, part in enumerate(_parts(schema, choice, draw)):
@@ -108,7 +108,7 @@ def _flattened(schema: Mapping[str, object], choice: Choice, draw: _Draw) -> Map
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "then", "else"})
 
 
-def _parts(schema: Mapping[str, object], choice: Choice, draw: _Draw) -> Iterator[object]:
+def _parts(schema: Mapping[str, object], choice: SeededChoice, draw: _Draw) -> Iterator[object]:
     reference = schema.get("$ref")
     if isinstance(reference, str):
         yield _resolved(reference, draw.root)
@@ -154,7 +154,7 @@ def _both(key: str, left: object, right: object) -> object:
     return right
 
 
-def _type_of(schema: Mapping[str, object], choice: Choice, depth: int) -> str:
+def _type_of(schema: Mapping[str, object], choice: SeededChoice, depth: int) -> str:
     named = schema.get("type")
     if isinstance(named, str):
         return named
@@ -174,7 +174,7 @@ _TELLTALES = {
 }
 
 
-def _typed(kind: str, schema: Mapping[str, object], choice: Choice, draw: _Draw, depth: int) -> object:
+def _typed(kind: str, schema: Mapping[str, object], choice: SeededChoice, draw: _Draw, depth: int) -> object:
     match kind:
         case "object":
             return _object(schema, choice, draw, depth)
@@ -194,7 +194,7 @@ def _typed(kind: str, schema: Mapping[str, object], choice: Choice, draw: _Draw,
             raise UnsatisfiableSchema(f"type {kind} is not known")
 
 
-def _object(schema: Mapping[str, object], choice: Choice, draw: _Draw, depth: int) -> dict[str, object]:
+def _object(schema: Mapping[str, object], choice: SeededChoice, draw: _Draw, depth: int) -> dict[str, object]:
     properties = _mapping(schema.get("properties", {}))
     required = [str(name) for name in _list(schema.get("required"))]
     names = list(properties) if depth < _DEEPEST else [name for name in properties if name in required]
@@ -218,7 +218,7 @@ def _extra_schema(schema: Mapping[str, object]) -> object:
     return {"type": "string"} if extra is True else extra
 
 
-def _array(schema: Mapping[str, object], choice: Choice, draw: _Draw, depth: int) -> list[object]:
+def _array(schema: Mapping[str, object], choice: SeededChoice, draw: _Draw, depth: int) -> list[object]:
     first = _list(schema.get("prefixItems"))
     items = schema.get("items", True)
     contains = schema.get("contains")
@@ -242,7 +242,7 @@ def _array(schema: Mapping[str, object], choice: Choice, draw: _Draw, depth: int
 
 def _fresh_item(
     inside: object,
-    choice: Choice,
+    choice: SeededChoice,
     draw: _Draw,
     depth: int,
     before: Sequence[object],
@@ -258,7 +258,7 @@ def _fresh_item(
     return item
 
 
-def _string(schema: Mapping[str, object], choice: Choice, hints: Hints) -> str:
+def _string(schema: Mapping[str, object], choice: SeededChoice, hints: Hints) -> str:
     pattern = schema.get("pattern")
     named = _FORMATS.get(str(schema.get("format")))
     if isinstance(pattern, str):
@@ -273,7 +273,7 @@ def _string(schema: Mapping[str, object], choice: Choice, hints: Hints) -> str:
     return text[:high]
 
 
-def _fitted_pattern(pattern: str, schema: Mapping[str, object], choice: Choice) -> str:
+def _fitted_pattern(pattern: str, schema: Mapping[str, object], choice: SeededChoice) -> str:
     low, high = _count(schema, "minLength", 0), _count(schema, "maxLength", 10**6)
     for number in range(32):
         text = text_matching(pattern, choice.branch("pattern", number))
@@ -282,7 +282,7 @@ def _fitted_pattern(pattern: str, schema: Mapping[str, object], choice: Choice) 
     raise UnsatisfiableSchema(f"no text of {low} to {high} characters matches {pattern}")
 
 
-def _number(schema: Mapping[str, object], choice: Choice, hints: Hints, *, whole: bool) -> float:
+def _number(schema: Mapping[str, object], choice: SeededChoice, hints: Hints, *, whole: bool) -> float:
     low, high = _bound(schema, "minimum"), _bound(schema, "maximum")
     above, below = _bound(schema, "exclusiveMinimum"), _bound(schema, "exclusiveMaximum")
     for given in hints.numbers:
@@ -295,7 +295,7 @@ def _number(schema: Mapping[str, object], choice: Choice, hints: Hints, *, whole
     return _plain(_between(_most(low, above), _least(high, below), choice))
 
 
-def _between(low: float | None, high: float | None, choice: Choice) -> float:
+def _between(low: float | None, high: float | None, choice: SeededChoice) -> float:
     """An eighth of the way between the bounds, or two or seven; an open side is 50 away."""
     lowest = low if low is not None else min(0.0, (high if high is not None else 50.0) - 50)
     highest = high if high is not None else lowest + 50
@@ -344,7 +344,7 @@ def _plain(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _of_enum(options: Sequence[object], choice: Choice, hints: Hints) -> object:
+def _of_enum(options: Sequence[object], choice: SeededChoice, hints: Hints) -> object:
     """The value that the prompt names, else any."""
     text = hints.text.casefold()
     for option in options:

@@ -1,6 +1,6 @@
 """Deterministic chance: the same key always draws the same lots.
 
-Decides nothing but numbers. A `Choice` is a value, not a generator: it has no state to advance, one *branches*
+Decides nothing but numbers. A `SeededChoice` is a value, not a generator: it has no state to advance, one *branches*
 it by name instead, so that what one part of an answer draws never shifts what another part draws.
 """
 
@@ -15,14 +15,14 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SeededChoice:
     """A point in a tree of draws; equal keys draw equally, on every machine and Python version."""
 
     key: str
 
-    def branch(self, *labels: object) -> Choice:
+    def branch(self, *labels: object) -> SeededChoice:
         """The sub-tree under these labels."""
-        return Choice("\x1f".join((self.key, *map(str, labels))))
+        return SeededChoice("\x1f".join((self.key, *map(str, labels))))
 
     def below(self, limit: int) -> int:
         """An integer in `range(limit)`; `limit` must be positive."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ollamaops.sandbox.inference_requests import Refusal
-from ollamaops.sandbox.work import bad_request
+from ollamaops.sandbox.responses import bad_request
 
 _WORD = {"t": "true", "f": "false", "n": "null"}
 

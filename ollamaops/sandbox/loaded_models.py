@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ollamaops.sandbox.golang import MAX_DURATION_S, time_text
 from ollamaops.sandbox.inference import Answer
-from ollamaops.sandbox.library import StoredModel
+from ollamaops.sandbox.stored_models import StoredModel
 
 DEFAULT_KEEP_ALIVE_S = 300.0
 _RUNNER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
@@ -34,7 +34,7 @@ class _Runner:
         self.expires_at = now + min(self.keep_alive_s, MAX_DURATION_S)
 
 
-class Runners:
+class LoadedModels:
     """The loaded models of one server, at most `limit` of them (OLLAMA_MAX_LOADED_MODELS)."""
 
     def __init__(self, clock: Callable[[], float] = time.time, limit: int | None = None) -> None:
@@ -72,9 +72,9 @@ class Runners:
         now = self._clock()
         self._loaded = {key: runner for key, runner in self._loaded.items() if runner.expires_at > now}
 
-    def emptied(self) -> Runners:
+    def emptied(self) -> LoadedModels:
         """The runners of the same server after a restart: none."""
-        return Runners(self._clock, self._limit)
+        return LoadedModels(self._clock, self._limit)
 
     def listed(self, *, with_context: bool) -> list[dict[str, object]]:
         """The models of ps, the one that stays longest first."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.gguf_file import (
     ARRAY,
     BOOL,
@@ -92,7 +92,7 @@ class Conversion:
             write(data.ljust(tensor.size_bytes, b"\0") + padding_after(tensor.size_bytes))
 
 
-def convert_model(files: Mapping[str, Path], behaviour: Behaviour) -> Conversion:
+def convert_model(files: Mapping[str, Path], behavior: Behavior) -> Conversion:
     """The GGUF file made from a model's directory. UnsupportedModel, OSError."""
     config = _document(files, "config.json")
     architectures = config.get("architectures")
@@ -103,8 +103,8 @@ def convert_model(files: Mapping[str, Path], behaviour: Behaviour) -> Conversion
         raise UnsupportedModel("open tokenizer.model: file does not exist")
     sources = {_renamed(name): stored for name, stored in _tensors(files).items()}
     tensors = [_new_tensor(name, stored) for name, stored in sources.items()]
-    tensors.sort(key=_by_name if behaviour.converts == "go by name" else _by_block)
-    fields = _model_fields(_ARCHITECTURES[named], config) | _tokenizer_fields(files, behaviour)
+    tensors.sort(key=_by_name if behavior.converts == "go by name" else _by_block)
+    fields = _model_fields(_ARCHITECTURES[named], config) | _tokenizer_fields(files, behavior)
     return Conversion(_placed(dict(sorted(fields.items())), tensors), sources)
 
 
@@ -234,7 +234,7 @@ def _model_fields(architecture: str, config: Mapping[str, object]) -> dict[str, 
     return fields
 
 
-def _tokenizer_fields(files: Mapping[str, Path], behaviour: Behaviour) -> dict[str, Field]:
+def _tokenizer_fields(files: Mapping[str, Path], behavior: Behavior) -> dict[str, Field]:
     if "tokenizer.json" not in files:
         return {"tokenizer.ggml.model": Field(STRING, "llama")}
     tokens, special = _vocabulary(_document(files, "tokenizer.json"))
@@ -251,7 +251,7 @@ def _tokenizer_fields(files: Mapping[str, Path], behaviour: Behaviour) -> dict[s
         text = token.get("content") if isinstance(token, dict) else token
         if text in tokens:
             fields[f"tokenizer.ggml.{kind}_token_id"] = Field(UINT32, tokens.index(str(text)))
-            if behaviour.converted_bos_flags:
+            if behavior.converted_bos_flags:
                 fields[f"tokenizer.ggml.add_{kind}_token"] = Field(
                     BOOL, chosen.get(f"add_{key}_token") is True
                 )

@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ollamaops.sandbox.choice import Choice
-from ollamaops.sandbox.jsonschema_words import Hints, UnsatisfiableSchema, build_instance
+from ollamaops.sandbox.schema_instance import Hints, UnsatisfiableSchema, build_instance
+from ollamaops.sandbox.seeded_choice import SeededChoice
 
 _VERB = r"(?:(?:reply|respond|answer)(?:\s+back)?|say|repeat(?:\s+after\s+me)?|output|echo)\b"
 _ANY_VERB = rf"(?:{_VERB}|(?:return|print|write|send)\b)"
@@ -90,7 +90,7 @@ class ToolCall:
     arguments: Mapping[str, object]
 
 
-def speak(turns: Sequence[Turn], choice: Choice) -> str:
+def speak(turns: Sequence[Turn], choice: SeededChoice) -> str:
     """The answer to a conversation whose last turn is the one to answer."""
     last = turns[-1] if turns else Turn("user", "")
     if last.role == "tool":
@@ -109,25 +109,25 @@ def speak(turns: Sequence[Turn], choice: Choice) -> str:
     return _babble(choice, last.images)
 
 
-def think_about(turns: Sequence[Turn], choice: Choice) -> str:
+def think_about(turns: Sequence[Turn], choice: SeededChoice) -> str:
     """The reasoning that a thinking model shows before its answer."""
     asked = " ".join(turns[-1].content.split()) if turns else ""
     return f"The user wrote {asked[:60]!r}. {_sentence(choice)} I can answer now."
 
 
-def speak_json(turns: Sequence[Turn], choice: Choice) -> object:
+def speak_json(turns: Sequence[Turn], choice: SeededChoice) -> object:
     """A JSON object for `format: json`: what the prompt asks for, else one that holds the plain answer."""
     wanted = _wanted_json(turns[-1].content, choice) if turns else None
     return wanted if wanted is not None else {"answer": speak(turns, choice)}
 
 
-def speak_by_schema(turns: Sequence[Turn], schema: Mapping[str, object], choice: Choice) -> object:
+def speak_by_schema(turns: Sequence[Turn], schema: Mapping[str, object], choice: SeededChoice) -> object:
     """A JSON value valid under the schema; UnsatisfiableSchema when there is none to be found."""
     return build_instance(schema, choice, hints_of(turns[-1].content if turns else ""))
 
 
 def call_tool(
-    turns: Sequence[Turn], tools: Sequence[Mapping[str, object]], choice: Choice
+    turns: Sequence[Turn], tools: Sequence[Mapping[str, object]], choice: SeededChoice
 ) -> ToolCall | None:
     """The call of the tool that the last message plausibly asks for, or None: say something instead.
 
@@ -186,25 +186,25 @@ def _remembered_name(turns: Sequence[Turn]) -> str | None:
     return "You have not told me your name."
 
 
-def _babble(choice: Choice, images: int) -> str:
+def _babble(choice: SeededChoice, images: int) -> str:
     seen = f" with {images} image{'s' if images > 1 else ''}" if images else ""
     sentences = " ".join(_sentence(choice.branch(number)) for number in range(2 + choice.below(2)))
     return f"Pretend answer{seen}: {sentences}"
 
 
-def _sentence(choice: Choice) -> str:
+def _sentence(choice: SeededChoice) -> str:
     subject = choice.branch("subject").one_of(_SUBJECTS)
     verb, what = choice.branch("verb").one_of(_VERBS), choice.branch("object").one_of(_OBJECTS)
     return f"{subject.capitalize()} {verb} {what}."
 
 
-def _asked_json(text: str, choice: Choice) -> str | None:
+def _asked_json(text: str, choice: SeededChoice) -> str | None:
     """JSON as text, when the prompt speaks of JSON and says which."""
     wanted = _wanted_json(text, choice) if _JSON_ASKED.search(text) else None
     return None if wanted is None else json.dumps(wanted, ensure_ascii=False)
 
 
-def _wanted_json(text: str, choice: Choice) -> object | None:
+def _wanted_json(text: str, choice: SeededChoice) -> object | None:
     """The object that the text shows, or one with the keys that it names."""
     shown = _json_in(text)
     keys = _KEYS.search(text)
@@ -244,7 +244,7 @@ def _stems(text: str) -> Iterator[str]:
             yield re.sub(r"(?:ing|ed|es|s)$", "", word) if len(word) > 4 else word
 
 
-def _arguments(parameters: object, prompt: str, choice: Choice) -> Mapping[str, object]:
+def _arguments(parameters: object, prompt: str, choice: SeededChoice) -> Mapping[str, object]:
     schema = parameters if isinstance(parameters, Mapping) else {}
     try:
         value = build_instance({"type": "object", **schema}, choice, hints_of(prompt))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ollamaops.sandbox import layers as kinds
-from ollamaops.sandbox.behaviour import Behaviour
+from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
 from ollamaops.sandbox.gotemplate import DEFAULT_TEMPLATE, template_variables
-from ollamaops.sandbox.inference import PretendModel
+from ollamaops.sandbox.inference import ModelFacts
 from ollamaops.sandbox.inference_requests import read_message
 from ollamaops.sandbox.layers import Config, CorruptManifest, Manifest, parse_config, parse_manifest
 from ollamaops.sandbox.model_name import Name, adopt_spelling
@@ -81,13 +81,13 @@ class StoredModel:
             if variable in used:
                 yield capability
 
-    def for_inference(self) -> PretendModel:
+    def for_inference(self) -> ModelFacts:
         """The facts that pretend inference needs. OSError or BadGGUF when the weights cannot be read."""
         header = self.header()
         lengths = [
             header.of_architecture(key) if header else 0 for key in ("context_length", "embedding_length")
         ]
-        return PretendModel(
+        return ModelFacts(
             full_name=self.name.full,
             capabilities=frozenset(self.capabilities()),
             weights=self.weights_digest,
@@ -110,19 +110,19 @@ class Listed:
     modified_ns: int
 
 
-class Library:
+class StoredModels:
     """The models of one store, addressed as one server version addresses them."""
 
-    def __init__(self, store: Store, behaviour: Behaviour) -> None:
-        self.store, self.behaviour = store, behaviour
+    def __init__(self, store: Store, behavior: Behavior) -> None:
+        self.store, self.behavior = store, behavior
 
     def spelt(self, name: Name) -> Name:
         """The name as stored, if a stored one differs only in case (servers that fold case)."""
-        return adopt_spelling(name, self.store.names()) if self.behaviour.names_fold_case else name
+        return adopt_spelling(name, self.store.names()) if self.behavior.names_fold_case else name
 
     def collides(self, name: Name) -> bool:
         """Whether an old server refuses to make `name`, because another model differs from it only in case."""
-        if self.behaviour.names_fold_case:
+        if self.behavior.names_fold_case:
             return False
         return any(other != name and other.folded == name.folded for other in self.store.names())
 

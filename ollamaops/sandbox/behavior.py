@@ -1,6 +1,6 @@
 """What differs between Ollama servers: one value per difference, one column per recorded server.
 
-Decides nothing by itself: the rest of the sandbox asks the `Behaviour` it was given and never compares version
+Decides nothing by itself: the rest of the sandbox asks the `Behavior` it was given and never compares version
 numbers. The columns are the servers that were recorded. A version between two of them is like the older, but for
 what `BEGAN` says is already as in the newer (older than all: like the oldest). The fact one would miss: what is not
 in that table, because nobody knows when it began, changes at the recorded version.
@@ -19,7 +19,7 @@ NEWEST = "0.33.0-rc2"
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behavior:
     """How one server acts. The values written here are those of 0.33.0-rc2."""
 
     # requests and streams
@@ -128,7 +128,7 @@ class Behaviour:
     corrupt_manifest_stops_prune: bool = True
 
 
-_0_32 = Behaviour()
+_0_32 = Behavior()
 _0_12 = replace(
     _0_32,
     cloud_status_endpoint=False,
@@ -225,7 +225,7 @@ _0_3 = replace(
     corrupt_manifest_stops_prune=False,
 )
 
-RECORDED: dict[str, Behaviour] = {
+RECORDED: dict[str, Behavior] = {
     "0.3.4": _0_3,
     "0.5.7": _0_5,
     "0.6.8": _0_6,
@@ -279,27 +279,27 @@ BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
     (0, 31, 2): ("info_type_errors",),
     (0, 32, 7): ("config_rootfs",),
 }
-"""Version → what is from then on as in the next recorded server: flags of Behaviour and of its InferenceRules."""
+"""Version → what is from then on as in the next recorded server: flags of Behavior and of its InferenceRules."""
 # what show says from 0.15.0 to 0.17.7, and no recorded server
 _UNQUALIFIED = (500, "unqualified name: {full}")
 
 
-def behaviour_for(version: str) -> Behaviour:
-    """The behaviour of a server of that version: recorded, or put together from the recorded ones around it."""
+def behavior_for(version: str) -> Behavior:
+    """The behavior of a server of that version: recorded, or put together from the recorded ones around it."""
     wanted = _order(version) or _order(NEWEST)
     older = [name for name in RECORDED if _order(name) <= wanted]
     newer = [name for name in RECORDED if _order(name) > wanted]
     if not older or not newer:
         return RECORDED[(older or newer[:1])[-1]]
     began = [flag for since, flags in BEGAN.items() if _order(older[-1]) < since <= wanted for flag in flags]
-    behaviour = _laid_over(RECORDED[older[-1]], RECORDED[newer[0]], began)
+    behavior = _laid_over(RECORDED[older[-1]], RECORDED[newer[0]], began)
     is_unqualified = (0, 15, 0) <= wanted < (0, 18, 0)
-    return replace(behaviour, invalid_show=_UNQUALIFIED) if is_unqualified else behaviour
+    return replace(behavior, invalid_show=_UNQUALIFIED) if is_unqualified else behavior
 
 
-def _laid_over(old: Behaviour, new: Behaviour, flags: Iterable[str]) -> Behaviour:
+def _laid_over(old: Behavior, new: Behavior, flags: Iterable[str]) -> Behavior:
     """`old`, with the flags as they are in `new`."""
-    own = {field.name for field in fields(Behaviour)}
+    own = {field.name for field in fields(Behavior)}
     changes = {flag: getattr(new, flag) for flag in flags if flag in own}
     rules = {flag: getattr(new.inference, flag) for flag in flags if flag not in own}
     return replace(old, **changes, inference=replace(old.inference, **rules))

@@ -54,7 +54,7 @@ _QUANTIZED = {"F16": 1, "Q4_0": 2}
 
 
 @dataclass(frozen=True)
-class Pretend:
+class BuiltinModel:
     """One stand-in: `name` as pulled, further `tags` that are the same, and what the real one looks like."""
 
     name: str
@@ -79,12 +79,16 @@ class Pretend:
         return (self.name.partition(":")[2], *self.tags)
 
 
-def _chat(name: str, family: str, size: str, context_length: int, *tags: str, **further: object) -> Pretend:
-    return Pretend(name, family, size, context_length, tags, **further)  # type: ignore[arg-type]  # keywords of Pretend
+def _chat(
+    name: str, family: str, size: str, context_length: int, *tags: str, **further: object
+) -> BuiltinModel:
+    return BuiltinModel(name, family, size, context_length, tags, **further)  # type: ignore[arg-type]  # keywords of BuiltinModel
 
 
-def _embedding(name: str, family: str, size: str, context_length: int, length: int, *tags: str) -> Pretend:
-    return Pretend(
+def _embedding(
+    name: str, family: str, size: str, context_length: int, length: int, *tags: str
+) -> BuiltinModel:
+    return BuiltinModel(
         *(name, family, size, context_length, tags),
         quantization="F16",
         template="",
@@ -96,7 +100,7 @@ def _embedding(name: str, family: str, size: str, context_length: int, length: i
 
 _QWEN3 = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "stop": _STOP}
 _GEMMA = {"temperature": 1, "top_k": 64, "top_p": 0.95, "stop": _STOP}
-PRETENDS: tuple[Pretend, ...] = (
+BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     _chat("llama3.2:1b", "llama", "1.2B", 131072, "1b-instruct-q8_0", quantization="Q8_0"),
     _chat("llama3.2:3b", "llama", "3.2B", 131072, "latest", "3b-instruct-q4_K_M"),
     _chat("llama3.1:8b", "llama", "8.0B", 131072, "latest", "8b-instruct-q4_K_M"),
@@ -143,10 +147,10 @@ PRETENDS: tuple[Pretend, ...] = (
 )
 
 
-class Catalogue:
+class BuiltinModels:
     """The stand-ins as a registry: manifests by name and tag, blobs by digest. Each is made when first asked for."""
 
-    def __init__(self, pretends: Iterable[Pretend] = PRETENDS) -> None:
+    def __init__(self, pretends: Iterable[BuiltinModel] = BUILTIN_MODELS) -> None:
         self._by_name = {(pretend.model, tag): pretend for pretend in pretends for tag in pretend.all_tags}
         self._manifests: dict[str, bytes] = {}
         self._blobs: dict[str, bytes] = {}
@@ -188,7 +192,7 @@ class Catalogue:
         found = (self.manifest(repository, tag) for each, tag in self._by_name if each == model)
         return [raw for raw in found if raw is not None]
 
-    def _make(self, pretend: Pretend) -> bytes:
+    def _make(self, pretend: BuiltinModel) -> bytes:
         layers = [self._layer(media_type, data) for media_type, data in _contents(pretend)]
         config = {
             "model_format": "gguf",
@@ -218,7 +222,7 @@ def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _contents(pretend: Pretend) -> Iterator[tuple[str, bytes]]:
+def _contents(pretend: BuiltinModel) -> Iterator[tuple[str, bytes]]:
     """Media type and bytes of each layer, in the order of real library models."""
     yield kinds.MODEL, pretend_weights(pretend)
     if pretend.template:
@@ -230,7 +234,7 @@ def _contents(pretend: Pretend) -> Iterator[tuple[str, bytes]]:
         yield kinds.PARAMS, json_line(sorted_map(pretend.parameters)).rstrip(b"\n")
 
 
-def pretend_weights(pretend: Pretend) -> bytes:
+def pretend_weights(pretend: BuiltinModel) -> bytes:
     """A small GGUF file of the right architecture, its values made from the name."""
     tensors = list(_tensors(pretend))
     data = [header_bytes(_metadata(pretend), tensors)]
@@ -240,7 +244,7 @@ def pretend_weights(pretend: Pretend) -> bytes:
     return b"".join(data)
 
 
-def _metadata(pretend: Pretend) -> dict[str, Field]:
+def _metadata(pretend: BuiltinModel) -> dict[str, Field]:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256))]
     whole = {
         "context_length": pretend.context_length,
@@ -273,7 +277,7 @@ def _metadata(pretend: Pretend) -> dict[str, Field]:
     }
 
 
-def _tensors(pretend: Pretend) -> Iterator[Tensor]:
+def _tensors(pretend: BuiltinModel) -> Iterator[Tensor]:
     width, kind = pretend.embedding_length, _QUANTIZED.get(pretend.quantization, _Q8_0)
     yield Tensor("token_embd.weight", (width, 259), kind)
     yield Tensor("output_norm.weight", (width,), 0)

@@ -1,6 +1,7 @@
 """Faults by script: which calls of a sandbox go wrong, and how. `ollamaops sandbox serve --faults FILE`.
 
-Decides which fault a call gets; doing it is fault_injection.py's. A script is YAML (schema: faults.schema.json)::
+This module decides which fault a call gets; `fault_injection` carries it out. A script is YAML, and its schema is
+fault_script.schema.json::
 
     faults:
       - on: {endpoint: pull, model: "llama3*"}   # endpoint, method, model (with * and ?), digest; nothing: every call
@@ -54,7 +55,7 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from ollamaops.errors import InvalidValue, ManifestError, Problem
 from ollamaops.manifest.document import Items, Node, Table, parse_document, to_plain
-from ollamaops.sandbox.choice import Choice
+from ollamaops.sandbox.seeded_choice import SeededChoice
 from ollamaops.units import parse_duration, parse_size
 
 REFUSE_S = 1.0
@@ -154,7 +155,7 @@ class Restart:
     when: Literal["before", "after"] = "after"
 
 
-Deed = (
+FaultAction = (
     Status
     | Refuse
     | Reset
@@ -171,9 +172,9 @@ Deed = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What happens to one call. Without a deed it is served, only late or slowly."""
+    """What happens to one call. Without an action it is served, only late or slowly."""
 
-    deed: Deed | None = None
+    action: FaultAction | None = None
     latency_s: float = 0.0
     bandwidth_bytes_per_s: int | None = None
 
@@ -211,7 +212,7 @@ class Rule:
         """Whether this rule, the `place`-th of its script, fires at its `number`-th matching call (from 1)."""
         if self.calls and not any(first <= number <= (last or number) for first, last in self.calls):
             return False
-        return self.share >= 1 or Choice("fault").branch(self.seed, place, number).share() < self.share
+        return self.share >= 1 or SeededChoice("fault").branch(self.seed, place, number).share() < self.share
 
 
 @dataclass
@@ -274,7 +275,7 @@ def parse_faults(text: str | bytes, path: str = "faults.yaml") -> FaultScript:
 
 @cache
 def _validator() -> Draft202012Validator:
-    schema = resources.files("ollamaops.sandbox").joinpath("faults.schema.json").read_text("utf-8")
+    schema = resources.files("ollamaops.sandbox").joinpath("fault_script.schema.json").read_text("utf-8")
     return Draft202012Validator(json.loads(schema))
 
 
@@ -320,21 +321,23 @@ def _ranges(call: object) -> Iterator[tuple[int, int | None]]:
 
 
 def _fault_of(do: Mapping[str, object]) -> Fault:
-    deeds = [key for key in do if key not in _BESIDES]
-    if len(deeds) > 1:
-        raise InvalidValue(f"{' and '.join(deeds)} cannot happen to one call", hint="write one rule for each")
+    actions = [key for key in do if key not in _BESIDES]
+    if len(actions) > 1:
+        raise InvalidValue(
+            f"{' and '.join(actions)} cannot happen to one call", hint="write one rule for each"
+        )
     alone = [key for key in _OF_STATUS if key in do and "status" not in do]
     if alone:
         raise InvalidValue(f"{alone[0]} needs a status", hint="write status: 503 beside it")
     bandwidth = do.get("bandwidth")
     return Fault(
-        deed=_deed_of(deeds[0], do) if deeds else None,
+        action=_action_of(actions[0], do) if actions else None,
         latency_s=_seconds(do.get("latency", 0)),
         bandwidth_bytes_per_s=None if bandwidth is None else parse_size(str(bandwidth).removesuffix("/s")),
     )
 
 
-def _deed_of(key: str, do: Mapping[str, object]) -> Deed:
+def _action_of(key: str, do: Mapping[str, object]) -> FaultAction:
     value = do[key]
     inside = _mapping(value)
     match key:
