@@ -19,8 +19,8 @@ from ollamaops.manifest.hosts import models_on
 from ollamaops.manifest.types import Manifest
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import new_id
-from ollamaops.observe.registries import Upstreams
-from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.observe.run import HostCase, Options, Surroundings
 from ollamaops.observe.weights import digests_of, tell_reading
 from ollamaops.plan.actions import Plan
@@ -81,12 +81,15 @@ def _prepared(
     ledger = Ledger(Path(state_dir))
     specs = [spec for host in manifest.hosts for spec in models_on(host, manifest)]
     numbered = Options(ask_registry=options.ask_registry, jobs=options.jobs, run_id=new_id())
-    with closing(Elsewhere()) as elsewhere, closing(Upstreams(RegistryClient, cancel)) as upstreams:
+    with (
+        closing(RemoteWeightsStore()) as remote_weights,
+        closing(RegistryCache(RegistryClient, cancel)) as registries,
+    ):
         around = Surroundings(
-            ledger=ledger, upstreams=upstreams, elsewhere=elsewhere, emit=emit, cancel=cancel
+            ledger=ledger, registries=registries, remote_weights=remote_weights, emit=emit, cancel=cancel
         )
         tell = tell_reading(emit, run_id=numbered.run_id, now=around.now)
         files = digests_of(
-            local_files(specs), ledger, elsewhere=elsewhere, on_progress=tell, cancel=cancel.is_set
+            local_files(specs), ledger, remote_weights=remote_weights, on_progress=tell, cancel=cancel.is_set
         )
         yield build_cases(manifest, manifest.hosts, files, numbered), around

@@ -87,8 +87,8 @@ class _Cycle:
             resident=kept_loaded(case.models),
             policy=case.policy,
             lifted=case.options.force,
-            elsewhere=around.elsewhere,
-            upstreams=around.upstreams if case.options.ask_registry else None,
+            remote_weights=around.remote_weights,
+            registries=around.registries if case.options.ask_registry else None,
             digests=around.ledger,
         )
 

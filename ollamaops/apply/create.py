@@ -50,7 +50,7 @@ def upload(bench: Workbench, blob: UploadBlob, report: ProgressSink) -> bool:
     if blob.parts:
         source = Archive(blob.path, blob.parts, blob.size_bytes)
     elif is_remote(blob.path):
-        source = bench.elsewhere.source_of(RemoteRef(blob.path), blob.digest, cancel=bench.cancel.is_set)
+        source = bench.remote_weights.source_of(RemoteRef(blob.path), blob.digest, cancel=bench.cancel.is_set)
     began_ns, stamp = time.time_ns(), stamp_of(Path(blob.path)) if blob.stated else None
     was_sent = upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
     if stamp is None or bench.digests is None:

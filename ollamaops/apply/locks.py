@@ -25,7 +25,7 @@ from ollamaops.manifest.types import HostSpec
 from ollamaops.observe.memory import server_ledger
 from ollamaops.observe.run import HostCase, Surroundings
 from ollamaops.state.host_lock import HostLock
-from ollamaops.state.lock_owner import Holder, where_am_i, who_am_i
+from ollamaops.state.lock_owner import LockOwner, where_am_i, who_am_i
 
 if TYPE_CHECKING:
     from ollamaops.state.server_ledger import ServerLedger
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LEASE_S = 300.0
 PAUSE_S = 0.5
 
-Take = Callable[[], Holder | None]
+Take = Callable[[], LockOwner | None]
 
 
 @contextmanager
@@ -150,8 +150,10 @@ def _take(host: str, take: Take, around: Surroundings, run_id: str, wait_s: floa
         )
 
 
-def _me(run_id: str, around: Surroundings) -> Holder:
-    return Holder(token=run_id, who=who_am_i(), process=os.getpid(), since=around.now(), place=where_am_i())
+def _me(run_id: str, around: Surroundings) -> LockOwner:
+    return LockOwner(
+        token=run_id, who=who_am_i(), process=os.getpid(), since=around.now(), place=where_am_i()
+    )
 
 
 def _end(around: Surroundings, lease_s: float) -> str:

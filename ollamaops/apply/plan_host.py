@@ -90,7 +90,7 @@ def guarded(
     force = case.options.force
     try:
         observed = with_circumstances(
-            glance, around.upstreams, case.policy, plan, observed, at=around.moment(), lifted=force
+            glance, around.registries, case.policy, plan, observed, at=around.moment(), lifted=force
         )
     except RemoteError as error:
         return unreached(case, around, error)
@@ -106,7 +106,7 @@ def judge_again(case: HostCase, plan: HostPlan, around: Surroundings) -> HostPla
             glance = _glance(case, client, around)
             observed = with_circumstances(
                 glance,
-                around.upstreams,
+                around.registries,
                 replace(case.policy, licenses=None),
                 plan,
                 glance.models(),
@@ -150,7 +150,7 @@ def find_changes(case: HostCase, plan: HostPlan, around: Surroundings) -> list[s
 def _moved_tags(plan: HostPlan, around: Surroundings) -> Iterator[str]:
     """What a registry has other than when the plan was made; one that does not say is no change."""
     pulls = [action for action in plan.actions if isinstance(action, PullModel) and action.registry_digest]
-    answers = around.upstreams.ask({pull.model: pull.insecure for pull in pulls})
+    answers = around.registries.ask({pull.model: pull.insecure for pull in pulls})
     for pull in pulls:
         now = answers[pull.model].registry_digest
         if now and now != pull.registry_digest:
@@ -193,7 +193,7 @@ def _eyes(case: HostCase, client: OllamaClient, around: Surroundings) -> Eyes:
         spec=case.spec,
         client=client,
         ledger=facts_of(case, client, around),
-        upstreams=around.upstreams,
+        registries=around.registries,
         cancel=around.cancel,
         costs=case.options.costs and case.options.ask_registry,
     )

@@ -75,10 +75,10 @@ def _origin(bench: Workbench, action: PullModel, seen: Seen) -> str | None:
     """
     if not action.registry_digest:
         return None
-    if seen.digest in action.current or bench.upstreams is None:
+    if seen.digest in action.current or bench.registries is None:
         return action.registry_digest
-    bench.upstreams.forget(action.model, action.insecure)
-    now = bench.upstreams.ask({action.model: action.insecure})[action.model]
+    bench.registries.forget(action.model, action.insecure)
+    now = bench.registries.ask({action.model: action.insecure})[action.model]
     if seen.digest in now.digests:
         return now.registry_digest
     is_told = bench.client.features().raw_registry_manifest or now.registry_digest != action.registry_digest

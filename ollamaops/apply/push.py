@@ -36,9 +36,9 @@ def publish(bench: Workbench, action: PushModel, alias: Seen) -> bool:
 
 
 def _ask(bench: Workbench, action: PushModel) -> Answer:
-    if bench.upstreams is None:
+    if bench.registries is None:
         return _NOT_ASKED
-    return bench.upstreams.manifest(action.model, action.insecure)
+    return bench.registries.manifest(action.model, action.insecure)
 
 
 def _send(bench: Workbench, action: PushModel, alias: Seen) -> frozenset[str]:
@@ -68,8 +68,8 @@ def _send(bench: Workbench, action: PushModel, alias: Seen) -> frozenset[str]:
 
 
 def _forget(bench: Workbench, action: PushModel) -> None:
-    if bench.upstreams is not None:
-        bench.upstreams.forget(action.model, action.insecure)
+    if bench.registries is not None:
+        bench.registries.forget(action.model, action.insecure)
 
 
 def _look(bench: Workbench, action: PushModel, alias: Seen, blobs: frozenset[str]) -> Answer:

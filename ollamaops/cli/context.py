@@ -28,10 +28,10 @@ from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest, Tls, WeightsFile
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import NamePattern, new_id
-from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.observe.weights import digests_of, tell_reading
 from ollamaops.report.on_demand import OnDemand
-from ollamaops.report.words import wants_colour
+from ollamaops.report.words import wants_color
 from ollamaops.state.ledger import Ledger
 from ollamaops.units import parse_duration, parse_timeout, utc_now
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ollamaops.engine import HostCase, Surroundings
     from ollamaops.events import Event
     from ollamaops.lockfile.lock import Lock
-    from ollamaops.observe.registries import Upstreams
+    from ollamaops.observe.registries import RegistryCache
     from ollamaops.registry.client import RegistryClient
     from ollamaops.report.live import ProgressKind, ProgressSink
 
@@ -73,7 +73,7 @@ class Fleet:
 
     manifest: Manifest
     hosts: tuple[HostSpec, ...]
-    upstreams: Upstreams
+    registries: RegistryCache
     cancel: CancelToken
 
 
@@ -161,14 +161,14 @@ def open_fleet(shared: Shared, manifest: Manifest) -> Iterator[Fleet]:
 def _fleet(
     stack: ExitStack, shared: Shared, manifest: Manifest, hosts: tuple[HostSpec, ...], cancel: CancelToken
 ) -> Fleet:
-    from ollamaops.observe.registries import Upstreams
+    from ollamaops.observe.registries import RegistryCache
 
     endpoints: dict[str, str] = {}
     if shared.sandbox:
         hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
-    upstreams = Upstreams(lambda: _open_registry(shared, endpoints), cancel)
-    stack.callback(upstreams.close)
-    return Fleet(manifest=manifest, hosts=hosts, upstreams=upstreams, cancel=cancel)
+    registries = RegistryCache(lambda: _open_registry(shared, endpoints), cancel)
+    stack.callback(registries.close)
+    return Fleet(manifest=manifest, hosts=hosts, registries=registries, cancel=cancel)
 
 
 @contextmanager
@@ -195,9 +195,9 @@ def open_scene(
         cancel = stack.enter_context(cancel_on_signals())
         hosts = choose_hosts(shared, wanted)
         ledger, run_id = open_ledger(shared), new_id()
-        elsewhere = stack.enter_context(closing(Elsewhere()))
+        remote_weights = stack.enter_context(closing(RemoteWeightsStore()))
         files = local_files(spec for host in hosts for spec in models_on(host, wanted))
-        weights = stack.enter_context(_reading(shared, files, ledger, elsewhere, cancel, run_id))
+        weights = stack.enter_context(_reading(shared, files, ledger, remote_weights, cancel, run_id))
         fleet = _fleet(stack, shared, wanted, hosts, cancel)
 
         from ollamaops.engine import Options, Surroundings, build_cases
@@ -218,7 +218,9 @@ def open_scene(
         yield Scene(
             shared=shared,
             manifest=wanted,
-            around=Surroundings(ledger=ledger, upstreams=fleet.upstreams, elsewhere=elsewhere, cancel=cancel),
+            around=Surroundings(
+                ledger=ledger, registries=fleet.registries, remote_weights=remote_weights, cancel=cancel
+            ),
             find_cases=cache(
                 lambda: build_cases(wanted, fleet.hosts, weights.result() if weights else {}, options)
             ),
@@ -238,7 +240,7 @@ def _reading(
     shared: Shared,
     files: Sequence[WeightsFile],
     ledger: Ledger,
-    elsewhere: Elsewhere,
+    remote_weights: RemoteWeightsStore,
     cancel: CancelToken,
     run_id: str,
 ) -> Iterator[Future[dict[Location, Weights]] | None]:
@@ -259,7 +261,7 @@ def _reading(
             return digests_of(
                 files,
                 ledger,
-                elsewhere=elsewhere,
+                remote_weights=remote_weights,
                 on_progress=tell_reading(sink, run_id=run_id, now=utc_now),
                 cancel=lambda: cancel.is_set() or is_left.is_set(),
             )
@@ -370,5 +372,5 @@ def _progress(shared: Shared) -> ProgressSink:
     from ollamaops.report.live import progress_sink
 
     kind: ProgressKind = "none" if shared.quiet else shared.progress or "auto"
-    colour = wants_colour(sys.stderr, os.environ, no_color=shared.no_color)
-    return progress_sink(kind, sys.stderr, os.environ, colour=colour, as_json=shared.log_format == "json")
+    color = wants_color(sys.stderr, os.environ, no_color=shared.no_color)
+    return progress_sink(kind, sys.stderr, os.environ, color=color, as_json=shared.log_format == "json")

@@ -19,7 +19,7 @@ def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
     """Show field by field how MODEL differs from its declaration, on every host. Writes to no server."""
     from ollamaops.cli.context import open_scene
     from ollamaops.cli.exits import code_of_plan
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.engine import plan_hosts
     from ollamaops.names import ModelName
     from ollamaops.plan.codec import plan_to_json
@@ -28,11 +28,11 @@ def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
     name = read_option("MODEL", model, ModelName.parse)
     with open_scene(replace(shared, targets=(str(name),)), costs=False, guarded=False) as scene:
         plan = plan_hosts(scene.cases, scene.around)
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
-            "text": lambda: render_diff(plan, name, colour=colour, width=width),
+            "text": lambda: render_diff(plan, name, color=color, width=width),
             "json": lambda: plan_to_json(plan),
         },
     )

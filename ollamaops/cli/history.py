@@ -56,12 +56,12 @@ def command(context: click.Context, /, last: int, **given: Any) -> int | None:
     if context.invoked_subcommand is not None:
         return None
     from ollamaops.cli.context import open_ledger
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.report.history_text import render_runs, runs_to_json
 
     runs = open_ledger(shared).runs(last)
-    colour, _width = colour_and_width(shared)
-    emit(shared, {"text": lambda: render_runs(runs, colour=colour), "json": lambda: runs_to_json(runs)})
+    color, _width = color_and_width(shared)
+    emit(shared, {"text": lambda: render_runs(runs, color=color), "json": lambda: runs_to_json(runs)})
     return exits.DONE
 
 
@@ -73,15 +73,15 @@ def command(context: click.Context, /, last: int, **given: Any) -> int | None:
 def show(shared: Shared, run: str) -> int:
     """Show one run in full: every action and what became of it."""
     from ollamaops.cli.context import open_ledger
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.report.history_text import render_run_record, run_record_to_json
 
     found = _find(open_ledger(shared), run)
-    colour, _ = colour_and_width(shared)
+    color, _ = color_and_width(shared)
     emit(
         shared,
         {
-            "text": lambda: render_run_record(found, colour=colour),
+            "text": lambda: render_run_record(found, color=color),
             "json": lambda: run_record_to_json(found),
         },
     )
@@ -94,16 +94,16 @@ def show(shared: Shared, run: str) -> int:
 def diff(shared: Shared, old: str, new: str) -> int:
     """Show what the second run was and did differently from the first."""
     from ollamaops.cli.context import open_ledger
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.report.history_text import render_run_diff, run_diff_to_json
 
     ledger = open_ledger(shared)
     first, second = _find(ledger, old), _find(ledger, new)
-    colour, _ = colour_and_width(shared)
+    color, _ = color_and_width(shared)
     emit(
         shared,
         {
-            "text": lambda: render_run_diff(first, second, colour=colour),
+            "text": lambda: render_run_diff(first, second, color=color),
             "json": lambda: run_diff_to_json(first, second),
         },
     )

@@ -55,7 +55,7 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
                 client=client,
                 cancel=around.cancel,
                 ledger=facts_of(case, client, around),
-                upstreams=around.upstreams,
+                registries=around.registries,
             )
             observed = with_origins(eyes, observed, ask_registry=case.options.ask_registry)
         declared = next(host for host in scene.manifest.hosts if host.name == case.spec.name)

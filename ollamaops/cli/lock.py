@@ -109,7 +109,7 @@ def _write(
 
     lock = old or Lock()
     asked = to_ask(lock, references, renew)
-    answers = ask_registries(fleet.upstreams, asked, jobs=shared.jobs or 8)
+    answers = ask_registries(fleet.registries, asked, jobs=shared.jobs or 8)
     fleet.cancel.check("stopped before the lock was written")
     result = update_lock(lock, references, answers, complete=_is_complete(shared))
     has_failed = any(step.state == "failed" for step in result.steps)
@@ -125,8 +125,8 @@ def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Seq
 
     jobs = shared.jobs or 8
     locked = [reference for reference in references if reference.ref in lock.entries]
-    answers = ask_registries(fleet.upstreams, locked, jobs=jobs)
-    layers = inspect_layers(fleet.upstreams, lock, locked, answers, jobs=jobs)
+    answers = ask_registries(fleet.registries, locked, jobs=jobs)
+    layers = inspect_layers(fleet.registries, lock, locked, answers, jobs=jobs)
     fleet.cancel.check()
     findings = check_lock(lock, references, answers, layers, complete=_is_complete(shared))
     _show_check(shared, findings, path)
@@ -139,15 +139,15 @@ def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Seq
 
 
 def _show_update(shared: Shared, result: LockUpdate, path: Path, *, written: bool) -> None:
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.report.lock_text import lock_update_to_json, render_lock_update
 
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
             "text": lambda: render_lock_update(
-                result, str(path), written=written, colour=colour, width=width, verbose=shared.verbose > 0
+                result, str(path), written=written, color=color, width=width, verbose=shared.verbose > 0
             ),
             "json": lambda: lock_update_to_json(result, str(path), written=written),
         },
@@ -155,15 +155,15 @@ def _show_update(shared: Shared, result: LockUpdate, path: Path, *, written: boo
 
 
 def _show_check(shared: Shared, findings: Sequence[Finding], path: Path) -> None:
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.report.lock_text import lock_check_to_json, render_lock_check
 
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
             "text": lambda: render_lock_check(
-                findings, str(path), colour=colour, width=width, verbose=shared.verbose > 0
+                findings, str(path), color=color, width=width, verbose=shared.verbose > 0
             ),
             "json": lambda: lock_check_to_json(findings, str(path)),
         },

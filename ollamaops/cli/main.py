@@ -216,13 +216,13 @@ def _print_usage_error(error: click.ClickException) -> None:
 
 def _print_error(error: OllamaopsError, *, no_color: bool) -> None:
     from ollamaops.report.problem_text import render_error, render_problems
-    from ollamaops.report.words import wants_colour
+    from ollamaops.report.words import wants_color
 
-    colour = wants_colour(sys.stderr, os.environ, no_color=no_color)
+    color = wants_color(sys.stderr, os.environ, no_color=no_color)
     text = (
-        render_problems(error.problems, colour=colour)
+        render_problems(error.problems, color=color)
         if isinstance(error, ManifestError)
-        else render_error(error, colour=colour)
+        else render_error(error, color=color)
     )
     click.echo(text.rstrip("\n"), err=True)
 

@@ -121,7 +121,7 @@ _OPTIONS = (
         help="Use this lock file (ollamaops.lock beside the manifest; with --sandbox, in its DIR).",
     ),
     click.option(
-        "--no-color", is_flag=True, help="Print without colours, as with NO_COLOR in the environment."
+        "--no-color", is_flag=True, help="Print without colors, as with NO_COLOR in the environment."
     ),
     click.option(
         "--progress",

@@ -20,12 +20,12 @@ from ollamaops.errors import UsageError
 def command(shared: Shared, detailed_exitcode: bool) -> int:
     """Show what changed upstream for every pulled model on every host, and of what kind. Pulls nothing.
 
-    Says which of weights, template, parameters, system prompt and licence changed, and how many bytes an update would
+    Says which of weights, template, parameters, system prompt and license changed, and how many bytes an update would
     download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked; a registry
     that says it has no such model or tag (any more) has been asked.
     """
     from ollamaops.cli.context import load, open_fleet, read_lock, targets_of
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.lockfile.build import references_on
     from ollamaops.lockfile.lock import Lock
     from ollamaops.manifest.hosts import models_on
@@ -45,19 +45,19 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
             for host in fleet.hosts
         }
         search = Search(
-            upstreams=fleet.upstreams,
+            registries=fleet.registries,
             lock=read_lock(shared) or Lock(),
             cancel=fleet.cancel,
             jobs=shared.jobs or 8,
         )
         hosts, unreached = find_outdated(search, wanted, fleet.hosts)
         fleet.cancel.check()
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
             "text": lambda: render_outdated(
-                hosts, unreached, colour=colour, width=width, verbose=shared.verbose > 0
+                hosts, unreached, color=color, width=width, verbose=shared.verbose > 0
             ),
             "json": lambda: outdated_to_json(hosts, unreached),
         },

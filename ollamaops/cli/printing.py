@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from ollamaops.cli.options import Shared
 from ollamaops.errors import UsageError
-from ollamaops.report.words import fit_encoding, wants_colour
+from ollamaops.report.words import fit_encoding, wants_color
 
 if TYPE_CHECKING:
     from ollamaops.plan.codec import Json
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Writer = Callable[[], object]
 
 
-def colour_and_width(shared: Shared) -> tuple[bool, int | None]:
-    """Whether to colour stdout, and how wide a terminal it is (None: not a terminal, never wrap)."""
-    colour = wants_colour(sys.stdout, os.environ, no_color=shared.no_color)
+def color_and_width(shared: Shared) -> tuple[bool, int | None]:
+    """Whether to color stdout, and how wide a terminal it is (None: not a terminal, never wrap)."""
+    color = wants_color(sys.stdout, os.environ, no_color=shared.no_color)
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
-    return colour, width
+    return color, width
 
 
 def emit(shared: Shared, writers: Mapping[str, Writer]) -> None:

@@ -14,7 +14,7 @@ def command(shared: Shared) -> int:
     are listed as well. Exit 3 when a host could not be asked. Writes to no server.
     """
     from ollamaops.cli.context import load, open_fleet
-    from ollamaops.cli.printing import colour_and_width, emit
+    from ollamaops.cli.printing import color_and_width, emit
     from ollamaops.manifest.hosts import models_on
     from ollamaops.observe.loaded_models import Overview, look_at_loaded
     from ollamaops.report.loaded_text import loaded_to_json, render_loaded
@@ -23,11 +23,11 @@ def command(shared: Shared) -> int:
         declared = {host.name: models_on(host, fleet.manifest) for host in fleet.hosts}
         overview = Overview(cancel=fleet.cancel, jobs=shared.jobs or 8)
         hosts, unreached = look_at_loaded(overview, fleet.hosts, declared)
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
-            "text": lambda: render_loaded(hosts, unreached, colour=colour, width=width),
+            "text": lambda: render_loaded(hosts, unreached, color=color, width=width),
             "json": lambda: loaded_to_json(hosts, unreached),
         },
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ollamaops.cli.options import Shared
-from ollamaops.cli.printing import colour_and_width, emit
+from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.errors import Problem
 from ollamaops.plan.actions import Plan
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -> None:
     """A plan on stdout, the manifest's warnings on stderr."""
     warn(shared, warnings)
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
 
     def as_text() -> str:
         from ollamaops.report.plan_text import render_plan
 
-        return render_plan(plan, colour=colour, width=width, verbose=shared.verbose > 0)
+        return render_plan(plan, color=color, width=width, verbose=shared.verbose > 0)
 
     def as_json() -> object:
         from ollamaops.report.plan_json import plan_report_to_json
@@ -50,12 +50,12 @@ def show_run(shared: Shared, report: RunReport) -> None:
     from ollamaops.report.run_text import render_run
 
     unseen = shared.quiet or shared.progress == "none"
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
             "text": lambda: render_run(
-                report, colour=colour, width=width, verbose=shared.verbose > 0 or unseen
+                report, color=color, width=width, verbose=shared.verbose > 0 or unseen
             ),
             "json": lambda: run_to_json(report),
             "markdown": lambda: render_run_markdown(report),

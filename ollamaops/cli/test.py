@@ -33,7 +33,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     not be reached.
     """
     from ollamaops.cli.context import load, open_fleet
-    from ollamaops.cli.printing import colour_and_width, emit, write_file
+    from ollamaops.cli.printing import color_and_width, emit, write_file
     from ollamaops.observe.verify_hosts import Trials, try_hosts
     from ollamaops.report.verify_text import render_verdicts, verdicts_to_json
 
@@ -47,11 +47,11 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
         from ollamaops.report.junit import verdicts_to_junit
 
         write_file(junit, verdicts_to_junit(hosts))
-    colour, width = colour_and_width(shared)
+    color, width = color_and_width(shared)
     emit(
         shared,
         {
-            "text": lambda: render_verdicts(hosts, colour=colour, width=width),
+            "text": lambda: render_verdicts(hosts, color=color, width=width),
             "json": lambda: verdicts_to_json(hosts),
         },
     )

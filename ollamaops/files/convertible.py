@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ollamaops.errors import WeightsError, cut_text
 from ollamaops.files.regular_file import open_weights
-from ollamaops.files.shards import say_missing
+from ollamaops.files.shards import render_missing
 
 MAX_INDEX_BYTES = 1 << 25
 MAX_PARSED_BYTES = 1 << 20
@@ -90,7 +90,7 @@ def _require_whole_set(shards: Sequence[_Shard]) -> None:
         )
     if missing := [number for number in wanted if number not in numbers]:
         raise WeightsError(
-            f"{first.name}: {say_missing(missing, first.count)}",
+            f"{first.name}: {render_missing(missing, first.count)}",
             hint=f"put {_base(first.name_of(missing[0]))} beside it",
         )
 

@@ -106,13 +106,13 @@ def _whole_set(shard: Shard, found: Collection[str]) -> tuple[str, ...]:
         others = sorted({other.count for other in _same_prefix(shard, found) if other.count != shard.count})
         also = f"; beside it are shards of a set of {others[0]}" if others else ""
         raise WeightsError(
-            f"{shard.name}: {say_missing(missing, shard.count)}{also}",
+            f"{shard.name}: {render_missing(missing, shard.count)}{also}",
             hint=f"put {_base(names[missing[0] - 1])} beside it",
         )
     return names
 
 
-def say_missing(numbers: Sequence[int], count: int) -> str:
+def render_missing(numbers: Sequence[int], count: int) -> str:
     """`shard 2 of 3 is missing`, `shards 3–4 of 4 are missing`."""
     if len(numbers) == 1:
         return f"shard {numbers[0]} of {count} is missing"

@@ -205,7 +205,7 @@ def _blobs_differ(kind: LayerKind, wanted: set[Digest], shown: Contents) -> bool
 
 
 def _text_differs(kind: LayerKind, texts: list[str], shown: Contents, evidence: Evidence) -> bool | None:
-    """Of several layers the last one counts, but licences add up and so do parameters."""
+    """Of several layers the last one counts, but licenses add up and so do parameters."""
     last = texts[-1] if texts else ""
     match kind:
         case "template":

@@ -53,7 +53,7 @@ def _names_in(pattern: str, match: re.Match[str]) -> tuple[tuple[str, str], ...]
 
 
 def parse_url(text: str) -> str:
-    """`scheme://host:port[/path]`, normalised: lower case, the port always there, no slash at the end.
+    """`scheme://host:port[/path]`, normalized: lower case, the port always there, no slash at the end.
 
     Without a scheme it is http and port 11434, as for `ollama` itself. InvalidValue for anything that is not a
     server's address. The message never repeats the text, which may hold a password.

@@ -115,9 +115,9 @@ def _combine(
     roots = [file.root for file in files if check_version(file.root, findings)]
     _require_environment(environment, roots, findings)
     here = Variables(_variables(roots, environment), environ, findings)
-    elsewhere = Variables(_variables(roots, None), environ, Findings())
-    filled = [_filled(root, environment, here, elsewhere) for root in roots]
-    mute = here.unresolved | elsewhere.unresolved
+    remote_weights = Variables(_variables(roots, None), environ, Findings())
+    filled = [_filled(root, environment, here, remote_weights) for root in roots]
+    mute = here.unresolved | remote_weights.unresolved
     whole = join([_checked(root, mute, findings) for root in filled], findings)
     changes = _table_at(whole, "environments", environment or "")
     whole = _unfolded(
@@ -158,12 +158,12 @@ def _variables(roots: Sequence[Table], environment: str | None) -> Table:
     return Table(Place(), {name: node for name, node in nodes.items() if not is_null(node)})
 
 
-def _filled(root: Table, environment: str | None, here: Variables, elsewhere: Variables) -> Table:
+def _filled(root: Table, environment: str | None, here: Variables, remote_weights: Variables) -> Table:
     """The file with its references filled in; what other environments lack here is no problem of this one."""
     nodes = {key: node if key in _NOT_FILLED else here.fill(node) for key, node in root.nodes.items()}
     if (table := _table_at(root, "environments")) is not None:
         pairs = table.nodes.items()
-        filled = {name: (here if name == environment else elsewhere).fill(node) for name, node in pairs}
+        filled = {name: (here if name == environment else remote_weights).fill(node) for name, node in pairs}
         nodes["environments"] = replace(table, nodes=filled)
     return replace(root, nodes=nodes)
 

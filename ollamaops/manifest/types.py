@@ -86,7 +86,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSpec:
-    """One Ollama server. `url` is normalised: scheme, host, port, optional path prefix, no trailing slash.
+    """One Ollama server. `url` is normalized: scheme, host, port, optional path prefix, no trailing slash.
 
     `timeout_s` bounds connecting and the silence between two pieces of an answer; `stall_s` bounds how long
     `completed` may stand still in a pull. `parallel` is how many pulls and how many uploads run at once. `written`

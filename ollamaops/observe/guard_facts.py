@@ -1,4 +1,4 @@
-"""What only the guards ask for, and only when the policy has a rule about it: the clock, what is loaded, licences.
+"""What only the guards ask for, and only when the policy has a rule about it: the clock, what is loaded, licenses.
 
 Decides what is worth asking for a plan; what the answers mean is plan/guard.py's. The fact a reader would miss: what
 a registry does not say is left out, because a rule refuses only what is known.
@@ -17,7 +17,7 @@ from ollamaops.lockfile.build import Unanswered
 from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
 from ollamaops.observe.host import Glance
-from ollamaops.observe.registries import MAX_KEPT_BYTES, Upstreams
+from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import HostPlan, PullModel
 from ollamaops.plan.guard import disturbed
@@ -26,7 +26,7 @@ from ollamaops.plan.observed import ObservedHost
 
 def with_circumstances(
     glance: Glance,
-    upstreams: Upstreams,
+    registries: RegistryCache,
     policy: Policy,
     plan: HostPlan,
     observed: ObservedHost,
@@ -41,8 +41,8 @@ def with_circumstances(
         observed = replace(observed, in_use=loaded)
     if policy.licenses is not None and "licenses" not in lifted:
         pulls = [action for action in plan.actions if isinstance(action, PullModel)]
-        texts = {pull.model: licences_of(upstreams, pull.model, pull.insecure) for pull in pulls}
-        observed = replace(observed, licences=texts)
+        texts = {pull.model: licenses_of(registries, pull.model, pull.insecure) for pull in pulls}
+        observed = replace(observed, licenses=texts)
     return observed
 
 
@@ -55,14 +55,14 @@ def names_loaded(client: OllamaClient, cancel: CancelToken | None) -> frozenset[
     return frozenset(names)
 
 
-def licences_of(upstreams: Upstreams, name: ModelName, insecure: bool) -> tuple[str, ...]:
-    """The licence texts that the registry has for `name`; none if it does not say."""
-    answer = upstreams.manifest(name, insecure)
+def licenses_of(registries: RegistryCache, name: ModelName, insecure: bool) -> tuple[str, ...]:
+    """The license texts that the registry has for `name`; none if it does not say."""
+    answer = registries.manifest(name, insecure)
     if isinstance(answer, Unanswered):
         return ()
     texts = []
     for layer in answer.document.parts:
         if layer.kind == "license" and layer.size_bytes <= MAX_KEPT_BYTES:
             with suppress(RemoteError):
-                texts.append(upstreams.blob(name, layer, insecure).decode("utf-8", "replace"))
+                texts.append(registries.blob(name, layer, insecure).decode("utf-8", "replace"))
     return tuple(texts)

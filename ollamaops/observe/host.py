@@ -19,7 +19,7 @@ from ollamaops.manifest.types import HostSpec, Pull
 from ollamaops.names import Digest, ModelName
 from ollamaops.observe.contents import look_into
 from ollamaops.observe.loaded import read_loaded
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import TaggedModel
@@ -32,7 +32,7 @@ from ollamaops.plan.observed import (
     Memory,
     ObservedHost,
     ObservedModel,
-    Upstream,
+    RegistryAnswer,
 )
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed, residents_of, to_compare, with_sharers
@@ -93,7 +93,7 @@ class Eyes(Glance):
     """What looking at one host takes. `costs` also finds out how many bytes a plan would move."""
 
     ledger: FactStore
-    upstreams: Upstreams
+    registries: RegistryCache
     costs: bool = True
 
 
@@ -110,7 +110,7 @@ def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost
         observed,
         shown=eyes.show(observed, wanted.show),
         upstream={
-            **eyes.upstreams.recall(dict(_references(desired))),
+            **eyes.registries.recall(dict(_references(desired))),
             **_ask(eyes, desired, wanted.upstream),
         },
     )
@@ -169,9 +169,9 @@ def _recall_pushes(eyes: Eyes) -> dict[tuple[ModelName, ModelName], frozenset[st
     }
 
 
-def _ask(eyes: Eyes, desired: DesiredHost, names: Iterable[ModelName]) -> dict[ModelName, Upstream]:
+def _ask(eyes: Eyes, desired: DesiredHost, names: Iterable[ModelName]) -> dict[ModelName, RegistryAnswer]:
     wanted = set(names)
-    return eyes.upstreams.ask({name: insecure for name, insecure in _references(desired) if name in wanted})
+    return eyes.registries.ask({name: insecure for name, insecure in _references(desired) if name in wanted})
 
 
 def _references(desired: DesiredHost) -> Iterable[tuple[ModelName, bool]]:

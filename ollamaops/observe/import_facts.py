@@ -23,4 +23,4 @@ def with_origins(eyes: Eyes, observed: ObservedHost, *, ask_registry: bool) -> O
         observed = replace(observed, memory=recall(eyes))
     if not ask_registry:
         return observed
-    return replace(observed, upstream=eyes.upstreams.ask(dict.fromkeys(names_in_doubt(observed), False)))
+    return replace(observed, upstream=eyes.registries.ask(dict.fromkeys(names_in_doubt(observed), False)))

@@ -27,7 +27,7 @@ _WIDTH, _HIDDEN, _HEADS, _CONTEXT = 32, 64, 4, 512
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # llama.cpp's kinds of tokens
 
 
-class ServerShelf:
+class LedgerModel:
     """The ledger's text on one host. Every method raises RemoteError when the host does not do it.
 
     No request can be cancelled: they are few and quick, and what was done has to be remembered after a Ctrl-C too.

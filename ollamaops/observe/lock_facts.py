@@ -16,7 +16,7 @@ from ollamaops.lockfile.build import Answer, Reference, Unanswered
 from ollamaops.lockfile.changes import Inspection, LayerFlaw
 from ollamaops.lockfile.lock import Lock
 from ollamaops.names import ModelName
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.registry.documents import Layer, RegistryManifest
 
 MAX_READ_BYTES = 4 * 1024 * 1024
@@ -24,14 +24,14 @@ Found = TypeVar("Found")
 
 
 def ask_registries(
-    upstreams: Upstreams, references: Iterable[Reference], *, jobs: int
+    registries: RegistryCache, references: Iterable[Reference], *, jobs: int
 ) -> dict[ModelName, Answer]:
     """What each registry has under each name, or why that is not known."""
-    return _for_each(references, lambda each: upstreams.manifest(each.ref, each.insecure), jobs)
+    return _for_each(references, lambda each: registries.manifest(each.ref, each.insecure), jobs)
 
 
 def inspect_layers(
-    upstreams: Upstreams,
+    registries: RegistryCache,
     lock: Lock,
     references: Iterable[Reference],
     answers: Mapping[ModelName, Answer],
@@ -47,29 +47,29 @@ def inspect_layers(
         )
 
     confirmed = [each for each in references if is_confirmed(each)]
-    return _for_each(confirmed, lambda each: _inspect(upstreams, each, lock), jobs)
+    return _for_each(confirmed, lambda each: _inspect(registries, each, lock), jobs)
 
 
-def _inspect(upstreams: Upstreams, reference: Reference, lock: Lock) -> Inspection:
+def _inspect(registries: RegistryCache, reference: Reference, lock: Lock) -> Inspection:
     document = lock.entries[reference.ref].document
     layers = document.parts if isinstance(document, RegistryManifest) else ()
     flaws = []
     for layer in {layer.digest: layer for layer in layers}.values():
         try:
-            error = _flaw(upstreams, reference, layer)
+            error = _flaw(registries, reference, layer)
         except RemoteError as failure:
             return Unanswered(error=str(failure), hint=failure.hint)
         flaws += [LayerFlaw(layer, error)] if error else []
     return tuple(flaws)
 
 
-def _flaw(upstreams: Upstreams, reference: Reference, layer: Layer) -> str:
+def _flaw(registries: RegistryCache, reference: Reference, layer: Layer) -> str:
     """What is wrong with a layer, empty if nothing is. RemoteError when that cannot be told."""
     if layer.size_bytes > MAX_READ_BYTES:
-        is_there = upstreams.has_blob(reference.ref, layer, reference.insecure)
+        is_there = registries.has_blob(reference.ref, layer, reference.insecure)
         return "" if is_there else "the registry does not have it"
     try:
-        data = upstreams.blob(reference.ref, layer, reference.insecure)
+        data = registries.blob(reference.ref, layer, reference.insecure)
     except NotFound:
         return "the registry does not have it"
     except (DigestMismatch, ProtocolError) as error:

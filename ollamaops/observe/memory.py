@@ -45,7 +45,7 @@ def recall_evictions(ledger: Ledger, host: str) -> Mapping[ModelName, frozenset[
 
 def server_ledger(client: OllamaClient, around: Surroundings, *, writing: bool) -> ServerLedger:
     """The ledger on the client's host."""
-    from ollamaops.observe.ledger_model import ServerShelf
+    from ollamaops.observe.ledger_model import LedgerModel
     from ollamaops.state.server_ledger import ServerLedger
 
-    return ServerLedger(ServerShelf(client), writing=writing, now=around.moment, pause=around.cancel.wait)
+    return ServerLedger(LedgerModel(client), writing=writing, now=around.moment, pause=around.cancel.wait)

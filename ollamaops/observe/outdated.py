@@ -20,7 +20,7 @@ from ollamaops.names import Digest
 from ollamaops.observe.connect import connect
 from ollamaops.observe.for_each_host import glance_at_hosts
 from ollamaops.observe.host import Glance
-from ollamaops.observe.registries import MAX_KEPT_BYTES, Upstreams
+from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
@@ -31,7 +31,7 @@ from ollamaops.registry.documents import FetchedManifest, RegistryManifest
 class Search:
     """What looking for outdated models takes, for all hosts of a run."""
 
-    upstreams: Upstreams
+    registries: RegistryCache
     lock: Lock
     cancel: CancelToken
     jobs: int = 8
@@ -59,7 +59,7 @@ def _host(search: Search, spec: HostSpec, glance: Glance, references: Iterable[R
 
 def _model(search: Search, glance: Glance, observed: ObservedHost, reference: Reference) -> Freshness:
     own = observed.models.get(reference.model) or observed.models.get(reference.ref)
-    answer = search.upstreams.manifest(reference.ref, reference.insecure)
+    answer = search.registries.manifest(reference.ref, reference.insecure)
     if own is None or not isinstance(answer, FetchedManifest) or not needs_evidence(own, answer):
         return judge(reference, own, answer, Evidence(before=_locked(search, reference, own)))
     return judge(reference, own, answer, _evidence(search, glance, observed, reference, own, answer))
@@ -111,7 +111,7 @@ def _texts(
     for layer in document.layers if isinstance(document, RegistryManifest) else ():
         if layer.kind in TEXT_KINDS and layer.digest in present and layer.size_bytes <= MAX_KEPT_BYTES:
             try:
-                found[layer.digest] = search.upstreams.blob(reference.ref, layer, reference.insecure)
+                found[layer.digest] = search.registries.blob(reference.ref, layer, reference.insecure)
             except RemoteError:
                 continue  # then nobody can say whether this kind changed
     return found

@@ -26,7 +26,7 @@ from ollamaops.errors import (
 from ollamaops.http.cancel import CancelToken
 from ollamaops.lockfile.build import Answer, Cause, Unanswered
 from ollamaops.names import Digest, ModelName
-from ollamaops.plan.observed import Upstream
+from ollamaops.plan.observed import RegistryAnswer
 
 if TYPE_CHECKING:
     from ollamaops.registry.client import RegistryClient
@@ -49,7 +49,7 @@ class _Registry:
     unreached: Unanswered | None = None
 
 
-class Upstreams:
+class RegistryCache:
     """Answers of registries, remembered for the run. Safe to use from several threads.
 
     A registry that could not be reached once is not tried again for other names: a plan of a hundred models must
@@ -63,11 +63,11 @@ class Upstreams:
         self._client: RegistryClient | None = None
         self._registries: dict[tuple[str, bool], _Registry] = {}
 
-    def ask(self, names: Mapping[ModelName, bool]) -> dict[ModelName, Upstream]:
+    def ask(self, names: Mapping[ModelName, bool]) -> dict[ModelName, RegistryAnswer]:
         """What the registries say of `names` (mapped to whether plain http is meant)."""
         return {name: _upstream_of(self.manifest(name, insecure)) for name, insecure in names.items()}
 
-    def recall(self, names: Mapping[ModelName, bool]) -> dict[ModelName, Upstream]:
+    def recall(self, names: Mapping[ModelName, bool]) -> dict[ModelName, RegistryAnswer]:
         """As `ask`, of those alone that have been asked about; nobody is asked for that."""
         found = {name: self._registry(name, names[name]).manifests.get(name) for name in names}
         return {name: _upstream_of(answer) for name, answer in found.items() if answer is not None}
@@ -203,9 +203,9 @@ def _cause(error: OllamaopsError) -> Cause:
             return "refused"
 
 
-def _upstream_of(answer: Answer) -> Upstream:
+def _upstream_of(answer: Answer) -> RegistryAnswer:
     if isinstance(answer, Unanswered):
-        return Upstream(
+        return RegistryAnswer(
             error=answer.error,
             hint=answer.hint,
             answered=answer.cause != "unreached",
@@ -213,7 +213,7 @@ def _upstream_of(answer: Answer) -> Upstream:
         )
     from ollamaops.registry.documents import digest_set
 
-    return Upstream(
+    return RegistryAnswer(
         digests=digest_set(answer.raw),
         registry_digest=answer.digest.hex,
         layers=tuple(answer.blobs.items()),

@@ -29,7 +29,7 @@ OnFetched = Callable[[RemoteRef, int, int], None]
 """Told a file, how many of its bytes are here, and how many it has (0: nobody says)."""
 
 
-class Elsewhere:
+class RemoteWeightsStore:
     """Remote weights and the folder they pass through if they must. Safe with several threads.
 
     `folder` defaults to OLLAMAOPS_CACHE_DIR, else the user's cache folder; it is made when it is needed.

@@ -19,8 +19,8 @@ from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, StatePlace
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.observe.connect import connect
-from ollamaops.observe.registries import Upstreams
-from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.state.facts import FactStore
@@ -71,8 +71,8 @@ class Surroundings:
     """
 
     ledger: Ledger
-    upstreams: Upstreams
-    elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    registries: RegistryCache
+    remote_weights: RemoteWeightsStore = field(default_factory=RemoteWeightsStore)
     emit: Sink = discard
     cancel: CancelToken = field(default_factory=CancelToken)
     now: Callable[[], str] = utc_now

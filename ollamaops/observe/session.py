@@ -27,8 +27,8 @@ from ollamaops.http.cancel import CancelToken
 from ollamaops.http.retry import OnRetry, attempt
 from ollamaops.manifest.types import HostSpec, Policy
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.registries import Upstreams
-from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import (
@@ -86,8 +86,8 @@ class Workbench:
     spare: frozenset[ModelName] = frozenset()
     lasting: frozenset[ModelName] = frozenset()
     resident: frozenset[ModelName] = frozenset()
-    elsewhere: Elsewhere = field(default_factory=Elsewhere)
-    upstreams: Upstreams | None = None
+    remote_weights: RemoteWeightsStore = field(default_factory=RemoteWeightsStore)
+    registries: RegistryCache | None = None
     digests: DigestCache | None = None
     touched: set[ModelName] = field(default_factory=set)
     changing: RLock = field(default_factory=RLock)

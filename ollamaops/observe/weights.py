@@ -21,7 +21,7 @@ from ollamaops.files.location import Location, RemoteRef
 from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
 from ollamaops.names import Digest
-from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.remote_weights import RemoteWeightsStore
 
 if TYPE_CHECKING:
     from ollamaops.events import Sink
@@ -38,7 +38,7 @@ def digests_of(
     files: Iterable[WeightsFile],
     cache: DigestCache | None = None,
     *,
-    elsewhere: Elsewhere | None = None,
+    remote_weights: RemoteWeightsStore | None = None,
     on_progress: OnRead | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> dict[Location, Weights]:
@@ -64,7 +64,7 @@ def digests_of(
     for file in wanted:
         where, known = file.path, file.known
         if isinstance(where, RemoteRef):
-            found[where] = _ask(elsewhere or Elsewhere(), where, known, on_progress, cancel)
+            found[where] = _ask(remote_weights or RemoteWeightsStore(), where, known, on_progress, cancel)
         elif known is None or where in hashed:
             facts = hashed[where]
             require_digest(facts, known)
@@ -75,14 +75,14 @@ def digests_of(
 
 
 def _ask(
-    elsewhere: Elsewhere,
+    remote_weights: RemoteWeightsStore,
     ref: RemoteRef,
     known: Digest | None,
     on_progress: OnRead | None,
     cancel: Callable[[], bool] | None,
 ) -> Weights:
     try:
-        return elsewhere.info_of(ref, known, on_progress=on_progress, cancel=cancel)
+        return remote_weights.info_of(ref, known, on_progress=on_progress, cancel=cancel)
     except RemoteError as error:
         return Unavailable(error=str(error), hint=error.hint)
 

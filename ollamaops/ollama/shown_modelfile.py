@@ -1,6 +1,6 @@
 """The texts in an answer of `/api/show`, read back into values: `parameters` and `modelfile`.
 
-Pure. Decides which blobs a model is made of and, as far as the text still tells, its template, licences and messages;
+Pure. Decides which blobs a model is made of and, as far as the text still tells, its template, licenses and messages;
 leaves to others what other fields of show say exactly. Easily missed: the two are printed differently. Values in
 `parameters` are in Go's syntax (`%#v`), and a text that stands alone looks like a list of one. In `modelfile` nothing
 is escaped, so that Ollama's own parser does not read back what Ollama prints: there a value has quotes only if it

@@ -148,7 +148,7 @@ class ShownModel:
 
     `licenses` is all of them joined by newlines. `parameters` are pairs sorted by name, one per list item.
     `capabilities` is None where the server does not list them (before 0.6.4). Layers, renderer, parser and the
-    single licences are only in the text of `modelfile`; printed.py takes it apart.
+    single licenses are only in the text of `modelfile`; printed.py takes it apart.
     """
 
     modelfile: str = ""

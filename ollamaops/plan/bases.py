@@ -15,12 +15,12 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Cost, HostPlan, PullModel, id_of
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import Because, pins_of, upstream_of
-from ollamaops.plan.observed import Upstream
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.observed import RegistryAnswer
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.staging import add_probe, is_proven_first
 
 
-def add_pull(draft: Draft, model: DesiredModel, pull: Pull, because: Because) -> bool:
+def add_pull(draft: PlanBuilder, model: DesiredModel, pull: Pull, because: Because) -> bool:
     """Plan to pull `pull.ref`; False, with a note, when it cannot or may not be pulled."""
     refusal = _refusal(draft, model, pull)
     if refusal is not None:
@@ -35,7 +35,7 @@ def add_pull(draft: Draft, model: DesiredModel, pull: Pull, because: Because) ->
     return True
 
 
-def _tell_of_pin(draft: Draft, model: DesiredModel) -> None:
+def _tell_of_pin(draft: PlanBuilder, model: DesiredModel) -> None:
     """A pin is the registry's digest, and from that alone nobody knows what a server before 0.19 lists."""
     spec = model.spec
     is_known = draft.features.raw_registry_manifest or spec.accepts or upstream_of(model, draft.observed)
@@ -43,12 +43,12 @@ def _tell_of_pin(draft: Draft, model: DesiredModel) -> None:
         draft.note(
             model.name,
             "servers before 0.19 list most pulled models under another digest than the registry's: "
-            "without the registry's answer the pin may not be recognised, and the pull is then undone",
+            "without the registry's answer the pin may not be recognized, and the pull is then undone",
             "let the registry be asked, or lock the model: `ollamaops lock` writes down both digests",
         )
 
 
-def _refusal(draft: Draft, model: DesiredModel, pull: Pull) -> tuple[str, str] | None:
+def _refusal(draft: PlanBuilder, model: DesiredModel, pull: Pull) -> tuple[str, str] | None:
     """What forbids the pull, and the way out."""
     if draft.features.suffix_routing and pull.ref.source_suffix == "local":
         found = f"cannot be pulled: servers from 0.18.0 on read '{pull.ref}' as '{pull.ref.pull_name}'"
@@ -71,7 +71,7 @@ def _refusal(draft: Draft, model: DesiredModel, pull: Pull) -> tuple[str, str] |
     return None
 
 
-def _pull_action(draft: Draft, model: DesiredModel, pull: Pull, because: Because) -> PullModel:
+def _pull_action(draft: PlanBuilder, model: DesiredModel, pull: Pull, because: Because) -> PullModel:
     upstream, pins = upstream_of(model, draft.observed), pins_of(model.spec)
     is_in_place = pull.ref == model.name
     if upstream and pins:
@@ -102,7 +102,7 @@ def hold_to_registry(plan: HostPlan) -> HostPlan:
     return replace(plan, actions=tuple(actions))
 
 
-def _cost(draft: Draft, ref: ModelName, upstream: Upstream | None) -> Cost:
+def _cost(draft: PlanBuilder, ref: ModelName, upstream: RegistryAnswer | None) -> Cost:
     """What the pull moves; layers that an earlier pull of this plan brings are moved once."""
     if upstream is None:
         return Cost(download_bytes=None)
@@ -113,7 +113,7 @@ def _cost(draft: Draft, ref: ModelName, upstream: Upstream | None) -> Cost:
     return Cost(download_bytes=upstream.total_bytes - present - shared, present_bytes=present)
 
 
-def _pulls_but(draft: Draft, ref: ModelName) -> Iterator[Upstream]:
+def _pulls_but(draft: PlanBuilder, ref: ModelName) -> Iterator[RegistryAnswer]:
     """What all other pulls that are planned so far bring, as far as it is known."""
     for action in draft.actions.values():
         if isinstance(action, PullModel) and action.model != ref:
@@ -135,7 +135,7 @@ def _merge(one: PullModel, other: PullModel) -> PullModel:
     )
 
 
-def ensure(draft: Draft, source: ModelName, for_model: ModelName) -> bool:
+def ensure(draft: PlanBuilder, source: ModelName, for_model: ModelName) -> bool:
     """Have `source` there before `for_model` is made from it; False, with a note, when that cannot be."""
     if source in draft.unusable:
         draft.give_up(for_model, f"made from '{source}', of which nothing can be planned")

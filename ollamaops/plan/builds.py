@@ -17,7 +17,7 @@ from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.lookups import Because, is_trusted, place_of
 from ollamaops.plan.observed import Contents
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
 from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import next_of
@@ -26,7 +26,7 @@ NOT_VERIFIED = "weights not verified: the server stores them rewritten, and only
 NOT_SHOWN = "weights not verified: the server does not show them, and only the header could be compared"
 
 
-def plan_build(draft: Draft, model: DesiredModel, recipe: Recipe) -> None:
+def plan_build(draft: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
     """A built model has the weights of its base or files, and the base's values overlaid with the declared ones."""
     place = place_of(model, draft.desired, draft.observed)
     because = _reasons(draft, model, recipe, place)
@@ -40,7 +40,9 @@ def plan_build(draft: Draft, model: DesiredModel, recipe: Recipe) -> None:
         rename(draft, model)
 
 
-def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName | None) -> Because | None:
+def _reasons(
+    draft: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName | None
+) -> Because | None:
     """Why `model` must be made; None, with a note, when it has to wait for its base or cannot be judged."""
     if place is None:
         return draft.why(model.name, "missing")
@@ -54,7 +56,7 @@ def _reasons(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName
     return _look_inside(draft, model, recipe, place)
 
 
-def _changes_with(draft: Draft, base: ModelName, model: DesiredModel) -> bool:
+def _changes_with(draft: PlanBuilder, base: ModelName, model: DesiredModel) -> bool:
     """Whether this plan changes the base in what the model takes over: words always, weights unless it tolerates
     others."""
     if base not in draft.replaced:
@@ -66,7 +68,7 @@ def _changes_with(draft: Draft, base: ModelName, model: DesiredModel) -> bool:
     return any(why.kind != "weights" for step in changes for why in step.because)
 
 
-def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: ModelName) -> Because | None:
+def _look_inside(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName) -> Because | None:
     own = draft.observed.shown.get(place)
     if draft.observed.models[place].is_cloud:
         return _judge_stub(draft, model)
@@ -94,7 +96,7 @@ def _look_inside(draft: Draft, model: DesiredModel, recipe: Recipe, place: Model
     return ()
 
 
-def _base_of(draft: Draft, recipe: Recipe) -> Contents | None:
+def _base_of(draft: PlanBuilder, recipe: Recipe) -> Contents | None:
     """What the base holds, or what becomes the base when it is renamed by this plan."""
     if recipe.base is None:
         return None
@@ -105,19 +107,19 @@ def _base_of(draft: Draft, recipe: Recipe) -> Contents | None:
     return draft.observed.shown.get(place)
 
 
-def _judge_stub(draft: Draft, model: DesiredModel) -> Because:
+def _judge_stub(draft: PlanBuilder, model: DesiredModel) -> Because:
     """Nobody can look into what runs on ollama.com, so memory alone counts, even right after it was made."""
     if _is_remembered(draft, model, model.name):
         return ()
     return draft.why(model.name, "missing", observed="a cloud stub, and not known to be this one")
 
 
-def _is_remembered(draft: Draft, model: DesiredModel, place: ModelName) -> bool:
+def _is_remembered(draft: PlanBuilder, model: DesiredModel, place: ModelName) -> bool:
     """Whether it is what we filed, be it in this very run."""
     return is_trusted(model, draft.observed, replace(draft.options, distrust=frozenset()), place)
 
 
-def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | None:
+def _wait_for(draft: PlanBuilder, model: DesiredModel, base: ModelName) -> Because | None:
     """Nothing declared differs, but what is inherited cannot be compared."""
     there = draft.find(base)
     if there is not None and there.is_cloud:
@@ -133,14 +135,14 @@ def _wait_for(draft: Draft, model: DesiredModel, base: ModelName) -> Because | N
     return None
 
 
-def _note_unverified(draft: Draft, model: DesiredModel, *, are_shown: bool) -> None:
+def _note_unverified(draft: PlanBuilder, model: DesiredModel, *, are_shown: bool) -> None:
     if are_shown:
         draft.note(model.name, NOT_VERIFIED, "--verify-weights builds the model again from the declared file")
     else:
         draft.note(model.name, NOT_SHOWN, "--verify-weights builds the model again")
 
 
-def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Because) -> None:
+def _plan_create(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, because: Because) -> None:
     if draft.find(model.name) is not None and model.spec.update == "never":
         what = ", ".join(dict.fromkeys(reason.path or reason.kind for reason in because))
         draft.give_up(
@@ -181,7 +183,7 @@ def _plan_create(draft: Draft, model: DesiredModel, recipe: Recipe, because: Bec
         add_switch(draft, model)
 
 
-def _hollow_base(draft: Draft, base: ModelName | None) -> tuple[str, str] | None:
+def _hollow_base(draft: PlanBuilder, base: ModelName | None) -> tuple[str, str] | None:
     """(what and why, the way out) for a cloud model that the server would take for an ordinary one without layers."""
     if base is None or (draft.features.suffix_routing and base.source_suffix == "cloud"):
         return None
@@ -195,7 +197,7 @@ def _hollow_base(draft: Draft, base: ModelName | None) -> tuple[str, str] | None
     return None
 
 
-def _quantized_base(draft: Draft, recipe: Recipe) -> tuple[str, str] | None:
+def _quantized_base(draft: PlanBuilder, recipe: Recipe) -> tuple[str, str] | None:
     """(what and why, the way out) for a base that no server quantizes once more, not even to what it is."""
     there = draft.find(recipe.base)
     if not recipe.quantize or there is None or there.name in draft.changing:
@@ -217,7 +219,7 @@ def _as_sent(model: DesiredModel, recipe: Recipe) -> tuple[Recipe, tuple[LocalBl
     return sent, (model.archive, *model.blobs[len(recipe.files) :])
 
 
-def _add_upload(draft: Draft, model: DesiredModel, blob: LocalBlob) -> str:
+def _add_upload(draft: PlanBuilder, model: DesiredModel, blob: LocalBlob) -> str:
     """Plan to send a file, once for all models that need it; which of them it names does not depend on order."""
     is_there = blob.digest in draft.observed.present_blobs
     upload = UploadBlob(

@@ -63,7 +63,7 @@ _PROSE: Mapping[type, frozenset[str]] = {
     Refusal: frozenset({"message", "hint"}),
     UnreachedHost: frozenset({"error", "hint"}),
 }
-# Tuples whose order says nothing; all others (stop words, messages, licences) mean what they say in order.
+# Tuples whose order says nothing; all others (stop words, messages, licenses) mean what they say in order.
 _UNORDERED: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"needs", "expects", "current", "pin"})),
     HostPlan: frozenset({"actions", "unchanged", "unmanaged", "held", "refusals"}),

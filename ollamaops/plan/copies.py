@@ -10,12 +10,17 @@ from ollamaops.plan.actions import CopyModel
 from ollamaops.plan.bases import ensure
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import Because, meets_pin, remembered, tolerates_content
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.staging import add_probe
 
 
 def add_copy(
-    draft: Draft, model: DesiredModel, source: ModelName, because: Because, *, to: ModelName | None = None
+    draft: PlanBuilder,
+    model: DesiredModel,
+    source: ModelName,
+    because: Because,
+    *,
+    to: ModelName | None = None,
 ) -> None:
     """Plan to make `model` (or `to`, which is then not remembered as ours) the same as `source`."""
     name = to or model.name
@@ -38,7 +43,7 @@ def add_copy(
     )
 
 
-def rename(draft: Draft, model: DesiredModel) -> bool:
+def rename(draft: PlanBuilder, model: DesiredModel) -> bool:
     """Plan to copy `model` from the name it had before; False when there is nothing to copy, or the wrong thing."""
     former = model.spec.moved_from
     before = draft.find(former)
@@ -51,7 +56,7 @@ def rename(draft: Draft, model: DesiredModel) -> bool:
     return True
 
 
-def plan_copy(draft: Draft, model: DesiredModel, source: ModelName) -> None:
+def plan_copy(draft: PlanBuilder, model: DesiredModel, source: ModelName) -> None:
     """An alias has the digest of its source."""
     name, own = model.name, draft.find(model.name)
     if draft.find(source) is None and _is_settled(draft, model, source):
@@ -69,7 +74,7 @@ def plan_copy(draft: Draft, model: DesiredModel, source: ModelName) -> None:
         add_copy(draft, model, source, because)
 
 
-def _is_settled(draft: Draft, model: DesiredModel, source: ModelName) -> bool:
+def _is_settled(draft: PlanBuilder, model: DesiredModel, source: ModelName) -> bool:
     """Without its undeclared source an alias is what we remember to have made, or what it was under its old name."""
     own = draft.find(model.name)
     if draft.implicit(source) is None:
@@ -82,7 +87,7 @@ def _is_settled(draft: Draft, model: DesiredModel, source: ModelName) -> bool:
     return False
 
 
-def _reasons(draft: Draft, model: DesiredModel, source: ModelName) -> Because | None:
+def _reasons(draft: PlanBuilder, model: DesiredModel, source: ModelName) -> Because | None:
     """Why the alias must be set; None while its source is on its way."""
     own, origin = draft.find(model.name), draft.find(source)
     if own is None:

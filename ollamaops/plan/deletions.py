@@ -14,10 +14,10 @@ from ollamaops.plan.actions import DeleteModel
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import Because
 from ollamaops.plan.observed import ObservedModel
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 
 
-def plan_moves(draft: Draft, models: Iterable[DesiredModel]) -> None:
+def plan_moves(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:
     """Remove the former name of everything that was renamed, once the new one stands."""
     for model in models:
         former = model.spec.moved_from
@@ -35,7 +35,7 @@ def plan_moves(draft: Draft, models: Iterable[DesiredModel]) -> None:
             )
 
 
-def _is_succeeded(draft: Draft, model: DesiredModel, before: ObservedModel) -> bool:
+def _is_succeeded(draft: PlanBuilder, model: DesiredModel, before: ObservedModel) -> bool:
     """Whether the new name takes the former one's place: made from it in this plan, equal, or both ours."""
     now = draft.find(model.name)
     if now is None:
@@ -46,17 +46,17 @@ def _is_succeeded(draft: Draft, model: DesiredModel, before: ObservedModel) -> b
     return stands and _is_ours(draft, now) and _is_ours(draft, before)
 
 
-def _is_absent(draft: Draft, name: ModelName) -> bool:
+def _is_absent(draft: PlanBuilder, name: ModelName) -> bool:
     return any(entry.pattern.matches(name) for entry in draft.desired.absent)
 
 
-def _is_ours(draft: Draft, model: ObservedModel) -> bool:
+def _is_ours(draft: PlanBuilder, model: ObservedModel) -> bool:
     """Whether we made exactly this content."""
     memory = draft.recall(model.name)
     return memory is not None and memory.is_ours and memory.digest == model.digest
 
 
-def plan_absent(draft: Draft) -> None:
+def plan_absent(draft: PlanBuilder) -> None:
     """Remove what is declared absent."""
     needed = draft.desired.needed
     for entry in draft.desired.absent:
@@ -66,14 +66,14 @@ def plan_absent(draft: Draft) -> None:
         _note_contradiction(draft, entry, needed)
 
 
-def _note_contradiction(draft: Draft, entry: AbsentSpec, needed: frozenset[ModelName]) -> None:
+def _note_contradiction(draft: PlanBuilder, entry: AbsentSpec, needed: frozenset[ModelName]) -> None:
     """A glob passes over what is needed; a name that is absent and needed cannot have been meant."""
     name = ModelName.parse(entry.pattern.text) if entry.pattern.is_literal else None
     if name is not None and name in needed:
         draft.doubt(name, "declared absent, but needed by another entry", "take one of the two out")
 
 
-def plan_prune(draft: Draft) -> tuple[ModelName, ...]:
+def plan_prune(draft: PlanBuilder) -> tuple[ModelName, ...]:
     """Remove what is undeclared and in the scope of prune; returns what is undeclared and stays."""
     if not draft.desired.complete:
         return ()
@@ -88,13 +88,13 @@ def plan_prune(draft: Draft) -> tuple[ModelName, ...]:
     return tuple(unmanaged)
 
 
-def _deletable(draft: Draft) -> list[ModelName]:
+def _deletable(draft: PlanBuilder) -> list[ModelName]:
     """What is there, may be looked at, and is not changed by this plan."""
     names = sorted(draft.observed.models)
     return [name for name in names if name not in draft.changing and not draft.leaves_alone(name)]
 
 
-def _is_prunable(draft: Draft, name: ModelName) -> bool:
+def _is_prunable(draft: PlanBuilder, name: ModelName) -> bool:
     """Whether prune covers the model. Cloud stubs are nobody's weights, and are never pruned; nor is what is
     protected, nor, as owned, what somebody has put in the place of what we made."""
     prune, model = draft.desired.policy.prune, draft.observed.models[name]
@@ -106,7 +106,7 @@ def _is_prunable(draft: Draft, name: ModelName) -> bool:
 
 
 def _add_delete(
-    draft: Draft, name: ModelName, because: Because, *, proven: bool, by: ModelName | None = None
+    draft: PlanBuilder, name: ModelName, because: Because, *, proven: bool, by: ModelName | None = None
 ) -> None:
     """Delete `name`; `proven` deletions need everything else on the host to have worked."""
     if draft.features.suffix_routing and name.source_suffix == "local":

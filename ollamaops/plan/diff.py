@@ -244,7 +244,7 @@ def _show_messages(messages: tuple[tuple[str, str], ...]) -> str:
 
 
 def _license_difference(recipe: Recipe, own: Contents, base: Contents | None) -> Iterator[Field]:
-    """Licences append: the base's, then the declared ones, joined by newlines as `show` prints them."""
+    """Licenses append: the base's, then the declared ones, joined by newlines as `show` prints them."""
     declared = "\n".join(recipe.licenses)
     if base is None:
         if declared and own.license_text != declared and not own.license_text.endswith(f"\n{declared}"):

@@ -27,7 +27,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.disk import refuse_disk
-from ollamaops.plan.licenses import refused_licences
+from ollamaops.plan.licenses import refused_licenses
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.residency import kept_loaded
 from ollamaops.plan.vram import refuse_vram
@@ -217,21 +217,21 @@ def _licenses(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> I
     """Only what is known is refused: declared texts, those of a base that was looked into, and of pulls."""
     allowed = desired.policy.licenses
     for action in plan.actions if allowed is not None else ():
-        for name in refused_licences(_licence_texts(action, observed), allowed or ()):
+        for name in refused_licenses(_license_texts(action, observed), allowed or ()):
             yield Refusal(
                 rule="licenses",
                 host=plan.host,
                 model=action.model,
-                message=f"'{action.model}' has the licence '{cut_text(name, 80)}', "
+                message=f"'{action.model}' has the license '{cut_text(name, 80)}', "
                 "which policy.allow.licenses does not name",
-                hint="add the licence there, or use --force licenses for this run",
+                hint="add the license there, or use --force licenses for this run",
             )
 
 
-def _licence_texts(action: Action, observed: ObservedHost) -> tuple[str, ...]:
+def _license_texts(action: Action, observed: ObservedHost) -> tuple[str, ...]:
     match action:
         case PullModel(model=name):
-            return observed.licences.get(name, ())
+            return observed.licenses.get(name, ())
         case CreateModel(recipe=recipe):
             base = observed.shown.get(recipe.base) if recipe.base else None
             return (*recipe.licenses, *((base.license_text,) if base else ()))

@@ -1,8 +1,8 @@
-"""Licences by their text: what a model's licence is called, and whether a list of allowed ones names it.
+"""Licenses by their text: what a model's license is called, and whether a list of allowed ones names it.
 
-Models carry whole licence texts, lists name identifiers (SPDX) or first lines. Pure; only heads of texts are read, as
-a person would who looks whether this is the Apache licence. The fact a reader would miss: no text at all is no
-licence that could be refused.
+Models carry whole license texts, lists name identifiers (SPDX) or first lines. Pure; only heads of texts are read, as
+a person would who looks whether this is the Apache license. The fact a reader would miss: no text at all is no
+license that could be refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HEAD_CHARACTERS = 400
 
 
 def names_of(text: str) -> Iterator[str]:
-    """What the licence may be called in a list: its identifier, as far as it is known, and its first line."""
+    """What the license may be called in a list: its identifier, as far as it is known, and its first line."""
     head = " ".join(text[: 4 * _HEAD_CHARACTERS].split())[:_HEAD_CHARACTERS]
     declared = _IDENTIFIER.search(head)
     if declared:
@@ -53,8 +53,8 @@ def first_line(text: str) -> str:
     return next((line for line in (" ".join(raw.split()) for raw in text.splitlines()) if line), "")
 
 
-def refused_licences(texts: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """The first line of every licence that no entry of `allowed` names; entries may be globs, case does not count."""
+def refused_licenses(texts: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The first line of every license that no entry of `allowed` names; entries may be globs, case does not count."""
     folded = [" ".join(entry.split()).casefold() for entry in allowed]
     lines = (first_line(text) for text in texts if not _is_allowed(text, folded))
     return tuple(dict.fromkeys(line for line in lines if line))

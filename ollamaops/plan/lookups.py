@@ -15,7 +15,7 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.rolled_back import is_held
 
 Because = tuple[Difference, ...]
@@ -39,14 +39,14 @@ class PlanOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Questions:
+class Lookups:
     """What has to be found out before a plan can be made: models to `show`, registry names to ask for."""
 
     show: frozenset[ModelName] = frozenset()
     upstream: frozenset[ModelName] = frozenset()
 
 
-def questions(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) -> Questions:
+def questions(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) -> Lookups:
     """What `plan_host` needs to know beyond tags and memory."""
     models = [
         model
@@ -54,7 +54,7 @@ def questions(desired: DesiredHost, observed: ObservedHost, options: PlanOptions
         if not is_left_alone(desired, model.name) and (options.release or not is_held(model, observed))
     ]
     upstream = {name for model in models for name in _to_ask(model, desired, observed)}
-    return Questions(
+    return Lookups(
         show=frozenset(name for model in models for name in _to_show(model, desired, observed, options)),
         upstream=frozenset(upstream) if options.ask_registry else frozenset(),
     )
@@ -146,7 +146,7 @@ def remembered(model: DesiredModel, own: ObservedModel, observed: ObservedHost) 
     ]
 
 
-def upstream_of(model: DesiredModel, observed: ObservedHost) -> Upstream | None:
+def upstream_of(model: DesiredModel, observed: ObservedHost) -> RegistryAnswer | None:
     """What the registry is known to have for a pull; None if it was not asked or could not say."""
     source = model.spec.source
     upstream = observed.upstream.get(source.ref) if isinstance(source, Pull) else None

@@ -60,7 +60,7 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
+class RegistryAnswer:
     """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
 
     `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
@@ -108,7 +108,7 @@ class ObservedHost:
     `pushed` maps (model, pushed name) to the digests of what was pushed there last: the one that tags showed, and
     that of the registry manifest if it was seen.
 
-    `at` (aware), `in_use` (what is loaded right now) and `licences` (texts of what would be pulled) are there for
+    `at` (aware), `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
     guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: nobody
     asked, because nothing is declared resident.
     """
@@ -120,12 +120,12 @@ class ObservedHost:
     memory: Mapping[ModelName, Memory] = field(default_factory=dict)
     pushed: Mapping[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
     asides: Mapping[ModelName, str] = field(default_factory=dict)
-    upstream: Mapping[ModelName, Upstream] = field(default_factory=dict)
+    upstream: Mapping[ModelName, RegistryAnswer] = field(default_factory=dict)
     present_blobs: frozenset[Digest] = frozenset()
     loaded: tuple[Loaded, ...] | None = None
     at: datetime | None = None
     in_use: frozenset[ModelName] = frozenset()
-    licences: Mapping[ModelName, tuple[str, ...]] = field(default_factory=dict)
+    licenses: Mapping[ModelName, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def version(self) -> str:

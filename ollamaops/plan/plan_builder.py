@@ -34,7 +34,7 @@ from ollamaops.plan.versions import left_behind, tidy
 
 
 @dataclass(slots=True)
-class Draft:
+class PlanBuilder:
     """The plan so far.
 
     `changing` maps a model to the action that changes it, `replaced` are those that are there, or were when we made

@@ -14,20 +14,20 @@ from ollamaops.plan.conflicts import find_conflicts
 from ollamaops.plan.copies import plan_copy
 from ollamaops.plan.deletions import plan_absent, plan_moves, plan_prune
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.lookups import PlanOptions, Questions, is_trusted, questions
+from ollamaops.plan.lookups import Lookups, PlanOptions, is_trusted, questions
 from ollamaops.plan.observed import ObservedHost
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import plan_pulls
 from ollamaops.plan.pushes import plan_pushes
 from ollamaops.plan.residency import plan_residency
 from ollamaops.plan.rolled_back import is_held
 
-__all__ = ["PlanOptions", "Questions", "is_trusted", "plan_host", "questions"]
+__all__ = ["Lookups", "PlanOptions", "is_trusted", "plan_host", "questions"]
 
 
 def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions | None = None) -> HostPlan:
     """Everything this host needs, deletions last."""
-    draft = Draft(desired, observed, options or PlanOptions())
+    draft = PlanBuilder(desired, observed, options or PlanOptions())
     models, held = _plannable(draft)
     plan_pulls(draft, models)
     for model in models:
@@ -39,7 +39,7 @@ def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions
     return draft.finish(unmanaged=plan_prune(draft))
 
 
-def _plannable(draft: Draft) -> tuple[list[DesiredModel], list[DesiredModel]]:
+def _plannable(draft: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredModel]]:
     """The declared models but those that are never looked at, that contradict each other, or whose weights nobody
     knows (a note each); and those that a rollback holds."""
     conflicts = find_conflicts(draft.desired.declared)
@@ -62,7 +62,7 @@ def _plannable(draft: Draft) -> tuple[list[DesiredModel], list[DesiredModel]]:
     return models, held
 
 
-def _plan_made(draft: Draft, model: DesiredModel) -> None:
+def _plan_made(draft: PlanBuilder, model: DesiredModel) -> None:
     """What is made from another model on the host; everything that is pulled has been planned before."""
     source = model.spec.source
     if isinstance(source, Copy):

@@ -24,11 +24,11 @@ from ollamaops.plan.lookups import (
     upstream_of,
 )
 from ollamaops.plan.observed import ObservedModel
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.staging import add_probe, awaits_proof, is_unusable
 
 
-def plan_pulls(draft: Draft, models: Iterable[DesiredModel]) -> None:
+def plan_pulls(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:
     """Everything that is pulled. All pulls come before the copies of them, whichever entry asks for the pull."""
     copies = []
     for model in models:
@@ -43,7 +43,7 @@ def plan_pulls(draft: Draft, models: Iterable[DesiredModel]) -> None:
         add_copy(draft, model, pull.ref, because)
 
 
-def _plan_pull(draft: Draft, model: DesiredModel, pull: Pull) -> None:
+def _plan_pull(draft: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
     because = _reasons(draft, model, pull)
     if because:
         add_pull(draft, model, pull, because)
@@ -53,7 +53,7 @@ def _plan_pull(draft: Draft, model: DesiredModel, pull: Pull) -> None:
         draft.keep(model)
 
 
-def _plan_mirror(draft: Draft, model: DesiredModel, pull: Pull) -> Because:
+def _plan_mirror(draft: PlanBuilder, model: DesiredModel, pull: Pull) -> Because:
     """Pull the reference if need be; returns why the name must become a copy of it, nothing when it need not."""
     own, source = draft.find(model.name), draft.find(pull.ref)
     is_at_hand = source is not None and _is_good(draft, model, pull, source)
@@ -73,7 +73,7 @@ def _plan_mirror(draft: Draft, model: DesiredModel, pull: Pull) -> Because:
     return because
 
 
-def _is_good(draft: Draft, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:
+def _is_good(draft: PlanBuilder, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:
     """Whether what the reference's tag holds may be copied from."""
     if is_unusable(source, draft.observed):
         return False
@@ -84,12 +84,12 @@ def _is_good(draft: Draft, model: DesiredModel, pull: Pull, source: ObservedMode
     return is_current(model, source, draft.observed) or _was_just_pulled(draft, pull)
 
 
-def _was_just_pulled(draft: Draft, pull: Pull) -> bool:
+def _was_just_pulled(draft: PlanBuilder, pull: Pull) -> bool:
     """Whether this run had the server pull it, which is all that is wanted when no registry is asked from here."""
     return not draft.options.ask_registry and pull.ref in draft.options.distrust
 
 
-def _has_moved(draft: Draft, model: DesiredModel, own: ObservedModel, source: ObservedModel) -> bool:
+def _has_moved(draft: PlanBuilder, model: DesiredModel, own: ObservedModel, source: ObservedModel) -> bool:
     """Whether the name must follow the reference's tag: not what was copied there, and not good by itself either."""
     if own.digest == source.digest or model.spec.digest or tolerates_content(model.spec):
         return False
@@ -104,7 +104,7 @@ def _has_moved(draft: Draft, model: DesiredModel, own: ObservedModel, source: Ob
             assert_never(model.spec.update)
 
 
-def _reasons(draft: Draft, model: DesiredModel, pull: Pull) -> Because | None:
+def _reasons(draft: PlanBuilder, model: DesiredModel, pull: Pull) -> Because | None:
     """Why `model` must be pulled; None, with a note, when that cannot be told."""
     own, pin = draft.find(model.name), model.spec.digest
     if own is None:
@@ -119,7 +119,9 @@ def _reasons(draft: Draft, model: DesiredModel, pull: Pull) -> Because | None:
     return _latest_reasons(draft, model, pull, own) if model.spec.update == "latest" else ()
 
 
-def _latest_reasons(draft: Draft, model: DesiredModel, pull: Pull, own: ObservedModel) -> Because | None:
+def _latest_reasons(
+    draft: PlanBuilder, model: DesiredModel, pull: Pull, own: ObservedModel
+) -> Because | None:
     if is_current(model, own, draft.observed) or _was_just_pulled(draft, pull):
         return ()
     if not draft.options.ask_registry:

@@ -15,11 +15,11 @@ from ollamaops.plan.actions import PushModel
 from ollamaops.plan.copies import add_copy
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import is_pushed, pushed_digests, upstream_of
-from ollamaops.plan.observed import ObservedHost, ObservedModel, Upstream
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.plan_builder import PlanBuilder
 
 
-def plan_pushes(draft: Draft, models: Iterable[DesiredModel]) -> None:
+def plan_pushes(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:
     """Push what this host has to push, after everything that changes it; but nothing that could not be judged."""
     as_declared = {*draft.unchanged, *draft.changing}
     for model in models:
@@ -30,7 +30,7 @@ def plan_pushes(draft: Draft, models: Iterable[DesiredModel]) -> None:
             _add_push(draft, model, ref)
 
 
-def _has_registry(draft: Draft, model: DesiredModel, ref: ModelName) -> bool:
+def _has_registry(draft: PlanBuilder, model: DesiredModel, ref: ModelName) -> bool:
     """Whether the registry is known to have what the host has and keeps; memory counts when it does not say."""
     own, answer = draft.find(model.name), draft.observed.upstream.get(ref)
     if own is None or model.name in draft.replaced:
@@ -48,7 +48,7 @@ def _has_registry(draft: Draft, model: DesiredModel, ref: ModelName) -> bool:
     return True
 
 
-def _is_same(model: DesiredModel, own: ObservedModel, answer: Upstream, observed: ObservedHost) -> bool:
+def _is_same(model: DesiredModel, own: ObservedModel, answer: RegistryAnswer, observed: ObservedHost) -> bool:
     """Whether what the registry has is what the host has."""
     source = upstream_of(model, observed)
     contents = (
@@ -60,7 +60,7 @@ def _is_same(model: DesiredModel, own: ObservedModel, answer: Upstream, observed
     return any({own.digest, answer.registry_digest} <= digests for digests in contents)
 
 
-def _in_registry(draft: Draft, ref: ModelName) -> str:
+def _in_registry(draft: PlanBuilder, ref: ModelName) -> str:
     """What the registry has in place of what the host has, or will have: a digest, "nothing", or "" if unknown."""
     answer = draft.observed.upstream.get(ref)
     if answer is None:
@@ -68,7 +68,7 @@ def _in_registry(draft: Draft, ref: ModelName) -> str:
     return "nothing" if answer.gone else answer.registry_digest
 
 
-def _add_push(draft: Draft, model: DesiredModel, ref: ModelName) -> None:
+def _add_push(draft: PlanBuilder, model: DesiredModel, ref: ModelName) -> None:
     name = model.name
     because = draft.why(ref, "unpushed", desired=str(name), observed=_in_registry(draft, ref))
     if draft.leaves_alone(ref):

@@ -18,7 +18,7 @@ from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.loaded import Loaded
 from ollamaops.plan.lookups import is_left_alone
 from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.units import format_size
 
 FOREVER = -1.0
@@ -105,7 +105,7 @@ def _serving(observed: ObservedHost, own: ObservedModel) -> list[Loaded]:
     return [one for one in observed.loaded or () if one.serves(own.name, own.digest)]
 
 
-def plan_residency(draft: Draft, models: Iterable[DesiredModel]) -> None:
+def plan_residency(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:
     """Load and unload what the declaration says. Those that stay for ever come last: they may share a runner."""
     if draft.observed.loaded is None:
         return
@@ -116,7 +116,7 @@ def plan_residency(draft: Draft, models: Iterable[DesiredModel]) -> None:
             _plan_unload(draft, model)
 
 
-def _plan_load(draft: Draft, model: DesiredModel) -> None:
+def _plan_load(draft: PlanBuilder, model: DesiredModel) -> None:
     name = model.name
     if draft.find(name) is None and name not in draft.changing:
         return  # why it is not there has been said
@@ -152,7 +152,7 @@ def cannot_stay(name: ModelName, own: ObservedModel | None, features: Features) 
     return ""
 
 
-def _why_load(draft: Draft, model: DesiredModel) -> str:
+def _why_load(draft: PlanBuilder, model: DesiredModel) -> str:
     """What is not as declared; nothing if it is in memory, for as long as is wanted."""
     own = draft.find(model.name)
     if own is None:
@@ -169,13 +169,13 @@ def _why_load(draft: Draft, model: DesiredModel) -> str:
     return "in memory for good" if is_too_long else ""
 
 
-def _is_kept_for_another(draft: Draft, one: Loaded) -> bool:
+def _is_kept_for_another(draft: PlanBuilder, one: Loaded) -> bool:
     """Whether a model that is declared to stay for ever uses this runner too."""
     lasting = (draft.find(model.name) for model in draft.desired.models if model.spec.resident is True)
     return any(other and one.serves(other.name, other.digest) for other in lasting)
 
 
-def _would_be_evicted(draft: Draft, name: ModelName) -> bool:
+def _would_be_evicted(draft: PlanBuilder, name: ModelName) -> bool:
     """Whether all is as it was when the last run loaded it and the others drove it out again."""
     residents = (model.name for model in draft.desired.declared if wants_loaded(model.spec))
     beside = frozenset(other for other in residents if other != name and not draft.leaves_alone(other))
@@ -184,7 +184,7 @@ def _would_be_evicted(draft: Draft, name: ModelName) -> bool:
     return is_same and bool(others) and all(_serving(draft.observed, own) for own in others)
 
 
-def _everything_about(draft: Draft, name: ModelName) -> tuple[str, ...]:
+def _everything_about(draft: PlanBuilder, name: ModelName) -> tuple[str, ...]:
     """The actions on the model that come before: it is loaded when it is what it should be, and proven."""
     return tuple(
         action_id
@@ -193,7 +193,7 @@ def _everything_about(draft: Draft, name: ModelName) -> tuple[str, ...]:
     )
 
 
-def _report_eviction(draft: Draft, model: DesiredModel, why: str) -> None:
+def _report_eviction(draft: PlanBuilder, model: DesiredModel, why: str) -> None:
     """This run or the last one has loaded it: to do so again would evict another one."""
     others = [one for one in draft.observed.loaded or () if one.name != model.name]
     listed = ", ".join(f"{one.name} ({format_size(one.size_bytes)})" for one in others)
@@ -209,7 +209,7 @@ def _report_eviction(draft: Draft, model: DesiredModel, why: str) -> None:
         draft.doubt(model.name, f"was loaded, but: {why}{said}", "look at what else uses it, then run again")
 
 
-def _plan_unload(draft: Draft, model: DesiredModel) -> None:
+def _plan_unload(draft: PlanBuilder, model: DesiredModel) -> None:
     name = model.name
     if draft.find(name) is None or not any(one.name == name for one in draft.observed.loaded or ()):
         return
@@ -230,7 +230,7 @@ def _plan_unload(draft: Draft, model: DesiredModel) -> None:
     )
 
 
-def _note_leftovers(draft: Draft, name: ModelName) -> None:
+def _note_leftovers(draft: PlanBuilder, name: ModelName) -> None:
     """Weights that were replaced while they were kept for good have no name by which a server would drop them."""
     own = draft.find(name)
     for one in draft.observed.loaded or ():

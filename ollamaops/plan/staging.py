@@ -16,7 +16,7 @@ from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.lookups import Because, former_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel
-from ollamaops.plan.plan_builder import Draft
+from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.versions import next_of, previous_of
 
 _ON_TRIAL, _UNUSABLE = "?", "!"
@@ -86,7 +86,7 @@ def awaits_proof(model: DesiredModel, observed: ObservedHost) -> bool:
     return aside is not None and aside != own.digest
 
 
-def add_probe(draft: Draft, model: DesiredModel, at: ModelName, because: Because = ()) -> None:
+def add_probe(draft: PlanBuilder, model: DesiredModel, at: ModelName, because: Because = ()) -> None:
     """Plan to prove what will be at `at` by then, if the model is to be proven."""
     if is_proven_first(model.spec):
         draft.add(
@@ -103,7 +103,7 @@ def add_probe(draft: Draft, model: DesiredModel, at: ModelName, because: Because
         )
 
 
-def add_switch(draft: Draft, model: DesiredModel) -> None:
+def add_switch(draft: PlanBuilder, model: DesiredModel) -> None:
     """Plan to make the model what was made aside, and proven if need be."""
     draft.add(
         CopyModel(

@@ -174,7 +174,7 @@ class RegistryClient:
         return True
 
     def blob(self, name: ModelName, digest: Digest, max_bytes: int, insecure: bool = False) -> bytes:
-        """The bytes of a small blob (template, parameters, licence), checked against `digest`.
+        """The bytes of a small blob (template, parameters, license), checked against `digest`.
 
         ProtocolError when it is larger than `max_bytes`, DigestMismatch when it is something else.
         """

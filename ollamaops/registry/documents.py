@@ -238,7 +238,7 @@ class LayerChange:
 def compare(old: Document, new: Document) -> tuple[LayerChange, ...]:
     """What changed from `old` to `new`, kind by kind, weights first; empty when a host would behave the same.
 
-    The order of layers counts within a kind (licences are joined, the last messages win), not between kinds:
+    The order of layers counts within a kind (licenses are joined, the last messages win), not between kinds:
     servers ≤ 0.24 order layers at random.
     """
     before, after = layers_by_kind(old.parts), layers_by_kind(new.parts)

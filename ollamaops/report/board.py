@@ -147,7 +147,7 @@ def _host_row(name: str, host: _HostRows) -> Row:
         return Row(label=label, text=counts, is_host=True)
     total = Flow(sum(flow.completed_bytes for flow in flows), sum(flow.total_bytes for flow in flows))
     rate = sum(flow.rate for flow in flows if flow.is_moving)
-    text = f"{say_flow(total, rate)}; {counts}"
+    text = f"{render_flow(total, rate)}; {counts}"
     return Row(label=label, text=text, share=_share(total), is_host=True)
 
 
@@ -158,14 +158,14 @@ def _rows_of(running: _Running) -> Iterator[Row]:
         yield Row(label=title, text=clean(running.status))
     for layer, flow in moving.items():
         label = f"{title} {clean(layer)}" if len(moving) > 1 else title
-        yield Row(label=label, text=say_flow(flow, flow.rate), share=_share(flow))
+        yield Row(label=label, text=render_flow(flow, flow.rate), share=_share(flow))
 
 
 def _share(flow: Flow) -> float:
     return min(flow.completed_bytes / flow.total_bytes, 1.0)
 
 
-def say_flow(flow: Flow, rate: float) -> str:
+def render_flow(flow: Flow, rate: float) -> str:
     """`40 %, 812 MB of 2.0 GB, 45 MB/s, 26s left`; without the last two while nothing moves."""
     percent = int(100 * flow.completed_bytes / flow.total_bytes)
     said = f"{percent} %, {format_size(flow.completed_bytes)} of {format_size(flow.total_bytes)}"
@@ -189,7 +189,7 @@ def title_of(event: Stamp) -> str:
     return f"{verb} {subject}".rstrip()
 
 
-def say_event(event: Event) -> tuple[str, Style | None]:
+def render_event(event: Event) -> tuple[str, Style | None]:
     """One safe line about the event, and the style that fits it."""
     text, style = _say(event)
     about = [clean(part) for part in (event.host, title_of(event) if event.action_id else "") if part]

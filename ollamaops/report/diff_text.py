@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Plan, UploadBlob, subject_of
-from ollamaops.report.differences import field_diff, is_change, say_difference
+from ollamaops.report.differences import field_diff, is_change, render_difference
 from ollamaops.report.lines import Line, group_lines, join_lines, render_lines
-from ollamaops.report.plan_lines import mark_of, note_line, same_lines, say_verb, unreached_lines
+from ollamaops.report.plan_lines import mark_of, note_line, render_verb, same_lines, unreached_lines
 from ollamaops.report.words import Paint
 
 
 def render_diff(
-    plan: Plan, model: ModelName | None = None, *, colour: bool = False, width: int | None = None
+    plan: Plan, model: ModelName | None = None, *, color: bool = False, width: int | None = None
 ) -> str:
     """Every difference in full, of one model or of all; a line says so where a model is in sync or not known."""
     hosts = [_only(host, model) for host in plan.hosts]
@@ -24,7 +24,7 @@ def render_diff(
     lines = [*differing, *same, *notes]
     if model is not None and not lines:
         lines.append(Line(mark="note", subject=str(model), text="not declared, and not there"))
-    return join_lines(render_lines([*lines, *unreached_lines(plan.unreached)], Paint(colour), width))
+    return join_lines(render_lines([*lines, *unreached_lines(plan.unreached)], Paint(color), width))
 
 
 def _only(host: HostPlan, model: ModelName | None) -> HostPlan:
@@ -52,7 +52,7 @@ def _diff_lines(host: HostPlan) -> Iterator[Line]:
                 mark=mark_of(action),
                 subject=subject_of(action),
                 hosts=(host.host,),
-                text=say_verb(action),
+                text=render_verb(action),
                 details=tuple(_full_details(action.because)),
             )
 
@@ -63,4 +63,4 @@ def _full_details(because: Iterable[Difference]) -> Iterator[str]:
             yield f"{difference.path or difference.kind}:"
             yield from field_diff(difference)
         else:
-            yield say_difference(difference)
+            yield render_difference(difference)

@@ -22,12 +22,12 @@ _CONTEXT = 9  # characters kept on each side of what changed in a long line
 _BARE = re.compile(r"[\w.,:/+-]+( \([\w.]+\))?|\[.*\]|not verified")
 
 
-def say_reasons(because: Sequence[Difference], *, everything: bool = False) -> str:
+def render_reasons(because: Sequence[Difference], *, everything: bool = False) -> str:
     """`, not there` or `: parameters.temperature 0.7 → 0.2; system +1 −1 lines`; empty without a reason."""
     clauses: list[str] = []
     changes: list[str] = []
     for difference in because:
-        (changes if is_change(difference) else clauses).append(say_difference(difference))
+        (changes if is_change(difference) else clauses).append(render_difference(difference))
     shown = list(dict.fromkeys(changes))
     if len(shown) > _MAX_SHOWN + 1 and not everything:
         shown = [*shown[:_MAX_SHOWN], f"and {len(shown) - _MAX_SHOWN} more"]
@@ -40,7 +40,7 @@ def is_change(difference: Difference) -> bool:
     return difference.kind in ("field", "content", "weights")
 
 
-def say_difference(difference: Difference) -> str:
+def render_difference(difference: Difference) -> str:
     """One reason as a phrase: `not there`, `content 3f2a… → 9bc1…`, `parameters.temperature 0.7 → 0.2`."""
     desired, observed = difference.desired, difference.observed
     match difference.kind:

@@ -18,11 +18,11 @@ _STYLES: Mapping[str, Style] = {"succeeded": "good", "failed": "bad", "refused":
 _COMMIT_DIGITS = 12
 
 
-def render_runs(runs: Sequence[Run], *, colour: bool = False) -> str:
+def render_runs(runs: Sequence[Run], *, color: bool = False) -> str:
     """One line per run, the last first; a sentence when there are none."""
     if not runs:
         return "no run has changed anything yet"
-    paint = Paint(colour)
+    paint = Paint(color)
     head: list[Cell] = [(word, "bold") for word in ("RUN", "WHEN", "WHO", "COMMAND", "COMMIT", "RESULT")]
     return "\n".join(render_table([head, *map(_row, runs)], paint)) + "\n"
 
@@ -54,9 +54,9 @@ def _short(commit: str) -> str:
     return clean(digits[:_COMMIT_DIGITS] + dash + rest)
 
 
-def render_run_record(run: Run, *, colour: bool = False) -> str:
+def render_run_record(run: Run, *, color: bool = False) -> str:
     """One run in full: when, who, from what, and every action with its outcome."""
-    paint = Paint(colour)
+    paint = Paint(color)
     facts = [
         ("run", run.run_id),
         ("began", run.at),
@@ -79,9 +79,9 @@ def _say_outcome(key: str, outcome: Mapping[str, object], paint: Paint) -> str:
     return f"  {paint(style, clean(name))} {clean(key)}" + (f": {clean(str(why))}" if why else "")
 
 
-def render_run_diff(old: Run, new: Run, *, colour: bool = False) -> str:
+def render_run_diff(old: Run, new: Run, *, color: bool = False) -> str:
     """What the second run was and did differently from the first; a sentence when nothing."""
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = [f"{name}: {clean(before)} → {clean(after)}" for name, before, after in _header_changes(old, new)]
     then, now = dict(_outcomes(old)), dict(_outcomes(new))
     for key in sorted(then.keys() | now.keys()):

@@ -11,20 +11,20 @@ from ollamaops.plan.codec import Json
 from ollamaops.registry.documents import Layer, LayerChange, LayerKind
 from ollamaops.units import format_size
 
-_CALLED: Mapping[LayerKind, str] = {"license": "licence", "config": "metadata", "other": "other layers"}
+_CALLED: Mapping[LayerKind, str] = {"license": "license", "config": "metadata", "other": "other layers"}
 
 
 def call_kind(kind: LayerKind) -> str:
-    """`weights`, `template`, `licence` …"""
+    """`weights`, `template`, `license` …"""
     return _CALLED.get(kind, kind)
 
 
-def say_layer(layer: Layer) -> str:
+def render_layer(layer: Layer) -> str:
     """`weights 9bc19bc19bc1 of 2.0 GB`"""
     return f"{call_kind(layer.kind)} {layer.digest.short} of {format_size(layer.size_bytes)}"
 
 
-def say_changes(changes: Iterable[LayerChange]) -> str:
+def render_changes(changes: Iterable[LayerChange]) -> str:
     """`weights 2.0 GB → 2.1 GB, template 1.4 kB → not there`; one phrase for each kind."""
     return ", ".join(map(_say_change, changes))
 

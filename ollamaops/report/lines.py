@@ -1,6 +1,6 @@
 """The lines that plans and runs are reported in: `+ qwen3:32b on gpu-2: pull, not there: 20.2 GB`.
 
-Decides the shape of a line, how equal lines of many hosts become one, and how lines are laid out and coloured;
+Decides the shape of a line, how equal lines of many hosts become one, and how lines are laid out and colored;
 leaves to others what they say. The fact a reader would miss: a Line holds text as it came, and `render_lines`
 (or the HTML renderer) is the one gate where it is made safe.
 """
@@ -86,7 +86,7 @@ def group_lines(lines: Iterable[Line]) -> list[Line]:
 
 
 def render_lines(lines: Iterable[Line], paint: Paint, width: int | None = None) -> list[str]:
-    """Safe lines of text, wrapped to `width` columns if it is given, coloured by `paint`."""
+    """Safe lines of text, wrapped to `width` columns if it is given, colored by `paint`."""
     return [text for line in lines for text in _render_line(line, paint, width)]
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from ollamaops.events import ActionEnded, Event, Progressed
-from ollamaops.report.board import Board, say_event, say_flow, seconds_of
+from ollamaops.report.board import Board, render_event, render_flow, seconds_of
 from ollamaops.report.plan_json import event_to_json
 from ollamaops.report.words import Paint, Stream, fit_encoding
 
@@ -40,7 +40,7 @@ def progress_sink(
     stream: Stream,
     environ: Mapping[str, str],
     *,
-    colour: bool = False,
+    color: bool = False,
     as_json: bool = False,
 ) -> ProgressSink:
     """The sink that fits `--progress` and the stream: `auto` is a live display on terminals, else plain lines.
@@ -54,8 +54,8 @@ def progress_sink(
     if kind == "rich" or (kind == "auto" and stream.isatty() and environ.get("TERM") != "dumb"):
         from ollamaops.report.rich_progress import RichProgress, build_console
 
-        return RichProgress(build_console(stream, colour=colour))
-    return PlainProgress(stream, Paint(colour))
+        return RichProgress(build_console(stream, color=color))
+    return PlainProgress(stream, Paint(color))
 
 
 class _Entered:
@@ -118,7 +118,7 @@ class PlainProgress(_Entered):
             if isinstance(event, ActionEnded):
                 self._shown = {key: shown for key, shown in self._shown.items() if key[0] != event.action_id}
             if not isinstance(event, Progressed):
-                text, style = say_event(event)
+                text, style = render_event(event)
                 self._lines.write(self._paint(style, text) if style else text)
             elif self._is_due(event):
                 self._lines.write(self._say_progress(event))
@@ -135,9 +135,9 @@ class PlainProgress(_Entered):
         return is_due
 
     def _say_progress(self, event: Progressed) -> str:
-        text, style = say_event(event)
+        text, style = render_event(event)
         flow = self._board.flow(event)
-        moved = f": {say_flow(flow, flow.rate)}" if flow and event.total_bytes else ""
+        moved = f": {render_flow(flow, flow.rate)}" if flow and event.total_bytes else ""
         return self._paint(style or "dim", text + moved)
 
 

@@ -30,11 +30,11 @@ def render_loaded(
     hosts: Sequence[HostLoaded],
     unreached: Sequence[UnreachedHost],
     *,
-    colour: bool = False,
+    color: bool = False,
     width: int | None = None,
 ) -> str:
     """A row for each model in memory and for each that should be, then hosts that did not answer, then the counts."""
-    paint = Paint(colour)
+    paint = Paint(color)
     rows = [row for host in hosts for row in _rows(host)]
     heads: list[list[Cell]] = [[(head, "bold") for head in _HEADS]] if rows else []
     lines = render_table([*heads, *rows], paint)

@@ -13,7 +13,13 @@ from ollamaops.lockfile.changes import Finding, FindingState, LayerPair, LockSte
 from ollamaops.lockfile.lock import LockEntry
 from ollamaops.plan.codec import Json
 from ollamaops.registry.documents import Layer, LayerChange
-from ollamaops.report.layer_words import call_kind, changes_to_json, layer_to_json, say_changes, say_layer
+from ollamaops.report.layer_words import (
+    call_kind,
+    changes_to_json,
+    layer_to_json,
+    render_changes,
+    render_layer,
+)
 from ollamaops.report.lines import Line, Mark, join_lines, render_lines
 from ollamaops.report.words import Paint, plural
 from ollamaops.units import format_size
@@ -42,12 +48,12 @@ def render_lock_update(
     path: str,
     *,
     written: bool,
-    colour: bool = False,
+    color: bool = False,
     width: int | None = None,
     verbose: bool = False,
 ) -> str:
     """A line for each entry that changed or could not be asked for, and one that counts."""
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = [_step_line(step) for step in update.steps if verbose or step.state != "kept"]
     end = "written" if written else "not changed"
     last = paint("bold", f"{_count(step.state for step in update.steps)}; {path} {end}")
@@ -69,7 +75,7 @@ def _say_step(step: LockStep) -> str:
         case "added":
             return f"locked at {_say_entry(step.after)}"
         case "updated":
-            return f"updated: {say_move(step)}"
+            return f"updated: {render_move(step)}"
         case "removed":
             return "removed, no longer declared"
         case "kept":
@@ -88,20 +94,20 @@ def _say_entry(entry: LockEntry | None) -> str:
     return f"{entry.digest.short}, {format_size(entry.size_bytes)} in {plural(len(entry.document.parts), 'layer')}"
 
 
-def say_move(step: LockStep) -> str:
+def render_move(step: LockStep) -> str:
     """`aaa → bbb: weights 2.0 GB → 2.1 GB: 2.1 GB to download`"""
     digests = " → ".join(entry.digest.short for entry in (step.before, step.after) if entry)
-    return f"{digests}: {say_content(step.changes, step.altered)}"
+    return f"{digests}: {render_content(step.changes, step.altered)}"
 
 
-def say_content(changes: Sequence[LayerChange], altered: Sequence[LayerPair]) -> str:
+def render_content(changes: Sequence[LayerChange], altered: Sequence[LayerPair]) -> str:
     """What changed, and the bytes of all that is new; or that the layers are the same."""
     if not changes and altered:
         return "the same blobs, described otherwise"
     if not changes:
         return "the layers are the same, only the registry manifest is written differently"
     new = sum(change.download_bytes for change in changes)
-    return f"{say_changes(changes)}: {format_size(new) if new else 'nothing'} new"
+    return f"{render_changes(changes)}: {format_size(new) if new else 'nothing'} new"
 
 
 def _count(states: Iterable[str]) -> str:
@@ -153,12 +159,12 @@ def render_lock_check(
     findings: Sequence[Finding],
     path: str,
     *,
-    colour: bool = False,
+    color: bool = False,
     width: int | None = None,
     verbose: bool = False,
 ) -> str:
     """A line for each entry that is not as it should be, and one that counts."""
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = [_finding_line(finding) for finding in findings if verbose or finding.state != "same"]
     last = paint("bold", f"{path}: {_count(finding.state for finding in findings)}")
     return join_lines([*render_lines(lines, paint, width), last])
@@ -192,7 +198,7 @@ def _say_finding(finding: Finding) -> tuple[str, str | None]:
             )
         case "moved":
             digests = f"{_digest(finding)} → {_short(finding.found)}"
-            content = say_content(finding.changes, finding.altered)
+            content = render_content(finding.changes, finding.altered)
             return f"the registry has moved on: {digests}: {content}", again
         case "gone":
             return f"the registry no longer has it: {finding.error}", "push it again, or choose another tag"
@@ -221,7 +227,7 @@ def _details(finding: Finding) -> Iterable[str]:
     for pair in (*finding.altered, *finding.forged):
         yield _say_differing(*pair, where=("in the lock", "in the registry"))
     for flaw in finding.flaws:
-        yield f"{say_layer(flaw.layer)}: {flaw.error}"
+        yield f"{render_layer(flaw.layer)}: {flaw.error}"
 
 
 def _say_differing(locked: Layer | None, found: Layer | None, *, where: tuple[str, str]) -> str:
@@ -229,7 +235,7 @@ def _say_differing(locked: Layer | None, found: Layer | None, *, where: tuple[st
     here, there = where
     if locked is None or found is None:
         known = locked or found
-        return f"{say_layer(known) if known else ''}: only {here if locked else there}"
+        return f"{render_layer(known) if known else ''}: only {here if locked else there}"
     values = (
         ("digest", locked.digest.short, found.digest.short),
         ("size", str(locked.size_bytes), str(found.size_bytes)),

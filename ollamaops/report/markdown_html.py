@@ -15,8 +15,8 @@ from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import RunReport
 from ollamaops.report.lines import SYMBOLS, Line, render_lines
 from ollamaops.report.plan_lines import plan_lines
-from ollamaops.report.plan_text import say_counts
-from ollamaops.report.run_text import run_lines, say_run
+from ollamaops.report.plan_text import render_counts
+from ollamaops.report.run_text import run_lines, summarize_run
 from ollamaops.report.words import Paint, clean, clean_line
 
 _FOLDED_FROM = 25  # lines; longer reports are folded away in a comment
@@ -37,22 +37,22 @@ pre { background: #f6f6f6; margin: .3rem 0; padding: .4rem; overflow-x: auto; }
 
 def render_plan_markdown(plan: Plan) -> str:
     """The plan as a Markdown comment: the counts, then its lines as a `diff` block."""
-    return render_markdown("ollamaops plan", plan_lines(plan, verbose=True), say_counts(plan))
+    return render_markdown("ollamaops plan", plan_lines(plan, verbose=True), render_counts(plan))
 
 
 def render_run_markdown(report: RunReport) -> str:
     """The run as a Markdown comment."""
-    return render_markdown("ollamaops apply", run_lines(report, verbose=True), say_run(report))
+    return render_markdown("ollamaops apply", run_lines(report, verbose=True), summarize_run(report))
 
 
 def render_plan_html(plan: Plan) -> str:
     """The plan as a page of its own, without scripts."""
-    return render_html("ollamaops plan", plan_lines(plan, verbose=True), say_counts(plan))
+    return render_html("ollamaops plan", plan_lines(plan, verbose=True), render_counts(plan))
 
 
 def render_run_html(report: RunReport) -> str:
     """The run as a page of its own, without scripts."""
-    return render_html("ollamaops apply", run_lines(report, verbose=True), say_run(report))
+    return render_html("ollamaops apply", run_lines(report, verbose=True), summarize_run(report))
 
 
 def render_markdown(title: str, lines: Iterable[Line], summary: str) -> str:

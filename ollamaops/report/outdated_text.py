@@ -39,12 +39,12 @@ def render_outdated(
     hosts: Sequence[HostFreshness],
     unreached: Sequence[UnreachedHost],
     *,
-    colour: bool = False,
+    color: bool = False,
     width: int | None = None,
     verbose: bool = False,
 ) -> str:
     """A table of everything that is not current (`verbose`: of everything), or lines where it would be too wide."""
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = _lines(hosts, verbose=verbose)
     heads: list[list[Cell]] = [[(head, "bold") for head in _HEADS]] if lines else []
     rows = heads + [_row(line) for line in lines]

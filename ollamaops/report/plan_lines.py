@@ -34,7 +34,7 @@ from ollamaops.plan.actions import (
     subject_of,
     verb_of,
 )
-from ollamaops.report.differences import detail_lines, say_reasons
+from ollamaops.report.differences import detail_lines, render_reasons
 from ollamaops.report.lines import Line, Mark, group_lines
 from ollamaops.report.words import plural, without_host
 from ollamaops.units import format_duration, format_size
@@ -71,9 +71,9 @@ def _host_lines(host: HostPlan, *, verbose: bool) -> Iterator[Line]:
             mark=mark_of(action),
             subject=subject_of(action),
             hosts=(action.host,),
-            text=say_verb(action)
+            text=render_verb(action)
             + _say_staging(action, proven)
-            + say_reasons(action.because, everything=verbose),
+            + render_reasons(action.because, everything=verbose),
             cost=_say_cost(action, [upload.cost for upload in mine]),
             details=_details(action, mine) if verbose else (),
         )
@@ -118,7 +118,7 @@ def mark_of(action: Action) -> Mark:
             assert_never(action)
 
 
-def say_verb(action: Action) -> str:
+def render_verb(action: Action) -> str:
     """What is done: `pull`, `create from qwen3:32b`, `copy of qwen3:32b`."""
     match action:
         case CreateModel() if mark_of(action) == "new":

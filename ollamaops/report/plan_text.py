@@ -57,17 +57,17 @@ def count_plan(plan: Plan) -> PlanCounts:
     )
 
 
-def render_plan(plan: Plan, *, colour: bool = False, width: int | None = None, verbose: bool = False) -> str:
+def render_plan(plan: Plan, *, color: bool = False, width: int | None = None, verbose: bool = False) -> str:
     """The plan as text: a line per change, what is in the way, and the counts.
 
     `verbose` adds what is unchanged or not ours, the diffs of long texts and every upload.
     """
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = render_lines(plan_lines(plan, verbose=verbose), paint, width)
-    return join_lines([*lines, paint("bold", say_counts(plan))])
+    return join_lines([*lines, paint("bold", render_counts(plan))])
 
 
-def say_counts(plan: Plan) -> str:
+def render_counts(plan: Plan) -> str:
     """The last line: `3 to pull, 1 to create, 0 to delete, 12 unchanged; 20.2 GB to download`."""
     counts = count_plan(plan)
     rest = _say_rest(counts)

@@ -22,7 +22,7 @@ def render_problems(
     problems: Sequence[Problem],
     texts: Mapping[str, str] | None = None,
     *,
-    colour: bool = False,
+    color: bool = False,
     width: int | None = None,
     level: str = "error",
 ) -> str:
@@ -30,7 +30,7 @@ def render_problems(
 
     `level` is what the problems are called: `error` or `warning`.
     """
-    paint, texts = Paint(colour), texts or {}
+    paint, texts = Paint(color), texts or {}
     lines = [line for problem in problems for line in _problem_lines(problem, texts, paint, width)]
     files = len({problem.path for problem in problems})
     count = f"{plural(len(problems), level)} in {plural(files, 'file')}"
@@ -65,11 +65,11 @@ def _excerpt(problem: Problem, text: str | None, paint: Paint) -> list[str]:
     return [paint("dim", shown), paint("dim", bar) + " " * cells(before) + paint("bad", mark)]
 
 
-def render_error(error: OllamaopsError, *, colour: bool = False, width: int | None = None) -> str:
+def render_error(error: OllamaopsError, *, color: bool = False, width: int | None = None) -> str:
     """`error: what: why` and `hint: …`; every problem of a ManifestError."""
     if isinstance(error, ManifestError):
-        return render_problems(error.problems, colour=colour, width=width)
-    paint = Paint(colour)
+        return render_problems(error.problems, color=color, width=width)
+    paint = Paint(color)
     head, *rest = wrap(f"error: {clean(str(error)) or type(error).__name__}", width)
     lines = [paint("bad", "error:") + head.removeprefix("error:"), *rest]
     if error.hint:

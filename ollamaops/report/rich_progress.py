@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ollamaops.events import ActionStarted, Event, HostObserved, Progressed
-from ollamaops.report.board import Board, Row, say_event
+from ollamaops.report.board import Board, Row, render_event
 from ollamaops.report.words import Stream, Style
 
 _REDRAWS_PER_S = 8
@@ -51,10 +51,10 @@ class _Live(Live):
             super().refresh()
 
 
-def build_console(stream: Stream, *, colour: bool) -> Console:
-    """A console on `stream` that draws with or without colours."""
+def build_console(stream: Stream, *, color: bool) -> Console:
+    """A console on `stream` that draws with or without colors."""
     return _Console(
-        file=cast("IO[str]", stream), no_color=not colour, highlight=False, emoji=False, markup=False
+        file=cast("IO[str]", stream), no_color=not color, highlight=False, emoji=False, markup=False
     )
 
 
@@ -87,7 +87,7 @@ class RichProgress:
         with self._lock:
             self._board.take(event)
         if not isinstance(event, ActionStarted | HostObserved | Progressed):
-            text, style = say_event(event)
+            text, style = render_event(event)
             with suppress(OSError, ValueError):  # showing must not stop the work
                 self._console.print(Text(text, _STYLES[style]), soft_wrap=True)
 

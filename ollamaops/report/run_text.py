@@ -23,10 +23,10 @@ from ollamaops.plan.actions import (
     verb_of,
 )
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
-from ollamaops.report.differences import say_difference
+from ollamaops.report.differences import render_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
 from ollamaops.report.plan_lines import leftover_lines, mark_of, note_line, refusal_line, unreached_lines
-from ollamaops.report.plan_text import say_counts
+from ollamaops.report.plan_text import render_counts
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
 
@@ -45,12 +45,12 @@ ROLLED_BACK = "rolled back"
 
 
 def render_run(
-    report: RunReport, *, colour: bool = False, width: int | None = None, verbose: bool = False
+    report: RunReport, *, color: bool = False, width: int | None = None, verbose: bool = False
 ) -> str:
     """The run as text: what did not work, what still differs, and the counts; `verbose` adds what worked."""
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = render_lines(run_lines(report, verbose=verbose), paint, width)
-    return join_lines([*lines, paint("bold", say_run(report))])
+    return join_lines([*lines, paint("bold", summarize_run(report))])
 
 
 def run_lines(report: RunReport, *, verbose: bool = False) -> list[Line]:
@@ -130,7 +130,7 @@ def _remaining_lines(report: HostReport) -> Iterator[Line]:
                 mark="trouble",
                 subject=str(difference.model),
                 hosts=(report.host,),
-                text=f"still differs after {plural(report.rounds, 'round')}: {say_difference(difference)}",
+                text=f"still differs after {plural(report.rounds, 'round')}: {render_difference(difference)}",
             )
 
 
@@ -143,14 +143,14 @@ def is_as_declared(report: HostReport) -> bool:
     return report.verified or not report.results
 
 
-def say_run(report: RunReport) -> str:
+def summarize_run(report: RunReport) -> str:
     """The last line: `done in 1m30s: 3 pulled, 1 created; 2 hosts as declared`."""
     if report.plan.refusals and not report.results:
         return f"refused by {plural(len(report.plan.refusals), 'rule')}: nothing was changed"
     is_declared = [is_as_declared(host) for host in report.hosts]
     is_idle = not report.results and not any(host.tidied for host in report.hosts)
     if is_idle and all(is_declared) and not report.interrupted:
-        return say_counts(report.plan)
+        return render_counts(report.plan)
     done = ", ".join([*_say_outcomes(report.results), *_say_tidied(report)]) or "nothing was changed"
     return f"{_say_end(report, is_declared)} {format_duration(report.seconds)}: {done}; {_say_hosts(report)}"
 

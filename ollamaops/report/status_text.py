@@ -23,7 +23,7 @@ from ollamaops.plan.actions import (
     continues_another,
 )
 from ollamaops.plan.codec import Json
-from ollamaops.report.differences import say_difference
+from ollamaops.report.differences import render_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
 from ollamaops.report.plan_lines import unreached_lines
 from ollamaops.report.table import Cell as TextCell
@@ -110,7 +110,7 @@ def _cell_of(action: Action) -> Cell:
         state=_state_of(action),
         digest=digests[0][:12] if digests else "",
         why=tuple(
-            dict.fromkeys(say_difference(why) for why in action.because if not _goes_without_saying(why))
+            dict.fromkeys(render_difference(why) for why in action.because if not _goes_without_saying(why))
         ),
     )
 
@@ -129,14 +129,12 @@ def _state_of(action: Action) -> State:
     return "missing" if kinds <= {"missing", "moved"} else "drifted"
 
 
-def render_status(
-    plan: Plan, *, colour: bool = False, width: int | None = None, verbose: bool = False
-) -> str:
+def render_status(plan: Plan, *, color: bool = False, width: int | None = None, verbose: bool = False) -> str:
     """A table of models and hosts, or a line per model and state when the table is wider than `width`.
 
     `verbose` adds why a model is not in sync.
     """
-    paint, table = Paint(colour), build_status(plan)
+    paint, table = Paint(color), build_status(plan)
     grid = _grid(plan, table)
     if width is None or table_width(grid) <= width:
         lines = render_table(grid, paint) if table else []

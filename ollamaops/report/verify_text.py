@@ -16,11 +16,11 @@ from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
 
 
-def render_verdicts(hosts: Sequence[HostVerdicts], *, colour: bool = False, width: int | None = None) -> str:
+def render_verdicts(hosts: Sequence[HostVerdicts], *, color: bool = False, width: int | None = None) -> str:
     """A line per model, or per failure of it, and the counts."""
-    paint = Paint(colour)
+    paint = Paint(color)
     lines = [line for host in hosts for line in _lines(host)]
-    return join_lines([*render_lines(lines, paint, width), paint("bold", say_verdicts(hosts))])
+    return join_lines([*render_lines(lines, paint, width), paint("bold", summarize_verdicts(hosts))])
 
 
 def _lines(host: HostVerdicts) -> Iterator[Line]:
@@ -45,7 +45,7 @@ def _say_met(verdict: Verdict) -> str:
     return f"{plural(verdict.expectations, 'expectation')} met; loaded in {format_duration(verdict.load_s)}{speed}"
 
 
-def say_verdicts(hosts: Sequence[HostVerdicts]) -> str:
+def summarize_verdicts(hosts: Sequence[HostVerdicts]) -> str:
     """The last line: `3 models tested on 2 hosts: 2 passed, 1 failed; 1 host not reached`."""
     verdicts = [verdict for host in hosts for verdict in host.verdicts]
     unreached = sum(1 for host in hosts if host.unreached)

@@ -43,17 +43,17 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """Puts colours around text, or leaves it alone when `colour` is False."""
+    """Puts colors around text, or leaves it alone when `color` is False."""
 
-    colour: bool = False
+    color: bool = False
 
     def __call__(self, style: Style, text: str) -> str:
         """`text` in that style; text must be clean already."""
-        return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if self.colour and text else text
+        return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if self.color and text else text
 
 
-def wants_colour(stream: Stream, environ: Mapping[str, str], *, no_color: bool = False) -> bool:
-    """Whether to colour what goes to `stream`: on terminals, unless --no-color, NO_COLOR or TERM=dumb say no."""
+def wants_color(stream: Stream, environ: Mapping[str, str], *, no_color: bool = False) -> bool:
+    """Whether to color what goes to `stream`: on terminals, unless --no-color, NO_COLOR or TERM=dumb say no."""
     if no_color or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
         return False
     return stream.isatty()

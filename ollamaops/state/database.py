@@ -55,7 +55,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 VERSION = len(MIGRATIONS)
 
 _ELSEWHERE_HINT = "choose a folder that can be written with --state-dir"
-_DAMAGED_HINT = "move the file away; a new one is started, and models are recognised again by their contents"
+_DAMAGED_HINT = "move the file away; a new one is started, and models are recognized again by their contents"
 _NEWER_HINT = "upgrade ollamaops, or choose another folder with --state-dir"
 # SQLite's primary result codes (https://sqlite.org/rescode.html) → why, and the way out.
 _REASONS: dict[int, tuple[str, str]] = {

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from ollamaops.errors import StateError
-from ollamaops.state.lock_owner import NOBODY_KNOWN, Holder, holder_from_json, holder_to_json
+from ollamaops.state.lock_owner import NOBODY_KNOWN, LockOwner, holder_from_json, holder_to_json
 
 FOLDER = "locks"
 _MOST_BYTES = 4096
@@ -31,7 +31,7 @@ class HostLock:
         self.path = folder / FOLDER / f"{hashlib.sha256(host.encode()).hexdigest()[:24]}.lock"
         self._descriptor: int | None = None
 
-    def take(self, holder: Holder) -> Holder | None:
+    def take(self, holder: LockOwner) -> LockOwner | None:
         """Take the lock; None when it is ours now, else who has it. StateError if the file cannot be used."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class HostLock:
             self._descriptor = None
 
 
-def _lock(descriptor: int, holder: Holder) -> Holder | None:
+def _lock(descriptor: int, holder: LockOwner) -> LockOwner | None:
     """None when the file is locked and names `holder`, else its owner."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +69,7 @@ def _lock(descriptor: int, holder: Holder) -> Holder | None:
     return None
 
 
-def _owner(text: bytes) -> Holder:
+def _owner(text: bytes) -> LockOwner:
     """Who wrote the file; a lock is taken a moment before its owner is written."""
     try:
         return holder_from_json(json.loads(text)) or NOBODY_KNOWN

@@ -21,7 +21,7 @@ from typing import cast
 from ollamaops.errors import StateError
 from ollamaops.names import LEDGER_MODEL, ModelName
 from ollamaops.state.facts import WAYS, Applied, How
-from ollamaops.state.lock_owner import Holder, holder_from_json, holder_to_json
+from ollamaops.state.lock_owner import LockOwner, holder_from_json, holder_to_json
 
 LEDGER_NAME = ModelName.parse(f"{LEDGER_MODEL}:state")
 VERSION = 1
@@ -40,7 +40,7 @@ class SharedDocument:
     ancestors: tuple[str, ...] = ()
     facts: Mapping[str, Applied] = field(default_factory=dict)
     pushes: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    holder: Holder | None = None
+    holder: LockOwner | None = None
 
     def has_seen(self, revision: str) -> bool:
         """Whether the write of that name is part of this one."""
@@ -104,7 +104,7 @@ def _not_ours(why: str) -> StateError:
     return StateError(
         f"'{LEDGER_NAME}' is not a usable ledger: {why}",
         hint=f"delete '{LEDGER_NAME}' on the host; a new one is started, "
-        "and models are recognised again by their contents",
+        "and models are recognized again by their contents",
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+class LockOwner:
     """The owner of a lock. `token` is the run's id, `who` is `user@machine`; moments are RFC 3339 with an offset.
 
     `expires_at` "" means that the lock ends with its process. `place` is where the number of the process counts.
@@ -53,15 +53,15 @@ def who_am_i() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-NOBODY_KNOWN = Holder(token="", who="another run", process=0, since="")
+NOBODY_KNOWN = LockOwner(token="", who="another run", process=0, since="")
 
 
-def holder_to_json(holder: Holder) -> dict[str, str | int]:
+def holder_to_json(holder: LockOwner) -> dict[str, str | int]:
     """Plain JSON values."""
     return asdict(holder)
 
 
-def holder_from_json(value: object) -> Holder | None:
+def holder_from_json(value: object) -> LockOwner | None:
     """The holder in what holder_to_json made; None for anything else."""
     if not isinstance(value, Mapping):
         return None
@@ -70,7 +70,7 @@ def holder_from_json(value: object) -> Holder | None:
     process = value.get("process")
     if type(process) is not int or not all(isinstance(text, str) for text in texts.values()):
         return None
-    return Holder(**{key: str(text) for key, text in texts.items()}, process=process)
+    return LockOwner(**{key: str(text) for key, text in texts.items()}, process=process)
 
 
 def where_am_i() -> str:
@@ -85,7 +85,7 @@ def where_am_i() -> str:
         return socket.gethostname()
 
 
-def has_died(holder: Holder) -> bool:
+def has_died(holder: LockOwner) -> bool:
     """Whether the owner is known to have ended: its process would be seen from here, and is not there."""
     if not holder.place or holder.place != where_am_i():
         return False

@@ -19,7 +19,7 @@ from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import new_id
 from ollamaops.state.facts import Applied
 from ollamaops.state.ledger_document import SharedDocument, parse_document, render_document
-from ollamaops.state.lock_owner import Holder, has_died
+from ollamaops.state.lock_owner import LockOwner, has_died
 
 ATTEMPTS = 6
 SETTLE_S = 1.0
@@ -49,7 +49,7 @@ class Shelf(Protocol):
 class _TakenOver(StateError):
     """Somebody else has the lock that was ours, or that we were about to take."""
 
-    def __init__(self, host: str, by: Holder) -> None:
+    def __init__(self, host: str, by: LockOwner) -> None:
         super().__init__(
             f"{host}: the lock of this run was taken over by {by}", hint="run again when that run has ended"
         )
@@ -81,7 +81,7 @@ class ServerLedger:
         self._seen: tuple[str | None, SharedDocument] = (None, SharedDocument())
         self._edits: list[Edit] = []  # all of this store's life, in order; doing one twice does no harm
         self._written: str | None = None
-        self._holder: Holder | None = None
+        self._holder: LockOwner | None = None
 
     # A FactStore
 
@@ -121,7 +121,7 @@ class ServerLedger:
 
     # The lock
 
-    def take(self, holder: Holder) -> Holder | None:
+    def take(self, holder: LockOwner) -> LockOwner | None:
         """Take the host's lock; None when it is ours now, else who has it.
 
         One that has run out, or whose owner is known to have died, is taken over.
@@ -157,7 +157,7 @@ class ServerLedger:
             if holder is not None:
                 self._persist(lambda document: _without_holder(document, holder.token))
 
-    def _other_holder(self, document: SharedDocument, holder: Holder) -> Holder | None:
+    def _other_holder(self, document: SharedDocument, holder: LockOwner) -> LockOwner | None:
         other = document.holder
         if other is None or other.token == holder.token or other.has_expired(self._now()):
             return None

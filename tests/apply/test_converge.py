@@ -125,7 +125,7 @@ def test_a_server_that_only_answers_errors_after_the_work_leaves_the_results_in_
 ) -> None:
     def break_down(event: Event) -> None:
         if isinstance(event, ActionEnded):
-            newest.overseer.before = _go_away
+            newest.proxy.before = _go_away
 
     newest.emit = break_down
     report = newest.apply([a_model(BASE)])
@@ -323,7 +323,7 @@ def test_weights_that_are_cut_short_are_refused_before_anything_is_sent(
     models = [a_model("legal", Build(files=(WeightsFile(cut, "cut.gguf"),)))]
     with pytest.raises(WeightsError, match="cut short: 5000 of 114880 bytes are missing"):
         newest.plan(models)
-    assert not any("blobs" in line for line in newest.overseer.lines())
+    assert not any("blobs" in line for line in newest.proxy.lines())
 
 
 def test_a_stop_during_the_last_look_is_an_interruption_with_all_results(newest: LiveHost) -> None:
@@ -386,16 +386,16 @@ def test_a_blob_that_several_models_need_is_sent_once(newest: LiveHost) -> None:
         a_model(f"legal-{number}", a_build(None, "tiny-a.gguf", system=str(number))) for number in range(3)
     ]
     assert_converged(newest, newest.apply(models))
-    uploads = [line for line in newest.overseer.lines() if line.startswith("POST /api/blobs/")]
+    uploads = [line for line in newest.proxy.lines() if line.startswith("POST /api/blobs/")]
     assert len(uploads) == 1
 
 
 def test_nothing_is_sent_that_is_there_already(newest: LiveHost) -> None:
     newest.stranger.create_from_file("theirs", "tiny-a.gguf")
-    newest.overseer.seen.clear()
+    newest.proxy.seen.clear()
     report = newest.apply([a_model("legal", a_build(None, "tiny-a.gguf"))])
     assert_converged(newest, report)
-    assert not any(line.startswith("POST /api/blobs/") for line in newest.overseer.lines())
+    assert not any(line.startswith("POST /api/blobs/") for line in newest.proxy.lines())
     assert not getattr(report.results[0].outcome, "changed", True)
 
 

@@ -35,9 +35,10 @@ import os, signal, sys
 sys.path[:0] = sys.argv[1].split(os.pathsep)
 from dataclasses import replace
 from pathlib import Path
-from live_host import BASE, Overseer, LiveHost, a_model
+from live_host import BASE, RecordingProxy, LiveHost, a_model
 from test_history import run
-host = LiveHost(type("Sandbox", (), {"url": sys.argv[2], "version": "0.33.0-rc2"})(), Path(sys.argv[3]), Overseer())
+sandbox = type("Sandbox", (), {"url": sys.argv[2], "version": "0.33.0-rc2"})()
+host = LiveHost(sandbox, Path(sys.argv[3]), RecordingProxy())
 host.emit = lambda event: type(event).__name__ == "ActionEnded" and os.kill(os.getpid(), signal.SIGKILL)
 run(host, [a_model(BASE)])
 """

@@ -42,23 +42,23 @@ def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
         assert running.unused_blobs == set()
 
 
-def a_bot(colour: str, **rest: object) -> list[ModelSpec]:
-    """A bot that says a colour, and is expected to, and an alias of it."""
-    bot = a_model("bot", a_build(BASE, system=f"Say {colour}."), **rest)
+def a_bot(color: str, **rest: object) -> list[ModelSpec]:
+    """A bot that says a color, and is expected to, and an alias of it."""
+    bot = a_model("bot", a_build(BASE, system=f"Say {color}."), **rest)
     return [a_model(BASE), bot, a_model("chat", a_copy("bot"))]
 
 
 def test_a_switch_and_an_alias_leave_nothing(host: LiveHost) -> None:
-    for colour in ("red", "blue"):
-        expect = ({"prompt": "Which colour?", "contains": colour},)
-        assert_converged(host, host.apply(a_bot(colour, expect=expect)))
+    for color in ("red", "blue"):
+        expect = ({"prompt": "Which color?", "contains": color},)
+        assert_converged(host, host.apply(a_bot(color, expect=expect)))
         assert host.unused_blobs == set()
     assert host.stranger.tags().keys() == {BASE, "bot:latest", "chat:latest"}
 
 
 def test_versions_that_are_not_kept_any_more_leave_nothing(host: LiveHost) -> None:
-    for kept, colour in ((1, "red"), (1, "blue"), (1, "green"), (2, "white"), (2, "black"), (2, "red")):
-        assert_converged(host, host.apply(a_bot(colour, keep_previous=kept)))
+    for kept, color in ((1, "red"), (1, "blue"), (1, "green"), (2, "white"), (2, "black"), (2, "red")):
+        assert_converged(host, host.apply(a_bot(color, keep_previous=kept)))
         assert host.unused_blobs == set()
 
 

@@ -13,8 +13,8 @@ import requests
 from live_host import (
     BASE,
     VERSIONS,
-    Hurried,
     LiveHost,
+    NoWaitToken,
     a_build,
     a_copy,
     a_host,
@@ -84,7 +84,7 @@ def loads(host: LiveHost) -> list[str]:
     """Every model that was asked to be loaded or unloaded so far, in order."""
     return [
         json.loads(request.body)["model"]
-        for request in host.overseer.seen
+        for request in host.proxy.seen
         if request.path in ("/api/generate", "/api/embed", "/api/embeddings")
     ]
 
@@ -380,7 +380,7 @@ def test_a_model_that_the_server_cannot_run_fails_and_its_neighbours_are_loaded(
 
 def test_a_server_that_does_not_keep_what_it_loads_fails_the_action(host: LiveHost) -> None:
     host.apply([a_model(BASE)])
-    host.overseer.edit = lambda request, body: b'{"models":[]}' if request.path == "/api/ps" else body
+    host.proxy.edit = lambda request, body: b'{"models":[]}' if request.path == "/api/ps" else body
     report = host.apply([a_model(BASE, resident=True, retries=0)])
     assert "was loaded, but the server does not keep it in memory" in failures(report)[f"load/{BASE}"]
     assert loads(host) == [BASE, BASE, BASE]  # unloaded in between, should another name have had its runner
@@ -390,12 +390,12 @@ def test_a_model_that_somebody_goes_on_using_is_not_unloaded(host: LiveHost) -> 
     host.apply([a_model(BASE)])
     ask(host, BASE)
     body = requests.get(f"{host.sandbox.url}/api/ps", timeout=30).content
-    host.overseer.edit = lambda request, found: body if request.path == "/api/ps" else found
+    host.proxy.edit = lambda request, found: body if request.path == "/api/ps" else found
     report = host.apply([a_model(BASE, resident=False, retries=0)])
     assert "is still in memory 10s after it was unloaded" in failures(report)[f"unload/{BASE}"]
 
 
-class Impatient(Hurried):
+class Impatient(NoWaitToken):
     """Somebody who wants to stop as soon as there is something to wait for."""
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -406,7 +406,7 @@ class Impatient(Hurried):
 def test_a_stop_while_a_model_is_awaited_is_an_interruption() -> None:
     with a_host() as host:
         host.apply([a_model(BASE)])
-        host.overseer.edit = lambda request, body: b'{"models":[]}' if request.path == "/api/ps" else body
+        host.proxy.edit = lambda request, body: b'{"models":[]}' if request.path == "/api/ps" else body
         host.cancel = Impatient()
         report = host.apply([a_model(BASE, resident=True)])
         assert failures(report) == {f"load/{BASE}": "Interrupted(started=True)"}
@@ -459,7 +459,7 @@ def test_a_pull_that_changes_nothing_leaves_a_resident_as_it_was(host: LiveHost)
 def test_nothing_fails_with_a_server_that_does_not_say_what_is_in_memory(tmp_path: Path) -> None:
     with a_host() as host, at(host.sandbox.url, tmp_path) as bench:
         host.apply([a_model(BASE), a_model("chat", a_copy(BASE), resident=True)])
-        host.overseer.edit = lambda request, body: b"{}" if request.path == "/api/ps" else body
+        host.proxy.edit = lambda request, body: b"{}" if request.path == "/api/ps" else body
         bench.bench.lasting = frozenset({name("chat")})
         assert isinstance(bench.do(copy(BASE, "chat")), Succeeded)
 
@@ -491,6 +491,6 @@ def test_models_are_loaded_after_everything_else_and_before_deletions() -> None:
         order.append(id_of(action).removeprefix("gpu-1/"))
         return Succeeded(seconds=0.0, changed=True)
 
-    execute(actions, do, parallel=1, cancel=Hurried())
+    execute(actions, do, parallel=1, cancel=NoWaitToken())
     assert sorted(order[:2]) == ["pull/c:latest", "unload/b:latest"]
     assert order[2:] == ["load/a:latest", "load/d:latest", "delete/x:latest"]

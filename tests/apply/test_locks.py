@@ -28,14 +28,14 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.state.facts import Applied
 from ollamaops.state.host_lock import HostLock
 from ollamaops.state.ledger_document import LEDGER_NAME, SharedDocument, parse_document
-from ollamaops.state.lock_owner import Holder
+from ollamaops.state.lock_owner import LockOwner
 
 HOLD_UNTIL_TOLD = """
 import sys
 from pathlib import Path
-from ollamaops.state.lock_owner import Holder
+from ollamaops.state.lock_owner import LockOwner
 from ollamaops.state.host_lock import HostLock
-HostLock(Path(sys.argv[1]), sys.argv[2]).take(Holder(token="x", who="carol@ci", process=1, since="09:00"))
+HostLock(Path(sys.argv[1]), sys.argv[2]).take(LockOwner(token="x", who="carol@ci", process=1, since="09:00"))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -90,7 +90,7 @@ def document(host: LiveHost) -> SharedDocument:
 def take_elsewhere(host: LiveHost, around: Surroundings, *, ends_in_s: float) -> None:
     """Another controller has the lock of the host's own ledger."""
     end = (datetime.now(UTC) + timedelta(seconds=ends_in_s)).isoformat()
-    holder = Holder(token="theirs", who="dave@other", process=9, since="08:00", expires_at=end)
+    holder = LockOwner(token="theirs", who="dave@other", process=9, since="08:00", expires_at=end)
     with OllamaClient.connect(host.sandbox.url) as client:
         assert server_ledger(client, around, writing=True).take(holder) is None
 
@@ -126,7 +126,7 @@ def test_after_a_refusal_none_of_the_other_hosts_stays_locked(tmp_path: Path, ar
 def test_within_the_block_the_hosts_are_ours_and_afterwards_nobodys(
     tmp_path: Path, around: Surroundings
 ) -> None:
-    holder = Holder(token="t", who="w", process=1, since="s")
+    holder = LockOwner(token="t", who="w", process=1, since="s")
     locks = [HostLock(tmp_path, spec.memory_key) for spec in specs("gpu-1", "gpu-2")]
     with holding_hosts(specs("gpu-1", "gpu-2"), tmp_path, around, run_id="r7"):
         owners = [lock.take(holder) for lock in locks]

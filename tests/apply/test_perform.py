@@ -12,8 +12,8 @@ from live_host import (
     BASE,
     VERSIONS,
     WEIGHTS,
-    Hurried,
     LiveHost,
+    NoWaitToken,
     a_build,
     a_copy,
     a_host,
@@ -36,7 +36,7 @@ from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest
 from ollamaops.observe.host import look_at_all
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import (
     Action,
@@ -263,16 +263,14 @@ def test_a_pull_that_brought_nothing_new_says_so(newest: LiveHost, tmp_path: Pat
 
 def test_a_stop_in_the_middle_is_an_interruption(newest: LiveHost, tmp_path: Path) -> None:
     with at(newest.sandbox.url, tmp_path) as bench:
-        newest.overseer.before = lambda request: (
-            bench.bench.cancel.cancel() if "pull" in request.path else None
-        )
+        newest.proxy.before = lambda request: bench.bench.cancel.cancel() if "pull" in request.path else None
         assert bench.do(pull(BASE)) == Interrupted(started=True)
 
 
 def test_a_stop_while_a_missing_model_is_looked_for_is_an_interruption(
     newest: LiveHost, tmp_path: Path
 ) -> None:
-    class Impatient(Hurried):
+    class Impatient(NoWaitToken):
         def wait(self, timeout: float | None = None) -> bool:
             self.cancel()
             return True
@@ -462,5 +460,5 @@ def test_a_pull_that_was_planned_without_a_registry_asks_none_afterwards(
         raise AssertionError("a registry is asked")
 
     with at(host.sandbox.url, tmp_path) as bench:
-        bench.bench.upstreams = Upstreams(open_registry)
+        bench.bench.registries = RegistryCache(open_registry)
         assert isinstance(bench.do(pull(BASE)), Succeeded)

@@ -10,8 +10,8 @@ import pytest
 import requests
 from live_host import (
     BASE,
-    Hurried,
     LiveHost,
+    NoWaitToken,
     a_build,
     a_host,
     a_model,
@@ -89,7 +89,7 @@ def unload(host: LiveHost, model: str) -> None:
 
 
 def ps_asked(host: LiveHost) -> int:
-    return host.overseer.lines().count("GET /api/ps")
+    return host.proxy.lines().count("GET /api/ps")
 
 
 BOT = a_model("bot", a_build(BASE, system="new"))
@@ -220,7 +220,7 @@ def test_with_wait_a_model_is_replaced_as_soon_as_it_is_idle(host: LiveHost) -> 
     models = with_old_bot(host)
     load(host, "bot")
 
-    class Patient(Hurried):
+    class Patient(NoWaitToken):
         """The model becomes idle while it is waited for the third time."""
 
         def wait(self, timeout: float | None = None) -> bool:
@@ -259,7 +259,7 @@ def test_waiting_for_a_model_can_be_interrupted(newest: LiveHost) -> None:
     models = with_old_bot(newest)
     load(newest, "bot")
 
-    class Impatient(Hurried):
+    class Impatient(NoWaitToken):
         def wait(self, timeout: float | None = None) -> bool:
             self.cancel()
             return True
@@ -291,7 +291,7 @@ def interrupt(spec: HostSpec) -> OllamaClient:
 def test_a_host_that_does_not_say_what_is_loaded_is_unreached(newest: LiveHost) -> None:
     newest.policy = Policy(busy="refuse")
     cases = newest.cases(with_old_bot(newest))
-    newest.overseer.edit = lambda request, body: b"<html>" if request.path == "/api/ps" else body
+    newest.proxy.edit = lambda request, body: b"<html>" if request.path == "/api/ps" else body
     with newest.around() as around:
         plan = plan_hosts(cases, around)
     assert (plan.hosts, [each.host for each in plan.unreached]) == ((), ["gpu-1"])

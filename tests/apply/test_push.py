@@ -22,7 +22,7 @@ from ollamaops.events import Failed, Interrupted, Noted, Outcome, Succeeded
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.plan.actions import HostPlan, PushModel
 from ollamaops.registry.client import RegistryClient
 
@@ -219,15 +219,15 @@ def a_push(
             ScriptedHost(routes({"/api/tags": listed, "/api/push": SENT})) as host,
             at(host.url, tmp_path) as bench,
         ):
-            upstreams = Upstreams(lambda: RegistryClient(insecure={server.host}, timeout_s=5))
-            bench.bench.upstreams = upstreams
+            registries = RegistryCache(lambda: RegistryClient(insecure={server.host}, timeout_s=5))
+            bench.bench.registries = registries
             if cancel is not None:
                 bench.bench.cancel = cancel
             outcome = bench.do(push("bot", ref))
             known = bench.bench.ledger.recall_pushes(host.url)
             sent = any(asked.path == "/api/push" for asked in host.asked)
             yield Pushed(bench, outcome, " ".join(known.values()).split(), sent, len(server.requests))
-            upstreams.close()
+            registries.close()
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,15 @@ every_version = pytest.mark.parametrize("version", VERSIONS)
 BOT = name("bot")
 
 
-def a_bot(colour: str, **rest: int) -> list[ModelSpec]:
+def a_bot(color: str, **rest: int) -> list[ModelSpec]:
     return [
         a_model(BASE),
-        a_model("bot", a_build(BASE, system=f"Say {colour}."), **{"keep_previous": 2, **rest}),
+        a_model("bot", a_build(BASE, system=f"Say {color}."), **{"keep_previous": 2, **rest}),
     ]
 
 
 def says(host: LiveHost) -> str:
-    body = {"model": "bot", "prompt": "Which colour?", "stream": False}
+    body = {"model": "bot", "prompt": "Which color?", "stream": False}
     answer = requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=30)
     answer.raise_for_status()
     return str(answer.json()["response"])
@@ -55,21 +55,21 @@ def roll_back(host: LiveHost, models: list[ModelSpec], version: int = 1) -> RunR
     return report
 
 
-def through(host: LiveHost, *colours: str) -> list[ModelSpec]:
+def through(host: LiveHost, *colors: str) -> list[ModelSpec]:
     """Apply one after the other; the last one's declaration."""
-    for colour in colours:
-        assert_converged(host, host.apply(a_bot(colour)))
-    return a_bot(colours[-1])
+    for color in colors:
+        assert_converged(host, host.apply(a_bot(color)))
+    return a_bot(colors[-1])
 
 
 @every_version
 def test_a_rollback_switches_without_moving_weights_and_is_held(host: LiveHost) -> None:
     models = through(host, "red", "blue")
-    host.overseer.seen.clear()
+    host.proxy.seen.clear()
     report = roll_back(host, models)
     assert exits.code_of_run(report) == exits.DONE
     assert says(host) == "red"
-    paths = [request.path for request in host.overseer.seen]
+    paths = [request.path for request in host.proxy.seen]
     assert not {"/api/pull", "/api/create"} & set(paths)
     assert not [path for path in paths if path.startswith("/api/blobs/")]
     assert len(paths) < 20
@@ -93,9 +93,9 @@ def test_a_hold_ends_when_the_declaration_changes(host: LiveHost) -> None:
 
 def test_a_second_rollback_undoes_the_first_and_more_can_be_gone_back(newest: LiveHost) -> None:
     models = through(newest, "red", "blue", "green")
-    for version, colour in ((1, "blue"), (1, "green"), (2, "red"), (1, "green")):
+    for version, color in ((1, "blue"), (1, "green"), (2, "red"), (1, "green")):
         roll_back(newest, models, version)
-        assert says(newest) == colour
+        assert says(newest) == color
     kept = [tag for tag in newest.stranger.tags() if "-ollamaops-" in tag]
     assert sorted(kept) == ["bot:latest-ollamaops-previous-1", "bot:latest-ollamaops-previous-2"]
 
@@ -166,11 +166,11 @@ def test_a_rollback_is_judged_by_what_it_rolled_back(newest: LiveHost) -> None:
         a_model("child", a_build("bot", system="x"), resident=True),
     ]
 
-    def declared(colour: str) -> list[ModelSpec]:
-        return [*bystanders, a_model("bot", a_build(BASE, system=f"Say {colour}."), keep_previous=1)]
+    def declared(color: str) -> list[ModelSpec]:
+        return [*bystanders, a_model("bot", a_build(BASE, system=f"Say {color}."), keep_previous=1)]
 
-    for colour in ("red", "blue"):
-        assert_converged(newest, newest.apply(declared(colour)))
+    for color in ("red", "blue"):
+        assert_converged(newest, newest.apply(declared(color)))
     for model in (BASE, "child", "all-minilm"):
         body = {"model": model, "keep_alive": 0}
         requests.post(f"{newest.sandbox.url}/api/generate", json=body, timeout=30).raise_for_status()
@@ -181,12 +181,12 @@ def test_a_rollback_is_judged_by_what_it_rolled_back(newest: LiveHost) -> None:
 
 @every_version
 def test_a_resident_model_is_rolled_back_in_memory_too_and_held(host: LiveHost) -> None:
-    def declared(colour: str) -> list[ModelSpec]:
-        system = f"Say {colour}."
+    def declared(color: str) -> list[ModelSpec]:
+        system = f"Say {color}."
         return [a_model(BASE), a_model("bot", a_build(BASE, system=system), keep_previous=1, resident=True)]
 
-    for colour in ("red", "blue"):
-        assert_converged(host, host.apply(declared(colour)))
+    for color in ("red", "blue"):
+        assert_converged(host, host.apply(declared(color)))
     report = roll_back(host, declared("blue"))
     assert exits.code_of_run(report) == exits.DONE, report.hosts
     listed = requests.get(f"{host.sandbox.url}/api/ps", timeout=30).json()["models"]
@@ -308,14 +308,14 @@ def world(tmp_path: Path, capsys: pytest.CaptureFixture[str], sandbox: Sandbox) 
     return World(tmp_path, capsys, hosts={"gpu-1": {"url": sandbox.url}})
 
 
-def declare(world: World, colour: str) -> None:
-    world.declare(BASE, {"name": "bot", "from": BASE, "system": f"Say {colour}.", "keep_previous": 1})
+def declare(world: World, color: str) -> None:
+    world.declare(BASE, {"name": "bot", "from": BASE, "system": f"Say {color}.", "keep_previous": 1})
 
 
 @pytest.fixture
 def changed(world: World) -> World:
-    for colour in ("red", "blue"):
-        declare(world, colour)
+    for color in ("red", "blue"):
+        declare(world, color)
         assert world.run("apply", "-y")[0] == 0
     return world
 

@@ -41,18 +41,18 @@ every_version = pytest.mark.parametrize("version", VERSIONS)
 
 def asked(word: str) -> dict[str, object]:
     """Whether the model, whose system prompt asks for a word, says that word."""
-    return {"prompt": "Which colour?", "contains": word}
+    return {"prompt": "Which color?", "contains": word}
 
 
-def a_bot(colour: str, expected: str | None = None, **rest: object) -> list[ModelSpec]:
-    """A bot that says a colour, and is expected to."""
-    expect = (asked(expected or colour),)
-    build = a_build(BASE, system=f"Say {colour}.")
+def a_bot(color: str, expected: str | None = None, **rest: object) -> list[ModelSpec]:
+    """A bot that says a color, and is expected to."""
+    expect = (asked(expected or color),)
+    build = a_build(BASE, system=f"Say {color}.")
     return [a_model(BASE), a_model("bot", build, expect=expect, **rest)]
 
 
 def says(host: LiveHost, model: str = "bot") -> str:
-    body = {"model": model, "prompt": "Which colour?", "stream": False}
+    body = {"model": model, "prompt": "Which color?", "stream": False}
     answer = requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=30)
     answer.raise_for_status()
     return str(answer.json()["response"])
@@ -119,18 +119,18 @@ def test_what_is_made_from_a_model_waits_for_its_proof(newest: LiveHost) -> None
 
 
 def test_staged_alone_means_that_it_can_be_loaded(newest: LiveHost) -> None:
-    def staged(colour: str) -> list[ModelSpec]:
-        return [a_model(BASE), a_model("bot", a_build(BASE, system=f"Say {colour}."), staged=True)]
+    def staged(color: str) -> list[ModelSpec]:
+        return [a_model(BASE), a_model("bot", a_build(BASE, system=f"Say {color}."), staged=True)]
 
     assert_converged(newest, newest.apply(staged("red")))
-    loaded = [request.body for request in newest.overseer.seen if request.path == "/api/generate"]
+    loaded = [request.body for request in newest.proxy.seen if request.path == "/api/generate"]
     assert len(loaded) == 1
     assert "bot:latest-ollamaops-next" in loaded[0]
-    newest.overseer.edit = lambda request, body: (
+    newest.proxy.edit = lambda request, body: (
         b'{"error": "unable to load model"}' if request.path == "/api/generate" else body
     )
     report = newest.apply(staged("blue"))
-    newest.overseer.edit = None
+    newest.proxy.edit = None
     assert "answer: unable to load model" in failures(report)["probe/bot:latest"]
     assert says(newest) == "red"
 
@@ -179,7 +179,7 @@ def test_a_client_that_keeps_asking_sees_the_old_or_the_new_and_nothing_else(hos
         report = apply_hosts(plan, cases, before_each(around, lambda: seen.append(says(host)))).hosts[0]
     assert_converged(host, report)
     assert len(seen) > 10
-    changes = [colour for colour, _ in itertools.groupby(seen)]
+    changes = [color for color, _ in itertools.groupby(seen)]
     assert changes == ["red", "blue"]
 
 
@@ -309,15 +309,15 @@ def test_what_is_not_known_to_be_ours_is_not_removed_when_it_fails(newest: LiveH
 
 def test_what_cannot_be_taken_back_is_left_to_the_next_run(newest: LiveHost) -> None:
     newest.apply(a_bot("red"))
-    asked_before = len(newest.overseer.seen)
+    asked_before = len(newest.proxy.seen)
 
     def refuse(request: Request, body: bytes) -> bytes:
-        has_asked = any(one.path == "/api/generate" for one in newest.overseer.seen[asked_before:])
+        has_asked = any(one.path == "/api/generate" for one in newest.proxy.seen[asked_before:])
         return b"<html>no</html>" if request.path == "/api/tags" and has_asked else body
 
-    newest.overseer.edit = refuse
+    newest.proxy.edit = refuse
     report = newest.apply(a_bot("blue", "green"))
-    newest.overseer.edit = None
+    newest.proxy.edit = None
     assert (
         "it could not be taken back, which the next run does: gpu-1: list models"
         in (failures(report)["probe/bot:latest"])
@@ -360,8 +360,8 @@ def test_a_mirror_is_proven_under_its_reference(newest: LiveHost) -> None:
 @every_version
 def test_so_many_previous_versions_stay_as_are_wanted(host: LiveHost) -> None:
     found = []
-    for colour in ("red", "blue", "green", "white"):
-        assert_converged(host, host.apply(a_bot(colour, keep_previous=2)))
+    for color in ("red", "blue", "green", "white"):
+        assert_converged(host, host.apply(a_bot(color, keep_previous=2)))
         found.append(host.stranger.tags()["bot:latest"])
     red, blue, green, white = found
     assert host.stranger.tags() == {
@@ -386,8 +386,8 @@ def test_previous_versions_of_what_is_pulled_stay_too(newest: LiveHost) -> None:
 
 
 def test_asides_are_never_drift_never_noise_and_never_pruned(newest: LiveHost) -> None:
-    for colour in ("red", "blue"):
-        newest.apply(a_bot(colour, keep_previous=1))
+    for color in ("red", "blue"):
+        newest.apply(a_bot(color, keep_previous=1))
     newest.policy = Policy(prune=(NamePattern.parse("*"),))
     plan = newest.plan(a_bot("blue", keep_previous=1))
     assert (plan.actions, plan.unmanaged, plan.leftovers) == ((), (), ())
@@ -459,7 +459,7 @@ def test_a_switch_that_is_killed_at_any_request_is_finished_by_the_next_run(vers
         assert says(host) in {"red", "blue"}
 
     alias = a_model("chat", a_copy("bot"))
-    before, after = ([*a_bot(colour, keep_previous=1), alias] for colour in ("red", "blue"))
+    before, after = ([*a_bot(color, keep_previous=1), alias] for color in ("red", "blue"))
     assert survive(version, before, after, check, every=3 if version != VERSIONS[-1] else 1) > 10
 
 
@@ -499,7 +499,7 @@ def test_a_pull_on_trial_that_is_killed_at_any_request_is_settled_by_the_next_ru
 
 @every_version
 def test_a_run_that_is_stopped_at_any_action_is_finished_by_the_next(host: LiveHost) -> None:
-    colours = itertools.cycle(["blue", "red"])
+    colors = itertools.cycle(["blue", "red"])
     host.apply(a_bot("red", keep_previous=1))
     for boundary in range(1, 7):
         events = itertools.count(1)
@@ -508,12 +508,12 @@ def test_a_run_that_is_stopped_at_any_action_is_finished_by_the_next(host: LiveH
             if isinstance(event, ActionStarted | ActionEnded) and next(events) == boundary:
                 host.cancel.cancel()
 
-        colour = next(colours)
+        color = next(colors)
         host.emit = stop
-        host.run(a_bot(colour, keep_previous=1))
+        host.run(a_bot(color, keep_previous=1))
         host.emit = None
         host.cancel = type(host.cancel)()
         assert says(host) in {"red", "blue"}
-        assert_converged(host, host.apply(a_bot(colour, keep_previous=1)))
-        assert says(host) == colour
+        assert_converged(host, host.apply(a_bot(color, keep_previous=1)))
+        assert says(host) == color
         assert asides(host) == ["bot:latest-ollamaops-previous-1"]

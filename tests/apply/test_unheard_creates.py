@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from live_host import Hurried, name
+from live_host import NoWaitToken, name
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes
 from session_actions import DIGEST, OTHER, Bench, at, create
 
@@ -94,7 +94,7 @@ QUANTIZED = create("bot", base=name("base"), quantize="Q4_K_M")
 
 
 def waits(bench: Bench) -> list[float]:
-    assert isinstance(bench.bench.cancel, Hurried)
+    assert isinstance(bench.bench.cancel, NoWaitToken)
     return bench.bench.cancel.waits
 
 
@@ -153,7 +153,7 @@ def test_a_server_that_is_too_busy_to_list_is_waited_for(tmp_path: Path) -> None
 
 
 def test_a_wait_for_a_create_can_be_stopped(tmp_path: Path) -> None:
-    class Impatient(Hurried):
+    class Impatient(NoWaitToken):
         def wait(self, timeout: float | None = None) -> bool:
             self.cancel()
             return True

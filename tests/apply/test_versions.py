@@ -57,7 +57,7 @@ def test_a_pinned_pull_that_is_stopped_leaves_what_was_there(host: LiveHost, tmp
                 assert len(host.sandbox.store.names()) == 3  # the old content has a name of its own by now
                 bench.bench.cancel.cancel()
 
-        host.overseer.before = stop
+        host.proxy.before = stop
         assert bench.do(pull(BASE, DIGEST)) == Interrupted(started=True)
     assert stranger.tags() == before
 

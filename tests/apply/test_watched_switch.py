@@ -55,7 +55,7 @@ class Client:
         return str(answer.json()["modelfile"]) if answer.ok else f"show: {answer.status_code} {answer.text}"
 
     def _generate(self, session: requests.Session) -> str:
-        body = {"model": self.model, "prompt": "Which colour?", "stream": False}
+        body = {"model": self.model, "prompt": "Which color?", "stream": False}
         answer = session.post(f"{self.url}/api/generate", json=body, timeout=30)
         return str(answer.json().get("response", answer.text)) if answer.ok else f"generate: {answer.text}"
 
@@ -90,9 +90,9 @@ def text_of(host: LiveHost, model: str) -> str:
     return str(host.stranger.show(model)["modelfile"])
 
 
-def a_bot(colour: str, expected: str | None = None) -> list[ModelSpec]:
-    expect = ({"prompt": "Which colour?", "contains": expected or colour},)
-    build = a_build(BASE, system=f"Say {colour}.")
+def a_bot(color: str, expected: str | None = None) -> list[ModelSpec]:
+    expect = ({"prompt": "Which color?", "contains": expected or color},)
+    build = a_build(BASE, system=f"Say {color}.")
     return [a_model(BASE), a_model("bot", build, expect=expect, keep_previous=1)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from recording_proxy import Overseer, Request
+from recording_proxy import RecordingProxy, Request
 
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
@@ -264,8 +264,8 @@ def test_a_wait_that_cannot_be_read_is_a_wrong_command_line(
 def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by_the_next(
     write: Write, state: Path, tmp_path: Path, number: int
 ) -> None:
-    overseer = Overseer()
-    with Sandbox(as_version="0.12.11", faults=overseer.wrap) as host:
+    proxy = RecordingProxy()
+    with Sandbox(as_version="0.12.11", faults=proxy.wrap) as host:
         write(
             {
                 "state": "server",
@@ -280,12 +280,12 @@ def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by
         program = start_slow_apply(tmp_path, host)
 
         def kill(_: Request) -> None:
-            if len(overseer.seen) == number:
+            if len(proxy.seen) == number:
                 program.kill()
 
-        overseer.before = kill
+        proxy.before = kill
         program.wait(60)
-        overseer.before = None
+        proxy.before = None
         assert run(["apply", "-y"]) == 0
         assert run(["drift"]) == 0
         assert Ledger(state).recall(host.url) == {}

@@ -19,7 +19,7 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.desired import source_of
 from ollamaops.plan.importing import Imported, import_host, names_in_doubt
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.report.manifest_text import render_manifest
 from ollamaops.sandbox.server import Sandbox
 
@@ -259,11 +259,11 @@ def as_written(observed: ObservedHost) -> dict[str, str]:
 
 EMB, NOMIC = ModelName.parse("emb"), ModelName.parse("nomic")
 HAS, OTHER, GONE = (
-    Upstream(digests=frozenset({"a" * 64})),
-    Upstream(digests=frozenset({"b" * 64})),
-    Upstream(error="no such model", gone=True),
+    RegistryAnswer(digests=frozenset({"a" * 64})),
+    RegistryAnswer(digests=frozenset({"b" * 64})),
+    RegistryAnswer(error="no such model", gone=True),
 )
-SILENT = Upstream(error="no answer", answered=False)
+SILENT = RegistryAnswer(error="no answer", answered=False)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,9 @@ SILENT = Upstream(error="no answer", answered=False)
         (SILENT, SILENT, "emb"),
     ],
 )
-def test_the_name_that_a_registry_has_is_the_original(emb: Upstream, nomic: Upstream, original: str) -> None:
+def test_the_name_that_a_registry_has_is_the_original(
+    emb: RegistryAnswer, nomic: RegistryAnswer, original: str
+) -> None:
     observed = replace(a_host({"emb": "a", "nomic": "a", "x": "c"}), upstream={EMB: emb, NOMIC: nomic})
     assert as_written(observed)[original] == ""
     assert set(names_in_doubt(observed)) == {EMB, NOMIC}

@@ -84,7 +84,7 @@ class TestWriting:
         assert world.lock.read_bytes() == before
         code, text = world.run("lock", "--update")
         assert (code, world.lock.read_bytes() != before) == (0, True)
-        assert "weights 115 kB → 115 kB, licence 3 B → none: 115 kB new" in text
+        assert "weights 115 kB → 115 kB, license 3 B → none: 115 kB new" in text
 
     def test_an_update_can_be_for_one_model_by_its_own_name_or_by_the_registrys(
         self, world: World, registry: RunningRegistry, mario: str
@@ -388,9 +388,12 @@ class TestChecking:
         code, said = locked.run("lock", "--check")
         assert code == 2
         assert "tampered with" in said
-        template, licence = Digest.of(b"{{ .Prompt }}").short, Digest.of(b"MIT").short
+        template, license_digest = Digest.of(b"{{ .Prompt }}").short, Digest.of(b"MIT").short
         assert f"    template {template}: size 14 in the lock, 13 in the registry\n" in said
-        assert f"    licence {'0' * 12}: digest {'0' * 12} in the lock, {licence} in the registry\n" in said
+        assert (
+            f"    license {'0' * 12}: digest {'0' * 12} in the lock, {license_digest} in the registry\n"
+            in said
+        )
 
     def test_a_layer_that_is_only_in_the_lock_is_named(self, locked: World) -> None:
         extra = (
@@ -405,7 +408,7 @@ class TestChecking:
         lines = locked.lock.read_text().splitlines(keepends=True)
         locked.lock.write_text("".join(line for line in lines if "image.license" not in line))
         said = locked.run("lock", "--check")[1]
-        assert f"    licence {Digest.of(b'MIT').short} of 3 B: only in the registry\n" in said
+        assert f"    license {Digest.of(b'MIT').short} of 3 B: only in the registry\n" in said
 
     @pytest.mark.parametrize("data", [b"evil", b"something much longer than what was there"])
     def test_a_tampered_layer_in_the_registry_is_named(

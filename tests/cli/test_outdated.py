@@ -168,7 +168,7 @@ def test_the_table_says_what_where_and_what_to_do(
     width = len(name)
     assert text.splitlines() == [
         f"{'model':{width}}  hosts        state     what changed      download",
-        f"{name}  new and old  outdated  weights, licence  115 kB each",
+        f"{name}  new and old  outdated  weights, license  115 kB each",
         "1 pulled model on 2 hosts: 2 outdated; 230 kB to download",
         "hint: models with update: missing stay as they are: set update: latest, or write a lock",
     ]

@@ -306,7 +306,7 @@ def big_endian(magic: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("magic", [b"GGUF", b"FUGG"])
-def test_big_endian_files_are_recognised(magic: bytes) -> None:
+def test_big_endian_files_are_recognized(magic: bytes) -> None:
     header = header_of(big_endian(magic), array_limit=1)
     assert (header.big_endian, header.version, header.architecture) == (True, 3, "llama")
     assert (header.parameter_count, header.missing_bytes) == (8, 0)

@@ -34,7 +34,7 @@ SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
         ("tiny-hf/tokenizer.json", "text"),
     ],
 )
-def test_real_files_are_recognised(name: str, kind: str) -> None:
+def test_real_files_are_recognized(name: str, kind: str) -> None:
     assert sniff(WEIGHTS / name) == kind
 
 
@@ -54,7 +54,7 @@ def test_real_files_are_recognised(name: str, kind: str) -> None:
         (b"\n\x0e\n\x05<unk>", "binary"),
     ],
 )
-def test_bytes_are_recognised(tmp_path: Path, data: bytes, kind: str) -> None:
+def test_bytes_are_recognized(tmp_path: Path, data: bytes, kind: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
     assert sniff(path) == kind

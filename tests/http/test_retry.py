@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live_host import Hurried
+from live_host import NoWaitToken
 
 from ollamaops.errors import (
     AnswerError,
@@ -69,7 +69,7 @@ def test_what_may_pass_is_tried_again(error: OllamaopsError) -> None:
     answer = attempt(
         failing(error, error),
         retries=2,
-        cancel=Hurried(),
+        cancel=NoWaitToken(),
         on_retry=lambda number, _, seen: told.append((number, seen)),
     )
     assert answer == "done"
@@ -80,7 +80,7 @@ def test_what_may_pass_is_tried_again(error: OllamaopsError) -> None:
     "error", [*LASTING, ZeroDivisionError("a bug")], ids=lambda error: type(error).__name__
 )
 def test_what_will_not_change_is_not_tried_again(error: Exception) -> None:
-    token = Hurried()
+    token = NoWaitToken()
     with pytest.raises(type(error)) as caught:
         attempt(failing(error), retries=5, cancel=token)
     assert caught.value is error
@@ -90,7 +90,7 @@ def test_what_will_not_change_is_not_tried_again(error: Exception) -> None:
 @pytest.mark.parametrize("retries", [0, 1, 4])
 def test_the_number_of_attempts_is_bounded_and_the_last_error_comes_out(retries: int) -> None:
     errors = [ServerFault(str(number)) for number in range(10)]
-    token = Hurried()
+    token = NoWaitToken()
     with pytest.raises(ServerFault) as caught:
         attempt(failing(*errors), retries=retries, cancel=token)
     assert caught.value is errors[retries]
@@ -99,7 +99,7 @@ def test_the_number_of_attempts_is_bounded_and_the_last_error_comes_out(retries:
 
 @given(st.integers(1, 12))
 def test_waits_double_with_jitter_up_to_a_limit(retries: int) -> None:
-    token = Hurried()
+    token = NoWaitToken()
     with pytest.raises(ServerFault):
         attempt(failing(*[ServerFault("x")] * 20), retries=retries, cancel=token)
     for number, waited_s in enumerate(token.waits):
@@ -109,7 +109,7 @@ def test_waits_double_with_jitter_up_to_a_limit(retries: int) -> None:
 
 @pytest.mark.parametrize("error", [TooManyRequests, ServerFault])
 def test_retry_after_is_honoured(error: type[AnswerError]) -> None:
-    token, told = Hurried(), list[float]()
+    token, told = NoWaitToken(), list[float]()
     work = failing(error("x", retry_after_s=42.0), error("x", retry_after_s=0.0))
     attempt(work, retries=5, cancel=token, on_retry=lambda _, wait_s, __: told.append(wait_s))
     assert token.waits == told
@@ -118,7 +118,7 @@ def test_retry_after_is_honoured(error: type[AnswerError]) -> None:
 
 
 def test_a_server_that_wants_more_patience_than_there_is_is_left_alone() -> None:
-    token = Hurried()
+    token = NoWaitToken()
     error = TooManyRequests("x", retry_after_s=retry.LONGEST_PATIENCE_S + 1)
     with pytest.raises(TooManyRequests):
         attempt(failing(error), retries=5, cancel=token)
@@ -126,13 +126,13 @@ def test_a_server_that_wants_more_patience_than_there_is_is_left_alone() -> None
 
 
 def test_without_a_first_wait_there_is_no_wait() -> None:
-    token = Hurried()
+    token = NoWaitToken()
     assert attempt(failing(*[ServerFault("x")] * 3), retries=3, cancel=token, first_wait_s=0) == "done"
     assert token.waits == [0, 0, 0]
 
 
 def test_a_wish_to_stop_ends_the_wait_at_once() -> None:
-    class Stopped(Hurried):
+    class Stopped(NoWaitToken):
         def wait(self, timeout: float | None = None) -> bool:
             threading.Thread(target=self.cancel).start()
             return threading.Event.wait(self._event, timeout)

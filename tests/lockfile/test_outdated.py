@@ -264,7 +264,7 @@ class TestFromWhatTheHostShows:
         verdict = judge(REFERENCE, having(), found, evidence(found, shown=replace(SHOWN, blobs=())))
         assert "weights" in verdict.unclear
 
-    def test_two_licences_are_one_text(self) -> None:
+    def test_two_licenses_are_one_text(self) -> None:
         found = fetched(
             *(layer for layer in a_model(license=b"MIT").document.parts if layer != CONFIG),
             a_layer("license", b"Apache"),

@@ -126,7 +126,7 @@ def test_characters_are_kept_if_go_can_print_them(character: str, kept: bool) ->
 
 
 def test_a_long_value_of_many_lines_is_read_in_linear_time() -> None:
-    text = "line of a licence\n" * 200_000
+    text = "line of a license\n" * 200_000
     assert parse_modelfile(f'FROM a\nLICENSE """{text}"""').args_of("license") == (text,)
 
 

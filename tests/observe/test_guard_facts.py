@@ -1,4 +1,4 @@
-"""Licences of what would be pulled: asked of the registry when the policy names licences, and only then."""
+"""Licenses of what would be pulled: asked of the registry when the policy names licenses, and only then."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from registry_fixture import RunningRegistry, run_registry
 
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.guard_facts import licences_of
+from ollamaops.observe.guard_facts import licenses_of
 from ollamaops.observe.registries import MAX_KEPT_BYTES
 from ollamaops.observe.run import Options
 
@@ -41,7 +41,7 @@ def said(host: LiveHost, model: ModelSpec) -> list[str]:
     return [f"{refusal.rule}: {refusal.message}" for refusal in host.plan([model]).refusals]
 
 
-def test_a_pull_of_an_allowed_licence_is_allowed_and_of_another_one_refused(
+def test_a_pull_of_an_allowed_license_is_allowed_and_of_another_one_refused(
     host: LiveHost, registry: RunningRegistry
 ) -> None:
     publish(registry, "free/one:v1", license=MIT)
@@ -52,7 +52,7 @@ def test_a_pull_of_an_allowed_licence_is_allowed_and_of_another_one_refused(
     assert said(host, silent) == []
     (refusal,) = said(host, bound)
     assert refusal == (
-        f"licenses: '{bound.name}' has the licence 'LLAMA 3.2 COMMUNITY LICENSE AGREEMENT', "
+        f"licenses: '{bound.name}' has the license 'LLAMA 3.2 COMMUNITY LICENSE AGREEMENT', "
         "which policy.allow.licenses does not name"
     )
     host.options = Options(costs=False, force=frozenset({"licenses"}))
@@ -84,22 +84,22 @@ def test_a_text_that_cannot_be_had_or_is_too_long_is_not_known(
     registry.stored_blob(Digest.of(b"soon to be gone")).unlink()
     with host.around() as around:
         for path in ("long/one:v1", "lost/one:v1"):
-            assert licences_of(around.upstreams, registry.name(path), insecure=True) == ()
+            assert licenses_of(around.registries, registry.name(path), insecure=True) == ()
 
 
-def test_the_licence_of_a_base_on_the_host_counts_for_what_is_made_from_it(host: LiveHost) -> None:
+def test_the_license_of_a_base_on_the_host_counts_for_what_is_made_from_it(host: LiveHost) -> None:
     host.stranger.create_from_file("base", "tiny-a.gguf")
-    host.stranger.create("licensed", "base", license="Secret Licence\nno use")
+    host.stranger.create("licensed", "base", license="Secret License\nno use")
     host.stranger.create("bot", "licensed", system="old")
     assert said(host, a_model("bot", a_build("licensed", system="new"))) == [
-        "licenses: 'bot:latest' has the licence 'Secret Licence', which policy.allow.licenses does not name"
+        "licenses: 'bot:latest' has the license 'Secret License', which policy.allow.licenses does not name"
     ]
     assert said(host, a_model("bot", a_build("base", system="new"))) == []
 
 
-def test_declared_licences_are_checked_before_anything_is_made(host: LiveHost) -> None:
+def test_declared_licenses_are_checked_before_anything_is_made(host: LiveHost) -> None:
     host.stranger.pull(BASE)
     bot = a_model("bot", a_build(BASE, licenses=("MIT", "Top secret")))
     assert said(host, bot) == [
-        "licenses: 'bot:latest' has the licence 'Top secret', which policy.allow.licenses does not name"
+        "licenses: 'bot:latest' has the license 'Top secret', which policy.allow.licenses does not name"
     ]

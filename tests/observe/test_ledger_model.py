@@ -17,7 +17,7 @@ from ollamaops.errors import NotFound, StateError
 from ollamaops.files.gguf import read_gguf, require_complete
 from ollamaops.manifest.types import ModelSpec, Policy
 from ollamaops.names import Digest, NamePattern
-from ollamaops.observe.ledger_model import ServerShelf, ledger_weights
+from ollamaops.observe.ledger_model import LedgerModel, ledger_weights
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.results import RunReport
 from ollamaops.state.facts import Applied
@@ -43,7 +43,7 @@ def client(host: LiveHost) -> Iterator[OllamaClient]:
 
 def a_ledger(client: OllamaClient, *, writing: bool = True) -> ServerLedger:
     return ServerLedger(
-        ServerShelf(client), writing=writing, now=lambda: datetime.now(UTC), pause=lambda _: None
+        LedgerModel(client), writing=writing, now=lambda: datetime.now(UTC), pause=lambda _: None
     )
 
 
@@ -93,7 +93,7 @@ def test_the_weights_are_always_the_same_bytes() -> None:
 
 
 def test_any_length_of_text_comes_back_byte_for_byte(client: OllamaClient) -> None:
-    shelf = ServerShelf(client)
+    shelf = LedgerModel(client)
     assert shelf.digest() is None
     digests = set()
     for length in (1, 1000, 500_000, 3):
@@ -101,11 +101,11 @@ def test_any_length_of_text_comes_back_byte_for_byte(client: OllamaClient) -> No
         shelf.write(text)
         digests.add(shelf.digest())
         assert shelf.read() == text
-        assert ServerShelf(client).read() == text
+        assert LedgerModel(client).read() == text
     assert len(digests) == 4
 
 
-def test_the_text_grows_no_licences_and_no_layers_however_often_it_is_written(client: OllamaClient) -> None:
+def test_the_text_grows_no_licenses_and_no_layers_however_often_it_is_written(client: OllamaClient) -> None:
     ledger = a_ledger(client)
     ledger.remember(a_fact("a"))
     size = {tagged.name: tagged.size_bytes for tagged in client.tags()}[LEDGER]

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from live_host import Hurried, name
+from live_host import NoWaitToken, name
 from registry_fixture import Reply, Request, RunningServer, run_server
 
 from ollamaops.errors import Cancelled, NotFound, ServerFault
 from ollamaops.lockfile.build import Unanswered
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.registry.client import RegistryClient
 from ollamaops.registry.documents import Layer
 
@@ -54,8 +54,8 @@ def registry(script: Script) -> Iterator[RunningServer]:
 
 
 @pytest.fixture
-def upstreams() -> Iterator[Upstreams]:
-    found = Upstreams(lambda: RegistryClient(timeout_s=2), Hurried())
+def registries() -> Iterator[RegistryCache]:
+    found = RegistryCache(lambda: RegistryClient(timeout_s=2), NoWaitToken())
     yield found
     found.close()
 
@@ -64,22 +64,24 @@ def model(registry: RunningServer, text: str = "me/bot:v1") -> ModelName:
     return name(f"{registry.host}/{text}")
 
 
-def test_what_a_registry_has_is_told_with_its_sizes(registry: RunningServer, upstreams: Upstreams) -> None:
+def test_what_a_registry_has_is_told_with_its_sizes(
+    registry: RunningServer, registries: RegistryCache
+) -> None:
     ref = model(registry)
-    found = upstreams.ask({ref: True})[ref]
+    found = registries.ask({ref: True})[ref]
     assert (found.error, found.answered, found.registry_digest) == ("", True, Digest.of(RAW).hex)
     assert found.registry_digest in found.digests
     assert dict(found.layers) == {LAYER.digest: len(WEIGHTS), Digest.of(CONFIG): len(CONFIG)}
     assert found.total_bytes == len(WEIGHTS) + len(CONFIG)
 
 
-def test_each_name_is_asked_for_once_in_a_run(registry: RunningServer, upstreams: Upstreams) -> None:
+def test_each_name_is_asked_for_once_in_a_run(registry: RunningServer, registries: RegistryCache) -> None:
     names = [model(registry), model(registry, "me/bot:v2"), model(registry, "me/missing:v1")]
     start = threading.Barrier(4, timeout=10)
 
     def ask() -> dict[ModelName, object]:
         start.wait()
-        return dict(upstreams.ask(dict.fromkeys(names, True)))
+        return dict(registries.ask(dict.fromkeys(names, True)))
 
     with ThreadPoolExecutor(4) as pool:
         answers = [each.result() for each in [pool.submit(ask) for _ in range(4)]]
@@ -92,22 +94,22 @@ def test_each_name_is_asked_for_once_in_a_run(registry: RunningServer, upstreams
 
 
 def test_a_registry_that_says_no_has_answered_and_is_asked_for_other_names(
-    registry: RunningServer, upstreams: Upstreams
+    registry: RunningServer, registries: RegistryCache
 ) -> None:
     missing, there = model(registry, "me/missing:v1"), model(registry)
-    found = upstreams.ask({missing: True, there: True})
+    found = registries.ask({missing: True, there: True})
     assert (found[missing].answered, found[missing].hint) == (True, "check the name and the tag")
     assert "404" in found[missing].error
     assert found[there].error == ""
 
 
 def test_a_dead_registry_is_tried_once_and_holds_up_nobody_else(
-    registry: RunningServer, upstreams: Upstreams
+    registry: RunningServer, registries: RegistryCache
 ) -> None:
     with run_server(lambda _: Reply(200)) as dead:
         pass
     first, second, there = name(f"{dead.host}/a/a"), name(f"{dead.host}/b/b"), model(registry)
-    found = upstreams.ask({first: True, second: True, there: True})
+    found = registries.ask({first: True, second: True, there: True})
     assert not found[first].answered
     assert found[second] == found[first]
     assert found[there].error == ""
@@ -115,75 +117,75 @@ def test_a_dead_registry_is_tried_once_and_holds_up_nobody_else(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_registry_that_is_busy_is_asked_again(
-    registry: RunningServer, script: Script, upstreams: Upstreams, status: int
+    registry: RunningServer, script: Script, registries: RegistryCache, status: int
 ) -> None:
     script.replies = [Reply(status)] * 2
     ref = model(registry)
-    assert upstreams.ask({ref: True})[ref].error == ""
+    assert registries.ask({ref: True})[ref].error == ""
     assert len(registry.requests) == 3
 
 
 def test_a_registry_that_stays_broken_is_an_answer_in_its_words(
-    registry: RunningServer, script: Script, upstreams: Upstreams
+    registry: RunningServer, script: Script, registries: RegistryCache
 ) -> None:
     script.replies = [Reply(500)] * 9
-    answer = upstreams.manifest(model(registry), insecure=True)
+    answer = registries.manifest(model(registry), insecure=True)
     assert isinstance(answer, Unanswered)
     assert answer.cause == "refused"
     assert len(registry.requests) == 3
 
 
 def test_bytes_that_are_not_what_the_registry_says_are_named_as_tampered(
-    registry: RunningServer, script: Script, upstreams: Upstreams
+    registry: RunningServer, script: Script, registries: RegistryCache
 ) -> None:
     script.replies = [Reply(200, {"Docker-Content-Digest": str(Digest.of(b"other"))}, RAW)]
-    answer = upstreams.manifest(model(registry), insecure=True)
+    answer = registries.manifest(model(registry), insecure=True)
     assert isinstance(answer, Unanswered)
     assert answer.cause == "tampered"
 
 
-def test_what_was_pushed_since_is_asked_for_anew(registry: RunningServer, upstreams: Upstreams) -> None:
+def test_what_was_pushed_since_is_asked_for_anew(registry: RunningServer, registries: RegistryCache) -> None:
     ref = model(registry)
     for _ in range(2):
-        upstreams.ask({ref: True})
-        upstreams.forget(ref, insecure=True)
+        registries.ask({ref: True})
+        registries.forget(ref, insecure=True)
     assert len(registry.requests) == 2
 
 
 def test_a_small_layer_is_read_once_and_a_missing_one_is_not_found(
-    registry: RunningServer, upstreams: Upstreams
+    registry: RunningServer, registries: RegistryCache
 ) -> None:
     ref = model(registry)
-    assert [upstreams.blob(ref, LAYER, insecure=True) for _ in range(2)] == [WEIGHTS] * 2
+    assert [registries.blob(ref, LAYER, insecure=True) for _ in range(2)] == [WEIGHTS] * 2
     assert len(registry.requests) == 1
-    assert upstreams.has_blob(ref, LAYER, insecure=True)
+    assert registries.has_blob(ref, LAYER, insecure=True)
     other = Layer("x", Digest.of(b"other"), 5)
-    assert not upstreams.has_blob(ref, other, insecure=True)
+    assert not registries.has_blob(ref, other, insecure=True)
     with pytest.raises(NotFound):
-        upstreams.blob(ref, other, insecure=True)
+        registries.blob(ref, other, insecure=True)
 
 
 def test_a_failing_layer_is_tried_again_and_then_an_error(
-    registry: RunningServer, script: Script, upstreams: Upstreams
+    registry: RunningServer, script: Script, registries: RegistryCache
 ) -> None:
     script.replies = [Reply(503)] * 9
     with pytest.raises(ServerFault):
-        upstreams.blob(model(registry), LAYER, insecure=True)
+        registries.blob(model(registry), LAYER, insecure=True)
     assert len(registry.requests) == 3
 
 
 def test_a_wish_to_stop_ends_the_asking(registry: RunningServer, script: Script) -> None:
     script.replies = [Reply(503)] * 9
-    token = Hurried()
-    upstreams = Upstreams(lambda: RegistryClient(timeout_s=2), token)
+    token = NoWaitToken()
+    registries = RegistryCache(lambda: RegistryClient(timeout_s=2), token)
     token.cancel()
     with pytest.raises(Cancelled):
-        upstreams.ask({model(registry): True})
-    upstreams.close()
+        registries.ask({model(registry): True})
+    registries.close()
 
 
 def test_closing_what_was_never_asked_opens_nothing(tmp_path: Path) -> None:
     def fail() -> RegistryClient:
         raise AssertionError("opened")
 
-    Upstreams(fail).close()
+    RegistryCache(fail).close()

@@ -14,7 +14,7 @@ from ollamaops.errors import Cancelled, DigestMismatch, NotFound
 from ollamaops.http.cancel import CancelToken
 from ollamaops.lockfile.build import Unanswered
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.registries import MAX_KEPT_BYTES, Upstreams
+from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.registry.client import RegistryClient
 from ollamaops.registry.documents import FetchedManifest, Layer
 
@@ -35,13 +35,15 @@ def scripted(*replies: Reply) -> Answer:
 
 
 @contextmanager
-def asking(answer: Answer, cancel: CancelToken | None = None) -> Iterator[tuple[Upstreams, RunningServer]]:
+def asking(
+    answer: Answer, cancel: CancelToken | None = None
+) -> Iterator[tuple[RegistryCache, RunningServer]]:
     with run_server(answer) as server:
-        upstreams = Upstreams(lambda: RegistryClient(timeout_s=5.0), cancel)
+        registries = RegistryCache(lambda: RegistryClient(timeout_s=5.0), cancel)
         try:
-            yield upstreams, server
+            yield registries, server
         finally:
-            upstreams.close()
+            registries.close()
 
 
 def a_name(server: RunningServer, path: str = "team/mario:v1") -> ModelName:
@@ -49,23 +51,25 @@ def a_name(server: RunningServer, path: str = "team/mario:v1") -> ModelName:
 
 
 def test_a_name_is_asked_for_once_however_many_want_to_know() -> None:
-    with asking(scripted(GOOD)) as (upstreams, server):
+    with asking(scripted(GOOD)) as (registries, server):
         name = a_name(server)
-        threads = [threading.Thread(target=lambda: upstreams.manifest(name, insecure=True)) for _ in range(8)]
+        threads = [
+            threading.Thread(target=lambda: registries.manifest(name, insecure=True)) for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert isinstance(upstreams.manifest(name, insecure=True), FetchedManifest)
-        assert upstreams.ask({name: True})[name].registry_digest == Digest.of(RAW).hex
+        assert isinstance(registries.manifest(name, insecure=True), FetchedManifest)
+        assert registries.ask({name: True})[name].registry_digest == Digest.of(RAW).hex
         assert len(server.requests) == 1
 
 
 def test_what_a_push_has_changed_is_asked_for_again() -> None:
-    with asking(scripted(GOOD)) as (upstreams, server):
-        upstreams.manifest(a_name(server), insecure=True)
-        upstreams.forget(a_name(server), insecure=True)
-        upstreams.manifest(a_name(server), insecure=True)
+    with asking(scripted(GOOD)) as (registries, server):
+        registries.manifest(a_name(server), insecure=True)
+        registries.forget(a_name(server), insecure=True)
+        registries.manifest(a_name(server), insecure=True)
         assert len(server.requests) == 2
 
 
@@ -81,46 +85,46 @@ def test_what_a_push_has_changed_is_asked_for_again() -> None:
     ids=["404", "403", "no manifest", "other bytes", "429 for an hour"],
 )
 def test_a_refusal_is_remembered_with_its_cause(reply: Reply, cause: str, requests: int) -> None:
-    with asking(scripted(reply)) as (upstreams, server):
+    with asking(scripted(reply)) as (registries, server):
         for _ in range(2):
-            answer = upstreams.manifest(a_name(server), insecure=True)
+            answer = registries.manifest(a_name(server), insecure=True)
             assert isinstance(answer, Unanswered)
             assert answer.cause == cause
         assert len(server.requests) == requests
-        assert upstreams.ask({a_name(server): True})[a_name(server)].answered
+        assert registries.ask({a_name(server): True})[a_name(server)].answered
 
 
 def test_one_model_that_is_refused_does_not_speak_for_its_registry() -> None:
-    with asking(scripted(Reply(403), GOOD)) as (upstreams, server):
-        assert isinstance(upstreams.manifest(a_name(server), insecure=True), Unanswered)
-        assert isinstance(upstreams.manifest(a_name(server, "team/luigi"), insecure=True), FetchedManifest)
+    with asking(scripted(Reply(403), GOOD)) as (registries, server):
+        assert isinstance(registries.manifest(a_name(server), insecure=True), Unanswered)
+        assert isinstance(registries.manifest(a_name(server, "team/luigi"), insecure=True), FetchedManifest)
 
 
 @pytest.mark.parametrize(
     "passing", [Reply(503), Reply(429, {"Retry-After": "0"}), Reply(200, {}, RAW, cut_at=5)]
 )
 def test_what_may_pass_is_asked_again(passing: Reply) -> None:
-    with asking(scripted(passing, GOOD)) as (upstreams, server):
-        assert isinstance(upstreams.manifest(a_name(server), insecure=True), FetchedManifest)
+    with asking(scripted(passing, GOOD)) as (registries, server):
+        assert isinstance(registries.manifest(a_name(server), insecure=True), FetchedManifest)
 
 
 def test_a_dead_address_is_tried_once_for_all_its_names_but_http_is_not_https() -> None:
-    with asking(scripted(GOOD)) as (upstreams, server):
-        over_tls = upstreams.manifest(a_name(server))
+    with asking(scripted(GOOD)) as (registries, server):
+        over_tls = registries.manifest(a_name(server))
         assert isinstance(over_tls, Unanswered)
         assert over_tls.cause == "unreached"
         assert over_tls.error.startswith(f"{server.host}: ")
         assert "mario" not in over_tls.error
-        assert upstreams.manifest(a_name(server, "team/luigi")) is over_tls
-        assert not upstreams.ask({a_name(server): False})[a_name(server)].answered
-        assert isinstance(upstreams.manifest(a_name(server), insecure=True), FetchedManifest)
+        assert registries.manifest(a_name(server, "team/luigi")) is over_tls
+        assert not registries.ask({a_name(server): False})[a_name(server)].answered
+        assert isinstance(registries.manifest(a_name(server), insecure=True), FetchedManifest)
 
 
 def test_somebody_who_asked_to_stop_is_not_kept_waiting() -> None:
     cancel = CancelToken()
     cancel.cancel()
-    with asking(scripted(Reply(503)), cancel) as (upstreams, server), pytest.raises(Cancelled):
-        upstreams.manifest(a_name(server), insecure=True)
+    with asking(scripted(Reply(503)), cancel) as (registries, server), pytest.raises(Cancelled):
+        registries.manifest(a_name(server), insecure=True)
 
 
 class TestStopping:
@@ -135,11 +139,11 @@ class TestStopping:
             closed.wait(30)
             return reply
 
-        with asking(answer, cancel) as (upstreams, server):
+        with asking(answer, cancel) as (registries, server):
             for path in ("team/mario:v1", "team/luigi:v1"):
                 with pytest.raises(Cancelled):
-                    upstreams.manifest(a_name(server, path), insecure=True)
-            upstreams.close()
+                    registries.manifest(a_name(server, path), insecure=True)
+            registries.close()
             closed.set()
             for thread in [each for each in threading.enumerate() if each.name == "registry question"]:
                 thread.join(30)
@@ -154,11 +158,11 @@ class TestStopping:
             done.wait(30)
             return GOOD
 
-        with asking(answer, cancel) as (upstreams, server):
+        with asking(answer, cancel) as (registries, server):
 
             def ask(name: ModelName) -> None:
                 with pytest.raises(Cancelled) as caught:
-                    upstreams.manifest(name, insecure=True)
+                    registries.manifest(name, insecure=True)
                 ended.append(caught.type)
 
             names = [a_name(server, f"team/mario:v{number}") for number in range(6)]
@@ -180,9 +184,9 @@ class TestStopping:
             done.wait(30)
             return Reply(200, {}, b"text")
 
-        with asking(answer, cancel) as (upstreams, server):
+        with asking(answer, cancel) as (registries, server):
             with pytest.raises(Cancelled):
-                getattr(upstreams, question)(a_name(server), layer, insecure=True)
+                getattr(registries, question)(a_name(server), layer, insecure=True)
             done.set()
 
 
@@ -190,20 +194,20 @@ class TestBlobs:
     @pytest.mark.parametrize(("data", "requests"), [(b"small", 1), (b"x" * (MAX_KEPT_BYTES + 1), 2)])
     def test_small_ones_are_kept(self, data: bytes, requests: int) -> None:
         layer = Layer("text", Digest.of(data), len(data))
-        with asking(scripted(Reply(200, {}, data))) as (upstreams, server):
+        with asking(scripted(Reply(200, {}, data))) as (registries, server):
             for _ in range(2):
-                assert upstreams.blob(a_name(server), layer, insecure=True) == data
+                assert registries.blob(a_name(server), layer, insecure=True) == data
             assert len(server.requests) == requests
 
     def test_other_bytes_and_none_are_errors(self) -> None:
         layer = Layer("text", Digest.of(b"text"), 4)
-        with asking(scripted(Reply(200, {}, b"evil"), Reply(404))) as (upstreams, server):
+        with asking(scripted(Reply(200, {}, b"evil"), Reply(404))) as (registries, server):
             with pytest.raises(DigestMismatch):
-                upstreams.blob(a_name(server), layer, insecure=True)
+                registries.blob(a_name(server), layer, insecure=True)
             with pytest.raises(NotFound):
-                upstreams.blob(a_name(server), layer, insecure=True)
-            assert not upstreams.has_blob(a_name(server), layer, insecure=True)
+                registries.blob(a_name(server), layer, insecure=True)
+            assert not registries.has_blob(a_name(server), layer, insecure=True)
 
 
 def test_closing_what_was_never_opened_is_nothing() -> None:
-    Upstreams(lambda: RegistryClient()).close()
+    RegistryCache(lambda: RegistryClient()).close()

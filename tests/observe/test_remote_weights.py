@@ -18,7 +18,7 @@ from ollamaops.files.facts import FileInfo
 from ollamaops.files.location import RemoteRef
 from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest
-from ollamaops.observe.remote_weights import Elsewhere
+from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.upload import upload_source
 from ollamaops.registry.s3_weights import Bucket, FileSystem
@@ -46,15 +46,15 @@ def a_hub(
 
 
 @contextmanager
-def elsewhere(folder: Path, server: RunningServer | None = None) -> Iterator[Elsewhere]:
+def remote_weights(folder: Path, server: RunningServer | None = None) -> Iterator[RemoteWeightsStore]:
     environ = {"OLLAMAOPS_CACHE_DIR": str(folder)}
     if server is not None:
         environ["HF_ENDPOINT"] = server.url
-    with closing(Elsewhere(environ)) as found:
+    with closing(RemoteWeightsStore(environ)) as found:
         yield found
 
 
-def upload(sandbox: Sandbox, found: Elsewhere, ref: RemoteRef, digest: Digest = DIGEST) -> bool:
+def upload(sandbox: Sandbox, found: RemoteWeightsStore, ref: RemoteRef, digest: Digest = DIGEST) -> bool:
     with OllamaClient.connect(sandbox.url, host_name="box") as client:
         return upload_source(client, digest, found.source_of(ref, digest))
 
@@ -65,7 +65,7 @@ def gets(server: RunningServer) -> list[str]:
 
 def test_a_file_of_known_digest_goes_straight_through_and_leaves_nothing_here(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    with run_server(a_hub(cut_at=50_000)) as hub, Sandbox() as sandbox, elsewhere(cache, hub) as found:
+    with run_server(a_hub(cut_at=50_000)) as hub, Sandbox() as sandbox, remote_weights(cache, hub) as found:
         assert found.info_of(HUB, None) == FileInfo(digest=DIGEST, size_bytes=len(BODY))
         assert upload(sandbox, found, HUB)
         assert sandbox.store.read_blob(str(DIGEST)) == BODY
@@ -78,7 +78,7 @@ def test_a_file_of_unknown_digest_passes_through_the_cache_once(tmp_path: Path) 
     told: list[tuple[RemoteRef, int, int]] = []
     with run_server(a_hub(is_large=False)) as hub, Sandbox() as sandbox:
         for _ in range(2):
-            with elsewhere(tmp_path, hub) as found:
+            with remote_weights(tmp_path, hub) as found:
                 info = found.info_of(HUB, None, on_progress=lambda *read: told.append(read))
                 assert info == FileInfo(digest=DIGEST, size_bytes=len(BODY))
                 upload(sandbox, found, HUB)
@@ -88,7 +88,7 @@ def test_a_file_of_unknown_digest_passes_through_the_cache_once(tmp_path: Path) 
 
 
 def test_a_saved_plan_finds_its_file_again_by_its_digest(tmp_path: Path) -> None:
-    with run_server(a_hub()) as hub, Sandbox() as sandbox, elsewhere(tmp_path, hub) as found:
+    with run_server(a_hub()) as hub, Sandbox() as sandbox, remote_weights(tmp_path, hub) as found:
         assert upload(sandbox, found, HUB)
         with pytest.raises(DigestMismatch, match="the digest there is"):
             found.source_of(HUB, Digest.of(b"another"))
@@ -118,10 +118,10 @@ def test_a_file_whose_size_nobody_tells_is_read_to_its_end_first(
     (tmp_path / "bucket" / "a.gguf").write_bytes(BODY)
     ref = RemoteRef("s3://bucket/a.gguf")
     remote, told = RemoteWeights({}, bucket=Bucket(lambda: Untold(tmp_path))), list[tuple[int, int]]()
-    with closing(Elsewhere({}, folder=tmp_path / "other", remote=remote)) as found:
+    with closing(RemoteWeightsStore({}, folder=tmp_path / "other", remote=remote)) as found:
         found.info_of(ref, None, on_progress=lambda _, *read: told.append(read))
         assert told == [(len(BODY), 0), (len(BODY), len(BODY))]
-    with Sandbox() as sandbox, closing(Elsewhere({}, remote=remote)) as found:
+    with Sandbox() as sandbox, closing(RemoteWeightsStore({}, remote=remote)) as found:
         assert found.info_of(ref, DIGEST) == FileInfo(digest=DIGEST, size_bytes=0)
         assert upload(sandbox, found, ref)
         assert sandbox.store.read_blob(str(DIGEST)) == BODY
@@ -129,7 +129,7 @@ def test_a_file_whose_size_nobody_tells_is_read_to_its_end_first(
 
 
 def test_a_stated_digest_is_enough_when_nobody_answers(tmp_path: Path) -> None:
-    with run_server(lambda _: Reply(503)) as hub, elsewhere(tmp_path, hub) as found:
+    with run_server(lambda _: Reply(503)) as hub, remote_weights(tmp_path, hub) as found:
         assert found.info_of(HUB, DIGEST) == FileInfo(digest=DIGEST, size_bytes=0)
         with pytest.raises(ServerFault):
             found.info_of(HUB, None)
@@ -138,7 +138,7 @@ def test_a_stated_digest_is_enough_when_nobody_answers(tmp_path: Path) -> None:
 def test_a_stated_digest_that_is_not_what_lies_there_is_always_an_error(tmp_path: Path) -> None:
     with (
         run_server(a_hub(b"GGUFother")) as hub,
-        elsewhere(tmp_path, hub) as found,
+        remote_weights(tmp_path, hub) as found,
         pytest.raises(DigestMismatch),
     ):
         found.info_of(HUB, DIGEST)
@@ -151,7 +151,7 @@ def test_a_file_of_a_bucket_is_fetched_for_its_digest_and_uploaded_from_the_cach
     memory.pipe(f"{bucket}/a.gguf", BODY)
     ref = RemoteRef(f"s3://{bucket}/a.gguf")
     remote = RemoteWeights({}, bucket=Bucket(lambda: cast("FileSystem", memory)))
-    with Sandbox() as sandbox, closing(Elsewhere({}, folder=tmp_path, remote=remote)) as found:
+    with Sandbox() as sandbox, closing(RemoteWeightsStore({}, folder=tmp_path, remote=remote)) as found:
         assert found.info_of(ref, None) == FileInfo(digest=DIGEST, size_bytes=len(BODY))
         assert isinstance(found.source_of(ref, DIGEST), LocalFile)
         memory.rm(bucket, recursive=True)
@@ -161,7 +161,12 @@ def test_a_file_of_a_bucket_is_fetched_for_its_digest_and_uploaded_from_the_cach
 
 
 def test_two_hosts_get_one_file_at_the_same_time(tmp_path: Path) -> None:
-    with run_server(a_hub()) as hub, Sandbox() as one, Sandbox() as two, elsewhere(tmp_path, hub) as found:
+    with (
+        run_server(a_hub()) as hub,
+        Sandbox() as one,
+        Sandbox() as two,
+        remote_weights(tmp_path, hub) as found,
+    ):
         found.info_of(HUB, None)
         workers = [threading.Thread(target=upload, args=(box, found, HUB)) for box in (one, two)]
         for worker in workers:

@@ -76,7 +76,7 @@ def failures(verdict: Verdict) -> list[str]:
 
 
 def bodies(host: LiveHost, path: str) -> list[dict[str, object]]:
-    return [json.loads(request.body) for request in host.overseer.seen if request.path == path]
+    return [json.loads(request.body) for request in host.proxy.seen if request.path == path]
 
 
 def test_a_chat_model_meets_what_it_can_do_on_every_version(host: LiveHost) -> None:
@@ -119,7 +119,7 @@ def test_an_embedding_model_is_embedded_with_on_every_version(host: LiveHost) ->
     assert failures(hold(host, EMBEDDER, {"prompt": "hello", "matches": "hello"})) == [
         "matches: no match of 'hello' in an embedding"
     ]
-    assert {"/api/embed"} <= {request.path for request in host.overseer.seen}
+    assert {"/api/embed"} <= {request.path for request in host.proxy.seen}
 
 
 def test_an_embedding_model_that_no_one_takes_for_one_is_found_out_by_the_refusal(host: LiveHost) -> None:
@@ -133,7 +133,7 @@ def test_an_embedding_model_that_no_one_takes_for_one_is_found_out_by_the_refusa
             {key: shown[key] for key in shown if key not in ("capabilities", "model_info")}
         ).encode()
 
-    host.overseer.edit = hide
+    host.proxy.edit = hide
     asked: list[Mapping[str, object]] = [
         {"prompt": "hello", "length": 384},
         {"prompt": "hello", "max_load": 60},
@@ -241,7 +241,7 @@ def test_thoughts_that_a_server_leaves_in_the_answer_are_thoughts_as_well(newest
         answer = {"response": "<think>pong, pong, ", "done": True, "done_reason": "length", "eval_count": 9}
         return json.dumps(answer).encode() if request.path == "/api/generate" else body
 
-    newest.overseer.edit = leave
+    newest.proxy.edit = leave
     [failure] = hold(newest, BASE, PONG).failures
     assert failure.message == "no match of '^pong$' in an answer of thoughts alone, cut off after 9 tokens"
 
@@ -285,7 +285,7 @@ def test_the_context_of_a_runner_that_is_listed_under_another_name_counts(newest
 
 def test_without_a_line_in_ps_the_context_is_what_was_asked_for(newest: LiveHost) -> None:
     """As where a model is unloaded after each answer (OLLAMA_KEEP_ALIVE=0)."""
-    newest.overseer.edit = lambda request, body: b'{"models": []}' if request.path == "/api/ps" else body
+    newest.proxy.edit = lambda request, body: b'{"models": []}' if request.path == "/api/ps" else body
     newest.stranger.create("narrow", BASE, parameters={"num_ctx": 1024})
     asked: list[Mapping[str, object]] = [
         {"prompt": "hi", "context_length": 1025},
@@ -304,7 +304,7 @@ def test_the_longest_load_counts_not_the_last(newest: LiveHost) -> None:
             body.replace(b'"load_duration":1000000', b'"load_duration":9000000000') if answered == 1 else body
         )
 
-    newest.overseer.edit = slow_once
+    newest.proxy.edit = slow_once
     verdict = hold(newest, BASE, PONG, PONG | {"max_load": "5s"})
     assert failures(verdict) == ["max_load: loading took 9.0s, 5.0s allowed"]
     assert verdict.load_s == 9
@@ -324,7 +324,7 @@ def test_a_fault_that_passes_is_asked_again(newest: LiveHost) -> None:
         is_first = request.path == "/api/generate" and len(bodies(newest, "/api/generate")) == 1
         return b'{"error": "llama runner process has terminated"}\n' if is_first else body
 
-    newest.overseer.edit = fail_once
+    newest.proxy.edit = fail_once
     assert failures(hold(newest, BASE, PONG)) == []
 
 

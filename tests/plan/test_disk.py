@@ -29,7 +29,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.disk import refuse_disk
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.sandbox.server import Sandbox
 
 GB = 10**9
@@ -61,8 +61,8 @@ def a_create(name: str, *files: str, quantize: str | None = None) -> CreateModel
     return CreateModel(host="h", model=a_name(name), recipe=Recipe(files=blobs, quantize=quantize))
 
 
-def an_upstream(**layers: int) -> Upstream:
-    return Upstream(layers=tuple((a_digest(name), size * GB) for name, size in layers.items()))
+def an_upstream(**layers: int) -> RegistryAnswer:
+    return RegistryAnswer(layers=tuple((a_digest(name), size * GB) for name, size in layers.items()))
 
 
 def a_host(sizes: Mapping[str, int] | None = None, version: str = "0.12.11", **parts: Any) -> ObservedHost:
@@ -120,7 +120,7 @@ def test_layers_that_are_shared_or_there_already_count_once_or_not_at_all() -> N
 
 
 def test_pulls_of_unknown_size_are_told_of_and_count_as_nothing() -> None:
-    upstream = {"a": an_upstream(a=20), "b": Upstream(error="nobody answers")}
+    upstream = {"a": an_upstream(a=20), "b": RegistryAnswer(error="nobody answers")}
     found = refused([a_pull("a"), a_pull("b"), a_pull("c")], a_host(upstream=upstream), 10)
     assert found
     assert "this plan brings at least 20.0 GB (20.0 GB pulled, 2 pulled of unknown size)" in found[0]
@@ -220,7 +220,7 @@ def test_a_projector_stays_as_it_was_sent() -> None:
     ],
 )
 def test_what_is_quantized_from_a_base_takes_room_of_its_own(
-    quantize: str | None, sizes: Mapping[str, int], upstream: Mapping[str, Upstream], brings: str | None
+    quantize: str | None, sizes: Mapping[str, int], upstream: Mapping[str, RegistryAnswer], brings: str | None
 ) -> None:
     create = CreateModel(host="h", model=a_name("m"), recipe=Recipe(base=a_name("base"), quantize=quantize))
     pulls: list[Action] = [] if sizes else [a_pull("base")]

@@ -213,7 +213,7 @@ def test_every_refusal_names_its_rule_the_host_and_a_way_out() -> None:
         ),
     )
     observed = replace(
-        a_host("a", "c"), at=NOON, in_use=frozenset({a_name("a")}), licences={a_name("b:cloud"): ("X",)}
+        a_host("a", "c"), at=NOON, in_use=frozenset({a_name("a")}), licenses={a_name("b:cloud"): ("X",)}
     )
     plan = HostPlan(host="h", actions=(a_delete("a"), a_pull("b:cloud"), a_create("c")))
     found = guard(plan, desired, observed).refusals
@@ -233,7 +233,7 @@ def test_a_guarded_plan_has_no_refusals_of_before() -> None:
     assert guard(plan, wanted(), a_host()).refusals == ()
 
 
-# rules about the moment, the server and the licences
+# rules about the moment, the server and the licenses
 
 NOON = datetime.fromisoformat("2026-11-24T12:00:00+00:00")  # a Tuesday
 NIGHTS = Window(days=("sat",), begins_minute=22 * 60, ends_minute=6 * 60, timezone="Europe/Paris")
@@ -262,14 +262,14 @@ def test_nothing_is_changed_on_a_server_that_is_known_to_be_too_old(
     assert refusals([a_pull("a")], desired, observed, ["min-version"]) == []
 
 
-def test_licences_are_refused_where_they_are_known() -> None:
+def test_licenses_are_refused_where_they_are_known() -> None:
     base = Contents(digest="0" * 64, license_text="LLAMA LICENSE\n…")
     observed = replace(
         a_host("base"),
         shown={a_name("base"): base},
-        licences={a_name("pulled"): ("MIT License\n…", "Other\n…")},
+        licenses={a_name("pulled"): ("MIT License\n…", "Other\n…")},
     )
-    declared = Recipe(base=a_name("unknown"), licenses=("Apache-2.0", "Own licence"))
+    declared = Recipe(base=a_name("unknown"), licenses=("Apache-2.0", "Own license"))
     actions: list[Action] = [
         a_pull("pulled"),
         a_pull("not-asked"),
@@ -281,16 +281,16 @@ def test_licences_are_refused_where_they_are_known() -> None:
     ]
     desired = wanted(licenses=("MIT", "Apache-2.0"))
     assert refusals(actions, desired, observed) == [
-        "licenses: 'pulled:latest' has the licence 'Other', which policy.allow.licenses does not name",
-        "licenses: 'from-base:latest' has the licence 'LLAMA LICENSE', which policy.allow.licenses does not name",
-        "licenses: 'declared:latest' has the licence 'Own licence', which policy.allow.licenses does not name",
+        "licenses: 'pulled:latest' has the license 'Other', which policy.allow.licenses does not name",
+        "licenses: 'from-base:latest' has the license 'LLAMA LICENSE', which policy.allow.licenses does not name",
+        "licenses: 'declared:latest' has the license 'Own license', which policy.allow.licenses does not name",
     ]
     assert refusals(actions, wanted(), observed) == []
     assert refusals(actions, desired, observed, ["licenses"]) == []
     assert len(refusals(actions, wanted(licenses=()), observed)) == 5
 
 
-def test_a_licence_without_a_line_break_is_cut() -> None:
+def test_a_license_without_a_line_break_is_cut() -> None:
     action = CreateModel(host="h", model=a_name("m"), recipe=Recipe(licenses=("x" * 500,)))
     (said,) = refusals([action], wanted(licenses=("MIT",)), a_host())
     assert len(said) < 200

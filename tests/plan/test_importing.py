@@ -35,7 +35,7 @@ def test_a_child_is_written_as_derived_with_what_it_adds() -> None:
     assert (source.base, source.licenses) == (BASE, ("BSD",))
 
 
-def test_a_child_whose_licences_do_not_continue_its_parents_is_only_named() -> None:
+def test_a_child_whose_licenses_do_not_continue_its_parents_is_only_named() -> None:
     source = source_of_child(shown(license_text="MIT"), shown("b", parent="base", license_text="BSD"))
     assert source == Pull(ref=CHILD)
 

@@ -1,10 +1,10 @@
-"""Licences are known by their identifier or their first line, and refused only when nothing allowed names them."""
+"""Licenses are known by their identifier or their first line, and refused only when nothing allowed names them."""
 
 from __future__ import annotations
 
 import pytest
 
-from ollamaops.plan.licenses import first_line, names_of, refused_licences
+from ollamaops.plan.licenses import first_line, names_of, refused_licenses
 
 APACHE = f"\n{' ' * 33}Apache License\n{' ' * 27}Version 2.0, January 2004\n   …"
 MIT = "MIT License\n\nCopyright (c) 2026 Somebody\n\nPermission is hereby granted, free of charge, to any person"
@@ -57,8 +57,8 @@ def test_a_text_is_known_by_its_identifier_and_its_first_line(text: str, names: 
 def test_only_what_no_entry_names_is_refused(
     texts: list[str], allowed: list[str], refused: tuple[str, ...]
 ) -> None:
-    assert refused_licences(texts, allowed) == refused
+    assert refused_licenses(texts, allowed) == refused
 
 
 def test_the_first_line_is_the_first_that_says_something() -> None:
-    assert first_line(" \n\t\n  Some   licence \n more") == "Some licence"
+    assert first_line(" \n\t\n  Some   license \n more") == "Some license"

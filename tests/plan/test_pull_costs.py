@@ -7,7 +7,7 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import Cost, PullModel
 from ollamaops.plan.desired import build_desired
-from ollamaops.plan.observed import ObservedHost, Upstream
+from ollamaops.plan.observed import ObservedHost, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 
 FEATURES = features_of(ServerVersion.parse("0.33.0"))
@@ -17,11 +17,11 @@ def a_pull(name: str, ref: str | None = None) -> ModelSpec:
     return ModelSpec(name=ModelName.parse(name), source=Pull(ref=ModelName.parse(ref or name)))
 
 
-def an_upstream(**layers: int) -> Upstream:
-    return Upstream(layers=tuple((Digest.of(name.encode()), size) for name, size in layers.items()))
+def an_upstream(**layers: int) -> RegistryAnswer:
+    return RegistryAnswer(layers=tuple((Digest.of(name.encode()), size) for name, size in layers.items()))
 
 
-def costs(*specs: ModelSpec, present: tuple[str, ...] = (), **upstream: Upstream) -> dict[str, Cost]:
+def costs(*specs: ModelSpec, present: tuple[str, ...] = (), **upstream: RegistryAnswer) -> dict[str, Cost]:
     """Model → what its pull costs."""
     observed = ObservedHost(
         host="h",

@@ -21,7 +21,7 @@ from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
 from ollamaops.plan.loaded import FOREVER_S, HostLoaded, Loaded, read_stay
 from ollamaops.plan.lookups import PlanOptions
-from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed, residents_of, share_runner, to_compare, with_sharers
 
@@ -289,8 +289,8 @@ def test_what_is_still_to_come_counts_as_far_as_it_is_known() -> None:
         "h", specs, files={path: FileInfo(digest=Digest.of(b"f"), size_bytes=2 * GB)}, vram_bytes=GB
     )
     upstream = {
-        a_name("pulled"): Upstream(layers=((Digest.of(b"p"), 4 * GB),)),
-        a_name("unknown"): Upstream(error="?"),
+        a_name("pulled"): RegistryAnswer(layers=((Digest.of(b"p"), 4 * GB),)),
+        a_name("unknown"): RegistryAnswer(error="?"),
     }
     (said,) = said_of_vram(desired, replace(a_host(), upstream=upstream))
     assert said == (

@@ -382,7 +382,7 @@ def test_a_difference_is_told_by_kind_with_the_bytes_to_download(
     assert told == expected
 
 
-def test_the_order_of_licences_counts() -> None:
+def test_the_order_of_licenses_counts() -> None:
     one, two = a_layer("license", "MIT"), a_layer("license", "BSD")
     (change,) = compare(a_manifest(one, two), a_manifest(two, one))
     assert (change.kind, change.added, change.removed, change.download_bytes) == ("license", (), (), 0)

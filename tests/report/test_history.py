@@ -109,14 +109,14 @@ def test_two_runs_are_told_apart_by_what_they_were_and_did() -> None:
     assert render_run_diff(A_RUN, A_RUN) == "3f2a9c and 3f2a9c did the same, with the same end"
 
 
-def test_colours_are_put_around_words_only_when_asked_for() -> None:
-    for plain, coloured in (
-        (render_runs([A_RUN, OTHER, KILLED]), render_runs([A_RUN, OTHER, KILLED], colour=True)),
-        (render_run_record(OTHER), render_run_record(OTHER, colour=True)),
-        (render_run_diff(A_RUN, OTHER), render_run_diff(A_RUN, OTHER, colour=True)),
+def test_colors_are_put_around_words_only_when_asked_for() -> None:
+    for plain, colored in (
+        (render_runs([A_RUN, OTHER, KILLED]), render_runs([A_RUN, OTHER, KILLED], color=True)),
+        (render_run_record(OTHER), render_run_record(OTHER, color=True)),
+        (render_run_diff(A_RUN, OTHER), render_run_diff(A_RUN, OTHER, color=True)),
     ):
         assert "\x1b" not in plain
-        assert "\x1b[" in coloured
+        assert "\x1b[" in colored
 
 
 @pytest.mark.parametrize(

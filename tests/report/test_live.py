@@ -38,7 +38,7 @@ from ollamaops.events import (
     Skipped,
     Succeeded,
 )
-from ollamaops.report.board import Board, Flow, say_event, say_flow, title_of
+from ollamaops.report.board import Board, Flow, render_event, render_flow, title_of
 from ollamaops.report.live import JsonLines, PlainProgress, ProgressKind, Silence, progress_sink
 from ollamaops.report.on_demand import OnDemand
 from ollamaops.report.rich_progress import RichProgress, build_console, draw_rows
@@ -165,7 +165,7 @@ def test_the_live_display_reads_as_its_golden_file(after: int, golden: Golden) -
     ],
 )
 def test_every_outcome_is_said(outcome: Outcome, said: str) -> None:
-    assert say_event(an_end(1, outcome))[0] == f"gpu-1: pull qwen3:32b: {said}"
+    assert render_event(an_end(1, outcome))[0] == f"gpu-1: pull qwen3:32b: {said}"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_every_outcome_is_said(outcome: Outcome, said: str) -> None:
     ],
 )
 def test_an_event_is_one_line(event: Event, said: str) -> None:
-    assert say_event(event)[0] == said
+    assert render_event(event)[0] == said
 
 
 def test_a_slow_layer_gets_a_line_every_ten_seconds() -> None:
@@ -226,7 +226,7 @@ def test_the_speed_is_that_of_the_last_seconds() -> None:
     for second in range(100):
         flow.move(second, second * 1000 if second < 50 else 50_000, 100_000)
     assert flow.rate == 0
-    assert say_flow(flow, flow.rate) == "50 %, 50.0 kB of 100 kB"
+    assert render_flow(flow, flow.rate) == "50 %, 50.0 kB of 100 kB"
 
 
 def test_a_speed_needs_two_moments() -> None:
@@ -305,7 +305,7 @@ def test_a_display_on_demand_opens_at_the_first_event_and_closes_only_what_it_op
     built: list[RichProgress] = []
 
     def build() -> RichProgress:
-        built.append(RichProgress(build_console(terminal, colour=False)))
+        built.append(RichProgress(build_console(terminal, color=False)))
         return built[-1]
 
     with OnDemand(build):
@@ -338,10 +338,10 @@ def test_silence_is_silent() -> None:
     assert out.getvalue() == ""
 
 
-def test_colours_are_for_those_who_want_them() -> None:
+def test_colors_are_for_those_who_want_them() -> None:
     out = io.StringIO()
-    PlainProgress(out, Paint(colour=True))(an_end(1, Failed(error="x")))
-    PlainProgress(out, Paint(colour=True))(an_event(Noted, 1, level="info", message="x"))
+    PlainProgress(out, Paint(color=True))(an_end(1, Failed(error="x")))
+    PlainProgress(out, Paint(color=True))(an_event(Noted, 1, level="info", message="x"))
     assert out.getvalue() == "\x1b[31mgpu-1: pull qwen3:32b: failed: x\x1b[0m\ngpu-1: x\n"
 
 
@@ -386,7 +386,7 @@ def test_lines_of_several_threads_stay_whole(sink: type[PlainProgress | JsonLine
 
 def test_the_live_display_scrolls_what_ended_and_gives_the_terminal_back() -> None:
     out = Terminal()
-    with RichProgress(build_console(out, colour=False)) as progress:
+    with RichProgress(build_console(out, color=False)) as progress:
         for event in a_story():
             progress(event)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
@@ -414,13 +414,13 @@ def stumble(progress: RichProgress) -> None:
 def test_the_terminal_is_given_back_after_an_exception() -> None:
     out = Terminal()
     with pytest.raises(KeyboardInterrupt):
-        stumble(RichProgress(build_console(out, colour=True)))
+        stumble(RichProgress(build_console(out, color=True)))
     assert is_given_back(out)
 
 
 def test_the_live_display_takes_events_of_several_threads() -> None:
     out = Terminal()
-    with RichProgress(build_console(out, colour=False)) as progress:
+    with RichProgress(build_console(out, color=False)) as progress:
         play_in_threads(progress, {number: a_story() * 3 for number in "abcd"})
     assert out.getvalue().count("gpu-2: create bot:latest: done in 22s") == 12
 
@@ -428,7 +428,7 @@ def test_the_live_display_takes_events_of_several_threads() -> None:
 @pytest.mark.parametrize("error", [BrokenPipeError, OSError, ValueError])
 def test_a_terminal_that_goes_away_does_not_stop_the_run(error: type[Exception]) -> None:
     out = Terminal()
-    with RichProgress(build_console(out, colour=False)) as progress:
+    with RichProgress(build_console(out, color=False)) as progress:
         out.error = error
         for event in a_story():
             progress(event)
@@ -436,9 +436,9 @@ def test_a_terminal_that_goes_away_does_not_stop_the_run(error: type[Exception])
     assert "digest mismatch" not in out.getvalue()
 
 
-def test_without_colour_the_live_display_has_none() -> None:
+def test_without_color_the_live_display_has_none() -> None:
     out = Terminal()
-    with RichProgress(build_console(out, colour=False)) as progress:
+    with RichProgress(build_console(out, color=False)) as progress:
         progress(an_end(1, Failed(error="x")))
     assert "\x1b[31m" not in out.getvalue()
 

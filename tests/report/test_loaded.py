@@ -84,10 +84,10 @@ def test_an_empty_memory_is_one_line() -> None:
     assert render_loaded([HostLoaded(host="gpu-2")], []) == "0 models in memory on 1 host\n"
 
 
-def test_colours_change_nothing_but_colours() -> None:
-    coloured = render_loaded(fleet(), [], colour=True)
-    assert "\x1b[33mstale\x1b[0m" in coloured
-    assert "\x1b[31mnot in memory\x1b[0m" in coloured
+def test_colors_change_nothing_but_colors() -> None:
+    colored = render_loaded(fleet(), [], color=True)
+    assert "\x1b[33mstale\x1b[0m" in colored
+    assert "\x1b[31mnot in memory\x1b[0m" in colored
 
 
 def test_programs_get_numbers() -> None:

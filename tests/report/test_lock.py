@@ -56,7 +56,7 @@ def test_layers_in_another_order_are_a_change_without_bytes() -> None:
     step = LockStep(
         ref=NAME, state="updated", before=ENTRY, after=ENTRY, changes=(LayerChange("license", (), (), 0),)
     )
-    assert "licence in another order: nothing new" in an_update(step)
+    assert "license in another order: nothing new" in an_update(step)
 
 
 def test_a_check_says_everything_as_json_too() -> None:
@@ -99,7 +99,7 @@ def outdated(size_bytes: int | None = 20_201_253_588, update: Update = "locked")
 def test_the_download_of_an_update(size_bytes: int | None, said: str) -> None:
     host = HostFreshness(host="gpu-1", models=(outdated(size_bytes),))
     row = render_outdated([host], []).splitlines()[1]
-    assert row == f"qwen3:32b  gpu-1  outdated  weights, metadata; not known: system or licence  {said}"
+    assert row == f"qwen3:32b  gpu-1  outdated  weights, metadata; not known: system or license  {said}"
 
 
 def test_a_table_that_is_too_wide_becomes_lines() -> None:
@@ -107,7 +107,7 @@ def test_a_table_that_is_too_wide_becomes_lines() -> None:
     away = UnreachedHost(host="gpu-3", error="gpu-3: connection refused", hint="start it")
     assert render_outdated(hosts, [away], width=60).splitlines() == [
         "~ qwen3:32b on gpu-1 and gpu-2: outdated: weights, metadata;",
-        "    not known: system or licence: 20.2 GB each",
+        "    not known: system or license: 20.2 GB each",
         "! gpu-3: not reached: connection refused",
         "    hint: start it",
         "1 pulled model on 2 hosts: 2 outdated; 40.4 GB to download; 1 host not reached",
@@ -148,14 +148,14 @@ def test_a_tag_that_is_gone_is_told_whether_the_host_has_the_model_or_not() -> N
     assert [model["registry_answered"] for model in answered["models"]] == [True, True]
 
 
-def test_colours_are_only_colours() -> None:
+def test_colors_are_only_colors() -> None:
     host = HostFreshness(host="gpu-1", models=(outdated(),))
-    plain, coloured = (render_outdated([host], [], colour=colour) for colour in (False, True))
-    assert coloured != plain
-    assert _without_colours(coloured) == plain
+    plain, colored = (render_outdated([host], [], color=color) for color in (False, True))
+    assert colored != plain
+    assert _without_colors(colored) == plain
 
 
-def _without_colours(text: str) -> str:
+def _without_colors(text: str) -> str:
     parts = text.split("\x1b[")
     return parts[0] + "".join(part.partition("m")[2] for part in parts[1:])
 

@@ -47,7 +47,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.diff import SERVERS_OWN
 from ollamaops.report.diff_text import render_diff
-from ollamaops.report.differences import diff_lines, field_diff, say_difference, say_reasons
+from ollamaops.report.differences import diff_lines, field_diff, render_difference, render_reasons
 from ollamaops.report.plan_text import count_plan, render_plan
 
 PLANS_BY_NAME = {
@@ -83,10 +83,10 @@ def test_a_verbose_plan_adds_diffs_uploads_and_what_stays(golden: Golden) -> Non
     golden("plan-mixed-verbose.txt", render_plan(mixed_plan(), width=100, verbose=True))
 
 
-def test_a_coloured_plan_says_the_same_with_colours(golden: Golden) -> None:
-    coloured = render_plan(mixed_plan(), colour=True, verbose=True, width=80)
-    golden("plan-mixed-colour.txt", coloured)
-    assert OURS.sub("", coloured) == render_plan(mixed_plan(), verbose=True, width=80)
+def test_a_colored_plan_says_the_same_with_colors(golden: Golden) -> None:
+    colored = render_plan(mixed_plan(), color=True, verbose=True, width=80)
+    golden("plan-mixed-color.txt", colored)
+    assert OURS.sub("", colored) == render_plan(mixed_plan(), verbose=True, width=80)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_line_too_narrow_for_its_hosts_is_wrapped_and_not_cut() -> None:
     hosts = tuple(
         UnreachedHost(host=f"a-host-with-a-name-{number}", error="no answer") for number in range(2)
     )
-    lines = render_plan(Plan(hosts=(), unreached=hosts), width=30, colour=True).splitlines()
+    lines = render_plan(Plan(hosts=(), unreached=hosts), width=30, color=True).splitlines()
     assert lines[:2] == ["! a-host-with-a-name-0 and", "    a-host-with-a-name-1: not"]
 
 
@@ -330,20 +330,20 @@ LONG = "You are a helpful assistant of Example Corp and you answer in {} only, b
     ],
 )
 def test_a_difference_is_one_short_phrase(difference: Difference, phrase: str) -> None:
-    assert say_difference(difference) == phrase
+    assert render_difference(difference) == phrase
 
 
 def test_many_differences_are_counted_unless_everything_is_wanted() -> None:
     because = [a_field(f"parameters.p{number}", "1", "2") for number in range(6)]
-    assert say_reasons(because) == (
+    assert render_reasons(because) == (
         ": parameters.p0 1 → 2; parameters.p1 1 → 2; parameters.p2 1 → 2; and 3 more"
     )
-    assert say_reasons(because[:4]).endswith("; parameters.p3 1 → 2")
-    assert say_reasons(because, everything=True).endswith("; parameters.p5 1 → 2")
+    assert render_reasons(because[:4]).endswith("; parameters.p3 1 → 2")
+    assert render_reasons(because, everything=True).endswith("; parameters.p5 1 → 2")
 
 
 def test_a_reason_is_said_once() -> None:
-    assert say_reasons([*why("a", "missing"), *why("a", "missing")]) == ", not there"
+    assert render_reasons([*why("a", "missing"), *why("a", "missing")]) == ", not there"
 
 
 def test_a_diff_shows_every_value_in_full(golden: Golden) -> None:
@@ -384,7 +384,7 @@ def test_a_very_long_diff_is_cut_in_a_plan_and_whole_in_a_diff() -> None:
 def test_no_text_of_a_plan_reaches_the_terminal_raw(plan: Plan) -> None:
     for verbose in (False, True):
         for width in (None, 80):
-            shown = OURS.sub("", render_plan(plan, colour=True, verbose=verbose, width=width))
+            shown = OURS.sub("", render_plan(plan, color=True, verbose=verbose, width=width))
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
             assert shown.encode().decode() == shown
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", render_diff(plan))
@@ -392,9 +392,9 @@ def test_no_text_of_a_plan_reaches_the_terminal_raw(plan: Plan) -> None:
 
 @given(PLANS)
 @settings(max_examples=50)
-def test_colours_change_nothing_but_colours(plan: Plan) -> None:
-    coloured = render_plan(plan, colour=True, verbose=True, width=80)
-    assert OURS.sub("", coloured) == render_plan(plan, verbose=True, width=80)
+def test_colors_change_nothing_but_colors(plan: Plan) -> None:
+    colored = render_plan(plan, color=True, verbose=True, width=80)
+    assert OURS.sub("", colored) == render_plan(plan, verbose=True, width=80)
 
 
 @given(PLANS)

@@ -79,8 +79,8 @@ def test_long_messages_are_wrapped_under_their_place() -> None:
     assert lines[1].startswith("    word")
 
 
-def test_colours_mark_the_place_and_the_word() -> None:
-    text = render_problems([Problem("a.yaml", 1, 1, "x")], {"a.yaml": "key: 1"}, colour=True)
+def test_colors_mark_the_place_and_the_word() -> None:
+    text = render_problems([Problem("a.yaml", 1, 1, "x")], {"a.yaml": "key: 1"}, color=True)
     assert text.startswith("\x1b[1ma.yaml:1:1\x1b[0m: x\n")
     assert "\x1b[31m^^^\x1b[0m" in text
 
@@ -97,7 +97,7 @@ def test_an_error_says_what_why_and_the_way_out() -> None:
     assert render_error(error) == (
         "error: gpu-1: no answer: connection refused\nhint: is ollama serve running there?\n"
     )
-    assert render_error(error, colour=True).startswith("\x1b[31merror:\x1b[0m gpu-1")
+    assert render_error(error, color=True).startswith("\x1b[31merror:\x1b[0m gpu-1")
 
 
 def test_an_error_without_words_says_its_kind() -> None:

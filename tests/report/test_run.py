@@ -54,8 +54,8 @@ def test_a_run_without_trouble_is_one_line() -> None:
     assert render_run(a_clean_run()) == "done in 25s: 2 pulled, 2 created; 2 hosts as declared\n"
 
 
-def test_a_coloured_run_marks_what_failed() -> None:
-    assert "\x1b[31m✗\x1b[0m \x1b[1mqwen3:32b\x1b[0m on gpu-1" in render_run(a_run(), colour=True)
+def test_a_colored_run_marks_what_failed() -> None:
+    assert "\x1b[31m✗\x1b[0m \x1b[1mqwen3:32b\x1b[0m on gpu-1" in render_run(a_run(), color=True)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_a_verbose_status_says_why(width: int, golden: Golden) -> None:
     golden(f"status-mixed-{width}-verbose.txt", render_status(mixed_plan(), width=width, verbose=True))
 
 
-def test_a_coloured_status_keeps_its_columns() -> None:
-    lines = render_status(in_sync_plan(), colour=True).splitlines()
+def test_a_colored_status_keeps_its_columns() -> None:
+    lines = render_status(in_sync_plan(), color=True).splitlines()
     assert lines[1] == ("chat:latest              \x1b[32min sync\x1b[0m  \x1b[32min sync\x1b[0m")
 
 

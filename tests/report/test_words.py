@@ -20,7 +20,7 @@ from ollamaops.report.words import (
     plural,
     shorten,
     shorten_digests,
-    wants_colour,
+    wants_color,
     without_host,
 )
 
@@ -103,19 +103,19 @@ def test_signs_that_an_encoding_lacks_are_written_plainly(encoding: str, shown: 
     assert fit_encoding(text, encoding.partition(":")[0]) == shown
 
 
-def test_colour_is_for_terminals_that_did_not_say_no() -> None:
-    assert wants_colour(Terminal(), {})
-    assert wants_colour(Terminal(), {"NO_COLOR": "", "TERM": "xterm"})
-    assert not wants_colour(io.StringIO(), {})
-    assert not wants_colour(Terminal(), {"NO_COLOR": "1"})
-    assert not wants_colour(Terminal(), {"TERM": "dumb"})
-    assert not wants_colour(Terminal(), {}, no_color=True)
+def test_color_is_for_terminals_that_did_not_say_no() -> None:
+    assert wants_color(Terminal(), {})
+    assert wants_color(Terminal(), {"NO_COLOR": "", "TERM": "xterm"})
+    assert not wants_color(io.StringIO(), {})
+    assert not wants_color(Terminal(), {"NO_COLOR": "1"})
+    assert not wants_color(Terminal(), {"TERM": "dumb"})
+    assert not wants_color(Terminal(), {}, no_color=True)
 
 
-def test_paint_without_colour_leaves_text_alone() -> None:
-    assert Paint(colour=False)("bad", "x") == "x"
-    assert Paint(colour=True)("bad", "x") == "\x1b[31mx\x1b[0m"
-    assert Paint(colour=True)("bad", "") == ""
+def test_paint_without_color_leaves_text_alone() -> None:
+    assert Paint(color=False)("bad", "x") == "x"
+    assert Paint(color=True)("bad", "x") == "\x1b[31mx\x1b[0m"
+    assert Paint(color=True)("bad", "") == ""
 
 
 def test_wide_characters_take_two_columns_and_accents_none() -> None:

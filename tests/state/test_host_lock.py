@@ -20,7 +20,7 @@ from ollamaops.errors import StateError
 from ollamaops.state.host_lock import HostLock
 from ollamaops.state.lock_owner import (
     NOBODY_KNOWN,
-    Holder,
+    LockOwner,
     has_died,
     holder_from_json,
     holder_to_json,
@@ -29,17 +29,17 @@ from ollamaops.state.lock_owner import (
 )
 
 HOST = "http://gpu-1.lan:11434"
-ALICE = Holder(token="r1", who="alice@build-7", process=4711, since="2026-11-22T10:00:00.000Z")
-BOB = Holder(token="r2", who="bob@laptop", process=12, since="2026-11-22T10:00:01.000Z")
+ALICE = LockOwner(token="r1", who="alice@build-7", process=4711, since="2026-11-22T10:00:00.000Z")
+BOB = LockOwner(token="r2", who="bob@laptop", process=12, since="2026-11-22T10:00:01.000Z")
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 # takes the lock, says so, and ends when its standard input does
 TAKE_AND_STAY = """
 import sys
 from pathlib import Path
-from ollamaops.state.lock_owner import Holder
+from ollamaops.state.lock_owner import LockOwner
 from ollamaops.state.host_lock import HostLock
 lock = HostLock(Path(sys.argv[1]), sys.argv[2])
-holder = Holder(token="other", who="carol@ci", process=1, since="2026-11-22T09:00:00Z")
+holder = LockOwner(token="other", who="carol@ci", process=1, since="2026-11-22T09:00:00Z")
 print(lock.take(holder), flush=True)
 sys.stdin.read()
 """
@@ -115,7 +115,7 @@ def test_an_owner_that_has_not_said_who_it_is_is_another_run(tmp_path: Path, tex
 
 def test_a_lock_file_that_a_killed_owner_left_behind_says_nothing(tmp_path: Path) -> None:
     lock = HostLock(tmp_path, HOST)
-    assert lock.take(Holder(token="r", who="a" * 500, process=1, since="s")) is None
+    assert lock.take(LockOwner(token="r", who="a" * 500, process=1, since="s")) is None
     lock.release()
     assert lock.path.exists()
     assert lock.take(ALICE) is None
@@ -164,10 +164,15 @@ def test_the_lock_file_is_private_and_named_after_no_secret(tmp_path: Path) -> N
 
 @given(
     st.builds(
-        Holder, token=st.text(), who=st.text(), process=st.integers(), since=st.text(), expires_at=st.text()
+        LockOwner,
+        token=st.text(),
+        who=st.text(),
+        process=st.integers(),
+        since=st.text(),
+        expires_at=st.text(),
     )
 )
-def test_a_holder_survives_json(holder: Holder) -> None:
+def test_a_holder_survives_json(holder: LockOwner) -> None:
     assert holder_from_json(holder_to_json(holder)) == holder
 
 
@@ -203,7 +208,7 @@ def test_what_is_no_holder_is_none(value: object) -> None:
 def test_a_lock_runs_out_at_its_end_and_at_once_if_that_cannot_be_read(
     expires_at: str, expired: bool
 ) -> None:
-    holder = Holder(token="t", who="w", process=1, since="s", expires_at=expires_at)
+    holder = LockOwner(token="t", who="w", process=1, since="s", expires_at=expires_at)
     assert holder.has_expired(NOW) == expired
 
 
@@ -216,8 +221,8 @@ def test_somebody_without_a_name_is_known_by_number(monkeypatch: pytest.MonkeyPa
     assert who_am_i().partition("@")[0] == str(os.getuid())
 
 
-def an_owner(process: int, place: str) -> Holder:
-    return Holder(token="t", who="w", process=process, since="s", place=place)
+def an_owner(process: int, place: str) -> LockOwner:
+    return LockOwner(token="t", who="w", process=process, since="s", place=place)
 
 
 def test_only_an_owner_that_would_be_seen_from_here_is_known_to_have_died() -> None:

@@ -22,7 +22,7 @@ from ollamaops.state.ledger_document import (
     parse_document,
     render_document,
 )
-from ollamaops.state.lock_owner import Holder
+from ollamaops.state.lock_owner import LockOwner
 
 TEXTS = st.text(max_size=12)
 FACTS = st.builds(
@@ -44,11 +44,11 @@ DOCUMENTS = st.builds(
     facts=st.lists(FACTS, max_size=3).map(lambda facts: {fact.model: fact for fact in facts}),
     pushes=st.dictionaries(st.tuples(TEXTS, TEXTS), TEXTS, max_size=3),
     holder=st.none()
-    | st.builds(Holder, token=TEXTS, who=TEXTS, process=st.integers(), since=TEXTS, expires_at=TEXTS),
+    | st.builds(LockOwner, token=TEXTS, who=TEXTS, process=st.integers(), since=TEXTS, expires_at=TEXTS),
 )
 DELETE_HINT = (
     "delete 'ollamaops-ledger:state' on the host; a new one is started, "
-    "and models are recognised again by their contents"
+    "and models are recognized again by their contents"
 )
 
 

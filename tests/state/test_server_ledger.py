@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ollamaops.errors import ConnectionLost, InvalidRequest, RemoteError, StateError
 from ollamaops.state.facts import Applied, FactStore
 from ollamaops.state.ledger_document import parse_document
-from ollamaops.state.lock_owner import Holder
+from ollamaops.state.lock_owner import LockOwner
 from ollamaops.state.server_ledger import ATTEMPTS, LOOKS_FOR_MISSING, PAUSE_S, SETTLE_S, ServerLedger
 
 HOST = "http://gpu-1"
@@ -26,9 +26,9 @@ def a_fact(model: str, digest: str = "d") -> Applied:
     return Applied(host=HOST, model=model, how="pulled", fingerprint="f", digest=digest, at="t")
 
 
-def a_holder(token: str, *, ends_in_s: int = 900) -> Holder:
+def a_holder(token: str, *, ends_in_s: int = 900) -> LockOwner:
     end = (NOW + timedelta(seconds=ends_in_s)).isoformat()
-    return Holder(token=token, who=f"{token}@ci", process=7, since="10:00", expires_at=end)
+    return LockOwner(token=token, who=f"{token}@ci", process=7, since="10:00", expires_at=end)
 
 
 @dataclass
@@ -299,7 +299,7 @@ def test_one_of_two_has_the_lock_and_the_other_is_told_who() -> None:
 def test_who_lost_the_lock_to_a_writer_slower_than_the_settling_is_told_at_its_next_write() -> None:
     shelf = MemoryShelf()
     theirs = a_ledger(shelf)
-    verdicts: list[Holder | None] = []
+    verdicts: list[LockOwner | None] = []
     ours = ServerLedger(
         shelf,
         writing=True,

@@ -26,7 +26,7 @@ from ollamaops.manifest.load import load_manifest
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import ModelName
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.weights import digests_of
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, id_of
@@ -171,14 +171,14 @@ class World:
         cases = build_cases(self.manifest, hosts, files, Options(ask_registry=self.asks_registry))
         clock = FastClock()
         endpoints = {"registry.ollama.ai": self.sandbox.url}  # no registry, but it answers without a network
-        upstreams = Upstreams(lambda: RegistryClient(endpoints=endpoints, timeout_s=5), clock)
+        registries = RegistryCache(lambda: RegistryClient(endpoints=endpoints, timeout_s=5), clock)
         with tempfile.TemporaryDirectory(dir=self.folder) as empty:
             ledger = Ledger(self.folder / "state" if remembers else Path(empty))
             try:
                 yield (
                     Surroundings(
                         ledger=ledger,
-                        upstreams=upstreams,
+                        registries=registries,
                         emit=emit,
                         cancel=clock,
                         open_client=self._open_client,
@@ -187,7 +187,7 @@ class World:
                     clock,
                 )
             finally:
-                upstreams.close()
+                registries.close()
 
     def _open_client(self, spec: HostSpec) -> OllamaClient:
         return OllamaClient.connect(spec.url, host_name=spec.name, limits=self.limits)

@@ -84,7 +84,7 @@ class Run:
         return "\n".join([f"exit {self.code}", *self.said])
 
 
-class Kennel:
+class ForkServer:
     """Starts runs, one at a time. A context manager."""
 
     def __init__(self) -> None:

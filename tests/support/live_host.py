@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from recording_proxy import Overseer
+from recording_proxy import RecordingProxy
 
 from ollamaops.engine import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
 from ollamaops.events import Event
@@ -34,7 +34,7 @@ from ollamaops.manifest.types import (
 )
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import Digest, ModelName, NamePattern
-from ollamaops.observe.registries import Upstreams
+from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.weights import digests_of
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Action, HostPlan, Plan, id_of
@@ -77,7 +77,7 @@ def an_absence(pattern: str) -> AbsentSpec:
     return AbsentSpec(pattern=NamePattern.parse(pattern))
 
 
-class Hurried(CancelToken):
+class NoWaitToken(CancelToken):
     """A wish to stop in whose presence every wait is over at once; `waits` are the seconds asked for."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Hurried(CancelToken):
 
 
 @dataclass
-class Stranger:
+class OtherClient:
     """Somebody else who changes the host behind our back."""
 
     url: str
@@ -151,9 +151,9 @@ class LiveHost:
 
     sandbox: Sandbox
     state: Path
-    overseer: Overseer
+    proxy: RecordingProxy
     events: list[Event] = field(default_factory=list)
-    cancel: CancelToken = field(default_factory=Hurried)
+    cancel: CancelToken = field(default_factory=NoWaitToken)
     options: Options = field(default_factory=lambda: Options(costs=False))
     policy: Policy = Policy()
     parallel: int = 2
@@ -167,8 +167,8 @@ class LiveHost:
         return self.sandbox.version
 
     @property
-    def stranger(self) -> Stranger:
-        return Stranger(self.sandbox.url, self.version)
+    def stranger(self) -> OtherClient:
+        return OtherClient(self.sandbox.url, self.version)
 
     @property
     def ledger(self) -> Ledger:
@@ -213,12 +213,12 @@ class LiveHost:
             clients.append(OllamaClient.connect(spec.url, host_name=spec.name))
             return clients[-1]
 
-        upstreams = Upstreams(lambda: RegistryClient(endpoints=self.registries, timeout_s=5))
+        registries = RegistryCache(lambda: RegistryClient(endpoints=self.registries, timeout_s=5))
         emit = self.emit or self.events.append
         yield Surroundings(
-            ledger=self.ledger, upstreams=upstreams, emit=emit, cancel=self.cancel, open_client=open_client
+            ledger=self.ledger, registries=registries, emit=emit, cancel=self.cancel, open_client=open_client
         )
-        upstreams.close()
+        registries.close()
         self.requests_sent = sum(client.transport.requests_sent for client in clients)
 
     def plan(self, models: Iterable[ModelSpec], absent: Iterable[AbsentSpec] = ()) -> HostPlan:
@@ -306,12 +306,12 @@ def others(before: dict[str, str], *changed: str) -> dict[str, str]:
 @contextmanager
 def a_host(version: str = VERSIONS[-1], *, max_loaded: int | None = None, **rest: Any) -> Iterator[LiveHost]:
     """An empty host of that version, without any memory."""
-    overseer = Overseer()
+    proxy = RecordingProxy()
     with (
         tempfile.TemporaryDirectory(prefix="ollamaops-test-") as state,
-        Sandbox(as_version=version, faults=overseer.wrap, max_loaded=max_loaded) as sandbox,
+        Sandbox(as_version=version, faults=proxy.wrap, max_loaded=max_loaded) as sandbox,
     ):
-        yield LiveHost(sandbox, Path(state), overseer, **rest)
+        yield LiveHost(sandbox, Path(state), proxy, **rest)
 
 
 def ids(actions: Iterable[Action]) -> list[str]:

@@ -41,8 +41,8 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
-from ollamaops.plan.lookups import PlanOptions, Questions, questions
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.lookups import Lookups, PlanOptions, questions
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 
 HOST = "h"
@@ -250,7 +250,7 @@ def _digests(words: str | list[str]) -> tuple[Digest, ...]:
     return tuple(map(a_digest, [words] if isinstance(words, str) else words))
 
 
-def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple[ObservedHost, Questions]:
+def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple[ObservedHost, Lookups]:
     """The host as a look at it gives it, only what has to be looked into being shown; and what that was."""
     models = {a_name(name): an_observed(name, info or {}) for name, info in tree.get("host", {}).items()}
     contents = {
@@ -321,11 +321,11 @@ def _memory(
     )
 
 
-def _upstream(name: str, tree: Tree) -> Upstream:
+def _upstream(name: str, tree: Tree) -> RegistryAnswer:
     if "error" in tree:
-        return Upstream(error=tree["error"], answered="gone" in tree, gone="gone" in tree)
+        return RegistryAnswer(error=tree["error"], answered="gone" in tree, gone="gone" in tree)
     digest = a_digest(tree.get("digest", name)).hex
-    return Upstream(
+    return RegistryAnswer(
         digests=frozenset({digest, *(a_digest(word).hex for word in tree.get("also", []))}),
         registry_digest=digest,
         layers=tuple((a_digest(word), size) for word, size in tree.get("layers", {}).items()),
@@ -350,10 +350,10 @@ def run(tree: Tree) -> Tree:
     observed, asked = observed_of(tree, desired, options)
     plan = guard(plan_host(desired, observed, options), desired, observed, force=tree.get("force", []))
     found = {
-        "actions": [with_words(say_action(action), tree) for action in plan.actions],
+        "actions": [with_words(render_action(action), tree) for action in plan.actions],
         "unchanged": list(map(str, plan.unchanged)),
         "unmanaged": list(map(str, plan.unmanaged)),
-        "notes": [with_words(say_note(note), tree) for note in plan.notes],
+        "notes": [with_words(render_note(note), tree) for note in plan.notes],
         "refusals": [f"{refusal.rule}: {refusal.message}" for refusal in plan.refusals],
         "show": sorted(map(str, asked.show)),
         "ask": sorted(map(str, asked.upstream)),
@@ -361,13 +361,13 @@ def run(tree: Tree) -> Tree:
     return {key: value for key, value in found.items() if value}
 
 
-def say_action(action: Action) -> str:
+def render_action(action: Action) -> str:
     """`copy chat:latest of base:latest: alias, after pull/base:latest`"""
     parts = [f"{verb_of(action)} {subject_of(action)}"]
     if isinstance(action, CopyModel | PushModel) and action.source != action.model:
         parts.append(f" of {action.source}")
     if action.because:
-        parts.append(": " + "; ".join(dict.fromkeys(map(say_reason, action.because))))
+        parts.append(": " + "; ".join(dict.fromkeys(map(render_reason, action.because))))
     parts += _facts(action)
     if action.needs:
         parts.append(", after " + " ".join(need.removeprefix(f"{HOST}/") for need in sorted(action.needs)))
@@ -393,7 +393,7 @@ def _facts(action: Action) -> Iterator[str]:
         yield ", not ours"
 
 
-def say_reason(difference: Difference) -> str:
+def render_reason(difference: Difference) -> str:
     if difference.kind == "field":
         return f"{difference.path} {difference.observed!r} -> {difference.desired!r}"
     values = [f"{key} {value}" for key, value in _values(difference) if value]
@@ -406,5 +406,5 @@ def _values(difference: Difference) -> Iterator[tuple[str, str]]:
     yield "is", difference.observed
 
 
-def say_note(note: Note) -> str:
+def render_note(note: Note) -> str:
     return f"{'?' if note.unresolved else '-'} {note.model}: {note.message}"

@@ -42,7 +42,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.diff import NO_TEMPLATE
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, Upstream
+from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.staging import after_trial, on_trial
 from ollamaops.plan.versions import finish, next_of, previous_of
 from ollamaops.state.facts import How
@@ -140,11 +140,13 @@ class World:
             upstream={name: self.upstream(name) for name in asked.upstream},
         )
 
-    def upstream(self, name: ModelName) -> Upstream:
+    def upstream(self, name: ModelName) -> RegistryAnswer:
         if sent := self.in_registries.get(name):
-            return Upstream(registry_digest=sent, digests=frozenset({sent}))
+            return RegistryAnswer(registry_digest=sent, digests=frozenset({sent}))
         digest = registry_model(name.key).digest
-        return Upstream(registry_digest=digest, digests=frozenset({digest, self.as_pulled(name).digest}))
+        return RegistryAnswer(
+            registry_digest=digest, digests=frozenset({digest, self.as_pulled(name).digest})
+        )
 
     def as_pulled(self, name: ModelName) -> Contents:
         """Servers before 0.19 write a pulled manifest anew, so that its digest is another one."""

@@ -26,7 +26,7 @@ class Request:
 
 
 @dataclass
-class Overseer:
+class RecordingProxy:
     """`seen` grows with every request. `before` is called before the server gets it, `edit` may change the whole
     body of the answer; both run in the server's thread."""
 

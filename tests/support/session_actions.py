@@ -9,7 +9,7 @@ from pathlib import Path
 
 from live_host import (
     WEIGHTS,
-    Hurried,
+    NoWaitToken,
     name,
 )
 from scripted_host import Script
@@ -77,7 +77,7 @@ def at(
                 spec=HostSpec(name="gpu-1", url=url),
                 client=client,
                 ledger=ledger or Ledger(state),
-                cancel=Hurried(),
+                cancel=NoWaitToken(),
                 emit=events.append,
                 run_id="run",
                 now=lambda: "2026-01-01T00:00:00.000Z",

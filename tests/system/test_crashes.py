@@ -25,8 +25,8 @@ import pytest
 import requests
 import uvicorn
 import yaml
-from fork_server import Kennel, Run
-from live_host import VERSIONS, WEIGHTS, Stranger
+from fork_server import ForkServer, Run
+from live_host import VERSIONS, WEIGHTS, OtherClient
 from starlette.types import Message, Receive, Scope, Send
 
 from ollamaops.names import ModelName
@@ -37,7 +37,7 @@ from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
 
 BASE, PINNED, PULLED, OUTDATED = "llama3.2:3b", "llama3.2:1b", "qwen3:0.6b", "qwen2.5:0.5b"
-COLOURS = {"red": "tiny-a.gguf", "blue": "tiny-b.gguf"}
+COLORS = {"red": "tiny-a.gguf", "blue": "tiny-b.gguf"}
 # what others rely on: it may change from one version to the next, but it is there all the time
 STANDING = (BASE, PINNED, "bot:latest", "child:latest", "weights:latest", "chat:latest")
 BYSTANDERS = ("theirs:latest", "keep:golden", "scratch/x:latest")
@@ -57,7 +57,7 @@ FAULTS = (
     "{on: {method: POST}, share: 0.05, do: {latency: 20ms, reset: after}}",
     "{on: {endpoint: ps}, call: 1, do: {status: 500}}",
 )
-BOUNDARIES = 36  # of actions and rounds, in the change from one colour to the other
+BOUNDARIES = 36  # of actions and rounds, in the change from one color to the other
 Moment = Literal["before", "during", "after", "event"]
 MOMENTS: tuple[Moment, ...] = ("before", "during", "after")
 # and how often each is asked at least in such a change
@@ -136,12 +136,12 @@ class Watch:
 
 @dataclass
 class World:
-    """One server of one version, one manifest in two colours, one state folder, and the kennel."""
+    """One server of one version, one manifest in two colors, one state folder, and the kennel."""
 
     folder: Path
     sandbox: Sandbox
     watch: Watch
-    kennel: Kennel
+    fork_server: ForkServer
     keeps_state_on_server: bool
     pin: str = ""
     unowned: set[str] = field(default_factory=set)
@@ -149,23 +149,23 @@ class World:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def stranger(self) -> Stranger:
-        return Stranger(self.sandbox.url, self.sandbox.version)
+    def stranger(self) -> OtherClient:
+        return OtherClient(self.sandbox.url, self.sandbox.version)
 
     # the manifest
 
-    def declare(self, colour: str) -> None:
-        """The same things in another colour: everything of it changes, in every way that there is."""
-        other = next(each for each in COLOURS if each != colour)
-        shutil.copy(WEIGHTS / COLOURS[colour], self.folder / "weights.gguf")
+    def declare(self, color: str) -> None:
+        """The same things in another color: everything of it changes, in every way that there is."""
+        other = next(each for each in COLORS if each != color)
+        shutil.copy(WEIGHTS / COLORS[color], self.folder / "weights.gguf")
         pong = {"prompt": "Reply with the word pong.", "matches": "^pong$"}
-        colourful = {"prompt": "Which colour?", "contains": colour}
-        moved = {"name": f"moved-{colour}", "from": BASE, "system": "Move.", "moved_from": f"moved-{other}"}
+        colorful = {"prompt": "Which color?", "contains": color}
+        moved = {"name": f"moved-{color}", "from": BASE, "system": "Move.", "moved_from": f"moved-{other}"}
         bot = {
             "name": "bot",
             "from": BASE,
-            "system": f"Say {colour}.",
-            "expect": colourful,
+            "system": f"Say {color}.",
+            "expect": colorful,
             "keep_previous": 1,
         }
         document = {
@@ -182,7 +182,7 @@ class World:
                 {"name": "weights", "files": ["weights.gguf"], "staged": True},
                 {"name": "chat", "copy": "bot", "resident": True},
                 moved,
-                {"name": f"only-{colour}", "copy": BASE},
+                {"name": f"only-{color}", "copy": BASE},
                 {"name": "old-bot:*", "ensure": "absent"},
             ],
         }
@@ -211,7 +211,7 @@ class World:
         self.watch.arm(faults, death)
         shared = [*files, "--no-registry", "--log-format", "json", "-q"]
         last_event = death.number if death.moment == "event" else 0
-        return self.kennel.run([command, *options, *shared], last_event=last_event)
+        return self.fork_server.run([command, *options, *shared], last_event=last_event)
 
     def die_at_first(self) -> None:
         """Killed before anything is remembered: what was there under a declared name is still there, or is new."""
@@ -262,18 +262,18 @@ class World:
             with closing(sqlite3.connect(ledger.path)) as database:
                 assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
-    def assert_converged(self, colour: str, run: Run, theirs: dict[str, str]) -> None:
+    def assert_converged(self, color: str, run: Run, theirs: dict[str, str]) -> None:
         """As declared, nothing more to do, nothing of anybody else's touched, and nothing left behind."""
-        other = next(each for each in COLOURS if each != colour)
+        other = next(each for each in COLORS if each != color)
         assert run.code == 0, run
         plan = self.run("plan", "-o", "json", "--detailed-exitcode")
         assert plan.code == 0, plan
         now = self.stored()
-        assert {name: now.get(name) for name in STANDING} == self.versions[colour]
+        assert {name: now.get(name) for name in STANDING} == self.versions[color]
         assert {name: now.get(name) for name in theirs} == theirs
         assert {name for name in now if "-ollamaops-" in name} == KEPT
         assert now["bot:latest-ollamaops-previous-1"] == self.versions[other]["bot:latest"]
-        assert {f"moved-{colour}:latest", f"only-{colour}:latest", PULLED} <= now.keys()
+        assert {f"moved-{color}:latest", f"only-{color}:latest", PULLED} <= now.keys()
         # killed between making a model and filing that: then it is not known to be ours, and stays
         told = json.loads("".join(plan.said))["hosts"][0]["unmanaged"]
         self.unowned = {f"only-{other}:latest"} & set(told)
@@ -287,11 +287,13 @@ class World:
 
 
 @contextmanager
-def a_world(version: str, folder: Path, kennel: Kennel, *, keeps_state_on_server: bool) -> Iterator[World]:
-    """A server on which the very first run was killed, then both colours have been applied in peace, and one is."""
-    watch = Watch(kennel.kill)
+def a_world(
+    version: str, folder: Path, fork_server: ForkServer, *, keeps_state_on_server: bool
+) -> Iterator[World]:
+    """A server on which the very first run was killed, then both colors have been applied in peace, and one is."""
+    watch = Watch(fork_server.kill)
     with Sandbox(folder / "store", as_version=version, faults=watch.wrap) as sandbox:
-        world = World(folder, sandbox, watch, kennel, keeps_state_on_server)
+        world = World(folder, sandbox, watch, fork_server, keeps_state_on_server)
         stranger = world.stranger
         for model in (BASE, PINNED, OUTDATED):
             stranger.pull(model)
@@ -300,37 +302,37 @@ def a_world(version: str, folder: Path, kennel: Kennel, *, keeps_state_on_server
             stranger.create(bystander, BASE, system="Mine.")
         stranger.create("bot", BASE, system="Nobody knows me.")
         world.die_at_first()
-        for colour in ("blue", "red"):
+        for color in ("blue", "red"):
             world.meddle()
-            world.declare(colour)
+            world.declare(color)
             run = world.run("apply", "-y")
             assert run.code == 0, run
             now = world.stored()
-            world.versions[colour] = {name: now[name] for name in STANDING}
+            world.versions[color] = {name: now[name] for name in STANDING}
         watch.look = world.look
         yield world
 
 
 @pytest.fixture(scope="module")
-def kennel() -> Iterator[Kennel]:
-    with Kennel() as running:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as running:
         yield running
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_whenever_it_is_killed_the_next_run_converges_and_nothing_is_lost(
-    version: str, tmp_path: Path, kennel: Kennel
+    version: str, tmp_path: Path, fork_server: ForkServer
 ) -> None:
     """At least nine times per version. The versions share the boundaries; in some changes it dies twice."""
     number = VERSIONS.index(version)
     chance = random.Random(version)
-    with a_world(version, tmp_path, kennel, keeps_state_on_server=version == "0.32.15") as world:
+    with a_world(version, tmp_path, fork_server, keeps_state_on_server=version == "0.32.15") as world:
         theirs = {name: world.stored()[name] for name in (*BYSTANDERS, OUTDATED)}
         kills = 0
         for cycle in itertools.count():
-            colour = ("blue", "red")[cycle % 2]
+            color = ("blue", "red")[cycle % 2]
             world.meddle()
-            world.declare(colour)
+            world.declare(color)
             deaths = [Death("event", 1 + (number + len(VERSIONS) * cycle) % BOUNDARIES)]
             if cycle % 3:
                 path, count = chance.choice(PATHS)
@@ -340,7 +342,7 @@ def test_whenever_it_is_killed_the_next_run_converges_and_nothing_is_lost(
                 kills += run.was_killed
                 world.assert_state_is_readable()
             run = world.run("apply", "-y", faults=chance.sample(FAULTS, cycle % 2))
-            world.assert_converged(colour, run, theirs)
+            world.assert_converged(color, run, theirs)
             assert world.missing == []
             if cycle >= BOUNDARIES // len(VERSIONS) - 1 and kills >= 9:
                 return

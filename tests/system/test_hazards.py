@@ -70,7 +70,7 @@ def test_hazard_1_a_model_survives_a_create_whose_base_has_gone(host: LiveHost, 
     derived = [a_model("bot", a_build("mine", system="old"))]
     assert_converged(host, host.apply(derived))
     before = stranger.tags()
-    host.overseer.before = first("POST", "/api/create", remove(host, "mine"))
+    host.proxy.before = first("POST", "/api/create", remove(host, "mine"))
     report = host.apply([a_model("bot", a_build("mine", system="new"))])
     assert failures(report).keys() == {"create/bot:latest"}
     assert stranger.tags() == {model: digest for model, digest in before.items() if model != "mine:latest"}
@@ -82,7 +82,7 @@ def test_hazard_1_no_create_is_sent_while_its_base_is_missing(host: LiveHost) ->
     stranger = host.stranger
     stranger.create_from_file("mine", "tiny-a.gguf")
     stranger.create("bot", "mine", system="old")
-    host.overseer.seen.clear()
+    host.proxy.seen.clear()
 
     def begun(event: Event) -> None:
         if isinstance(event, ActionStarted):
@@ -91,7 +91,7 @@ def test_hazard_1_no_create_is_sent_while_its_base_is_missing(host: LiveHost) ->
     host.emit = begun
     report = host.apply([a_model("bot", a_build("mine", system="new"))])
     assert "'mine:latest' changed since the plan was made" in failures(report)["create/bot:latest"]
-    assert not any("create" in line for line in host.overseer.lines())
+    assert not any("create" in line for line in host.proxy.lines())
 
 
 # 2
@@ -101,7 +101,7 @@ def test_hazard_1_no_create_is_sent_while_its_base_is_missing(host: LiveHost) ->
 def test_hazard_2_the_success_of_an_inner_pull_is_not_that_of_the_create(host: LiveHost) -> None:
     """The base goes away at the last moment, so the server pulls it by itself, and says success for that."""
     assert_converged(host, host.apply([a_model(BASE), bot("old")]))
-    host.overseer.before = first("POST", "/api/create", remove(host, BASE))
+    host.proxy.before = first("POST", "/api/create", remove(host, BASE))
     report = host.apply([a_model(BASE), bot("new")])
     assert_converged(host, report)
     assert host.stranger.show("bot")["system"] == "new"
@@ -118,7 +118,7 @@ def test_hazard_2_a_model_that_was_not_made_is_never_remembered_as_made(host: Li
         remove(host, "bot")()
         return b'{"status":"success"}\n'
 
-    host.overseer.edit = lie
+    host.proxy.edit = lie
     report = host.apply([bot("new")])
     assert (
         "'bot:latest' was not written, although the server reported success"
@@ -126,7 +126,7 @@ def test_hazard_2_a_model_that_was_not_made_is_never_remembered_as_made(host: Li
     )
     assert sum(isinstance(event, Retrying) for event in host.events) == 5
     assert name("bot").key not in host.ledger.recall("gpu-1")
-    host.overseer.edit = None
+    host.proxy.edit = None
     assert_converged(host, host.apply([bot("new")]))
 
 
@@ -138,11 +138,10 @@ def test_hazard_2_a_success_before_the_end_of_the_stream_is_not_believed(host: L
         is_streamed = request.path == "/api/create" and '"stream": false' not in request.body
         return b'{"status":"pulling manifest"}\n{"status":"success"}\n' if is_streamed else answer
 
-    host.overseer.edit = cut
+    host.proxy.edit = cut
     report = host.apply([a_model("bot", a_build(BASE, system="new"), retries=0)])
     is_streamed = any(
-        request.path == "/api/create" and '"stream": false' not in request.body
-        for request in host.overseer.seen
+        request.path == "/api/create" and '"stream": false' not in request.body for request in host.proxy.seen
     )
     assert bool(failures(report)) is is_streamed
 
@@ -153,7 +152,7 @@ def test_hazard_2_a_success_before_the_end_of_the_stream_is_not_believed(host: L
 @every_version
 def test_hazard_3_each_era_gets_the_create_that_it_understands(host: LiveHost, version: str) -> None:
     assert_converged(host, host.apply(small_manifest()))
-    bodies = [json.loads(request.body) for request in host.overseer.seen if request.path == "/api/create"]
+    bodies = [json.loads(request.body) for request in host.proxy.seen if request.path == "/api/create"]
     assert len(bodies) == 2
     for body in bodies:
         assert ("modelfile" in body) is (version == "0.3.4")
@@ -249,7 +248,7 @@ def test_hazard_7_what_is_not_declared_any_more_is_the_bases_again(host: LiveHos
 
 
 @every_version
-def test_hazard_7_licences_do_not_pile_up(host: LiveHost) -> None:
+def test_hazard_7_licenses_do_not_pile_up(host: LiveHost) -> None:
     for system in ("a", "b", "c"):
         models = [a_model("bot", a_build(BASE, system=system, licenses=("MIT",)))]
         assert_converged(host, host.apply(models))
@@ -275,17 +274,17 @@ def test_hazard_8_a_blob_that_vanishes_before_the_create_is_sent_again(
             vanished.append(request)
             host.sandbox.store.remove_blob(str(digest))
 
-    host.overseer.before = before
+    host.proxy.before = before
     assert_converged(host, host.apply([a_model("legal", a_build(None, "tiny-a.gguf"))]))
     assert vanished
-    assert sum(line == f"POST /api/blobs/{digest}" for line in host.overseer.lines()) == 2
+    assert sum(line == f"POST /api/blobs/{digest}" for line in host.proxy.lines()) == 2
 
 
 @every_version
 def test_hazard_8_a_replaced_model_is_never_deleted_first(host: LiveHost) -> None:
     for file in ("tiny-a.gguf", "tiny-b.gguf", "tiny-f16.gguf"):
         assert_converged(host, host.apply([a_model("legal", a_build(None, file))]))
-    assert "DELETE /api/delete" not in host.overseer.lines()
+    assert "DELETE /api/delete" not in host.proxy.lines()
 
 
 # 9
@@ -294,9 +293,9 @@ def test_hazard_8_a_replaced_model_is_never_deleted_first(host: LiveHost) -> Non
 @every_version
 def test_hazard_9_a_blob_that_is_there_is_looked_for_and_not_sent(host: LiveHost) -> None:
     host.stranger.create_from_file("theirs", "tiny-a.gguf")
-    host.overseer.seen.clear()
+    host.proxy.seen.clear()
     assert_converged(host, host.apply([a_model("legal", a_build(None, "tiny-a.gguf"))]))
-    about_blobs = {line.split("/", 1)[0].strip() for line in host.overseer.lines() if "/blobs/" in line}
+    about_blobs = {line.split("/", 1)[0].strip() for line in host.proxy.lines() if "/blobs/" in line}
     assert about_blobs == {"HEAD"}
 
 
@@ -310,7 +309,7 @@ def test_hazard_10_the_field_that_crashes_servers_is_never_sent(host: LiveHost) 
         a_model("small", Build(files=a_build(None, "tiny-f16.gguf").files, quantize="Q8_0")),
     ]
     assert_converged(host, host.apply(models))
-    bodies = [json.loads(request.body) for request in host.overseer.seen if request.path == "/api/create"]
+    bodies = [json.loads(request.body) for request in host.proxy.seen if request.path == "/api/create"]
     assert len(bodies) == 3
     assert all("info" not in body for body in bodies)
 
@@ -334,7 +333,7 @@ def test_hazard_11_a_model_that_one_list_misses_is_looked_for_again(
 
     chat = a_model("chat", a_copy("bot"))
     assert_converged(host, host.apply([a_model(BASE), bot("old"), chat]))
-    host.overseer.edit = miss
+    host.proxy.edit = miss
     assert_converged(host, host.apply([a_model(BASE), bot("new"), chat]))
     assert len(lists) >= min(missing_from, 8)
     assert host.stranger.show("chat")["system"] == "new"

@@ -30,7 +30,7 @@ from live_host import (
     name,
     weights,
 )
-from recording_proxy import Overseer, Request
+from recording_proxy import RecordingProxy, Request
 from registry_fixture import push_model, run_registry
 from scripted_host import ScriptedHost, always, routes
 
@@ -52,17 +52,17 @@ def a_host_like(
 ) -> Iterator[LiveHost]:
     """A host that says it is `version` and behaves as the recorded server `like`."""
     behavior = like if isinstance(like, Behavior) else RECORDED[like]
-    overseer = Overseer()
+    proxy = RecordingProxy()
     with (
         tempfile.TemporaryDirectory(prefix="ollamaops-test-") as folder,
-        Sandbox(store, as_version=version, behavior=behavior, faults=overseer.wrap) as sandbox,
+        Sandbox(store, as_version=version, behavior=behavior, faults=proxy.wrap) as sandbox,
     ):
-        yield LiveHost(sandbox, state or Path(folder), overseer)
+        yield LiveHost(sandbox, state or Path(folder), proxy)
 
 
 def sent(host: LiveHost, path: str) -> list[dict[str, Any]]:
     """The bodies of every request to a path."""
-    return [json.loads(request.body) for request in host.overseer.seen if request.path == path]
+    return [json.loads(request.body) for request in host.proxy.seen if request.path == path]
 
 
 def given_up(plan: HostPlan) -> list[str]:
@@ -147,7 +147,7 @@ def test_070_the_success_of_a_base_that_is_pulled_on_the_way_is_not_taken_for_th
                 gone.append(request)
                 host.sandbox.store.remove_manifest(parse_name(BASE))
 
-        host.overseer.before = vanish
+        host.proxy.before = vanish
         assert_converged(host, host.apply(models))
         assert host.stranger.show("bot")["system"] == "new"
         _, *ours = sent(host, "/api/create")
@@ -344,7 +344,7 @@ def test_0300_the_template_is_read_where_the_server_still_says_the_one_that_coun
     with a_host_like(version, like) as host:
         assert_converged(host, host.apply(models))
         host.forget()
-        host.overseer.edit = show_jinja
+        host.proxy.edit = show_jinja
         assert ids(host.plan(models).actions) == (["create/bot:latest"] if is_drift else [])
 
 
@@ -447,9 +447,9 @@ def test_0210_a_fresh_upload_survives_a_restart_and_is_sent_again_where_it_does_
                 if len(looks) == 2:  # the one right before the create
                     host.sandbox.store.prune(grace_s)
 
-        host.overseer.before = restart
+        host.proxy.before = restart
         assert_converged(host, host.apply([a_model("legal", a_build(None, "tiny-a.gguf"))]))
-        posts = [request for request in host.overseer.seen if request.method == "POST" and request.is_upload]
+        posts = [request for request in host.proxy.seen if request.method == "POST" and request.is_upload]
         assert len(posts) == uploads
 
 

@@ -11,7 +11,7 @@ from live_host import (
     REWRITING_VERSIONS,
     VERSIONS,
     LiveHost,
-    Stranger,
+    OtherClient,
     a_build,
     a_copy,
     a_model,
@@ -128,9 +128,9 @@ def test_a_steady_host_costs_two_requests_whatever_the_number_of_models(host: Li
     models += [a_model(f"bot-{number}", a_build(BASE, system=f"number {number}")) for number in range(19)]
     models += [a_model(f"alias-{number}", a_copy(f"bot-{number}")) for number in range(19)]
     assert_converged(host, host.apply(models))
-    host.overseer.seen.clear()
+    host.proxy.seen.clear()
     assert host.plan(models).actions == ()
-    assert host.overseer.lines() == ["GET /api/version", "GET /api/tags"]
+    assert host.proxy.lines() == ["GET /api/version", "GET /api/tags"]
 
 
 # noticing and mending
@@ -141,13 +141,13 @@ class Tampering:
     """What a stranger does, what a plan must say of it, and which models change when it is mended."""
 
     what: str
-    do: Callable[[Stranger], None]
+    do: Callable[[OtherClient], None]
     because: dict[str, list[str]]
     mended: tuple[str, ...]
     needs_memory: bool = False
 
 
-def _recreate_bot(stranger: Stranger, **changes: object) -> None:
+def _recreate_bot(stranger: OtherClient, **changes: object) -> None:
     fields: dict[str, object] = {
         "system": "be kind",
         "template": "{{ .System }} {{ .Prompt }}",
@@ -156,7 +156,7 @@ def _recreate_bot(stranger: Stranger, **changes: object) -> None:
     stranger.create("bot", BASE, **fields | changes)
 
 
-def _replace_weights(stranger: Stranger, file: str) -> None:
+def _replace_weights(stranger: OtherClient, file: str) -> None:
     stranger.create_from_file("legal", file)
     stranger.create("legal", "legal", system="be exact", parameters={"num_ctx": 4096})
 
@@ -203,7 +203,7 @@ TAMPERINGS = [
         (BOT, CHAT),
     ),
     Tampering(
-        "a licence is added",
+        "a license is added",
         lambda them: them.create("bot", "bot", license="GPL"),
         {f"create/{BOT}": ["license"], f"copy/{CHAT}": ["base"]},
         (BOT, CHAT),
@@ -316,7 +316,7 @@ def test_a_changed_declaration_is_applied_and_named(host: LiveHost) -> None:
 
 
 @every_version
-def test_applying_a_hundred_times_leaves_one_licence(host: LiveHost) -> None:
+def test_applying_a_hundred_times_leaves_one_license(host: LiveHost) -> None:
     for system in ("a", "b", "c"):
         assert_converged(host, host.apply([a_model("bot", a_build(BASE, system=system, licenses=("MIT",)))]))
     assert host.stranger.show("bot")["license"].count("MIT") == 1
