@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ollamaops.errors import ModelfileError
-from ollamaops.manifest.modelfile import Command, parse_modelfile
 from ollamaops.sandbox import layers as kinds
 from ollamaops.sandbox.content_type import sniff
 from ollamaops.sandbox.create import Creator, as_go
@@ -32,13 +30,11 @@ from ollamaops.sandbox.import_weights import (
 )
 from ollamaops.sandbox.layers import Config, Layer, new_layer
 from ollamaops.sandbox.model_name import Name, parse_name
+from ollamaops.sandbox.modelfile_parser import BadModelfile, parse_modelfile
 from ollamaops.sandbox.request_bodies import CreateRequest
 from ollamaops.sandbox.responses import SUCCESS, Line, Work, bad_request, failure, line, os_failure
 from ollamaops.sandbox.store import InvalidDigest
 
-_NO_COMMAND = (
-    'command must be one of "from", "license", "template", "system", "adapter", "parameter", or "message"'
-)
 _INTEGERS = {
     *("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat", "num_ctx", "num_batch"),
     *("num_gpu", "main_gpu", "num_thread"),
@@ -49,7 +45,6 @@ _FLOATS = {
 }
 _FLAGS = {"penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"}
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
-_NEWER = {"renderer", "parser", "requires", "draft"}
 
 
 @dataclass
@@ -69,7 +64,7 @@ class ModelfileCreator:
     creator: Creator
     _converted: dict[str, str] = field(default_factory=dict)
 
-    def checked(self, request: CreateRequest) -> tuple[Name, tuple[Command, ...]]:
+    def checked(self, request: CreateRequest) -> tuple[Name, list[tuple[str, str]]]:
         """The target and the commands. Refusal for what is refused before the work begins."""
         name = parse_name(request.model)
         if not name.is_valid:
@@ -80,14 +75,17 @@ class ModelfileCreator:
             raise bad_request(f"error reading modelfile: open {request.path}: no such file or directory")
         if not request.modelfile:
             raise bad_request("path or modelfile are required")
-        return name, _parse(request.modelfile)
+        try:
+            return name, parse_modelfile(request.modelfile)
+        except BadModelfile as error:
+            raise bad_request(str(error)) from error
 
-    def create(self, request: CreateRequest, name: Name, commands: tuple[Command, ...]) -> Work:
+    def create(self, request: CreateRequest, name: Name, commands: list[tuple[str, str]]) -> Work:
         """The lines of making `name`."""
         draft = _Draft()
         try:
-            for command in commands:
-                yield from self._carry_out(command, draft, request.quantize)
+            for command, value in commands:
+                yield from self._carry_out(command, value, draft, request.quantize)
             layers = self._finished(draft)
             config = self.creator.described(Config(), draft.parts)
             old = self.creator.old_manifest(name)
@@ -97,27 +95,27 @@ class ModelfileCreator:
         self.creator.remove_layers(old)
         yield line(SUCCESS)
 
-    def _carry_out(self, command: Command, draft: _Draft, quantize: str) -> Work:
+    def _carry_out(self, command: str, value: str, draft: _Draft, quantize: str) -> Work:
         store = self.creator.store
-        match command.name:
+        match command:
             case "model" | "adapter":
-                for part in (yield from self._parts(command.args)):
+                for part in (yield from self._parts(value)):
                     finished = yield from finish_weights(store, self.creator.behavior, part, quantize)
                     draft.layers.append(finished.layer)
                     draft.parts.append(finished)
             case "template":
-                layer = self.creator.template_layer(command.args)
+                layer = self.creator.template_layer(value)
                 draft.layers = [*kinds.without(store, draft.layers, kinds.TEMPLATE), layer]
             case "system":
                 kept = kinds.without(store, draft.layers, kinds.SYSTEM)
-                draft.layers = [*kept, new_layer(store, command.args.encode(), kinds.SYSTEM)]
+                draft.layers = [*kept, new_layer(store, value.encode(), kinds.SYSTEM)]
             case "license":
-                draft.layers.append(new_layer(store, command.args.encode(), kinds.LICENSE))
+                draft.layers.append(new_layer(store, value.encode(), kinds.LICENSE))
             case "message":
-                role, _, content = command.args.partition(": ")
+                role, _, content = value.partition(": ")
                 draft.messages.append({"role": role, "content": content})
             case parameter:
-                _set_parameter(draft.parameters, parameter, command.args)
+                _set_parameter(draft.parameters, parameter, value)
 
     def _parts(self, args: str) -> Generator[Line, None, list[Part]]:
         name = parse_name(args)
@@ -177,17 +175,6 @@ class ModelfileCreator:
         if parameters:
             layers.append(new_layer(store, json_line(sorted_map(parameters)), kinds.PARAMS))
         return layers
-
-
-def _parse(text: str) -> tuple[Command, ...]:
-    try:
-        commands = parse_modelfile(text).commands
-    except ModelfileError as error:
-        message = re.sub(r"^\(line \d+\): ", "", error.message)
-        raise bad_request(_NO_COMMAND if message.startswith("command must be") else message) from error
-    if any(command.name in _NEWER for command in commands):
-        raise bad_request(_NO_COMMAND)
-    return commands
 
 
 def _unpack(archive: Path, folder: Path) -> dict[str, Path]:

@@ -43,18 +43,19 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from ollamaops.errors import InvalidValue, ManifestError, Problem
-from ollamaops.manifest.document import Items, Node, Table, parse_document, to_plain
 from ollamaops.sandbox.seeded_choice import SeededChoice
 from ollamaops.units import parse_duration, parse_size
 
@@ -248,23 +249,20 @@ def load_faults(path: Path) -> FaultScript:
 
 def parse_faults(text: str | bytes, path: str = "faults.yaml") -> FaultScript:
     """The script in a text; ManifestError with every problem and its place."""
-    document = parse_document(text.encode() if isinstance(text, str) else text, path)
-    root, problems = document.root, list(document.problems)
-    if root is None:
-        raise ManifestError(problems)
-    if isinstance(root, Items):  # the bare list of rules
-        root = Table(root.place, {"faults": root})
-    plain = to_plain(root)
-    problems += [_problem_of(error, root, path) for error in _validator().iter_errors(plain)]
+    root = _compose(text, path)
+    plain = _plain_value(root, path)
+    if isinstance(plain, list):  # the rules without a key above them
+        plain = {"faults": plain}
+    problems = [_problem_of(error, root, path) for error in _validator().iter_errors(plain)]
     if problems:
         raise ManifestError(problems)
-    assert isinstance(plain, dict)
-    rules, values = [], _nodes(root, "faults")
-    for node, rule in zip(values, plain["faults"], strict=True):
+    assert isinstance(plain, dict), "the schema says so"
+    rules = []
+    for place, rule in enumerate(plain["faults"]):
         try:
             rules.append(_rule_of(rule))
         except InvalidValue as error:
-            problems.append(_problem_at(node, path, str(error), error.hint))
+            problems.append(_problem_at(_node_at(root, ["faults", place]), path, str(error), error.hint))
     if problems:
         raise ManifestError(problems)
     return FaultScript(tuple(rules))
@@ -273,31 +271,80 @@ def parse_faults(text: str | bytes, path: str = "faults.yaml") -> FaultScript:
 # --- text to values -------------------------------------------------------------------------------------------------
 
 
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?")
+_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+
+
+def _compose(text: str | bytes, path: str) -> yaml.Node:
+    loader: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        root: yaml.Node | None = yaml.compose(text, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise ManifestError([Problem(path, *place, f"not valid YAML: {error.problem}")]) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ManifestError([Problem(path, 0, 0, f"not valid YAML: {error}")]) from None
+    if root is None:
+        raise ManifestError(
+            [Problem(path, 0, 0, "the file is empty", "begin with faults: and a list of rules")]
+        )
+    return root
+
+
+def _plain_value(node: yaml.Node, path: str, above: tuple[yaml.Node, ...] = ()) -> object:
+    """The node as dicts, lists and scalars; these are read as in JSON, so `on` and `no` are text."""
+    if node in above:
+        raise ManifestError([_problem_at(node, path, "a value contains itself", None)])
+    above = (*above, node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain_value(item, path, above) for item in node.value]
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, object] = {}
+        for key, value in node.value:
+            if str(key.value) in found:
+                raise ManifestError(
+                    [_problem_at(key, path, f"duplicate key '{key.value}'", "keep one of the two")]
+                )
+            found[str(key.value)] = _plain_value(value, path, above)
+        return found
+    text = str(node.value)
+    is_quoted = isinstance(node, yaml.ScalarNode) and node.style not in (None, "")
+    if is_quoted or text.lower() not in _WORDS:
+        is_number = not is_quoted and _NUMBER.fullmatch(text)
+        return json.loads(text.lstrip("+")) if is_number else text
+    return _WORDS[text.lower()]
+
+
 @cache
 def _validator() -> Draft202012Validator:
     schema = resources.files("ollamaops.sandbox").joinpath("fault_script.schema.json").read_text("utf-8")
     return Draft202012Validator(json.loads(schema))
 
 
-def _problem_of(error: ValidationError, root: Node, path: str) -> Problem:
+def _problem_of(error: ValidationError, root: yaml.Node, path: str) -> Problem:
     deepest = best_match([error]) or error
-    node: Node = root
-    for step in deepest.absolute_path:
-        inner = node.nodes[step] if isinstance(node, Items) and isinstance(step, int) else None
-        node = (node.get(str(step)) if isinstance(node, Table) else inner) or node
     where = ".".join(map(str, deepest.absolute_path)) or "faults"
     schema: object = deepest.schema
     hint = schema.get("description") if isinstance(schema, Mapping) else None
+    node = _node_at(root, deepest.absolute_path)
     return _problem_at(node, path, f"{where}: {deepest.message}", str(hint) if hint else None)
 
 
-def _problem_at(node: Node, path: str, message: str, hint: str | None) -> Problem:
-    return Problem(path, node.place.line, node.place.column, message, hint)
+def _node_at(root: yaml.Node, steps: Iterable[str | int]) -> yaml.Node:
+    """The node to which the steps lead, or the last on the way there."""
+    node = root
+    for step in steps:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == step), node)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+    return node
 
 
-def _nodes(root: Node, key: str) -> tuple[Node, ...]:
-    inner = root.get(key) if isinstance(root, Table) else None
-    return inner.nodes if isinstance(inner, Items) else ()
+def _problem_at(node: yaml.Node, path: str, message: str, hint: str | None) -> Problem:
+    mark = node.start_mark
+    return Problem(path, mark.line + 1, mark.column + 1, message, hint)
 
 
 def _rule_of(rule: Mapping[str, object]) -> Rule:

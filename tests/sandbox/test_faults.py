@@ -152,6 +152,7 @@ def test_a_rule_counts_the_calls_it_is_on(matcher: Matcher, call: Call, matches:
             Fault(action=Status(status=429, retry_after="2", html=True)),
         ),
         ("{status: 500, body: no}", Fault(action=Status(status=500, body="no"))),
+        ("{status: 500, body: '503'}", Fault(action=Status(status=500, body="503"))),
         ("{latency: 200ms}", Fault(latency_s=0.2)),
         ("{latency: 1.5, status: 500}", Fault(latency_s=1.5, action=Status(status=500))),
         ("{bandwidth: 1MB/s}", Fault(bandwidth_bytes_per_s=10**6)),
@@ -192,6 +193,9 @@ def test_every_deed_is_read(do: str, fault: Fault) -> None:
     [
         ("faults: [", "faults.yaml:2:1: not valid YAML"),
         ("", "faults.yaml: the file is empty"),
+        (b"\xff\xff", "faults.yaml: not valid YAML"),
+        ("- &a [*a]", "faults.yaml:1:3: a value contains itself"),
+        ("- do: {status: 503, status: 500}", "faults.yaml:1:21: duplicate key 'status'"),
         ("faults:", "faults.yaml:1:8: faults: None is not of type 'array'"),
         ("rules: []", "faults.yaml:1:1: faults: "),
         ("faults:\n  - on: {endpoint: pul}\n    do: {status: 503}", "faults.yaml:2:20: faults.0.on.endpoint: "),
@@ -208,7 +212,7 @@ def test_every_deed_is_read(do: str, fault: Fault) -> None:
         ("- do: {disk_full: false}", "faults.yaml:1:19: faults.0.do.disk_full: True was expected"),
     ],
 )  # fmt: skip
-def test_a_bad_script_is_refused_with_the_place(text: str, problem: str) -> None:
+def test_a_bad_script_is_refused_with_the_place(text: str | bytes, problem: str) -> None:
     with pytest.raises(ManifestError) as caught:
         parse_faults(text)
     assert str(caught.value).startswith(problem)
