@@ -29,6 +29,7 @@ BLOCK_BYTES = 1 << 20
 HASHED_BYTES = 4 << 20
 RACY_NS = 2_000_000_000
 _NO_FILES_SIZE = -1
+_NOTICE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +184,16 @@ def hash_files(
             stop.set()
             raise
 
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor, wait
 
     distinct = tuple(dict.fromkeys(paths))
     with ThreadPoolExecutor(max_workers=workers or min(4, os.cpu_count() or 1)) as pool:
         try:
             pending = [pool.submit(facts_of, path) for path in distinct]
+            # Python runs a signal's handler between two steps of the main thread. A signal that comes just before
+            # a wait begins would be noticed only at its end, so no wait here is long.
+            while wait(pending, timeout=_NOTICE_S).not_done:
+                pass
             failures = [error for future in pending if (error := future.exception()) is not None]
         except BaseException:  # Ctrl-C while waiting
             stop.set()
