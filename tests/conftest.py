@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 from golden import Golden
+from hypothesis import settings
 from live_host import LiveHost, a_host
+from properties import ANY_MACHINE
+
+settings.register_profile("ollamaops", ANY_MACHINE)
+settings.load_profile("ollamaops")
 
 # Set by terminals, CI systems and users of Ollama; each of them would change what our code does.
 FOREIGN_VARIABLES = (

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.apply.scheduler import execute
@@ -291,7 +291,6 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(plans(), st.lists(OUTCOMES, min_size=9, max_size=9), st.integers(1, 3), st.integers(0, 12))
 def test_every_action_gets_exactly_one_outcome_and_the_run_ends(
     actions: list[Action], played: list[Outcome], parallel: int, stop_after: int

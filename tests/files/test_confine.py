@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import SHARED_FIXTURES
 
 from ollamaops.errors import InvalidValue
 from ollamaops.files.confine import confine
@@ -124,7 +125,7 @@ def test_a_relative_folder_is_the_one_below_the_working_directory(
     assert confine(Path("manifests"), "weights/a.gguf") == root / "weights" / "a.gguf"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@SHARED_FIXTURES
 @given(
     parts=st.lists(
         st.one_of(

@@ -311,7 +311,6 @@ words_of_prompts = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(words_of_prompts, max_size=12).map(" ".join)))
 def test_any_prompt_gets_an_answer_and_valid_json_where_asked(prompt: str) -> None:
     assert chatted(("user", prompt))["role"] == "assistant"
@@ -459,7 +458,7 @@ schemas = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(schemas, st.integers(0, 99))
 def test_any_schema_of_plain_parts_is_satisfied(schema: dict[str, object], seed: int) -> None:
     Draft202012Validator(schema).validate(build_instance(schema, SeededChoice(str(seed))))
