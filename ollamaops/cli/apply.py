@@ -67,7 +67,7 @@ def _apply(scene: Scene, saved: str | None, *, yes: bool, force: tuple[str, ...]
     if scene.is_reading():  # it will all be needed, and there is time
         import ollamaops.apply.converge
         import ollamaops.cli.carrying
-        import ollamaops.report.live  # noqa: F401
+        import ollamaops.report.progress  # noqa: F401
     shared = scene.shared
     with holding(scene):
         plan = _agree(scene, saved)

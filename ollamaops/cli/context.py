@@ -30,7 +30,7 @@ from ollamaops.manifest.weights import local_files
 from ollamaops.names import NamePattern, new_id
 from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.observe.weights import digests_of, tell_reading
-from ollamaops.report.on_demand import OnDemand
+from ollamaops.report.progress import OnDemand
 from ollamaops.report.words import wants_color
 from ollamaops.state.ledger import Ledger
 from ollamaops.units import parse_duration, parse_timeout, utc_now
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ollamaops.lockfile.lock import Lock
     from ollamaops.observe.registries import RegistryCache
     from ollamaops.registry.client import RegistryClient
-    from ollamaops.report.live import ProgressKind, ProgressSink
+    from ollamaops.report.progress import ProgressKind, ProgressSink
 
 LOCK_FILE = "ollamaops.lock"
 REGISTRY_TIMEOUT_S = 10.0
@@ -369,7 +369,7 @@ def listening(scene: Scene) -> Iterator[Surroundings]:
 
 
 def _progress(shared: Shared) -> ProgressSink:
-    from ollamaops.report.live import progress_sink
+    from ollamaops.report.progress import progress_sink
 
     kind: ProgressKind = "none" if shared.quiet else shared.progress or "auto"
     color = wants_color(sys.stderr, os.environ, no_color=shared.no_color)

@@ -36,7 +36,7 @@ def emit(shared: Shared, writers: Mapping[str, Writer]) -> None:
 
 
 def _as_json(document: object) -> str:
-    from ollamaops.report.plan_json import render_json
+    from ollamaops.report.json_output import render_json
 
     return render_json(cast("Json", document))
 

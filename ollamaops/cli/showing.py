@@ -26,7 +26,7 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
         return render_plan(plan, color=color, width=width, verbose=shared.verbose > 0)
 
     def as_json() -> object:
-        from ollamaops.report.plan_json import plan_report_to_json
+        from ollamaops.report.json_output import plan_report_to_json
 
         return plan_report_to_json(plan)
 
@@ -45,8 +45,8 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
 
 def show_run(shared: Shared, report: RunReport) -> None:
     """A run's report on stdout; what succeeded is named again only if no progress has shown it."""
+    from ollamaops.report.json_output import run_to_json
     from ollamaops.report.markdown_html import render_run_html, render_run_markdown
-    from ollamaops.report.plan_json import run_to_json
     from ollamaops.report.run_text import render_run
 
     unseen = shared.quiet or shared.progress == "none"

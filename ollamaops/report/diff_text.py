@@ -9,7 +9,7 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Plan, UploadBlob, subject_of
 from ollamaops.report.differences import field_diff, is_change, render_difference
 from ollamaops.report.lines import Line, group_lines, join_lines, render_lines
-from ollamaops.report.plan_lines import mark_of, note_line, render_verb, same_lines, unreached_lines
+from ollamaops.report.plan_text import mark_of, note_line, render_verb, same_lines, unreached_lines
 from ollamaops.report.words import Paint
 
 

@@ -1,11 +1,11 @@
 """Why something is done, in words: a Difference as part of a line, and as a diff below it.
 
-Decides how a value is quoted, shortened and compared for the reader; leaves to others where the words go. The fact
-a reader would miss: values arrive whole (a system prompt of a hundred lines), and a phrase here is one short line.
+Values arrive whole, a system prompt of a hundred lines included; a phrase here is always one short line.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -51,7 +51,7 @@ def render_difference(difference: Difference) -> str:
         case "undeclared":
             return "not declared, and in the scope of prune"
         case "field" | "content" | "weights":
-            return _say_values(difference)
+            return _render_values(difference)
         case "base":
             return f"its base {desired} changes" if desired else "its base changes"
         case "alias":
@@ -59,61 +59,61 @@ def render_difference(difference: Difference) -> str:
         case "moved":
             return "its name before" if observed else f"renamed to {desired}"
         case "unpushed":
-            return _say_unpushed(shorten_digests(observed))
+            return _render_unpushed(shorten_digests(observed))
         case "resident":
             return observed
         case "unproven":
-            return "pulled by a run that was stopped before it was proven"
+            return "pulled by a run that stopped before verifying it"
         case "unknown":
-            return "the server will find out whether it is current"
+            return "the server finds out whether it is current"
         case _:
             assert_never(difference.kind)
 
 
-def _say_unpushed(there: str) -> str:
+def _render_unpushed(there: str) -> str:
     """`there`: the digest that the registry has in its place, "nothing", or "" when that is not known."""
     if not there:
         return "not known to be in the registry"
     return "not in the registry" if there == "nothing" else f"the registry has {there} instead"
 
 
-def _say_values(difference: Difference) -> str:
+def _render_values(difference: Difference) -> str:
     path, desired, observed = difference.path or difference.kind, difference.desired, difference.observed
     is_count = difference.kind == "weights" != path and desired.isdecimal() and observed.isdecimal()
-    return (_say_count if is_count else _say_change)(path, observed, desired)
+    return (_render_count if is_count else _render_change)(path, observed, desired)
 
 
-def _say_count(what: str, there: str, declared: str) -> str:
+def _render_count(what: str, there: str, declared: str) -> str:
     """`what` is in the plural: `adapters`, `adapters or drafts`."""
     one = re.sub(r"s\b", "", what)
     number = f"no {one}" if declared == "0" else f"{declared} {one if declared == '1' else what}"
     return f"{number} declared, {'none' if there == '0' else there} there"
 
 
-def _say_change(path: str, observed: str, desired: str) -> str:
+def _render_change(path: str, observed: str, desired: str) -> str:
     if desired == SERVERS_OWN:
         return f"{path} is left to the server"
     before, after = shorten_digests(observed), shorten_digests(desired)
     if before and before == after:
-        return f"{path} declared otherwise than before"
+        return f"{path} declared differently than before"
     if before and after and before.split() == after.split():
         return f"{path} differs in white space only"
     if "\n" in before.strip("\n") or "\n" in after.strip("\n"):
-        return f"{path} {_say_line_change(before, after)}"
+        return f"{path} {_render_line_change(before, after)}"
     if max(len(before), len(after)) > _MAX_VALUE and before and after:
         before, after = _cut_common(before, after)
     return f"{path} {_quote(before)} → {_quote(after)}"
 
 
-def _say_line_change(before: str, after: str) -> str:
+def _render_line_change(before: str, after: str) -> str:
     if not before or not after:
-        return f"{_say_lines(before)} → {_say_lines(after)}"
+        return f"{_render_lines(before)} → {_render_lines(after)}"
     diff = diff_lines(before, after)
     added, removed = (sum(line.startswith(sign) for line in diff) for sign in "+-")
-    return f"+{added} −{removed} lines" if diff else f"{_say_lines(before)} → {_say_lines(after)}"
+    return f"+{added} −{removed} lines" if diff else f"{_render_lines(before)} → {_render_lines(after)}"
 
 
-def _say_lines(text: str) -> str:
+def _render_lines(text: str) -> str:
     return plural(len(text.strip("\n").split("\n")), "line") if text else "not set"
 
 
@@ -149,8 +149,6 @@ def diff_lines(before: str, after: str, context: int = 2) -> list[str]:
     old, new = before.split("\n"), after.split("\n")
     if max(len(old), len(new)) > _MAX_DIFFED_LINES:
         return []
-    import difflib  # costs more than all else that a plan without changes prints
-
     return list(difflib.unified_diff(old, new, n=context, lineterm=""))[2:]
 
 

@@ -1,7 +1,6 @@
 """Runs of the past in words: the list, one run in full, and what differs between two.
 
-Decides what of a recorded run is shown; leaves finding runs to cli/. The fact a reader would miss: a run is read back
-from JSON that an older version may have written, so what is missing is passed over, never an error.
+A run is read back from JSON that an older version may have written, so what is missing is skipped, never an error.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from ollamaops.plan.codec import Json
-from ollamaops.report.table import Cell, render_table
+from ollamaops.report.lines import Cell, render_table
 from ollamaops.report.words import Paint, Style, clean
 from ollamaops.state.facts import Run
 
@@ -69,10 +68,12 @@ def render_run_record(run: Run, *, color: bool = False) -> str:
     ]
     rows: list[list[Cell]] = [[(name, "dim"), (clean(value), None)] for name, value in facts]
     lines = [*render_table(rows, paint), ""]
-    return "\n".join([*lines, *(_say_outcome(key, outcome, paint) for key, outcome in _outcomes(run))]) + "\n"
+    return (
+        "\n".join([*lines, *(_render_outcome(key, outcome, paint) for key, outcome in _outcomes(run))]) + "\n"
+    )
 
 
-def _say_outcome(key: str, outcome: Mapping[str, object], paint: Paint) -> str:
+def _render_outcome(key: str, outcome: Mapping[str, object], paint: Paint) -> str:
     name = str(outcome.get("result", "?"))
     why = outcome.get("error") or outcome.get("because") or ""
     style = _STYLES.get(name, "unknown")
@@ -85,7 +86,7 @@ def render_run_diff(old: Run, new: Run, *, color: bool = False) -> str:
     lines = [f"{name}: {clean(before)} → {clean(after)}" for name, before, after in _header_changes(old, new)]
     then, now = dict(_outcomes(old)), dict(_outcomes(new))
     for key in sorted(then.keys() | now.keys()):
-        lines += _say_change(key, then.get(key), now.get(key), paint)
+        lines += _render_change(key, then.get(key), now.get(key), paint)
     if not lines:
         return f"{old.run_id} and {new.run_id} did the same, with the same end"
     return "\n".join([f"{old.run_id} → {new.run_id}", *lines]) + "\n"
@@ -106,7 +107,7 @@ def _exit(run: Run) -> str:
     return str(run.exit_code) if run.is_finished else "not finished"
 
 
-def _say_change(
+def _render_change(
     key: str, then: Mapping[str, object] | None, now: Mapping[str, object] | None, paint: Paint
 ) -> Iterator[str]:
     before, after = (str(each.get("result", "?")) if each else "" for each in (then, now))

@@ -1,8 +1,7 @@
-"""The lines that plans and runs are reported in: `+ qwen3:32b on gpu-2: pull, not there: 20.2 GB`.
+"""The lines and tables of reports: `+ qwen3:32b on gpu-2: pull, not there: 20.2 GB`.
 
-Decides the shape of a line, how equal lines of many hosts become one, and how lines are laid out and colored;
-leaves to others what they say. The fact a reader would miss: a Line holds text as it came, and `render_lines`
-(or the HTML renderer) is the one gate where it is made safe.
+A Line holds text as it came. `render_lines` and the HTML renderer are the only gates where it is made safe; the cells
+of a table must be clean already. Widths count terminal columns: a wide East Asian character takes two.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ollamaops.report.words import Paint, Style, clean, clean_line, join_names
+from ollamaops.report.words import Paint, Style, cells, clean, clean_line, join_names, pad
 
 Mark = Literal[
     "new", "change", "delete", "send", "unknown", "same", "note", "trouble", "failed", "skipped", "passed"
@@ -124,3 +123,32 @@ def wrap(text: str, width: int | None, first: str = "") -> list[str]:
 def join_lines(lines: Sequence[str]) -> str:
     """The lines as text, each ended; nothing for no lines."""
     return "".join(f"{line}\n" for line in lines)
+
+
+Cell = tuple[str, Style | None]
+GAP = 2
+
+
+def table_width(rows: Sequence[Sequence[Cell]]) -> int:
+    """How many columns of the terminal the table takes."""
+    widths = _widths(rows)
+    return sum(widths) + GAP * max(len(widths) - 1, 0)
+
+
+def render_table(rows: Sequence[Sequence[Cell]], paint: Paint) -> list[str]:
+    """The lines of the table; no line ends in spaces."""
+    widths = [*_widths(rows)[:-1], 0]
+    return [_render_row(row, widths, paint) for row in rows]
+
+
+def _render_row(row: Sequence[Cell], widths: Sequence[int], paint: Paint) -> str:
+    shown = (_paint(pad(text, width), style, paint) for (text, style), width in zip(row, widths, strict=True))
+    return (" " * GAP).join(shown).rstrip()
+
+
+def _widths(rows: Sequence[Sequence[Cell]]) -> list[int]:
+    return [max(cells(text) for text, _ in column) for column in zip(*rows, strict=True)]
+
+
+def _paint(text: str, style: Style | None, paint: Paint) -> str:
+    return paint(style, text) if style else text

@@ -1,7 +1,6 @@
 """What is in the hosts' memory, as a table and as JSON.
 
-Decides the words for sizes, for the share on the GPU and for how long something stays; what is loaded, and which of
-it is stale, comes as values. The fact a reader would miss: a declared resident that is not in memory has a row too.
+A declared resident that is not in memory has a row too.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.codec import Json
 from ollamaops.plan.loaded import HostLoaded, Loaded
-from ollamaops.report.lines import Line, join_lines, render_lines
-from ollamaops.report.plan_lines import unreached_lines
-from ollamaops.report.table import Cell, render_table
+from ollamaops.report.lines import Cell, Line, join_lines, render_lines, render_table
+from ollamaops.report.plan_text import unreached_lines
 from ollamaops.report.words import Paint, Style, clean, plural
 from ollamaops.units import format_duration, format_size
 
@@ -39,14 +37,14 @@ def render_loaded(
     heads: list[list[Cell]] = [[(head, "bold") for head in _HEADS]] if rows else []
     lines = render_table([*heads, *rows], paint)
     trouble: list[Line] = unreached_lines(unreached)
-    total = paint("bold", _say_total(hosts, unreached))
+    total = paint("bold", _render_total(hosts, unreached))
     return join_lines([*lines, *render_lines(trouble, paint, width), total])
 
 
 def _rows(host: HostLoaded) -> list[list[Cell]]:
     loaded = [_row(host, one) for one in sorted(host.loaded, key=lambda one: one.name)]
     absent = [
-        _cells(str(name), host, "-", "-", "-", _say_declared(host.declared[name]), "not in memory")
+        _cells(str(name), host, "-", "-", "-", _render_declared(host.declared[name]), "not in memory")
         for name in host.absent
     ]
     return [*loaded, *absent]
@@ -54,12 +52,12 @@ def _rows(host: HostLoaded) -> list[list[Cell]]:
 
 def _row(host: HostLoaded, one: Loaded) -> list[Cell]:
     stays = "for ever" if one.is_forever else format_duration(one.stays_s)
-    declared = _say_declared(host.resident_of(one))
+    declared = _render_declared(host.resident_of(one))
     size, share = format_size(one.size_bytes), f"{_share(one)} %"
-    return _cells(_say_names(host, one), host, size, share, stays, declared, host.state_of(one))
+    return _cells(_render_names(host, one), host, size, share, stays, declared, host.state_of(one))
 
 
-def _say_names(host: HostLoaded, one: Loaded) -> str:
+def _render_names(host: HostLoaded, one: Loaded) -> str:
     """Its name, and those that share it and are declared to be in memory."""
     return ", ".join(map(str, [one.name, *sorted(name for name in one.also if host.declared.get(name))]))
 
@@ -78,7 +76,7 @@ def _share(one: Loaded) -> int:
     return round(100 * one.vram_bytes / one.size_bytes) if one.size_bytes else 0
 
 
-def _say_declared(resident: bool | float | None) -> str:
+def _render_declared(resident: bool | float | None) -> str:
     if resident is None:
         return "-"
     if not resident:
@@ -86,7 +84,7 @@ def _say_declared(resident: bool | float | None) -> str:
     return "for ever" if resident is True else format_duration(resident)
 
 
-def _say_total(hosts: Sequence[HostLoaded], unreached: Sequence[UnreachedHost]) -> str:
+def _render_total(hosts: Sequence[HostLoaded], unreached: Sequence[UnreachedHost]) -> str:
     """`2 models in memory on 1 host: 41.2 GB, 20.0 GB of it on GPUs; 1 stale; 1 host not reached`"""
     loaded = [one for host in hosts for one in host.loaded]
     states = [host.state_of(one) for host in hosts for one in host.loaded]

@@ -1,7 +1,6 @@
 """What `ollamaops lock` did, and what `lock --check` found, as text and as JSON.
 
-Decides the words for each entry's state; what the states mean is lockfile/changes.py's. Easily missed: entries that
-stay as they are have a line only when `verbose`, so that a review sees what a pull request changes.
+Unchanged entries get a line only with `verbose`, so that a reviewer sees what a pull request changes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from ollamaops.lockfile.changes import Finding, FindingState, LayerPair, LockSte
 from ollamaops.lockfile.lock import LockEntry
 from ollamaops.plan.codec import Json
 from ollamaops.registry.documents import Layer, LayerChange
-from ollamaops.report.layer_words import (
+from ollamaops.report.layer_text import (
     call_kind,
     changes_to_json,
     layer_to_json,
@@ -64,30 +63,30 @@ def _step_line(step: LockStep) -> Line:
     return Line(
         mark=_STEP_MARKS[step.state],
         subject=str(step.ref),
-        text=_say_step(step),
-        details=tuple(_say_differing(*pair, where=("before", "now")) for pair in step.altered),
+        text=_render_step(step),
+        details=tuple(_render_differing(*pair, where=("before", "now")) for pair in step.altered),
         hint=step.hint,
     )
 
 
-def _say_step(step: LockStep) -> str:
+def _render_step(step: LockStep) -> str:
     match step.state:
         case "added":
-            return f"locked at {_say_entry(step.after)}"
+            return f"locked at {_render_entry(step.after)}"
         case "updated":
             return f"updated: {render_move(step)}"
         case "removed":
             return "removed, no longer declared"
         case "kept":
-            return f"kept at {_say_entry(step.after)}"
+            return f"kept at {_render_entry(step.after)}"
         case "failed":
-            rest = f"kept at {_say_entry(step.before)}" if step.before else "not locked"
+            rest = f"kept at {_render_entry(step.before)}" if step.before else "not locked"
             return f"{rest}: {step.error}"
         case _:
             assert_never(step.state)
 
 
-def _say_entry(entry: LockEntry | None) -> str:
+def _render_entry(entry: LockEntry | None) -> str:
     """`9bc19bc19bc1: 2.0 GB in 5 layers`"""
     if entry is None:
         return "nothing"
@@ -171,7 +170,7 @@ def render_lock_check(
 
 
 def _finding_line(finding: Finding) -> Line:
-    text, hint = _say_finding(finding)
+    text, hint = _render_finding(finding)
     return Line(
         mark=_FINDING_MARKS[finding.state],
         subject=str(finding.ref),
@@ -181,12 +180,12 @@ def _finding_line(finding: Finding) -> Line:
     )
 
 
-def _say_finding(finding: Finding) -> tuple[str, str | None]:
+def _render_finding(finding: Finding) -> tuple[str, str | None]:
     """What is wrong with an entry, and the way out."""
-    again = f"look at what changed, then: ollamaops lock --update {finding.ref}"
+    again = f"review what changed, then: ollamaops lock --update {finding.ref}"
     match finding.state:
         case "same":
-            return f"locked at {_say_entry(finding.entry)}", None
+            return f"locked at {_render_entry(finding.entry)}", None
         case "missing":
             return "declared, but not in the lock", "ollamaops lock"
         case "surplus":
@@ -203,14 +202,14 @@ def _say_finding(finding: Finding) -> tuple[str, str | None]:
         case "gone":
             return f"the registry no longer has it: {finding.error}", "push it again, or choose another tag"
         case "damaged":
-            return _say_damage(finding)
+            return _render_damage(finding)
         case "unknown":
             return f"not known: {finding.error}", None
         case _:
             assert_never(finding.state)
 
 
-def _say_damage(finding: Finding) -> tuple[str, str]:
+def _render_damage(finding: Finding) -> tuple[str, str]:
     if finding.error:
         return f"tampered with: {finding.error}", "do not pull it before you know who changed the registry"
     if finding.flaws:
@@ -219,18 +218,18 @@ def _say_damage(finding: Finding) -> tuple[str, str]:
     anew = f"ollamaops lock --update {finding.ref}"
     return (
         f"tampered with: {_digest(finding)} has other layers in the registry than in the lock",
-        f"restore the lock file from version control, or make the entry anew: {anew}",
+        f"restore the lock file from version control, or make the entry again: {anew}",
     )
 
 
 def _details(finding: Finding) -> Iterable[str]:
     for pair in (*finding.altered, *finding.forged):
-        yield _say_differing(*pair, where=("in the lock", "in the registry"))
+        yield _render_differing(*pair, where=("in the lock", "in the registry"))
     for flaw in finding.flaws:
         yield f"{render_layer(flaw.layer)}: {flaw.error}"
 
 
-def _say_differing(locked: Layer | None, found: Layer | None, *, where: tuple[str, str]) -> str:
+def _render_differing(locked: Layer | None, found: Layer | None, *, where: tuple[str, str]) -> str:
     """`weights 9bc19bc19bc1: size 1 in the lock, 2019377376 in the registry`"""
     here, there = where
     if locked is None or found is None:

@@ -1,7 +1,7 @@
 """Entries of a manifest as YAML text: what `import` writes.
 
-Decides how each value is written so that load.py reads the same one. The fact a reader would miss: a host's entry is
-written as it was declared, with references to secrets and to the environment, never with what they stand for.
+Every value is written so that load.py reads the same value back. A host's entry is written as it was declared: with
+references to secrets and to the environment, never with what they stand for.
 """
 
 from __future__ import annotations

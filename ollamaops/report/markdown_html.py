@@ -1,8 +1,7 @@
-"""Reports as Markdown for pull-request comments, and as HTML pages for build artefacts.
+"""Reports as Markdown for pull-request comments, and as HTML pages for build artifacts.
 
-Decides the page around the lines that text reports have; the lines are made elsewhere. The fact a reader would miss:
-in Markdown all foreign text stands inside a fence longer than any run of backticks in it, because GitHub would turn
-`@name` into a mention and `#1` into a link everywhere else; in HTML everything goes through `_escape`.
+In Markdown, all foreign text stands inside a fence longer than any run of backticks in it: anywhere else GitHub turns
+`@name` into a mention and `#1` into a link. In HTML everything goes through `_escape`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import RunReport
 from ollamaops.report.lines import SYMBOLS, Line, render_lines
-from ollamaops.report.plan_lines import plan_lines
-from ollamaops.report.plan_text import render_counts
+from ollamaops.report.plan_text import plan_lines, render_counts
 from ollamaops.report.run_text import run_lines, summarize_run
 from ollamaops.report.words import Paint, clean, clean_line
 

@@ -1,7 +1,6 @@
 """What registries have that is newer than the hosts' models, as a table and as JSON.
 
-The words for each state and the advice below the table; lockfile/outdated.py says what is outdated. Hosts that
-differ in the same way share a row, so that a fleet of a hundred fits on a screen.
+Hosts that differ in the same way share a row, so that a fleet of a hundred fits on a screen.
 """
 
 from __future__ import annotations
@@ -11,9 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from ollamaops.lockfile.outdated import Freshness, FreshnessState, HostFreshness
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.codec import Json
-from ollamaops.report.layer_words import call_kind
-from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
-from ollamaops.report.table import Cell, render_table, table_width
+from ollamaops.report.layer_text import call_kind
+from ollamaops.report.lines import (
+    Cell,
+    Line,
+    Mark,
+    group_lines,
+    join_lines,
+    render_lines,
+    render_table,
+    table_width,
+)
 from ollamaops.report.words import Paint, Style, clean, join_names, plural, without_host
 from ollamaops.units import format_size
 
@@ -54,7 +61,7 @@ def render_outdated(
         shown = render_table(rows, paint)
     trouble = render_lines(map(_unreached_line, unreached), paint, width)
     advice = [paint("dim", f"hint: {hint}") for hint in _advice(hosts)]
-    return join_lines([*shown, *trouble, paint("bold", _say_total(hosts, unreached)), *advice])
+    return join_lines([*shown, *trouble, paint("bold", _render_total(hosts, unreached)), *advice])
 
 
 def _lines(hosts: Sequence[HostFreshness], *, verbose: bool) -> list[Line]:
@@ -69,17 +76,17 @@ def _lines(hosts: Sequence[HostFreshness], *, verbose: bool) -> list[Line]:
 
 
 def _line(host: str, model: Freshness) -> Line:
-    what = _say_what(model)
+    what = _render_what(model)
     return Line(
         mark=_MARKS[model.state],
         subject=str(model.model),
         hosts=(host,),
         text=f"{model.state}: {what}" if what else model.state,
-        cost=_say_download(model),
+        cost=_render_download(model),
     )
 
 
-def _say_what(model: Freshness) -> str:
+def _render_what(model: Freshness) -> str:
     if model.is_gone:
         more = " any more" if model.state == "gone" else ""
         return f"the registry has no such model or tag{more}: {model.error}"
@@ -90,7 +97,7 @@ def _say_what(model: Freshness) -> str:
     return "; ".join(part for part in (changed, f"not known: {unclear}" if unclear else "") if part)
 
 
-def _say_download(model: Freshness) -> str:
+def _render_download(model: Freshness) -> str:
     if model.state != "outdated":
         return ""
     if model.download_bytes is None:
@@ -115,7 +122,7 @@ def _unreached_line(host: UnreachedHost) -> Line:
     return Line(mark="trouble", hosts=(host.host,), text=text, hint=host.hint)
 
 
-def _say_total(hosts: Sequence[HostFreshness], unreached: Sequence[UnreachedHost]) -> str:
+def _render_total(hosts: Sequence[HostFreshness], unreached: Sequence[UnreachedHost]) -> str:
     """`12 pulled models on 3 hosts: 9 current, 3 outdated; 40.4 GB to download; 1 host not reached`"""
     found = [model for host in hosts for model in host.models]
     states = [model.state for model in found]

@@ -1,7 +1,7 @@
 """Problems in users' files and errors of a run, in words.
 
-Decides how a place is shown: `file:line:column: message`, the line itself when its text is at hand, and a mark
-under the word. The fact a reader would miss: columns count characters, but what is marked on a terminal are cells.
+A place is shown as `file:line:column: message`, then the line itself when its text is at hand, with a mark under the
+word. Columns count characters; marks on a terminal count cells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """How a run ended, as lines and as text for people.
 
-Decides what is said of each outcome, of what still differs, and in the last line; leaves the exit code to cli/. The
-fact a reader would miss: what succeeded is left out unless asked for, because progress has shown it already.
+What succeeded is left out unless asked for, because progress has already shown it.
 """
 
 from __future__ import annotations
@@ -25,8 +24,14 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
 from ollamaops.report.differences import render_difference
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
-from ollamaops.report.plan_lines import leftover_lines, mark_of, note_line, refusal_line, unreached_lines
-from ollamaops.report.plan_text import render_counts
+from ollamaops.report.plan_text import (
+    leftover_lines,
+    mark_of,
+    note_line,
+    refusal_line,
+    render_counts,
+    unreached_lines,
+)
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
 
@@ -37,7 +42,7 @@ PAST: Mapping[str, str] = {
     "copy": "copied",
     "delete": "deleted",
     "push": "pushed",
-    "probe": "proven",
+    "probe": "verified",
     "load": "loaded",
     "unload": "unloaded",
 }
@@ -70,7 +75,7 @@ def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
     seconds: dict[Line, float] = {}
     for result in results:
         if isinstance(result.outcome, Succeeded) and not isinstance(result.action, UploadBlob):
-            text = _say_done(result.action, has_changed=result.outcome.changed)
+            text = _render_done(result.action, has_changed=result.outcome.changed)
             mark: Mark | None = "passed" if isinstance(result.action, ProbeModel) else None
             seconds[_result_line(result, text, mark)] = result.outcome.seconds
     for line in group_lines(seconds):
@@ -78,13 +83,13 @@ def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
         yield replace(line, text=line.text + time)
 
 
-def _say_done(action: Action, *, has_changed: bool) -> str:
+def _render_done(action: Action, *, has_changed: bool) -> str:
     if isinstance(action, CopyModel) and action.source.is_aside:
         return ROLLED_BACK if action.hold else "switched to"
     if isinstance(action, CreateModel) and action.aside is not None:
-        return "created aside"
+        return "created beside the current version"
     is_idle = not has_changed and not isinstance(action, ProbeModel)
-    return PAST[verb_of(action)] + (", nothing had to move" if is_idle else "")
+    return PAST[verb_of(action)] + (", nothing to transfer" if is_idle else "")
 
 
 def _failed_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
@@ -104,7 +109,7 @@ def _failed_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
             case Refused():
                 yield _result_line(result, f"{verb} refused: {outcome.because}", "trouble", outcome.hint)
             case Interrupted():
-                how = "stopped half-way" if outcome.started else "not started"
+                how = "stopped halfway" if outcome.started else "not started"
                 yield _result_line(result, f"{verb} {how}", "skipped")
             case _:
                 assert_never(outcome)
@@ -151,13 +156,13 @@ def summarize_run(report: RunReport) -> str:
     is_idle = not report.results and not any(host.tidied for host in report.hosts)
     if is_idle and all(is_declared) and not report.interrupted:
         return render_counts(report.plan)
-    done = ", ".join([*_say_outcomes(report.results), *_say_tidied(report)]) or "nothing was changed"
-    return f"{_say_end(report, is_declared)} {format_duration(report.seconds)}: {done}; {_say_hosts(report)}"
+    done = ", ".join([*_render_outcomes(report.results), *_render_tidied(report)]) or "nothing was changed"
+    return f"{_render_end(report, is_declared)} {format_duration(report.seconds)}: {done}; {_render_hosts(report)}"
 
 
-def _say_end(report: RunReport, is_declared: Sequence[bool]) -> str:
+def _render_end(report: RunReport, is_declared: Sequence[bool]) -> str:
     if report.interrupted:
-        return "interrupted, run it again to go on; after"
+        return "interrupted (run again to continue) after"
     if all(is_declared) and not report.plan.unreached:
         return "done in"
     has_worked = any(
@@ -172,7 +177,7 @@ def _is_tried(result: ActionResult) -> bool:
     return isinstance(action, ProbeModel) or (isinstance(action, CreateModel) and action.aside is not None)
 
 
-def _say_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
+def _render_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
     """`3 pulled`, `1 created`, `1 failed` …; what did not happen is left out."""
     done = Counter(_count_as(result.action) for result in results if _has_changed(result))
     yield from (f"{done[word]} {word}" for word in (*PAST.values(), ROLLED_BACK) if done[word])
@@ -182,10 +187,10 @@ def _say_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
     )
 
 
-def _say_tidied(report: RunReport) -> Iterator[str]:
+def _render_tidied(report: RunReport) -> Iterator[str]:
     count = sum(len(host.tidied) for host in report.hosts)
     if count:
-        yield f"{count} left behind removed"
+        yield f"{plural(count, 'leftover')} removed"
 
 
 def _has_changed(result: ActionResult) -> bool:
@@ -204,7 +209,7 @@ def _is_passed_over(result: ActionResult) -> bool:
     return isinstance(result.outcome, Skipped) and continues_another(result.action)
 
 
-def _say_hosts(report: RunReport) -> str:
+def _render_hosts(report: RunReport) -> str:
     lost = {host.host for host in report.hosts if host.unreached}
     declared = sum(map(is_as_declared, report.hosts))
     others = len(report.hosts) - len(lost) - declared

@@ -1,7 +1,7 @@
 """Which model is in which state on which host: a table, read off a plan.
 
-Decides the state of each model from what the plan would do about it; leaves to the plan what differs. The fact a
-reader would miss: a plan knows digests only of models that it relies on, so most cells of a steady host have none.
+A model's state follows from what the plan would do about it. A plan knows the digests only of models it relies on, so
+most cells of a steady host show none.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.codec import Json
 from ollamaops.report.differences import render_difference
-from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
-from ollamaops.report.plan_lines import unreached_lines
-from ollamaops.report.table import Cell as TextCell
-from ollamaops.report.table import render_table, table_width
+from ollamaops.report.lines import Cell as TextCell
+from ollamaops.report.lines import (
+    Line,
+    Mark,
+    group_lines,
+    join_lines,
+    render_lines,
+    render_table,
+    table_width,
+)
+from ollamaops.report.plan_text import unreached_lines
 from ollamaops.report.words import Paint, Style, clean, plural
 
 State = Literal["in sync", "missing", "drifted", "unwanted", "unmanaged", "held", "unknown"]
@@ -142,7 +149,7 @@ def render_status(plan: Plan, *, color: bool = False, width: int | None = None, 
     else:
         lines = render_lines(_cell_lines(table, verbose=verbose), paint, width)
     trouble = render_lines(unreached_lines(plan.unreached), paint, width)
-    return join_lines([*lines, *trouble, paint("bold", _say_status(plan, table))])
+    return join_lines([*lines, *trouble, paint("bold", _render_status(plan, table))])
 
 
 def _grid(plan: Plan, table: Table) -> list[list[TextCell]]:
@@ -182,7 +189,7 @@ def _cell_lines(table: Table, *, verbose: bool) -> list[Line]:
     )
 
 
-def _say_status(plan: Plan, table: Table) -> str:
+def _render_status(plan: Plan, table: Table) -> str:
     """`7 models on 2 hosts: 4 in sync, 3 missing, 2 drifted; 1 host not reached`."""
     states = [cell.state for row in table.values() for cell in row.values()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in _STYLES if state in states)

@@ -1,7 +1,6 @@
 """How models met their expectations, as text and JSON.
 
-Decides the words and the documents; whether something failed is plan/verdicts.py's. The fact a reader would
-miss: what a model said is in the failures, so every text passes through `clean` like a server's.
+Failures quote what a model said, so every text passes through `clean` like a server's.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ def _lines(host: HostVerdicts) -> Iterator[Line]:
 def _verdict_lines(host: str, verdict: Verdict) -> Iterator[Line]:
     subject, hosts = str(verdict.model), (host,)
     if verdict.is_met:
-        yield Line(mark="passed", subject=subject, hosts=hosts, text=_say_met(verdict))
+        yield Line(mark="passed", subject=subject, hosts=hosts, text=_render_met(verdict))
     for failure in verdict.failures:
         yield Line(mark="failed", subject=subject, hosts=hosts, text=str(failure), hint=failure.hint)
 
 
-def _say_met(verdict: Verdict) -> str:
+def _render_met(verdict: Verdict) -> str:
     """`2 expectations met; loaded in 3.2s, 41 tokens a second`"""
     speed = f", {verdict.tokens_per_s:.0f} tokens a second" if verdict.tokens_per_s else ""
     return f"{plural(verdict.expectations, 'expectation')} met; loaded in {format_duration(verdict.load_s)}{speed}"

@@ -1,8 +1,7 @@
-"""The small vocabulary of every report: counts, lists of names, sizes, and foreign text made safe to show.
+"""The vocabulary that all reports share: counts, lists of names, sizes, and foreign text made safe to show.
 
-Decides how a number or a piece of somebody else's text looks in a line; leaves to others which lines there are.
-The fact a reader would miss: everything that comes from a server, a model or a user's file passes `clean` before
-it reaches a terminal, because a system prompt can hold escape sequences that rewrite what the reader sees.
+Everything that comes from a server, a model or a user's file passes `clean` before it reaches a terminal, because a
+system prompt can hold escape sequences that rewrite what the reader sees.
 """
 
 from __future__ import annotations

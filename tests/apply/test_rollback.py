@@ -378,12 +378,12 @@ def test_an_apply_without_changes_still_tidies_up(changed: World, sandbox: Sandb
         body = {"source": "bot", "destination": aside}
         requests.post(f"{sandbox.url}/api/copy", json=body, timeout=9).raise_for_status()
     assert changed.run("drift")[0] == 0
-    told = "· bot:latest-ollamaops-next on gpu-1: not needed under this name any more: "
+    told = "· bot:latest-ollamaops-next on gpu-1: no longer needed under this name: "
     assert told + "apply removes it" in changed.run("plan")[1]
     code, text = changed.run("apply", "-y")
     assert code == 0
     assert told + "removed" in text
-    assert "2 left behind removed; 1 host as declared" in text
+    assert "2 leftover removed; 1 host as declared" in text
     assert "ollamaops-" not in changed.run("plan", "-v")[1]
     assert changed.run("apply", "-y")[1].startswith("nothing to do: 2 models on 1 host are as declared")
     assert tags() == {BASE, "bot:latest", "bot:latest-ollamaops-previous-1"}

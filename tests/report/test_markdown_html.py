@@ -24,6 +24,7 @@ from report_values import (
 
 from ollamaops.plan.actions import HostPlan, Plan
 from ollamaops.plan.codec import fingerprint, plan_from_json
+from ollamaops.report.json_output import fields_to_json, plan_report_to_json, render_json, run_to_json
 from ollamaops.report.junit import drift_to_junit
 from ollamaops.report.lines import Line
 from ollamaops.report.markdown_html import (
@@ -34,7 +35,6 @@ from ollamaops.report.markdown_html import (
     render_run_html,
     render_run_markdown,
 )
-from ollamaops.report.plan_json import fields_to_json, plan_report_to_json, render_json, run_to_json
 from ollamaops.report.status_text import build_status
 
 NASTY = '```\n</details><script>alert(1)</script>\n@octocat #1 <b>&amp; "quoted" \x1b[31m | `tick`\n````'

@@ -107,7 +107,7 @@ def test_a_colored_plan_says_the_same_with_colors(golden: Golden) -> None:
         ),
         (
             a_pull("llama3", kind="unknown", size=None),
-            "? llama3:latest on gpu-1: pull, the server will find out whether it is current: size not known",
+            "? llama3:latest on gpu-1: pull, the server finds out whether it is current: size not known",
         ),
         (a_create(), "+ support-bot:latest on gpu-1: create from qwen3:32b, not there"),
         (
@@ -230,7 +230,7 @@ def test_deletions_come_last() -> None:
         (plan_of(), "nothing to do: 0 models on 1 host are as declared"),
         (
             replace(plan_of(unchanged=2), unreached=(UnreachedHost(host="gpu-2", error="no answer"),)),
-            "nothing to do where that can be told: 2 models on 1 host as declared; 1 host not reached",
+            "nothing to do as far as is known: 2 models on 1 host as declared; 1 host not reached",
         ),
         (
             Plan(hosts=(HostPlan(host="a", unchanged=names("x"), unmanaged=names("y", "z")),)),
@@ -238,7 +238,7 @@ def test_deletions_come_last() -> None:
         ),
         (
             Plan(hosts=(HostPlan(host="a", notes=(Note(host="a", message="?", unresolved=True),)),)),
-            "nothing to do where that can be told: 0 models on 1 host as declared; 1 unknown",
+            "nothing to do as far as is known: 0 models on 1 host as declared; 1 unknown",
         ),
         (refused_plan(), "0 to pull, 0 to create, 5 to delete, 7 unchanged; 1 refused"),
     ],
@@ -307,7 +307,7 @@ LONG = "You are a helpful assistant of Example Corp and you answer in {} only, b
         (a_field("weights", "3f2a3f2a3f2a", "", "weights"), "weights 3f2a3f2a3f2a → not set"),
         (
             a_field("weights", "3f2a3f2a3f2a", "3f2a3f2a3f2a", "weights"),
-            "weights declared otherwise than before",
+            "weights declared differently than before",
         ),
         (a_field("quantization", "F16", "Q8_0", "weights"), "quantization F16 → Q8_0"),
         (a_field("projectors", "0", "1", "weights"), "1 projector declared, none there"),
@@ -326,7 +326,7 @@ LONG = "You are a helpful assistant of Example Corp and you answer in {} only, b
         (a_field("", "", "", "unpushed"), "not known to be in the registry"),
         (a_field("", "nothing", "", "unpushed"), "not in the registry"),
         (a_field("", OLD, "", "unpushed"), "the registry has 3f2a3f2a3f2a instead"),
-        (a_field("", "", "latest", "unknown"), "the server will find out whether it is current"),
+        (a_field("", "", "latest", "unknown"), "the server finds out whether it is current"),
     ],
 )
 def test_a_difference_is_one_short_phrase(difference: Difference, phrase: str) -> None:

@@ -69,9 +69,9 @@ def test_a_colored_run_marks_what_failed() -> None:
         (Skipped(because="gpu-1/pull/x failed"), "» m0:latest on gpu-1: pull skipped: gpu-1/pull/x failed"),
         (Refused(because="it has changed"), "! m0:latest on gpu-1: pull refused: it has changed"),
         (Interrupted(), "» m0:latest on gpu-1: pull not started"),
-        (Interrupted(started=True), "» m0:latest on gpu-1: pull stopped half-way"),
+        (Interrupted(started=True), "» m0:latest on gpu-1: pull stopped halfway"),
         (Succeeded(seconds=42), "+ m0:latest on gpu-1: pulled in 42s"),
-        (Succeeded(changed=False), "+ m0:latest on gpu-1: pulled, nothing had to move in 0.0s"),
+        (Succeeded(changed=False), "+ m0:latest on gpu-1: pulled, nothing to transfer in 0.0s"),
     ],
 )
 def test_every_outcome_has_a_line(outcome: Outcome, line: str) -> None:
@@ -96,7 +96,7 @@ def test_every_outcome_has_a_line(outcome: Outcome, line: str) -> None:
         ),
         (
             a_run_of(a_host_report(Interrupted()), interrupted=True),
-            "interrupted, run it again to go on; after 1m30s: 1 interrupted; 0 hosts as declared, 1 not",
+            "interrupted (run again to continue) after 1m30s: 1 interrupted; 0 hosts as declared, 1 not",
         ),
         (
             a_run_of(

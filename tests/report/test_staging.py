@@ -67,14 +67,14 @@ def plan_of(*actions: Action) -> Plan:
         (
             (CREATE, PROBE, SWITCH),
             [
-                "~ bot:latest on gpu-1: create (proven before it is switched to): parameters.seed 1 → 2",
+                "~ bot:latest on gpu-1: create (verified before the switch): parameters.seed 1 → 2",
                 "0 to pull, 1 to create, 0 to delete, 0 unchanged",
             ],
         ),
         (
             (CREATE, SWITCH),
             [
-                "~ bot:latest on gpu-1: create (aside, then switched to): parameters.seed 1 → 2",
+                "~ bot:latest on gpu-1: create (built beside it, then switched to): parameters.seed 1 → 2",
                 "0 to pull, 1 to create, 0 to delete, 0 unchanged",
             ],
         ),
@@ -84,21 +84,21 @@ def plan_of(*actions: Action) -> Plan:
                 replace(PROBE, at=BOT),
             ),
             [
-                "+ bot:latest on gpu-1: pull (taken back unless it is proven), not there: size not known",
+                "+ bot:latest on gpu-1: pull (undone unless it is verified), not there: size not known",
                 "1 to pull, 0 to create, 0 to delete, 0 unchanged; ? to download",
             ],
         ),
         (
             (PROBE, CopyModel(host="gpu-1", model=BOT, source=ModelName.parse("x"), because=why("missing"))),
             [
-                "→ bot:latest on gpu-1: copy of x:latest (proven before), not there",
+                "→ bot:latest on gpu-1: copy of x:latest (verified before), not there",
                 "0 to pull, 0 to create, 1 to copy, 0 to delete, 0 unchanged",
             ],
         ),
         (
             (replace(PROBE, at=BOT, because=why("unproven")),),
             [
-                "? bot:latest on gpu-1: prove, pulled by a run that was stopped before it was proven",
+                "? bot:latest on gpu-1: verify, pulled by a run that stopped before verifying it",
                 "0 to pull, 0 to create, 0 to delete, 1 to probe, 0 unchanged",
             ],
         ),
@@ -118,8 +118,8 @@ def test_a_staged_change_is_one_line_of_a_plan(actions: tuple[Action, ...], line
 
 def test_a_verbose_plan_shows_every_step() -> None:
     assert render_plan(plan_of(CREATE, PROBE, SWITCH), verbose=True).splitlines()[:-1] == [
-        "~ bot:latest on gpu-1: create (proven before it is switched to): parameters.seed 1 → 2",
-        "? bot:latest on gpu-1: prove",
+        "~ bot:latest on gpu-1: create (verified before the switch): parameters.seed 1 → 2",
+        "? bot:latest on gpu-1: verify",
         "→ bot:latest on gpu-1: switch",
     ]
 
@@ -156,8 +156,8 @@ def test_a_run_counts_a_switch_as_what_it_completes() -> None:
     report = run_of((CREATE, DONE), (PROBE, PROVEN), (SWITCH, DONE))
     assert render_run(report) == "done in 2.0s: 1 created; 1 host as declared\n"
     assert render_run(report, verbose=True).splitlines()[:-1] == [
-        "~ bot:latest on gpu-1: created aside in 1.0s",
-        "✓ bot:latest on gpu-1: proven in 3.0s",
+        "~ bot:latest on gpu-1: created beside the current version in 1.0s",
+        "✓ bot:latest on gpu-1: verified in 3.0s",
         "→ bot:latest on gpu-1: switched to in 1.0s",
     ]
 

@@ -31,7 +31,7 @@ import json, os, signal, sys
 import ollamaops.apply.locks, ollamaops.apply.history, ollamaops.apply.converge, ollamaops.apply.rollback
 import ollamaops.cli.apply, ollamaops.cli.carrying, ollamaops.cli.context, ollamaops.cli.plan
 import ollamaops.cli.rollback, ollamaops.cli.showing, ollamaops.cli.signals
-import ollamaops.registry.client, ollamaops.report.live, ollamaops.report.run_text, sqlite3
+import ollamaops.registry.client, ollamaops.report.progress, ollamaops.report.run_text, sqlite3
 from ollamaops.cli.main import main
 from ollamaops.http.cancel import CancelToken
 

@@ -1,8 +1,7 @@
 """What is going on right now, gathered from events: who runs, how far, how fast.
 
-Decides which rows a progress display has and what an event says in one line; leaves drawing to live.py and
-rich_progress.py. The fact a reader would miss: time is taken from the events' own `at`, never from a clock here, so
-a replayed run shows the same.
+Holds the rows of a progress display and the one-line text of each event; progress.py draws them. Time comes from the
+events' own `at`, never from a clock, so a replayed run shows the same.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Flow:
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def move(self, at_s: float, completed_bytes: int, total_bytes: int) -> None:
-        """Take a new reading; one that goes back (a part that starts again) forgets the speed so far."""
+        """Take a new reading; one that goes back (a part that restarts) resets the speed."""
         if completed_bytes < self.completed_bytes:
             self.samples.clear()
         self.completed_bytes, self.total_bytes = completed_bytes, total_bytes
@@ -138,8 +137,8 @@ class Board:
 
 
 def _host_row(name: str, host: _HostRows) -> Row:
-    """What the host does as a whole; its bytes only when they are more than those of one layer. What is on no host is
-    done here."""
+    """What the host does as a whole; its bytes only when they are more than those of one layer. Work without a host
+    happens on this machine."""
     label = clean(name) or "this machine"
     flows = [flow for running in host.running.values() for flow in running.flows.values()]
     counts = f"{host.ended} done, {len(host.running)} running"
@@ -191,12 +190,12 @@ def title_of(event: Stamp) -> str:
 
 def render_event(event: Event) -> tuple[str, Style | None]:
     """One safe line about the event, and the style that fits it."""
-    text, style = _say(event)
+    text, style = _render(event)
     about = [clean(part) for part in (event.host, title_of(event) if event.action_id else "") if part]
     return ": ".join([*about, clean(text)]), style
 
 
-def _say(event: Event) -> tuple[str, Style | None]:
+def _render(event: Event) -> tuple[str, Style | None]:
     match event:
         case HostObserved():
             return f"Ollama {event.version}, {plural(event.models, 'model')}", "dim"
@@ -205,13 +204,13 @@ def _say(event: Event) -> tuple[str, Style | None]:
         case ActionStarted():
             return "started", "dim"
         case Progressed():
-            return _say_step(event), "dim"
+            return _render_step(event), "dim"
         case Retrying():
             error = without_host(event.host, event.error)
             attempts = f"attempt {event.attempt} of {event.attempts} failed"
             return f"{attempts}: {error}; again in {format_duration(event.wait_s)}", "change"
         case ActionEnded():
-            return _say_outcome(event.host, event.outcome)
+            return _render_outcome(event.host, event.outcome)
         case RoundEnded() if not event.remaining:
             return f"round {event.round}: as declared", "good"
         case RoundEnded():
@@ -224,15 +223,15 @@ def _say(event: Event) -> tuple[str, Style | None]:
             assert_never(event)
 
 
-def _say_step(event: Progressed) -> str:
+def _render_step(event: Progressed) -> str:
     """The server's word for it, with the layer unless it is in there already."""
     return event.status if event.layer in event.status else f"{event.status} {event.layer}".strip()
 
 
-def _say_outcome(host: str, outcome: Outcome) -> tuple[str, Style | None]:
+def _render_outcome(host: str, outcome: Outcome) -> tuple[str, Style | None]:
     match outcome:
         case Succeeded():
-            moved = "" if outcome.changed else ", nothing had to move"
+            moved = "" if outcome.changed else ", nothing to transfer"
             return f"done in {format_duration(outcome.seconds)}{moved}", "good"
         case Failed():
             return f"failed: {without_host(host, outcome.error)}", "bad"
@@ -241,6 +240,6 @@ def _say_outcome(host: str, outcome: Outcome) -> tuple[str, Style | None]:
         case Refused():
             return f"refused: {outcome.because}", "bad"
         case Interrupted():
-            return "stopped half-way" if outcome.started else "not started", "change"
+            return "stopped halfway" if outcome.started else "not started", "change"
         case _:
             assert_never(outcome)

@@ -1,22 +1,29 @@
-"""Where events go while a run is under way: a live display, plain lines, JSON lines, or nowhere.
+"""Progress while a run is under way: a live display, plain lines, JSON lines, or nothing.
 
-Decides how much of what happens is shown and where; board.py decides what it says. The fact a reader would miss: a
-progress display never stops the work it shows, so a closed or broken stream only makes it silent.
+A display never stops the work it shows: a closed or broken stream only makes it silent. Rich redraws in a thread of
+its own, so the board is only touched with the lock held.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import IO, Literal, Protocol, Self, cast
 
-from ollamaops.events import ActionEnded, Event, Progressed
-from ollamaops.report.board import Board, render_event, render_flow, seconds_of
-from ollamaops.report.plan_json import event_to_json
-from ollamaops.report.words import Paint, Stream, fit_encoding
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ollamaops.events import ActionEnded, ActionStarted, Event, HostObserved, Progressed
+from ollamaops.report.json_output import event_to_json
+from ollamaops.report.progress_board import Board, Row, render_event, render_flow, seconds_of
+from ollamaops.report.words import Paint, Stream, Style, fit_encoding
 
 ProgressKind = Literal["auto", "plain", "none", "rich"]
 
@@ -52,8 +59,6 @@ def progress_sink(
     if kind == "none":
         return Silence()
     if kind == "rich" or (kind == "auto" and stream.isatty() and environ.get("TERM") != "dumb"):
-        from ollamaops.report.rich_progress import RichProgress, build_console
-
         return RichProgress(build_console(stream, color=color))
     return PlainProgress(stream, Paint(color))
 
@@ -121,7 +126,7 @@ class PlainProgress(_Entered):
                 text, style = render_event(event)
                 self._lines.write(self._paint(style, text) if style else text)
             elif self._is_due(event):
-                self._lines.write(self._say_progress(event))
+                self._lines.write(self._render_progress(event))
 
     def _is_due(self, event: Progressed) -> bool:
         """Whether the layer has moved enough, by the events' own time. The first reading is only remembered."""
@@ -134,7 +139,7 @@ class PlainProgress(_Entered):
             self._shown[key] = now
         return is_due
 
-    def _say_progress(self, event: Progressed) -> str:
+    def _render_progress(self, event: Progressed) -> str:
         text, style = render_event(event)
         flow = self._board.flow(event)
         moved = f": {render_flow(flow, flow.rate)}" if flow and event.total_bytes else ""
@@ -151,3 +156,113 @@ class JsonLines(_Entered):
         """Write the event. Safe from any thread."""
         with self._lock:
             self._lines.write(json.dumps(event_to_json(event)))
+
+
+_REDRAWS_PER_S = 8
+_BAR_WIDTH = 16
+_STYLES: Mapping[Style | None, str] = {
+    None: "",
+    "good": "green",
+    "change": "yellow",
+    "bad": "red",
+    "send": "cyan",
+    "unknown": "magenta",
+    "bold": "bold",
+    "dim": "dim",
+}
+
+
+class _Console(Console):
+    """A console that goes quiet when its reader is gone, where rich's own would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class _Live(Live):
+    """A display whose redrawing thread survives a terminal that is gone."""
+
+    def refresh(self) -> None:
+        with suppress(OSError, ValueError):
+            super().refresh()
+
+
+def build_console(stream: Stream, *, color: bool) -> Console:
+    """A console on `stream` that draws with or without colors."""
+    return _Console(
+        file=cast("IO[str]", stream), no_color=not color, highlight=False, emoji=False, markup=False
+    )
+
+
+class RichProgress:
+    """A sink that draws on a terminal between `with` and its end, and always gives the terminal back."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._lock, self._board = console, Lock(), Board()
+        self._live = _Live(
+            console=console,
+            get_renderable=self._draw,
+            refresh_per_second=_REDRAWS_PER_S,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError, ValueError):  # the terminal is gone; there is nothing to give back
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Bring the display up to date. Safe from any thread."""
+        with self._lock:
+            self._board.take(event)
+        if not isinstance(event, ActionStarted | HostObserved | Progressed):
+            text, style = render_event(event)
+            with suppress(OSError, ValueError):  # showing must not stop the work
+                self._console.print(Text(text, _STYLES[style]), soft_wrap=True)
+
+    def _draw(self) -> Table:
+        with self._lock:
+            rows = self._board.rows()
+        return draw_rows(rows)
+
+
+def draw_rows(rows: list[Row]) -> Table:
+    """The rows as a table: label, bar, text."""
+    table = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        bar = ProgressBar(total=1.0, completed=row.share, width=_BAR_WIDTH) if row.share is not None else ""
+        table.add_row(Text(row.label, "bold" if row.is_host else ""), bar, Text(row.text, "dim"))
+    return table
+
+
+class OnDemand:
+    """A sink that opens another one for the first event, so that a command with nothing to show starts no display."""
+
+    def __init__(self, build: Callable[[], ProgressSink]) -> None:
+        self._build, self._lock = build, Lock()
+        self._opened: ProgressSink | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._opened is not None:
+            self._opened.__exit__(kind, error, trace)
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on. Safe from any thread."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._build().__enter__()
+        self._opened(event)

@@ -1,7 +1,4 @@
-"""Layers in words: what kind they are, how large, and what changed between two manifests.
-
-Decides how a kind of layer is called; leaves to others which lines there are.
-"""
+"""Layers in words: what kind they are, how large, and what changed between two manifests."""
 
 from __future__ import annotations
 
@@ -26,16 +23,16 @@ def render_layer(layer: Layer) -> str:
 
 def render_changes(changes: Iterable[LayerChange]) -> str:
     """`weights 2.0 GB → 2.1 GB, template 1.4 kB → not there`; one phrase for each kind."""
-    return ", ".join(map(_say_change, changes))
+    return ", ".join(map(_render_change, changes))
 
 
-def _say_change(change: LayerChange) -> str:
+def _render_change(change: LayerChange) -> str:
     if not change.added and not change.removed:
         return f"{call_kind(change.kind)} in another order"
-    return f"{call_kind(change.kind)} {_say_size(change.removed)} → {_say_size(change.added)}"
+    return f"{call_kind(change.kind)} {_render_size(change.removed)} → {_render_size(change.added)}"
 
 
-def _say_size(layers: tuple[Layer, ...]) -> str:
+def _render_size(layers: tuple[Layer, ...]) -> str:
     return format_size(sum(layer.size_bytes for layer in layers)) if layers else "none"
 
 

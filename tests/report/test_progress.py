@@ -38,10 +38,18 @@ from ollamaops.events import (
     Skipped,
     Succeeded,
 )
-from ollamaops.report.board import Board, Flow, render_event, render_flow, title_of
-from ollamaops.report.live import JsonLines, PlainProgress, ProgressKind, Silence, progress_sink
-from ollamaops.report.on_demand import OnDemand
-from ollamaops.report.rich_progress import RichProgress, build_console, draw_rows
+from ollamaops.report.progress import (
+    JsonLines,
+    OnDemand,
+    PlainProgress,
+    ProgressKind,
+    RichProgress,
+    Silence,
+    build_console,
+    draw_rows,
+    progress_sink,
+)
+from ollamaops.report.progress_board import Board, Flow, render_event, render_flow, title_of
 from ollamaops.report.words import Paint
 
 START = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
@@ -156,12 +164,12 @@ def test_the_live_display_reads_as_its_golden_file(after: int, golden: Golden) -
     "outcome, said",
     [
         (Succeeded(seconds=42), "done in 42s"),
-        (Succeeded(seconds=1, changed=False), "done in 1.0s, nothing had to move"),
+        (Succeeded(seconds=1, changed=False), "done in 1.0s, nothing to transfer"),
         (Failed(error="gpu-1: no space left"), "failed: no space left"),
         (Skipped(because="x failed"), "skipped: x failed"),
         (Refused(because="it has changed"), "refused: it has changed"),
         (Interrupted(), "not started"),
-        (Interrupted(started=True), "stopped half-way"),
+        (Interrupted(started=True), "stopped halfway"),
     ],
 )
 def test_every_outcome_is_said(outcome: Outcome, said: str) -> None:
@@ -458,8 +466,6 @@ def test_no_event_can_write_to_the_terminal_raw(events: list[Event]) -> None:
 
 def test_only_the_live_display_imports_rich() -> None:
     rooms = Path(__file__).parents[2] / "ollamaops" / "report"
-    modules = [
-        f"ollamaops.report.{path.stem}" for path in rooms.glob("[a-z]*.py") if path.stem != "rich_progress"
-    ]
+    modules = [f"ollamaops.report.{path.stem}" for path in rooms.glob("[a-z]*.py") if path.stem != "progress"]
     code = f"import sys, {', '.join(modules)}; sys.exit('rich' in sys.modules or 'requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,6 @@
-"""Plans, runs and events as JSON for programs. Needs neither rich nor anything else but values.
+"""Plans, runs and events as JSON: the documents of `-o json` and of the log. plan/codec.py has the format of a plan.
 
-Decides the documents of `-o json` and of the log; the format of a plan is plan/codec.py's. The fact a reader would
-miss: everything is written in ASCII, so that no text of a server can act on the terminal it is printed to.
+Everything is written in ASCII, so that no text from a server can act on the terminal it is printed to.
 """
 
 from __future__ import annotations
@@ -9,20 +8,13 @@ from __future__ import annotations
 import json
 import re
 
-from ollamaops.events import ActionEnded, Event, Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
+from ollamaops.events import ActionEnded, Event, Outcome
 from ollamaops.plan.actions import Plan, id_of, verb_of
 from ollamaops.plan.codec import Json, fingerprint, plan_to_json, value_to_json
-from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
+from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes, outcome_name
 from ollamaops.report.plan_text import count_plan
 from ollamaops.report.run_text import is_as_declared
 
-_OUTCOMES: dict[type[Outcome], str] = {
-    Succeeded: "succeeded",
-    Failed: "failed",
-    Skipped: "skipped",
-    Refused: "refused",
-    Interrupted: "interrupted",
-}
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -77,7 +69,7 @@ def _result_to_json(result: ActionResult) -> Json:
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Json]:
     """`result` (`succeeded`, `failed` …) and the fields of the outcome."""
-    return {"result": _OUTCOMES[type(outcome)], **fields_to_json(outcome)}
+    return {"result": outcome_name(outcome), **fields_to_json(outcome)}
 
 
 def event_to_json(event: Event) -> dict[str, Json]:
