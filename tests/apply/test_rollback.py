@@ -383,7 +383,7 @@ def test_an_apply_without_changes_still_tidies_up(changed: World, sandbox: Sandb
     code, text = changed.run("apply", "-y")
     assert code == 0
     assert told + "removed" in text
-    assert "2 leftover removed; 1 host as declared" in text
+    assert "2 leftovers removed; 1 host as declared" in text
     assert "ollamaops-" not in changed.run("plan", "-v")[1]
     assert changed.run("apply", "-y")[1].startswith("nothing to do: 2 models on 1 host are as declared")
     assert tags() == {BASE, "bot:latest", "bot:latest-ollamaops-previous-1"}
