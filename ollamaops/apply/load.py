@@ -15,9 +15,9 @@ from ollamaops.errors import Cancelled, ProtocolError, RemoteError
 from ollamaops.observe.contents import look_into
 from ollamaops.observe.loaded import read_loaded
 from ollamaops.observe.session import PAUSE_S, Seen, Workbench
+from ollamaops.ollama.contents import Contents
 from ollamaops.plan.actions import Action, CopyModel, CreateModel, LoadModel, PullModel, UnloadModel
 from ollamaops.plan.loaded import Loaded
-from ollamaops.plan.observed import Contents
 from ollamaops.plan.residency import share_runner
 
 LOOKS_AFTER_LOAD = 3

@@ -11,7 +11,7 @@ from functools import partial
 from ollamaops.errors import ProtocolError
 from ollamaops.observe.contents import Unreadable, examine
 from ollamaops.observe.session import Seen, Workbench
-from ollamaops.plan.observed import Contents
+from ollamaops.ollama.contents import Contents
 
 
 def open_model(bench: Workbench, seen: Seen) -> Contents | Unreadable:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ollamaops.errors import Problem
+from ollamaops.manifest.graph import base_is_insecure, source_of, with_needs
 from ollamaops.manifest.types import Manifest, ModelSpec, Pull, Update
 from ollamaops.names import Digest, ModelName, NamePattern
-from ollamaops.plan.desired import base_is_insecure, source_of
-from ollamaops.plan.graph import with_needs
 
 if TYPE_CHECKING:
     from ollamaops.lockfile.lock import Lock

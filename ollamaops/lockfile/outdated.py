@@ -17,8 +17,7 @@ from ollamaops.lockfile.lock import LockEntry
 from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import Update
 from ollamaops.names import Digest, ModelName
-from ollamaops.plan.diff import NO_TEMPLATE
-from ollamaops.plan.observed import Contents, ObservedModel
+from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.registry.documents import (
     FetchedManifest,
     Layer,
@@ -109,29 +108,30 @@ class HostFreshness:
         return sum({digest: size for blobs in outdated for digest, size in blobs.items()}.values())
 
 
-def needs_evidence(own: ObservedModel | None, answer: Answer) -> bool:
-    """Whether digests alone do not settle it."""
-    return own is not None and isinstance(answer, FetchedManifest) and not is_current(own.digest, answer)
+def needs_evidence(digest: str | None, answer: Answer) -> bool:
+    """Whether digests alone do not settle it. `digest` is what the host lists (bare hex), None if nothing."""
+    return digest is not None and isinstance(answer, FetchedManifest) and not is_current(digest, answer)
 
 
 def judge(
-    reference: Reference, own: ObservedModel | None, answer: Answer, evidence: Evidence = Evidence()
+    reference: Reference, digest: str | None, answer: Answer, evidence: Evidence = Evidence()
 ) -> Freshness:
-    """What is to say of one model on one host. `evidence` counts only where `needs_evidence`."""
+    """One model on one host. `digest` is what the host lists (bare hex), None if nothing; `evidence` counts only
+    where `needs_evidence`."""
     verdict = Freshness(
         ref=reference.ref,
         model=reference.model,
         state="missing",
         update=reference.update,
-        digest=own.digest if own else "",
+        digest=digest or "",
         is_locked=evidence.before is not None,
     )
     if isinstance(answer, Unanswered):
-        return _judge_unanswered(verdict, own, answer)
+        return _judge_unanswered(verdict, digest, answer)
     verdict = replace(verdict, registry_digest=answer.digest.hex)
-    if own is None:
+    if digest is None:
         return verdict
-    if is_current(own.digest, answer):
+    if is_current(digest, answer):
         return replace(verdict, state="current")
     if not isinstance(answer.document, RegistryManifest):
         error = "the tag is a list of manifests: which of them this host would take is not known"
@@ -139,12 +139,12 @@ def judge(
     return _compare(verdict, answer.document, evidence)
 
 
-def _judge_unanswered(verdict: Freshness, own: ObservedModel | None, answer: Unanswered) -> Freshness:
+def _judge_unanswered(verdict: Freshness, digest: str | None, answer: Unanswered) -> Freshness:
     is_gone = answer.cause == "gone"
     state: FreshnessState = "gone" if is_gone else "unknown"
     return replace(
         verdict,
-        state=state if own else "missing",
+        state="missing" if digest is None else state,
         is_answered=is_gone,
         is_gone=is_gone,
         error=answer.error,

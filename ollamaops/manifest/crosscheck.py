@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ollamaops.manifest.check import name_at
 from ollamaops.manifest.document import Node, Scalar, Table
+from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.hosts import labels_of, matches
 from ollamaops.manifest.problems import Findings
-from ollamaops.manifest.types import AbsentSpec, Build, Copy, HostSpec, ModelSpec, Pull
+from ollamaops.manifest.types import AbsentSpec, Copy, HostSpec, ModelSpec, Pull
 from ollamaops.names import ModelName, NamePattern
 
 _NAMING = ("name", "pull", "from", "copy", "moved_from")
@@ -91,17 +92,6 @@ def _check_duplicates(
             )
 
 
-def _needed(model: ModelSpec) -> ModelName | None:
-    """The model that must be there before this one can be made."""
-    match model.source:
-        case Build(base=base):
-            return base
-        case Copy(source=source):
-            return source
-        case _:
-            return None
-
-
 def _check_circles(models: Sequence[ModelSpec], written: Written, findings: Findings) -> None:
     by_name = {model.name.key: model for model in models}
     done: set[str] = set()
@@ -110,7 +100,7 @@ def _check_circles(models: Sequence[ModelSpec], written: Written, findings: Find
         key = model.name.key
         while key in by_name and key not in done and key not in path:
             path.append(key)
-            needed = _needed(by_name[key])
+            needed = source_of(by_name[key])
             key = needed.key if needed else ""
         if key in path:
             circle = [by_name[step] for step in path[path.index(key) :]]
@@ -126,7 +116,7 @@ def _check_needs(
     """Nothing that is declared, or that a declared model is made from, may be removed or renamed away."""
     say = written.say
     declared = {model.name.key: model for model in models}
-    needed = {name.key: (name, model) for model in models if (name := _needed(model)) is not None}
+    needed = {name.key: (name, model) for model in models if (name := source_of(model)) is not None}
     for entry in absent:
         gone = f"'{say(entry.pattern)}' is to be absent, but"
         for model in models:
@@ -143,7 +133,7 @@ def _check_moves(models: Sequence[ModelSpec], written: Written, findings: Findin
     """A name that is given up is nobody's any more, and one model has taken its content along."""
     say = written.say
     declared = {model.name.key: model for model in models}
-    needed = {name.key: model for model in models if (name := _needed(model)) is not None}
+    needed = {name.key: model for model in models if (name := source_of(model)) is not None}
     movers: dict[str, ModelSpec] = {}
     for model in models:
         if model.moved_from is None:
@@ -203,7 +193,7 @@ def _uses(models: Sequence[ModelSpec], name: ModelName) -> Iterator[tuple[ModelS
             yield model, "is another model of that name"
         elif isinstance(model.source, Pull) and model.source.ref == name:
             yield model, "is pulled from there"
-        elif _needed(model) == name:
+        elif source_of(model) == name:
             yield model, "is made from that"
 
 

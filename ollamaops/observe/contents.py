@@ -1,11 +1,8 @@
-"""What a model consists of, read out of `/api/show`: the typed answer → Contents.
+"""Whether a model can be opened, and what is in it: an answer of `/api/show` → Contents or Unreadable.
 
 Decides when a model counts as one that cannot be opened, and when that is because its files are damaged. The fact a
 reader would miss: a server that cannot show a model may just be too old for it (a pull does not parse templates,
 show does: ollama#11706), so damage is only what the server calls so in words that are known.
-
-Servers ≥ 0.30 may show the weights' Jinja chat template in `template`, and print the one that counts only in
-`modelfile`, where quoting loses a little; so every text that may be it is kept.
 """
 
 from __future__ import annotations
@@ -16,10 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ollamaops.errors import AnswerError
+from ollamaops.ollama.contents import Contents, contents_of
 from ollamaops.ollama.features import Features
-from ollamaops.ollama.shown_modelfile import parse_shown_modelfile
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.observed import Contents
 
 # weights gone: 404; damaged or not understood: 500; a name that this version cannot address: 400, or refused by our
 # own client (0)
@@ -75,46 +71,6 @@ def _is_damage(error: AnswerError) -> bool:
 
 def _words_of(error: AnswerError) -> str:
     return error.text or (f"HTTP {error.status}" if error.status else str(error))
-
-
-def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
-    """The Contents of a model whose tags digest is `digest` (bare hex)."""
-    messages = tuple((message.role, message.content) for message in shown.messages)
-    texts = [value for _, value in shown.parameters if isinstance(value, str)]
-    texts += [shown.system, shown.template, shown.licenses, *(content for _, content in messages)]
-    printed = parse_shown_modelfile(shown.modelfile, texts)
-    templates = (shown.template, printed.template or "")
-    is_printed = features.jinja_in_template and printed.template is not None
-    template = templates[1] if is_printed else templates[0]
-    model = (printed.model,) if printed.model else ()
-    return Contents(
-        digest=digest,
-        parent=shown.details.parent_model,
-        blobs=(*model, *printed.projectors),
-        adapters=(*printed.adapters, *printed.drafts),
-        template=template,
-        templates=frozenset(filter(None, templates)),
-        system=shown.system,
-        parameters=shown.parameter_values,
-        messages=messages,
-        license_text=shown.licenses,
-        renderer=printed.renderer or "",
-        parser=printed.parser or "",
-        requires=shown.requires,
-        architecture=_text(shown.model_info.get("general.architecture")),
-        parameter_count=_count(shown.model_info.get("general.parameter_count")),
-        quantization=shown.details.quantization_level,
-        capabilities=shown.capabilities or (),
-        tensors=frozenset((tensor.name, tensor.shape) for tensor in shown.tensors),
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def short_digest(digest: str | None) -> str:

@@ -21,6 +21,7 @@ from ollamaops.observe.contents import look_into
 from ollamaops.observe.loaded import read_loaded
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import TaggedModel
 from ollamaops.plan.actions import HostPlan, PullModel, UploadBlob
@@ -28,7 +29,6 @@ from ollamaops.plan.builds import NOT_SHOWN, NOT_VERIFIED
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
 from ollamaops.plan.observed import (
-    Contents,
     Memory,
     ObservedHost,
     ObservedModel,

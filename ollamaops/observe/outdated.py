@@ -22,8 +22,9 @@ from ollamaops.observe.for_each_host import glance_at_hosts
 from ollamaops.observe.host import Glance
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.contents import Contents
 from ollamaops.plan.actions import UnreachedHost
-from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.registry.documents import FetchedManifest, RegistryManifest
 
 
@@ -60,9 +61,10 @@ def _host(search: Search, spec: HostSpec, glance: Glance, references: Iterable[R
 def _model(search: Search, glance: Glance, observed: ObservedHost, reference: Reference) -> Freshness:
     own = observed.models.get(reference.model) or observed.models.get(reference.ref)
     answer = search.registries.manifest(reference.ref, reference.insecure)
-    if own is None or not isinstance(answer, FetchedManifest) or not needs_evidence(own, answer):
-        return judge(reference, own, answer, Evidence(before=_locked(search, reference, own)))
-    return judge(reference, own, answer, _evidence(search, glance, observed, reference, own, answer))
+    digest = own.digest if own else None
+    if own is None or not isinstance(answer, FetchedManifest) or not needs_evidence(digest, answer):
+        return judge(reference, digest, answer, Evidence(before=_locked(search, reference, own)))
+    return judge(reference, digest, answer, _evidence(search, glance, observed, reference, own, answer))
 
 
 def _locked(search: Search, reference: Reference, own: ObservedModel | None) -> LockEntry | None:

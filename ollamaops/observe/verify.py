@@ -24,9 +24,10 @@ from ollamaops.errors import (
     TooManyRequests,
 )
 from ollamaops.names import ModelName
-from ollamaops.observe.contents import contents_of, look_into
+from ollamaops.observe.contents import look_into
 from ollamaops.observe.host import Glance
 from ollamaops.observe.loaded import read_loaded
+from ollamaops.ollama.contents import contents_of
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.inference import (
     ChatAnswer,

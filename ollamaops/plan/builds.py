@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollamaops.names import ModelName
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import first_version_with
 from ollamaops.plan.actions import Blob, CopyModel, Cost, CreateModel, Recipe, UploadBlob, id_of
 from ollamaops.plan.bases import ensure
@@ -16,7 +17,6 @@ from ollamaops.plan.copies import rename
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.lookups import Because, is_trusted, place_of
-from ollamaops.plan.observed import Contents
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.staging import add_probe, add_switch, is_staged
 from ollamaops.plan.unsupported import unsupported

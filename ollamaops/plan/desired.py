@@ -14,11 +14,11 @@ from typing import assert_never
 
 from ollamaops.files.facts import FileInfo, Unavailable, Weights
 from ollamaops.files.location import Location
+from ollamaops.manifest.graph import base_is_insecure, in_order, source_of, with_needs
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.manifest.weights import weights_of
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob, Recipe
-from ollamaops.plan.graph import in_order, with_needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,19 +113,6 @@ class DesiredHost:
         """Whether the declaration says that `name` is never deleted or replaced."""
         by_pattern = any(pattern.matches(name) for pattern in self.policy.protect)
         return by_pattern or any(model.spec.protect and model.name == name for model in self.declared)
-
-
-def source_of(spec: ModelSpec) -> ModelName | None:
-    """The model that `spec` is built from or copied from, None for a pull and for plain weights."""
-    match spec.source:
-        case Build(base=base):
-            return base
-        case Copy(source=source):
-            return source
-        case Pull():
-            return None
-        case _:
-            assert_never(spec.source)
 
 
 def build_desired(
@@ -250,11 +237,6 @@ def _implicit_base(source: ModelName, asking: Sequence[ModelSpec]) -> DesiredMod
         name=source, source=pull, place=asking[0].place, retries=retries, accepts=asking[0].accepts
     )
     return replace(build_model(spec, {}), implicit=True)
-
-
-def base_is_insecure(spec: ModelSpec, source: ModelName) -> bool:
-    """Whether the base is asked for over plain http. Ollama's own never is: `insecure` is then meant for a push."""
-    return spec.insecure and not source.is_default_registry
 
 
 def _words_of(recipe: Recipe) -> object:

@@ -17,12 +17,12 @@ from ollamaops.files.facts import FileInfo
 from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
 from ollamaops.plan.desired import DesiredModel, has_other_words, same_weights
-from ollamaops.plan.observed import Contents, Memory
+from ollamaops.plan.observed import Memory
 
-NO_TEMPLATE = "{{ .Prompt }}"  # what every server shows for a model without a template layer
 SERVERS_OWN = "the server's own"  # what is wanted of a field that is not declared and that nobody can predict
 
 WeightsVerdict = Literal["same", "different", "unverified"]

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ollamaops.errors import InvalidName
+from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
 from ollamaops.names import ModelName
-from ollamaops.plan.desired import build_model, source_of
+from ollamaops.ollama.contents import Contents
+from ollamaops.plan.desired import build_model
 from ollamaops.plan.diff import compare_build
-from ollamaops.plan.observed import Contents, ObservedHost
+from ollamaops.plan.observed import ObservedHost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

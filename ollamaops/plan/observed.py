@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.loaded import Loaded
 from ollamaops.state.facts import How
@@ -28,35 +29,6 @@ class ObservedModel:
     parent: str = ""
     quantization: str = ""
     is_cloud: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What `/api/show` says is in a model, and what could be read out of its `modelfile` text.
-
-    `blobs` and `adapters` are the digests its FROM and ADAPTER lines end in, model layer first; `parameters`
-    values are as the server prints them (numbers are floats). `templates` are all texts the template may be:
-    servers ≥ 0.30 show a Jinja template in one place and print the other lossily.
-    """
-
-    digest: str
-    parent: str = ""
-    blobs: tuple[Digest, ...] = ()
-    adapters: tuple[Digest, ...] = ()
-    template: str = ""
-    templates: frozenset[str] = frozenset()
-    system: str = ""
-    parameters: Mapping[str, int | float | bool | str | tuple[str, ...] | None] = field(default_factory=dict)
-    messages: tuple[tuple[str, str], ...] = ()
-    license_text: str = ""
-    renderer: str = ""
-    parser: str = ""
-    requires: str = ""
-    architecture: str = ""
-    parameter_count: int = 0
-    quantization: str = ""
-    capabilities: tuple[str, ...] = ()
-    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from manifest_folder import load_text
 
 from ollamaops.cli.main import run
+from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.types import Build, HostSpec, Message, ModelSpec, ParameterValue
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
-from ollamaops.plan.desired import source_of
 from ollamaops.plan.importing import Imported, import_host, names_in_doubt
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.report.manifest_text import render_manifest
 from ollamaops.sandbox.server import Sandbox
 

@@ -20,7 +20,7 @@ from ollamaops.lockfile.outdated import (
     needs_evidence,
 )
 from ollamaops.names import Digest, ModelName
-from ollamaops.plan.observed import Contents, ObservedModel
+from ollamaops.ollama.contents import Contents
 from ollamaops.registry.documents import (
     LIST_TYPE,
     MANIFEST_TYPE,
@@ -74,8 +74,8 @@ def fetched(*layers: Layer, config: Layer = CONFIG) -> FetchedManifest:
     return FetchedManifest(NAME, raw, Digest.of(raw), MANIFEST_TYPE, None, parse_document(raw))
 
 
-def having(digest: str = OTHER) -> ObservedModel:
-    return ObservedModel(name=NAME, digest=digest)
+def having(digest: str = OTHER) -> str:
+    return digest
 
 
 def evidence(

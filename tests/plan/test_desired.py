@@ -14,6 +14,7 @@ from plan_world import declarations
 
 from ollamaops.files.facts import FileInfo
 from ollamaops.files.location import Location
+from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.types import (
     AbsentSpec,
     Build,
@@ -32,7 +33,6 @@ from ollamaops.plan.desired import (
     build_desired,
     build_model,
     same_weights,
-    source_of,
     without_words,
 )
 

@@ -15,10 +15,11 @@ from plan_world import FILES, VERSIONS, build, builds, insides, registry_model, 
 from ollamaops.files.facts import FileInfo
 from ollamaops.manifest.types import Build, Message, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.desired import DesiredModel, build_model
-from ollamaops.plan.diff import NO_TEMPLATE, Comparison, compare_build, ignores_weights, is_ignored
-from ollamaops.plan.observed import Contents, Memory
+from ollamaops.plan.diff import Comparison, compare_build, ignores_weights, is_ignored
+from ollamaops.plan.observed import Memory
 
 NEW, OLD = features_of(ServerVersion.parse("0.33.0")), features_of(ServerVersion.parse("0.12.11"))
 W = Digest.of(b"W")

@@ -15,6 +15,7 @@ from ollamaops.files.facts import FileInfo
 from ollamaops.files.location import Location
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import (
     Action,
@@ -29,7 +30,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.disk import refuse_disk
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.sandbox.server import Sandbox
 
 GB = 10**9

@@ -12,6 +12,7 @@ import pytest
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull, Window
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import (
     Action,
@@ -28,7 +29,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import RULES, guard, guard_again, lifted_by
-from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 
 
 def a_name(text: str) -> ModelName:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from ollamaops.manifest.types import Build, Copy, Pull, Source
 from ollamaops.names import Digest, ModelName
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.importing import import_host
-from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 
 BASE, CHILD = ModelName.parse("base"), ModelName.parse("child")
 WEIGHTS, OTHER = Digest.of(b"weights"), Digest.of(b"other")

@@ -23,6 +23,7 @@ from plan_world import (
 
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy
 from ollamaops.names import ModelName
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import (
     DeleteModel,
@@ -36,7 +37,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.codec import fingerprint
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
-from ollamaops.plan.observed import Contents, ObservedHost
+from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import PlanOptions, plan_host, questions
 
 CASES = load_cases()

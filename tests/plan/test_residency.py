@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from ollamaops.files.facts import FileInfo
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Policy, Pull, Source, WeightsFile
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import HostPlan, LoadModel, id_of
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
 from ollamaops.plan.loaded import FOREVER_S, HostLoaded, Loaded, read_stay
 from ollamaops.plan.lookups import PlanOptions
-from ollamaops.plan.observed import Contents, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed, residents_of, share_runner, to_compare, with_sharers
 

@@ -27,6 +27,7 @@ from ollamaops.manifest.types import (
     WeightsFile,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import (
     Action,
@@ -42,7 +43,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
 from ollamaops.plan.lookups import Lookups, PlanOptions, questions
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 
 HOST = "h"

@@ -27,6 +27,7 @@ from ollamaops.manifest.types import (
     WeightsFile,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features, ServerVersion, features_of
 from ollamaops.plan.actions import (
     Action,
@@ -40,9 +41,8 @@ from ollamaops.plan.actions import (
     Recipe,
 )
 from ollamaops.plan.desired import DesiredHost
-from ollamaops.plan.diff import NO_TEMPLATE
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
-from ollamaops.plan.observed import Contents, Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.staging import after_trial, on_trial
 from ollamaops.plan.versions import finish, next_of, previous_of
 from ollamaops.state.facts import How

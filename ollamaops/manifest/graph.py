@@ -1,12 +1,15 @@
-"""The order of models: what a model is made from comes before it.
+"""Which model is made from which, and the order that follows: what a model is made from comes before it.
 
-Pure graph work over names. A cycle is reported by manifest/check.py with its places; here it only has to end.
+A circle is reported by crosscheck.py with its places; the functions here only have to end when there is one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, assert_never
+
+from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
+from ollamaops.names import ModelName
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -48,3 +51,21 @@ def with_needs(chosen: Iterable[Node], needs: Callable[[Node], Iterable[Node]]) 
             found.add(node)
             waiting.extend(needs(node))
     return found
+
+
+def source_of(spec: ModelSpec) -> ModelName | None:
+    """The model that `spec` is built from or copied from, None for a pull and for plain weights."""
+    match spec.source:
+        case Build(base=base):
+            return base
+        case Copy(source=source):
+            return source
+        case Pull():
+            return None
+        case _:
+            assert_never(spec.source)
+
+
+def base_is_insecure(spec: ModelSpec, source: ModelName) -> bool:
+    """Whether the base is pulled over plain http. Ollama's own registry never is: `insecure` then means a push."""
+    return spec.insecure and not source.is_default_registry

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollamaops.plan.graph import in_order, with_needs
+from ollamaops.manifest.graph import in_order, with_needs
 
 Graph = dict[int, list[int]]
 GRAPHS: st.SearchStrategy[Graph] = st.dictionaries(

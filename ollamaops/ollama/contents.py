@@ -1,0 +1,86 @@
+"""What a model consists of, as `/api/show` tells it: the typed answer → Contents.
+
+Servers ≥ 0.30 may show the weights' Jinja chat template in `template`, and print the one that counts only in
+`modelfile`, where quoting loses a little; so every text that may be it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollamaops.names import Digest
+from ollamaops.ollama.features import Features
+from ollamaops.ollama.shown_modelfile import parse_shown_modelfile
+from ollamaops.ollama.wire import ShownModel
+
+NO_TEMPLATE = "{{ .Prompt }}"  # what every server shows for a model without a template layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What `/api/show` says is in a model, and what could be read out of its `modelfile` text.
+
+    `blobs` and `adapters` are the digests its FROM and ADAPTER lines end in, model layer first; `parameters`
+    values are as the server prints them (numbers are floats). `templates` are all texts the template may be:
+    servers ≥ 0.30 show a Jinja template in one place and print the other lossily.
+    """
+
+    digest: str
+    parent: str = ""
+    blobs: tuple[Digest, ...] = ()
+    adapters: tuple[Digest, ...] = ()
+    template: str = ""
+    templates: frozenset[str] = frozenset()
+    system: str = ""
+    parameters: Mapping[str, int | float | bool | str | tuple[str, ...] | None] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    license_text: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    architecture: str = ""
+    parameter_count: int = 0
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+
+
+def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
+    """The Contents of a model whose tags digest is `digest` (bare hex)."""
+    messages = tuple((message.role, message.content) for message in shown.messages)
+    texts = [value for _, value in shown.parameters if isinstance(value, str)]
+    texts += [shown.system, shown.template, shown.licenses, *(content for _, content in messages)]
+    printed = parse_shown_modelfile(shown.modelfile, texts)
+    templates = (shown.template, printed.template or "")
+    is_printed = features.jinja_in_template and printed.template is not None
+    template = templates[1] if is_printed else templates[0]
+    model = (printed.model,) if printed.model else ()
+    return Contents(
+        digest=digest,
+        parent=shown.details.parent_model,
+        blobs=(*model, *printed.projectors),
+        adapters=(*printed.adapters, *printed.drafts),
+        template=template,
+        templates=frozenset(filter(None, templates)),
+        system=shown.system,
+        parameters=shown.parameter_values,
+        messages=messages,
+        license_text=shown.licenses,
+        renderer=printed.renderer or "",
+        parser=printed.parser or "",
+        requires=shown.requires,
+        architecture=_text(shown.model_info.get("general.architecture")),
+        parameter_count=_count(shown.model_info.get("general.parameter_count")),
+        quantization=shown.details.quantization_level,
+        capabilities=shown.capabilities or (),
+        tensors=frozenset((tensor.name, tensor.shape) for tensor in shown.tensors),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
