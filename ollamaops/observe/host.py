@@ -25,7 +25,6 @@ from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import TaggedModel
 from ollamaops.plan.actions import HostPlan, PullModel, UploadBlob
-from ollamaops.plan.builds import NOT_SHOWN, NOT_VERIFIED
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
 from ollamaops.plan.observed import (
@@ -217,7 +216,7 @@ def learn(
 
     Nothing is lost when the state folder cannot be written: the next run looks again.
     """
-    unverified = {note.model for note in plan.notes if note.message in (NOT_VERIFIED, NOT_SHOWN)}
+    unverified = {note.model for note in plan.notes if note.unverified}
     facts = []
     for model in desired.models:
         own = observed.shown.get(model.name)

@@ -272,7 +272,8 @@ class Note:
     """Something the reader of a plan should know that is neither an action nor a refusal.
 
     `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync. `waits` marks what
-    will be found out when an action of the same plan is done.
+    will be found out when an action of the same plan is done. `unverified`: the model is as declared, except that
+    nobody could compare its weights.
     """
 
     host: str
@@ -281,6 +282,7 @@ class Note:
     hint: str | None = None
     unresolved: bool = False
     waits: bool = False
+    unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,9 +22,6 @@ from ollamaops.plan.staging import add_probe, add_switch, is_staged
 from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import next_of
 
-NOT_VERIFIED = "weights not verified: the server stores them rewritten, and only the header could be compared"
-NOT_SHOWN = "weights not verified: the server does not show them, and only the header could be compared"
-
 
 def plan_build(draft: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
     """A built model has the weights of its base or files, and the base's values overlaid with the declared ones."""
@@ -136,10 +133,13 @@ def _wait_for(draft: PlanBuilder, model: DesiredModel, base: ModelName) -> Becau
 
 
 def _note_unverified(draft: PlanBuilder, model: DesiredModel, *, are_shown: bool) -> None:
-    if are_shown:
-        draft.note(model.name, NOT_VERIFIED, "--verify-weights builds the model again from the declared file")
-    else:
-        draft.note(model.name, NOT_SHOWN, "--verify-weights builds the model again")
+    why = "the server stores them rewritten" if are_shown else "the server does not show them"
+    draft.note(
+        model.name,
+        f"weights not verified: {why}, and only the header could be compared",
+        f"--verify-weights builds the model again{' from the declared file' if are_shown else ''}",
+        unverified=True,
+    )
 
 
 def _plan_create(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, because: Because) -> None:

@@ -142,9 +142,11 @@ class PlanBuilder:
             f"change its entry, or let it go: ollamaops rollback {model.name} --release",
         )
 
-    def note(self, name: ModelName, message: str, hint: str | None = None) -> None:
+    def note(
+        self, name: ModelName, message: str, hint: str | None = None, *, unverified: bool = False
+    ) -> None:
         """Say something that changes nothing."""
-        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint))
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unverified=unverified))
 
     def wait(self, name: ModelName, base: ModelName) -> None:
         """Say that `name` cannot be judged before `base` is there, which this plan sees to."""
