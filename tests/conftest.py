@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from breadth import mark_what_is_not_its_turn
 from golden import Golden
 from hypothesis import settings
 from live_host import LiveHost, a_host
-from properties import ANY_MACHINE
+from properties import QUICK, SOAK
 
-settings.register_profile("ollamaops", ANY_MACHINE)
-settings.load_profile("ollamaops")
+settings.register_profile("quick", QUICK)
+settings.register_profile("soak", SOAK)
+settings.load_profile("quick")
 
 # Set by terminals, CI systems and users of Ollama; each of them would change what our code does.
 FOREIGN_VARIABLES = (
@@ -36,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write tests/golden/ anew from what the code says now"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_what_is_not_its_turn(items)
 
 
 @pytest.fixture(autouse=True)

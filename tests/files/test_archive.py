@@ -7,10 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from live_host import WEIGHTS, a_host, a_model, assert_converged, failures, ids
-from properties import SHARED_FIXTURES
+from properties import shared_fixtures
 
 from ollamaops.cli.main import run
 from ollamaops.errors import Cancelled, WeightsError
@@ -49,7 +49,7 @@ def test_neither_times_nor_the_way_of_reading_change_an_archive(tmp_path: Path) 
     assert read_all(tuple(copies), block=1000) == read_all(MEMBERS)
 
 
-@settings(SHARED_FIXTURES, max_examples=30)
+@shared_fixtures()
 @given(st.lists(st.binary(max_size=3000), min_size=1, max_size=5), st.integers(1, 4000))
 def test_any_files_are_packed_whole(tmp_path: Path, contents: list[bytes], block: int) -> None:
     members = tuple((f"sub/{number}", str(tmp_path / str(number))) for number in range(len(contents)))

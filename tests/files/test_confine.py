@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import SHARED_FIXTURES
+from properties import shared_fixtures
 
 from ollamaops.errors import InvalidValue
 from ollamaops.files.confine import confine
@@ -125,7 +125,7 @@ def test_a_relative_folder_is_the_one_below_the_working_directory(
     assert confine(Path("manifests"), "weights/a.gguf") == root / "weights" / "a.gguf"
 
 
-@SHARED_FIXTURES
+@shared_fixtures()
 @given(
     parts=st.lists(
         st.one_of(

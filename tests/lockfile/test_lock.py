@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from registry_fixture import push_model, run_registry
 
@@ -127,7 +127,6 @@ def test_the_order_of_entries_leaves_no_trace(lock: Lock) -> None:
 
 
 @given(locks)
-@settings(max_examples=30)
 def test_any_yaml_reader_reads_the_same_texts(lock: Lock) -> None:
     tree = yaml.safe_load(render_lock(lock))
     assert set(tree["models"]) == {name.display for name in lock.entries}

@@ -11,10 +11,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from live_host import VERSIONS, WEIGHTS
-from properties import SHARED_FIXTURES
+from properties import shared_fixtures
 
 from ollamaops.cli.main import run
 from ollamaops.errors import WeightsError
@@ -181,7 +181,7 @@ def test_a_stated_digest_that_is_not_that_of_the_bytes_makes_no_model(
 # the header of safetensors
 
 
-@settings(SHARED_FIXTURES, max_examples=60)
+@shared_fixtures()
 @given(st.binary(max_size=64) | st.integers(0, len(SAFETENSORS) - 1).map(lambda cut: SAFETENSORS[:cut]))
 def test_bytes_that_are_no_whole_safetensors_file_are_refused_in_our_own_words(
     tmp_path: Path, data: bytes

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from manifest_folder import EVERYTHING_ELSE, LONG_FORM, WEIGHTS, copy_weights, load_text, write
-from properties import SHARED_FIXTURES
+from properties import shared_fixtures
 
 from ollamaops.errors import ManifestError
 from ollamaops.files.gguf_writer import build_gguf
@@ -789,7 +789,7 @@ def outcome(paths: list[str | Path], environment: str | None = None) -> Manifest
         return error
 
 
-@SHARED_FIXTURES
+@shared_fixtures()
 @given(text=st.text(max_size=80))
 def test_any_text_is_a_manifest_or_a_list_of_problems(folder: Path, text: str) -> None:
     write(folder / "m.yaml", text.encode("utf-8", "surrogatepass"))
@@ -797,7 +797,7 @@ def test_any_text_is_a_manifest_or_a_list_of_problems(folder: Path, text: str) -
     assert isinstance(result, Manifest) or result.problems
 
 
-@SHARED_FIXTURES
+@shared_fixtures()
 @given(first=MANIFESTS, second=PARTS | TREES, environment=st.sampled_from([None, "s"]))
 def test_any_tree_is_a_manifest_or_a_list_of_problems_without_secrets(
     folder: Path, first: object, second: object, environment: str | None
@@ -828,7 +828,7 @@ SPECS = st.lists(
 )
 
 
-@SHARED_FIXTURES
+@shared_fixtures()
 @given(parts=st.lists(SPECS, min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_the_order_of_files_changes_neither_models_nor_problems(
     folder: Path, parts: list[list[object]], seed: int

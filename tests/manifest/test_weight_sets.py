@@ -10,10 +10,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from manifest_folder import WEIGHTS, as_text, load_text, write
-from properties import SHARED_FIXTURES
+from properties import shared_fixtures
 
 from ollamaops.errors import ManifestError, WeightsError
 from ollamaops.files.convertible import (
@@ -351,7 +351,7 @@ def test_a_tokenizer_may_be_of_either_kind_and_lie_below() -> None:
 TREES: st.SearchStrategy[object] = st.recursive(st.none() | st.text(), st.lists)
 
 
-@settings(SHARED_FIXTURES, max_examples=60)
+@shared_fixtures()
 @given(
     st.binary(max_size=64)
     | st.recursive(st.none() | st.text(), st.lists).map(lambda value: json.dumps(value).encode())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from plan_cases import Case, load_cases, run
 from plan_world import (
@@ -218,7 +218,6 @@ def converge(desired: DesiredHost, world: World, rounds: int = 4) -> HostPlan:
     pytest.fail(f"still to do after {rounds - 1} rounds: {list(map(id_of, plan.actions))}")
 
 
-@settings(max_examples=200)
 @given(situations())
 def test_three_rounds_leave_nothing_to_do_on_any_host(situation: tuple[DesiredHost, World]) -> None:
     desired, world = situation
@@ -252,7 +251,6 @@ def test_a_lost_memory_changes_nothing_on_a_host_that_was_made_by_the_manifest(
     assert [id_of(action) for action in plan.actions] == []
 
 
-@settings(max_examples=150)
 @given(declarations(), st.sampled_from(VERSIONS))
 def test_words_taken_out_of_the_manifest_are_gone_after_one_run(specs: list[ModelSpec], version: str) -> None:
     specs = [replace(spec, ignore=(), moved_from=None, push=None, update="missing") for spec in specs]
@@ -281,7 +279,6 @@ def without_words(spec: ModelSpec) -> ModelSpec:
     return replace(spec, source=bare)
 
 
-@settings(max_examples=150)
 @given(declarations(), st.sampled_from(VERSIONS), st.data())
 def test_whatever_somebody_did_to_made_models_is_mended_and_nothing_else_is_touched(
     specs: list[ModelSpec], version: str, data: st.DataObject

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from registry_fixture import (
     BODY,
@@ -375,7 +375,6 @@ def test_what_changes_something_is_never_asked_twice() -> None:
 # streams
 
 
-@settings(max_examples=25)
 @given(st.integers(1, len(BODY) - 1), st.integers(1, 5000))
 def test_a_file_arrives_whole_however_often_its_connection_is_cut(cut_at: int, block: int) -> None:
     cut_at = max(cut_at, len(BODY) // 12)

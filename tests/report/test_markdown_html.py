@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from golden import Golden
-from hypothesis import given, settings
+from hypothesis import given
 from plan_strategies import PLANS
 from report_values import (
     a_clean_run,
@@ -106,7 +106,6 @@ def test_html_shows_foreign_text_and_runs_none_of_it() -> None:
 
 
 @given(PLANS)
-@settings(max_examples=30)
 def test_html_has_the_same_tags_whatever_it_quotes(plan: Plan) -> None:
     page = Page(render_plan_html(plan))
     allowed = {"html", "head", "meta", "title", "style", "body", "h1", "p", "table", "tr", "td", "pre", "div"}
@@ -156,7 +155,6 @@ def test_junit_counts_what_it_lists(plan: Plan) -> None:
 
 
 @given(PLANS)
-@settings(max_examples=30)
 def test_junit_is_valid_xml_whatever_it_quotes(plan: Plan) -> None:
     cases = ET.fromstring(drift_to_junit(plan)).findall("testsuite/testcase")
     table = build_status(plan)

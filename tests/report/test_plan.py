@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from golden import Golden
-from hypothesis import given, settings
+from hypothesis import given
 from plan_strategies import PLANS
 from report_values import (
     NEW_PROMPT,
@@ -380,7 +380,6 @@ def test_a_very_long_diff_is_cut_in_a_plan_and_whole_in_a_diff() -> None:
 
 
 @given(PLANS)
-@settings(max_examples=50)
 def test_no_text_of_a_plan_reaches_the_terminal_raw(plan: Plan) -> None:
     for verbose in (False, True):
         for width in (None, 80):
@@ -391,14 +390,12 @@ def test_no_text_of_a_plan_reaches_the_terminal_raw(plan: Plan) -> None:
 
 
 @given(PLANS)
-@settings(max_examples=50)
 def test_colors_change_nothing_but_colors(plan: Plan) -> None:
     colored = render_plan(plan, color=True, verbose=True, width=80)
     assert OURS.sub("", colored) == render_plan(plan, verbose=True, width=80)
 
 
 @given(PLANS)
-@settings(max_examples=50)
 def test_the_counts_add_up_to_the_actions(plan: Plan) -> None:
     uploads = sum(type(action).__name__ == "UploadBlob" for action in plan.actions)
     parts = sum(continues_another(action) for action in plan.actions)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from golden import Golden
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plan_strategies import TEXTS, values_of
 from report_values import (
@@ -171,7 +171,6 @@ def test_what_worked_on_many_hosts_is_one_line() -> None:
 
 
 @given(st.lists(values_of(HostReport), max_size=2), TEXTS, st.booleans())
-@settings(max_examples=30)
 def test_any_run_can_be_said_and_no_text_of_it_reaches_the_terminal_raw(
     hosts: list[HostReport], text: str, interrupted: bool
 ) -> None:

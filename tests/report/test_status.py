@@ -6,7 +6,7 @@ import json
 
 import pytest
 from golden import Golden
-from hypothesis import given, settings
+from hypothesis import given
 from plan_strategies import PLANS
 from report_values import (
     a_copy,
@@ -97,7 +97,6 @@ def test_a_status_as_json_has_every_host(golden: Golden) -> None:
 
 
 @given(PLANS)
-@settings(max_examples=50)
 def test_every_model_of_a_plan_has_a_state(plan: Plan) -> None:
     table = build_status(plan)
     for host in plan.hosts:

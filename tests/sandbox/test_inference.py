@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -458,7 +458,6 @@ schemas = st.recursive(
 )
 
 
-@settings(max_examples=150)
 @given(schemas, st.integers(0, 99))
 def test_any_schema_of_plain_parts_is_satisfied(schema: dict[str, object], seed: int) -> None:
     Draft202012Validator(schema).validate(build_instance(schema, SeededChoice(str(seed))))

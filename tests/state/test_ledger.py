@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from properties import SHARED_FIXTURES
+from properties import shared_fixtures
 from unprivileged import as_nobody
 
 from ollamaops.errors import StateError
@@ -163,7 +163,7 @@ def test_a_run_recorded_again_with_its_end_is_one_run(ledger: Ledger) -> None:
     assert ledger.runs() == (a_run(exit_code=0),)
 
 
-@settings(SHARED_FIXTURES, max_examples=30)
+@shared_fixtures()
 @given(model=st.text(), fingerprint=st.text(), weights=st.lists(st.from_regex(r"\Asha256:[0-9a-f]{64}\Z")))
 def test_any_text_is_kept(ledger: Ledger, model: str, fingerprint: str, weights: list[str]) -> None:
     fact = a_fact(model, fingerprint=fingerprint, weights=tuple(weights))

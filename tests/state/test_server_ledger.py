@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.errors import ConnectionLost, InvalidRequest, RemoteError, StateError
@@ -203,7 +203,6 @@ def test_a_ledger_that_is_missing_for_a_moment_loses_nothing(blinks: int) -> Non
 CHANGES = st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("xyz"), st.booleans()), max_size=12)
 
 
-@settings(max_examples=200)
 @given(CHANGES)
 def test_two_controllers_that_interrupt_each_other_lose_nothing(
     changes: list[tuple[str, str, bool]],

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fault_world import BASE, BYSTANDERS, HASTY, PATIENT, Run, Shelf, World
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from registry_fixture import RunningRegistry, run_registry
 
@@ -452,7 +452,6 @@ def assert_any_script_is_survived(rules: list[dict[str, object]], version: str, 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=10)
 @given(rules=st.lists(RULES, min_size=1, max_size=4))
 @example(rules=[{"on": {"endpoint": "any"}, "do": {"status": 500}, "share": 0.3, "seed": 1, "times": 9}])
 def test_any_script_of_faults_ends_and_the_next_run_converges(

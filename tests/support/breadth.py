@@ -1,0 +1,65 @@
+"""Which part of a large product of cases `make test` runs. The others have the marker `soak`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import combinations
+from typing import TypeVar
+from zlib import crc32
+
+import pytest
+
+T = TypeVar("T")
+
+
+def by_pairs(cases: Sequence[T], factors: Callable[[T], tuple[Hashable, ...]]) -> list[object]:
+    """All cases. So many are quick that each pair of values of two factors is in one of them.
+
+    Most mistakes need two things to come together, so the pairs find nearly all that the product finds.
+    """
+    pairs = [set(combinations(enumerate(factors(case)), 2)) for case in cases]
+    missing = set().union(*pairs)
+    rows: dict[Hashable, list[int]] = defaultdict(list)
+    for number, case in enumerate(cases):
+        rows[factors(case)[:2]].append(number)
+    quick = set()
+    for candidates in [*rows.values(), *([number] for number in range(len(cases)))]:
+        best = max(candidates, key=lambda number: len(pairs[number] & missing))
+        if pairs[best] & missing:
+            quick.add(best)
+            missing -= pairs[best]
+    return [
+        pytest.param(case, id=str(case), marks=() if number in quick else pytest.mark.soak)
+        for number, case in enumerate(cases)
+    ]
+
+
+def in_turn(argument: str, count: int = 1) -> pytest.MarkDecorator:
+    """For a test with many rows: quick is each row with `count` values of this argument, which take turns."""
+    return pytest.mark.in_turn(argument, count)
+
+
+def mark_what_is_not_its_turn(items: Iterable[pytest.Item]) -> None:
+    """Add the marker `soak` to what `in_turn` leaves out."""
+    tests: dict[tuple[pytest.Item | pytest.Collector | None, str], list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("in_turn"):
+            tests[item.parent, item.originalname].append(item)
+    for (_, name), cases in tests.items():
+        cases.sort(key=lambda case: tuple(case.callspec.indices.values()))  # whatever order they will run in
+        marker = cases[0].get_closest_marker("in_turn")
+        assert marker is not None
+        argument, count = marker.args
+        values = list(dict.fromkeys(case.callspec.params[argument] for case in cases))
+        rows = list(dict.fromkeys(_row(case, argument) for case in cases))
+        for case in cases:
+            turn = crc32(name.encode()) + rows.index(_row(case, argument))
+            chosen = {(turn + each * len(values) // count) % len(values) for each in range(count)}
+            if values.index(case.callspec.params[argument]) not in chosen:
+                case.add_marker(pytest.mark.soak)
+
+
+def _row(case: pytest.Function, argument: str) -> tuple[int, ...]:
+    """What else the case is made of; the cases of a test share these objects."""
+    return tuple(id(value) for name, value in case.callspec.params.items() if name != argument)
