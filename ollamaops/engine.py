@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ollamaops.apply.plan_host import find_changes, judge_again, survey_host
 from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError
-from ollamaops.files.facts import Weights
-from ollamaops.files.location import Location
+from ollamaops.files.location import Location, Weights
 from ollamaops.manifest.hosts import absent_on, models_on
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import ModelName

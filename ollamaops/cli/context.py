@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.errors import UsageError
-from ollamaops.files.facts import Weights
-from ollamaops.files.location import Location
+from ollamaops.files.location import Location, Weights
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts

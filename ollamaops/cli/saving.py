@@ -11,7 +11,7 @@ from typing import Literal
 from ollamaops.apply.history import declaration_digest
 from ollamaops.cli.context import Scene
 from ollamaops.errors import RefusedError, UsageError
-from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import FileInfo
 from ollamaops.names import NamePattern
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.codec import plan_from_json, plan_to_json

@@ -1,8 +1,7 @@
-"""Several files as one zip archive that is made while it is read; nothing of it is kept anywhere.
+"""A zip archive of several files, made while it is read; nothing is written to disk.
 
-Decides its bytes: stored as they are, without times, in the order given, so that the same files always make the same
-archive. The fact a reader would miss: it is the form in which Ollama up to 0.5.4 takes weights that are no GGUF, and
-its digest has nothing to do with those of the files.
+Ollama up to 0.5.4 takes safetensors and PyTorch weights only in this form. Files are stored uncompressed, without
+times and in the order given, so that the same files always give the same bytes and therefore the same digest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""No path named in a manifest leaves the manifest's folder, unless the user says so.
+"""Keeps the paths in a manifest inside the manifest's folder, unless the user lifts that.
 
-Decides whether a path may be used; leaves to others whether anything is there. The one fact a reader would
-miss: what comes back is the path as it was written, not the file a symbolic link leads to, because the name's
-ending (`.gguf`) still matters.
+What comes back is the path as it was written, not the file that a symbolic link leads to, because the ending of the
+name (`.gguf`) still matters.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def _require_possible(relative: str) -> None:
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise InvalidValue(f"{relative!r} is not a path: it holds characters that no file name can have")
+        raise InvalidValue(f"{relative!r} is not a path: it has characters that no file name can have")
 
 
 def _expand_home(relative: str) -> Path:

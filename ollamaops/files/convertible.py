@@ -1,8 +1,7 @@
-"""Weights that a server converts, safetensors and those of PyTorch: what has to lie beside each other.
+"""Safetensors and PyTorch weights, which a server converts: which files belong together, and whether one is missing.
 
-Decides from the names of the files, and from what an index among them says, whether anything is missing; leaves the
-tensors to safetensors.py and GGUF to shards.py. The fact a reader would miss: no server counts. It converts the
-shards that it was sent, and half a network becomes a model without a word.
+The check is ours to make, because no server counts shards: it converts those that it was sent, and half a network
+becomes a model without an error.
 
 Index files: https://huggingface.co/docs/transformers/en/big_models (`weight_map`: tensor → file beside the index).
 """
@@ -147,7 +146,7 @@ def read_index(path: Path) -> frozenset[str]:
     document = _parse(path, text)
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise _bad(path, "is no index of weights: it has no weight_map of file names")
+        raise _bad(path, "is not an index of weights: it has no weight_map of file names")
     return frozenset(weight_map.values())
 
 

@@ -1,10 +1,8 @@
-"""The SHA-256 of local weights: computed in constant memory, and only once in a file's life.
+"""The SHA-256 of local weights, computed in constant memory and, as long as a file does not change, only once.
 
-Decides when a remembered digest may be believed; leaves to others where it is remembered (a `DigestCache`, for
-example the ledger). The one fact a reader would miss: a file that changed less than two seconds before it was
-hashed may change again without a visible trace (its timestamps have a grain), so its digest is not remembered;
-git's index knows the same problem as "racy". After that any change shows in the stamp, whose ctime no program
-can set back.
+A file that changed less than two seconds before it was hashed may change again without a visible trace, because
+timestamps are coarse. Its digest is not remembered; git's index calls the same problem "racy". Any later change
+shows in the stamp, whose ctime no program can set back.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from threading import Event
 from typing import Protocol
 
 from ollamaops.errors import Cancelled, StateError, WeightsError
-from ollamaops.files.lfs import LFS_PREFIX, pointer_instead_of_weights
 from ollamaops.files.regular_file import open_weights, require_regular, unreadable
+from ollamaops.files.sniff import LFS_PREFIX, pointer_instead_of_weights
 from ollamaops.names import Digest
 
 BLOCK_BYTES = 1 << 20

@@ -1,8 +1,8 @@
-"""A bounded folder of downloads: for weights that have to be read here once, because nobody states their digest.
+"""A bounded folder of downloads, for weights that must be read here once because their digest is not stated anywhere.
 
-Decides what is kept and what has to go; leaves fetching to the caller, who opens the bytes at an offset. Several
-processes may use one folder. The fact a reader would miss: a name in it is made from the address *and* the version of
-what lies there, so a half-fetched file is only ever taken up with bytes of the same version.
+The caller fetches the bytes and opens a download at an offset; several processes may share the folder. The name of a
+download is made from the address and the version of what lies there, so that a partial download is only continued
+with bytes of the same version.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class DownloadCache:
 
     def _find(self, file: RemoteFile) -> FileFacts | None:
         if not (file.digest or file.version):
-            return None  # nobody can tell whether it is still the same
+            return None  # it cannot be told whether it is still the same
         for path in self._folder.glob(f"{_key(file)}-*"):
             os.utime(path)
             return FileFacts(path, Digest(path.name.rpartition("-")[2]), stamp_of(path))
@@ -187,7 +187,7 @@ def _hash_of_start(part: BufferedRandom, *, is_wanted: bool) -> tuple[hashlib._H
 
 
 def _remove_unless_open(path: Path) -> bool:
-    """Remove a file that nobody fetches right now; whether it is gone."""
+    """Remove a file unless it is being fetched; True if it is gone now."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

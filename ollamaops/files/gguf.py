@@ -1,9 +1,8 @@
-"""Reading the header of a GGUF file. The tensors' bytes are never read.
+"""Reads the header of a GGUF file, never the tensors' bytes.
 
-Decides what counts as a readable header; leaves to others what to do with it (compare with a server's answer,
-refuse, upload). The one fact a reader would miss: files come from strangers, so every count and length is
-checked against the bytes that are really there and against a fixed limit *before* anything is allocated; no
-header costs more than about `MAX_KEPT_BYTES` plus its tensor table, nor more than some seconds.
+Files come from strangers, so every count and length is checked against the bytes that are really there and against a
+fixed limit *before* anything is allocated. No header costs more than about `MAX_KEPT_BYTES` plus its tensor table, or
+more than a few seconds.
 
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
 """
@@ -30,8 +29,8 @@ from ollamaops.files.gguf_types import (
     GgufValue,
     shortest_float32,
 )
-from ollamaops.files.lfs import LFS_PREFIX, pointer_instead_of_weights
 from ollamaops.files.regular_file import open_weights
+from ollamaops.files.sniff import LFS_PREFIX, pointer_instead_of_weights
 
 ARRAY_LIMIT = 64
 MAX_METADATA = 1 << 16

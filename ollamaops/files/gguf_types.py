@@ -1,11 +1,9 @@
-"""What a GGUF header holds, as values, and the names that Ollama gives to what is in it.
+"""A GGUF header as values, and the names that Ollama uses for what is in it: architecture, size, quantization.
 
-Decides how architecture, size and kind of a model are read off its header; leaves reading to gguf.py and writing
-to gguf_writer.py. The one fact a reader would miss: Ollama does not believe `general.parameter_count`, it adds
-up the tensors' shapes.
+Ollama does not trust `general.parameter_count`; it adds up the tensors' shapes, and so does this module.
 
-Numbers: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what servers print was compared with the
-recorded answers of Ollama 0.3.4 to 0.33.0.
+Numbers: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what servers print was compared with recorded
+answers of Ollama 0.3.4 to 0.33.0.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""GGUF files made here: for the pretend models of the sandbox and for tests.
+"""Writes GGUF files (version 3, little endian): the model that keeps a ledger on its server, and files for tests.
 
-The same arguments always give the same bytes. Decides the layout (version 3, little endian, every tensor padded
-to the alignment); leaves the meaning of metadata and tensors to the caller. The one fact a reader would miss: the
-order of metadata and tensors is kept, not sorted, so that what was read can be written again to the byte.
+The same arguments always give the same bytes. Metadata and tensors keep their order, so that what was read can be
+written again byte for byte.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Weights that lie elsewhere: how a manifest names them, and what is known of them once they were asked about.
+"""Weights files: where they lie, on this disk or at an address, and what is known of them before any byte moves.
 
-Pure. Decides which addresses can be used; leaves asking and fetching to registry/. The fact a reader would miss: an
-address is shown, saved in plans and remembered as it is, so one that can carry a secret (user, password, query) is
-refused.
+An address is shown, saved in plans and remembered as it is written, so one that can carry a secret (user, password,
+query) is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +43,37 @@ class RemoteRef:
 
 
 Location = Path | RemoteRef
-"""Where weights lie: on this disk, or elsewhere."""
+"""Where weights lie: on this disk, or at an address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A weights file: its digest and size, and what its header says (empty when it is not a GGUF).
+
+    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import. `stated`: the
+    digest is the one that the manifest states for a local file, which has not been read.
+    """
+
+    digest: Digest
+    size_bytes: int
+    stated: bool = False
+    architecture: str = ""
+    parameter_count: int = 0
+    quantization: str = ""
+    is_projector: bool = False
+    has_chat_template: bool = False
+    tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """Remote weights whose server did not answer, and why. Nothing can be said of the models made from them."""
+
+    error: str
+    hint: str | None = None
+
+
+Weights = FileInfo | Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +89,8 @@ class HubFile:
 class RemoteFile:
     """What was found at an address.
 
-    `url` is where the bytes are fetched from. `digest` is None where nobody states one, `size_bytes` where the
-    server does not tell. `version` (an ETag, a commit) changes whenever the bytes do, "" if the server has no such
+    `url` is where the bytes are fetched from. `digest` is None if it is not stated, `size_bytes` if the server
+    does not tell. `version` (an ETag, a commit) changes whenever the bytes do, "" if the server has no such
     thing.
     """
 
@@ -82,7 +111,7 @@ def parse_remote(text: str) -> RemoteRef:
     ref = RemoteRef(text)
     if ref.scheme not in SCHEMES:
         raise InvalidValue(
-            f"'{ref.scheme}://' is no place to fetch weights from",
+            f"'{ref.scheme}://' is not a place to fetch weights from",
             hint="use https://, http://, hf:// or s3://",
         )
     try:

@@ -1,7 +1,6 @@
-"""How a local weights file is opened: only regular files, and every way it can fail becomes a WeightsError.
+"""Opens local weights files: regular files only, and every failure becomes a WeightsError.
 
-Decides which files may be opened; leaves reading them to others. The one fact a reader would miss: opening a
-FIFO for reading blocks until somebody writes, so the kind of file is asked before it is opened.
+Opening a FIFO blocks until somebody writes to it, so the kind of file is checked first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Is a safetensors file, or one of PyTorch, whole? Told from its header or its end, without reading its tensors.
+"""Checks that a safetensors or PyTorch file is complete, from its header or its end, without reading its tensors.
 
-Decides nothing about what is in it: servers convert it and say what they cannot use. The fact a reader would miss: a
-file that is cut short still begins like a good one, and a server notices only after all of it was sent. Format:
-https://github.com/huggingface/safetensors#format
+A truncated file begins like a good one, and a server notices only after all of it was sent.
+
+Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LENGTH_BYTES = 8
 def require_whole(path: Path) -> None:
     """Nothing if the file holds every byte of every tensor that its header lists.
 
-    WeightsError if it is cut short, is no safetensors file, or cannot be read.
+    WeightsError if it is cut short, is not a safetensors file, or cannot be read.
     """
     with open_weights(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size

@@ -1,8 +1,7 @@
-"""Split GGUF files: `<prefix>-00001-of-00003.gguf` and its fellows are one model.
+"""Split GGUF files: `<prefix>-00001-of-00003.gguf` and its siblings are one model, and naming one means all of them.
 
-Pure: names and headers in, the whole set in order or a WeightsError out; who lists the folder and reads the headers
-is somebody else. Naming one shard means all of them. The fact a reader would miss: names count from 1, the header's
-`split.no` counts from 0, and a server (Ollama ≥ 0.30) goes by the names, so both must agree.
+File names count from 1 and the header's `split.no` counts from 0. A server (Ollama ≥ 0.30) goes by the names, so the
+two must agree.
 
 The naming is llama.cpp's: `llama_split_path` in https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 """

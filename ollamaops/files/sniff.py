@@ -1,18 +1,25 @@
-"""What kind of file is this? Answered from its first few hundred bytes.
+"""What kind of file this is, told by its first few hundred bytes, git-lfs pointers included.
 
-Decides the kind, and the content type that Go's `http.DetectContentType` would give, because Ollama's command
-line chooses the files of a folder by it; leaves the choosing to others. Only the types that can turn up in a
-folder of weights are told apart. The one fact a reader would miss: an empty file counts as text.
+`content_type` is what Go's `http.DetectContentType` would say, because Ollama's command line chooses the files of a
+folder by it. It knows only the types that turn up in a folder of weights. An empty file counts as text.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ollamaops.files.lfs import LFS_PREFIX
+from ollamaops.errors import WeightsError
 from ollamaops.files.regular_file import open_weights
+from ollamaops.names import Digest
+
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
+MAX_POINTER_BYTES = 1024
+_OID = re.compile(rb"^oid sha256:([0-9a-f]{64})$", re.MULTILINE)
+_SIZE = re.compile(rb"^size ([0-9]{1,18})$", re.MULTILINE)
 
 Kind = Literal["gguf", "safetensors", "lfs-pointer", "zip", "text", "binary"]
 
@@ -72,3 +79,27 @@ def _is_safetensors(head: bytes) -> bool:
     """Safetensors begin with the length of a JSON object, as eight bytes, and that object."""
     length = int.from_bytes(head[:8], "little")
     return 2 <= length <= _MAX_SAFETENSORS_HEADER_BYTES and head[8:9] == b"{"
+
+
+@dataclass(frozen=True, slots=True)
+class LfsPointer:
+    """What git-lfs leaves in place of a file that was not fetched. It says what the real file will be."""
+
+    digest: Digest
+    size_bytes: int
+
+
+def parse_lfs_pointer(data: bytes) -> LfsPointer | None:
+    """The pointer that `data` (a whole file) is, or None if it is anything else."""
+    if not data.startswith(LFS_PREFIX) or len(data) > MAX_POINTER_BYTES:
+        return None
+    oid, size = _OID.search(data), _SIZE.search(data)
+    return LfsPointer(Digest(oid[1].decode()), int(size[1])) if oid and size else None
+
+
+def pointer_instead_of_weights(path: Path | str) -> WeightsError:
+    """The error for a pointer found where weights are needed."""
+    return WeightsError(
+        f"{path}: is a git-lfs pointer, not the weights themselves",
+        hint="run 'git lfs pull' in the repository it comes from",
+    )

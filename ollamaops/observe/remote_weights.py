@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from ollamaops.errors import DigestMismatch, RemoteError
 from ollamaops.files.digest import CancelCheck, FileFacts
-from ollamaops.files.facts import FileInfo
-from ollamaops.files.location import RemoteFile, RemoteRef
+from ollamaops.files.location import FileInfo, RemoteFile, RemoteRef
 from ollamaops.names import Digest
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from datetime import datetime
 
 from ollamaops.errors import InvalidValue
 from ollamaops.events import Sink, discard
-from ollamaops.files.facts import Weights
-from ollamaops.files.location import Location
+from ollamaops.files.location import Location, Weights
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, StatePlace
 from ollamaops.names import ModelName, NamePattern

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from ollamaops.errors import RemoteError, WeightsError
 from ollamaops.files.digest import DigestCache, hash_files, require_digest, stamp_of
-from ollamaops.files.facts import FileInfo, Unavailable, Weights
-from ollamaops.files.location import Location, RemoteRef
+from ollamaops.files.location import FileInfo, Location, RemoteRef, Unavailable, Weights
 from ollamaops.files.sniff import sniff
 from ollamaops.manifest.types import WeightsFile
 from ollamaops.names import Digest

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ollamaops.files.facts import FileInfo, Unavailable, Weights
-from ollamaops.files.location import Location
+from ollamaops.files.location import FileInfo, Location, Unavailable, Weights
 from ollamaops.manifest.graph import base_is_insecure, in_order, source_of, with_needs
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.manifest.weights import weights_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ollamaops.errors import InvalidName
-from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import FileInfo
 from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest, ModelName

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import FileInfo
 from ollamaops.manifest.modelfile import Command, flaw_on_wire
 from ollamaops.ollama.features import Features, first_version_with
 from ollamaops.plan.actions import Recipe

@@ -29,8 +29,8 @@ from ollamaops.errors import (
     WeightsError,
     cut_text,
 )
-from ollamaops.files.lfs import MAX_POINTER_BYTES, parse_lfs_pointer
 from ollamaops.files.location import HubFile, RemoteFile, RemoteRef, parse_hub
+from ollamaops.files.sniff import MAX_POINTER_BYTES, parse_lfs_pointer
 from ollamaops.http.exchange import Answer, Exchange, OpenAnswer, Question, origin_of
 from ollamaops.http.redaction import Redaction, secrets_of_headers
 from ollamaops.names import Digest

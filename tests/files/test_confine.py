@@ -99,8 +99,8 @@ def test_a_home_of_nobody_is_named(root: Path) -> None:
     [
         ("", "a path is empty"),
         ("  ", "a path is empty"),
-        ("a\0b", r"'a\x00b' is not a path: it holds characters that no file name can have"),
-        ("\ud800", r"'\ud800' is not a path: it holds characters that no file name can have"),
+        ("a\0b", r"'a\x00b' is not a path: it has characters that no file name can have"),
+        ("\ud800", r"'\ud800' is not a path: it has characters that no file name can have"),
     ],
 )
 def test_what_cannot_be_a_path_is_refused(

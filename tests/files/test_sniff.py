@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.errors import WeightsError
-from ollamaops.files.lfs import LfsPointer, parse_lfs_pointer, pointer_instead_of_weights
-from ollamaops.files.sniff import content_type, content_type_of, sniff
+from ollamaops.files.sniff import (
+    LfsPointer,
+    content_type,
+    content_type_of,
+    parse_lfs_pointer,
+    pointer_instead_of_weights,
+    sniff,
+)
 from ollamaops.names import Digest
 
 WEIGHTS = Path(__file__).parents[1] / "contract" / "weights"

@@ -14,8 +14,7 @@ from registry_fixture import COMMIT, Reply, Request, RunningServer, a_file, run_
 
 from ollamaops.cli.main import run
 from ollamaops.errors import DigestMismatch, NotFound, ServerFault
-from ollamaops.files.facts import FileInfo
-from ollamaops.files.location import RemoteRef
+from ollamaops.files.location import FileInfo, RemoteRef
 from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest
 from ollamaops.observe.remote_weights import RemoteWeightsStore

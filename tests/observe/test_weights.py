@@ -12,8 +12,7 @@ from ollamaops.cli.main import run
 from ollamaops.errors import Cancelled, WeightsError
 from ollamaops.events import ActionEnded, ActionStarted, Event, Progressed, Succeeded
 from ollamaops.files.digest import HASHED_BYTES, FileStamp
-from ollamaops.files.facts import FileInfo
-from ollamaops.files.location import RemoteRef
+from ollamaops.files.location import FileInfo, RemoteRef
 from ollamaops.manifest.types import WeightsFile
 from ollamaops.names import Digest
 from ollamaops.observe import weights as module

@@ -12,8 +12,7 @@ from hypothesis import given
 from plan_world import FILES as WORLD_FILES
 from plan_world import declarations
 
-from ollamaops.files.facts import FileInfo
-from ollamaops.files.location import Location
+from ollamaops.files.location import FileInfo, Location
 from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.types import (
     AbsentSpec,

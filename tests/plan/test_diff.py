@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_world import FILES, VERSIONS, build, builds, insides, registry_model, sealed
 
-from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import FileInfo
 from ollamaops.manifest.types import Build, Message, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from ollamaops.cli.main import run
-from ollamaops.files.facts import FileInfo
-from ollamaops.files.location import Location
+from ollamaops.files.location import FileInfo, Location
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import FileInfo
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Policy, Pull, Source, WeightsFile
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.contents import Contents

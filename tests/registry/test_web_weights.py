@@ -93,8 +93,8 @@ def test_a_path_is_no_address(text: str) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("ftp://host/a.gguf", "'ftp://' is no place to fetch weights from"),
-        ("file:///etc/passwd", "'file://' is no place to fetch weights from"),
+        ("ftp://host/a.gguf", "'ftp://' is not a place to fetch weights from"),
+        ("file:///etc/passwd", "'file://' is not a place to fetch weights from"),
         ("https:///a.gguf", "the address cannot be read"),
         ("https://host:port/a.gguf", "the address cannot be read"),
         ("https://[::1/a.gguf", "the address cannot be read"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ollamaops.files.facts import FileInfo
+from ollamaops.files.location import FileInfo
 from ollamaops.manifest.types import (
     AbsentSpec,
     Build,

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ollamaops.files.facts import FileInfo
-from ollamaops.files.location import Location
+from ollamaops.files.location import FileInfo, Location
 from ollamaops.manifest.types import (
     AbsentSpec,
     Build,
