@@ -18,13 +18,15 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared
     is_flag=False,
     flag_value="",
     metavar="[SCOPE]",
-    help="What nobody declares is drift too: --prune=owned is what ollamaops made or pulled, --prune=GLOB,… by name.",
+    help="Count undeclared models as drift: --prune=owned means those that ollamaops made or pulled, --prune=GLOB,… by name.",
 )
-@click.option("--no-prune", is_flag=True, help="What nobody declares is no drift, whatever the policy says.")
 @click.option(
-    "--verify-weights", is_flag=True, help="Weights that could only be compared by their header are drift."
+    "--no-prune", is_flag=True, help="Do not count undeclared models as drift, whatever the policy says."
 )
-@click.option("--junit", metavar="FILE", help="Write a JUnit report as well: a test case per model and host.")
+@click.option(
+    "--verify-weights", is_flag=True, help="Count weights as drift if only their header could be compared."
+)
+@click.option("--junit", metavar="FILE", help="Also write a JUnit report: one test case per model and host.")
 def command(
     shared: Shared, prune: str | None, no_prune: bool, verify_weights: bool, junit: str | None
 ) -> int:

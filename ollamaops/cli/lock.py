@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     "  ollamaops lock --check                in CI: exit 2 when the lock no longer fits",
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--update", is_flag=True, help="Ask for locked models again: for each MODEL, or for all.")
-@click.option("--check", is_flag=True, help="Compare the lock with manifest and registries; write nothing.")
+@click.option("--update", is_flag=True, help="Ask the registries again about each MODEL, or about all.")
+@click.option(
+    "--check", is_flag=True, help="Compare the lock with the manifest and the registries; write nothing."
+)
 def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) -> int:
     """Write ollamaops.lock: for every pulled model its registry manifest's digest and every layer.
 

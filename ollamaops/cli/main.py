@@ -33,18 +33,18 @@ COMMANDS = {
     "init": "Write a first manifest.",
     "validate": "Check manifests and Modelfiles; touches no server.",
     "plan": "Show what apply would do, and why.",
-    "apply": "Make the servers as declared.",
+    "apply": "Make the servers match the manifest.",
     "drift": "Tell whether the servers are as declared (exit 2 if not).",
     "status": "Show every model on every host.",
-    "ps": "Show what is in the memory of every host.",
+    "ps": "Show which models every host has loaded.",
     "diff": "Show field by field how a model differs.",
     "import": "Write a manifest from a live server.",
-    "lock": "Write down what each pulled model is, byte for byte.",
+    "lock": "Record exactly what each pulled model is.",
     "outdated": "Show what registries have that is newer than the hosts' models.",
-    "test": "Ask the models what the manifest expects of them.",
-    "prune": "Delete what nobody declares any more.",
+    "test": "Check that models do what the manifest expects.",
+    "prune": "Delete models that are no longer declared.",
     "history": "Show what was done when, by whom, and how it ended.",
-    "rollback": "Switch models back to the version before.",
+    "rollback": "Switch models back to their previous version.",
     "schema": "Print the JSON Schema of the manifest.",
     "sandbox": "Run a pretend Ollama server.",
     "version": "Show versions of ollamaops and the servers.",
@@ -123,7 +123,7 @@ def cli(context: click.Context, /, **given: Any) -> None:
 offer_formats(
     cli,
     FORMATS,
-    help_text="How the result is written to stdout (text); a command's help lists its own formats.",
+    help_text="Format of the result on stdout (text); a command's help lists its own formats.",
 )
 
 

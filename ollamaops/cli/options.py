@@ -68,27 +68,31 @@ _OPTIONS = (
         "Without it ollamaops.yaml, else the folder manifests.",
     ),
     click.option(
-        "-e", "--env", "environment", metavar="ENV", help="Use what environments.ENV of the manifest changes."
+        "-e",
+        "--env",
+        "environment",
+        metavar="ENV",
+        help="Apply the changes under environments.ENV of the manifest.",
     ),
     click.option(
         "-l",
         "--selector",
         metavar="SELECTOR",
-        help="Only hosts whose labels fit, such as site=paris,vram>=24GiB.",
+        help="Only hosts whose labels match, such as site=paris,vram>=24GiB.",
     ),
     click.option(
         "--host",
         "hosts",
         multiple=True,
         metavar="GLOB",
-        help="Only hosts whose name fits: 'gpu-*'; repeatable.",
+        help="Only hosts whose name matches: 'gpu-*'; repeatable.",
     ),
     click.option(
         "--target",
         "targets",
         multiple=True,
         metavar="MODEL",
-        help="Only models of this name (or glob), and what they are made from; repeatable.",
+        help="Only models with this name (or glob), and what they are made from; repeatable.",
     ),
     click.option(
         "-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Work on up to N hosts at once (8)."
@@ -96,24 +100,24 @@ _OPTIONS = (
     click.option(
         "--timeout",
         metavar="D",
-        help="Give up a host or registry that cannot be connected to, or falls silent, for so long: 10s, 2m "
+        help="Give up on a host or registry that does not connect, or falls silent, for this long: 10s, 2m "
         "(30s; registries 10s).",
     ),
     click.option(
         "-o",
         "--output",
         type=click.Choice(FORMATS),
-        help="How the result is written to stdout (text).",
+        help="Format of the result on stdout (text).",
     ),
     click.option(
         "--sandbox",
         metavar="[=DIR]",
-        help=f"Use pretend servers in place of the hosts; their models live in DIR ({DEFAULT_SANDBOX}).",
+        help=f"Use pretend servers instead of the hosts; their models live in DIR ({DEFAULT_SANDBOX}).",
     ),
     click.option(
         "--state-dir",
         metavar="DIR",
-        help="Remember here what was applied (OLLAMAOPS_STATE_DIR, else your user state folder).",
+        help="Where to remember what was applied (OLLAMAOPS_STATE_DIR, else your user state folder).",
     ),
     click.option(
         "--lock-file",
@@ -121,28 +125,32 @@ _OPTIONS = (
         help="Use this lock file (ollamaops.lock beside the manifest; with --sandbox, in its DIR).",
     ),
     click.option(
-        "--no-color", is_flag=True, help="Print without colors, as with NO_COLOR in the environment."
+        "--no-color", is_flag=True, help="Print without colors, as NO_COLOR in the environment does."
     ),
     click.option(
         "--progress",
         type=click.Choice(["auto", "plain", "none"]),
-        help="How progress is shown on stderr: auto is bars in a terminal, else lines; plain is lines (auto).",
+        help="Progress on stderr: auto shows bars in a terminal and lines elsewhere, plain shows lines (auto).",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only results and errors."),
     click.option(
-        "-v", "--verbose", count=True, help="Print more of what is known; -vv also where a bug happened."
+        "-v", "--verbose", count=True, help="Print more detail; -vv also prints tracebacks of bugs."
     ),
     click.option(
         "--log-format",
         type=click.Choice(["text", "json"]),
-        help="How progress and notes are written to stderr: json is a line per event (text).",
+        help="Format of progress and notes on stderr: json writes one line per event (text).",
     ),
-    click.option("--allow-outside", is_flag=True, help="Let the manifest name files outside its own folder."),
+    click.option("--allow-outside", is_flag=True, help="Let the manifest use files outside its own folder."),
     click.option(
-        "--allow-no-match", is_flag=True, help="Do nothing, instead of failing, when no host or model fits."
+        "--allow-no-match",
+        is_flag=True,
+        help="Do nothing, instead of failing, when no host or model matches.",
     ),
     click.option(
-        "--no-registry", is_flag=True, help="Ask no registry from this machine; sizes then stay unknown."
+        "--no-registry",
+        is_flag=True,
+        help="Do not ask registries from this machine; sizes then stay unknown.",
     ),
 )
 _NAMES = frozenset(f.name for f in fields(Shared))
@@ -226,12 +234,12 @@ force_option = click.option(
     "--force",
     multiple=True,
     metavar="RULE",
-    help="Lift one safety rule, by the name that its refusal shows; repeatable.",
+    help="Lift one safety rule, by the name shown in its refusal; repeatable.",
 )
 wait_option = click.option(
     "--wait",
     metavar="D",
-    help="Wait up to D, such as 10m, while another run has a host; without it that is an error.",
+    help="Wait up to D, such as 10m, for a host that another run is using; without it that is an error.",
 )
 _PLANNING = (
     click.option(
@@ -239,21 +247,23 @@ _PLANNING = (
         is_flag=False,
         flag_value="",
         metavar="[SCOPE]",
-        help="Also delete what nobody declares: --prune=owned is what ollamaops made or pulled, "
-        "--prune=GLOB,… by name.",
+        help="Also delete undeclared models: --prune=owned means those that ollamaops made or pulled, "
+        "--prune=GLOB,… selects by name.",
     ),
     click.option(
-        "--no-prune", is_flag=True, help="Delete nothing that is undeclared, whatever the policy says."
+        "--no-prune", is_flag=True, help="Never delete undeclared models, whatever the policy says."
     ),
     force_option,
     click.option(
         "--verify-weights",
         is_flag=True,
-        help="Build models again whose weights could only be compared by their header.",
+        help="Rebuild models whose weights could be compared only by their header.",
     ),
-    click.option("--locked", is_flag=True, help="Refuse to pull what the lock file does not hold."),
+    click.option("--locked", is_flag=True, help="Refuse to pull models that are not in the lock file."),
     click.option(
-        "--release", is_flag=True, help="Also bring forward models that `ollamaops rollback` holds back."
+        "--release",
+        is_flag=True,
+        help="Also update models that `ollamaops rollback` keeps at a previous version.",
     ),
 )
 

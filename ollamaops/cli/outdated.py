@@ -15,7 +15,7 @@ from ollamaops.errors import UsageError
     "  ollamaops outdated --detailed-exitcode -o json",
 )
 @click.option(
-    "--detailed-exitcode", is_flag=True, help="Exit 2 when something is outdated, or gone from its registry."
+    "--detailed-exitcode", is_flag=True, help="Exit 2 when a model is outdated or gone from its registry."
 )
 def command(shared: Shared, detailed_exitcode: bool) -> int:
     """Show what changed upstream for every pulled model on every host, and of what kind. Pulls nothing.

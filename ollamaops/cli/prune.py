@@ -24,14 +24,14 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared, force_op
     "--prune",
     metavar="SCOPE",
     default="",
-    help="What may go: owned, or GLOB,… (what policy.prune says, else owned).",
+    help="What may be deleted: owned, or GLOB,… (what policy.prune says, else owned).",
 )
 @force_option
 @wait_option
 def command(
     shared: Shared, yes: bool, only_list: bool, prune: str, force: tuple[str, ...], wait: str | None
 ) -> int:
-    """Delete what nobody declares any more: list it, ask, delete it.
+    """Delete models that are no longer declared: list them, ask, delete.
 
     Owned is what ollamaops pulled, created or copied itself. Nothing is deleted on a host where other changes are
     pending, because what is undeclared may be all that still works there: apply first, or use --force pending.

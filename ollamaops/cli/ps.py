@@ -8,7 +8,7 @@ from ollamaops.cli.options import Shared, command_with_shared
 
 @command_with_shared(name="ps", epilog="\b\nExamples:\n  ollamaops ps\n  ollamaops ps -l site=paris -o json")
 def command(shared: Shared) -> int:
-    """Show what is in the memory of every host: size, share on the GPU, for how long, and whether it is stale.
+    """Show which models every host has loaded: size, share on the GPU, for how long, and whether they are stale.
 
     Stale is a model that was replaced after it was loaded. Models that are declared resident and are not in memory
     are listed as well. Exit 3 when a host could not be asked. Writes to no server.

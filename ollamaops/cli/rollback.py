@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which version: 1 is the one before the current one, 2 the one before that.",
 )
-@click.option(
-    "--release", is_flag=True, help="Let go of what was rolled back; the next apply brings it forward."
-)
+@click.option("--release", is_flag=True, help="End a rollback: the next apply updates the model again.")
 @force_option
 @wait_option
 def command(

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     "  ollamaops test --junit report.xml",
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--junit", metavar="FILE", help="Write a JUnit report as well.")
+@click.option("--junit", metavar="FILE", help="Also write a JUnit report.")
 def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
-    """Hold the models to their `expect:` on every host that has them. Loads models, changes none.
+    """Check models against their `expect:` on every host that has them. Loads models, changes none.
 
     MODEL is a name or a glob. Exit 0 when everything is as expected, 5 when something is not, 3 when a host could
     not be reached.
