@@ -37,7 +37,7 @@ def command(
     release: bool,
     wait: str | None,
 ) -> int:
-    """Make the servers as declared: plan, ask, do it, and look again.
+    """Make the servers match the manifest: plan, ask, do it, look again.
 
     PLAN is a file written by `plan --out`; then exactly that is done, without asking, and it is refused when a
     fact it relies on has changed. Ctrl-C stops cleanly; run again to continue. One run at a time changes a host:

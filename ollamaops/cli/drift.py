@@ -18,7 +18,8 @@ from ollamaops.cli.options import FORMATS, Shared, command_with_shared
     is_flag=False,
     flag_value="",
     metavar="[SCOPE]",
-    help="Count undeclared models as drift: --prune=owned means those that ollamaops made or pulled, --prune=GLOB,… by name.",
+    help="Count undeclared models as drift: --prune=owned for those that ollamaops made or pulled, "
+    "--prune=GLOB,… by name.",
 )
 @click.option(
     "--no-prune", is_flag=True, help="Do not count undeclared models as drift, whatever the policy says."
