@@ -54,7 +54,7 @@ def reconcile_host(
     """
     began = time.monotonic()
     try:
-        client = around.open_client(case.spec)
+        client = around.open_client(case.spec, around.cancel)
     except OllamaopsError as error:
         skipped = Skipped(because="the host was not reached")
         return HostReport(

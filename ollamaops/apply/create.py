@@ -52,7 +52,7 @@ def upload(bench: Workbench, blob: UploadBlob, report: ProgressSink) -> bool:
     elif is_remote(blob.path):
         source = bench.remote_weights.source_of(RemoteRef(blob.path), blob.digest, cancel=bench.cancel.is_set)
     began_ns, stamp = time.time_ns(), stamp_of(Path(blob.path)) if blob.stated else None
-    was_sent = upload_source(bench.client, blob.digest, source, on_progress=report, cancel=bench.cancel)
+    was_sent = upload_source(bench.client, blob.digest, source, on_progress=report)
     if stamp is None or bench.digests is None:
         return was_sent
     if was_sent:
@@ -128,14 +128,13 @@ def _send_create(
     features = bench.client.features()
     if features.structured_create:
         request = build_request(name, action.recipe, features)
-        bench.client.create(request, on_progress=report, cancel=bench.cancel)
+        bench.client.create(request, on_progress=report)
         return
     bench.client.create_from_modelfile(
         name,
         render_request(action.recipe, base.name if base else None),
         quantize=action.recipe.quantize,
         on_progress=report,
-        cancel=bench.cancel,
     )
 
 
@@ -143,7 +142,7 @@ def _may_pass(bench: Workbench, action: CreateModel, error: AnswerError) -> bool
     """Whether a lasting error is about something that was missed for a moment, or can be sent again."""
     if isinstance(error, NotFound) and action.recipe.base in bench.tags():
         return True
-    return not all(bench.client.has_blob(digest, cancel=bench.cancel) for digest in _blobs_of(action))
+    return not all(bench.client.has_blob(digest) for digest in _blobs_of(action))
 
 
 def _blobs_of(action: CreateModel) -> tuple[Digest, ...]:
@@ -157,7 +156,7 @@ def _ensure_blobs(bench: Workbench, action: CreateModel, report: ProgressSink) -
         blob = bench.uploads.get(digest)
         if blob is not None:
             upload(bench, blob, report)
-        elif not bench.client.has_blob(digest, cancel=bench.cancel):
+        elif not bench.client.has_blob(digest):
             raise NotFound(
                 f"{bench.spec.name}: the blob {digest.short} of '{action.model}' is not there",
                 host=bench.spec.name,
@@ -252,7 +251,7 @@ def _poll(bench: Workbench, target: ModelName, old: Seen | None, limit_s: float)
 def _look_once(bench: Workbench, target: ModelName) -> Seen | None:
     """The model, None also when the server is too busy to say."""
     try:
-        return read_tags(bench.client, bench.cancel).get(target)
+        return read_tags(bench.client).get(target)
     except RemoteError as error:
         if is_overdue(error):
             return None

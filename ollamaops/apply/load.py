@@ -49,7 +49,7 @@ def _load(bench: Workbench, action: LoadModel, own: Seen) -> bool:
     """Whether the model is held after it was loaded."""
     bench.retrying(
         action,
-        lambda: bench.client.load(own.name, keep_alive_s=action.keep_alive_s, cancel=bench.cancel),
+        lambda: bench.client.load(own.name, keep_alive_s=action.keep_alive_s),
     )
     return _becomes(
         bench,
@@ -59,7 +59,7 @@ def _load(bench: Workbench, action: LoadModel, own: Seen) -> bool:
 
 
 def _listed(bench: Workbench) -> tuple[Loaded, ...]:
-    return bench.patiently(lambda: read_loaded(bench.client, bench.cancel))
+    return bench.patiently(lambda: read_loaded(bench.client))
 
 
 def _is_held(loaded: tuple[Loaded, ...], own: Seen, action: LoadModel) -> bool:
@@ -88,7 +88,7 @@ def _is_shared(bench: Workbench, loaded: tuple[Loaded, ...], own: Seen) -> bool:
 
 
 def _open(bench: Workbench, seen: Seen) -> Contents | None:
-    show = partial(bench.client.show, seen.name, cancel=bench.cancel)
+    show = partial(bench.client.show, seen.name)
     return look_into(partial(bench.patiently, show), seen.digest, bench.client.features())
 
 
@@ -115,7 +115,7 @@ def unload(bench: Workbench, action: UnloadModel) -> bool:
 
 def _drop(bench: Workbench, own: Seen) -> bool:
     """Ask the server to drop what has that name; whether nothing of that name is in memory any more."""
-    bench.patiently(lambda: bench.client.unload(own.name, cancel=bench.cancel))
+    bench.patiently(lambda: bench.client.unload(own.name))
     return _becomes(bench, lambda loaded: all(one.name != own.name for one in loaded), LOOKS_AFTER_DROP)
 
 
@@ -129,6 +129,6 @@ def make_way(bench: Workbench, action: Action) -> None:
     if isinstance(action, CreateModel) and action.aside is not None:
         return  # nothing is replaced yet
     with suppress(RemoteError):
-        kept = [one for one in read_loaded(bench.client, bench.cancel) if one.name == action.model]
+        kept = [one for one in read_loaded(bench.client) if one.name == action.model]
         if any(one.is_forever for one in kept):
-            bench.client.load(kept[0].name, keep_alive_s=GRACE_S, cancel=bench.cancel)
+            bench.client.load(kept[0].name, keep_alive_s=GRACE_S)

@@ -78,7 +78,7 @@ def holding_ledgers(
 def _open(case: HostCase, around: Surroundings, stack: ExitStack) -> ServerLedger | None:
     """The ledger on one host, not asked for anything yet; None when its secrets cannot be read."""
     try:
-        client = stack.enter_context(around.open_client(case.spec))
+        client = stack.enter_context(around.open_client(case.spec, around.cancel))
     except OllamaopsError:
         return None
     ledger = server_ledger(client, around, writing=True)

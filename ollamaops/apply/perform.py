@@ -174,7 +174,7 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
     is_replaced = before is not None and before.digest != source.digest
     if is_replaced or (before is None and action.former and action.keep):
         make_room(bench, action)
-    bench.retrying(action, lambda: bench.client.copy(source.name, target, cancel=bench.cancel))
+    bench.retrying(action, lambda: bench.client.copy(source.name, target))
     seen = bench.prove(action.model)
     if seen.digest != source.digest:
         raise ProtocolError(
@@ -196,9 +196,7 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
 
 def _delete(bench: Workbench, action: DeleteModel) -> bool:
     seen = bench.tags().get(action.model)
-    was_there = seen is not None and bench.retrying(
-        action, lambda: bench.client.delete(seen.name, cancel=bench.cancel)
-    )
+    was_there = seen is not None and bench.retrying(action, lambda: bench.client.delete(seen.name))
     if action.model in bench.tags():
         raise RemoteError(
             f"{bench.spec.name}: '{action.model}' is still there, although the server reported success",

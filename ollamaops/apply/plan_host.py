@@ -33,7 +33,7 @@ from ollamaops.plan.residency import is_managed
 def survey_host(case: HostCase, around: Surroundings) -> HostPlan | UnreachedHost:
     """What one host needs, or why that is not known. Errors that are not about the host are raised."""
     try:
-        client = around.open_client(case.spec)
+        client = around.open_client(case.spec, around.cancel)
     except OllamaopsError as error:
         return unreached(case, around, error)
     with client:
@@ -102,7 +102,7 @@ def judge_again(case: HostCase, plan: HostPlan, around: Surroundings) -> HostPla
     if not (case.policy.windows or case.policy.busy):
         return plan
     try:
-        with around.open_client(case.spec) as client:
+        with around.open_client(case.spec, around.cancel) as client:
             glance = _glance(case, client, around)
             observed = with_circumstances(
                 glance,
@@ -131,7 +131,7 @@ def _with_headers(
 def find_changes(case: HostCase, plan: HostPlan, around: Surroundings) -> list[str] | UnreachedHost:
     """Every fact that the plan relies on and that is no longer so, in words."""
     try:
-        with around.open_client(case.spec) as client:
+        with around.open_client(case.spec, around.cancel) as client:
             digests = look_at_digests(_glance(case, client, around))
     except Cancelled:
         raise

@@ -45,7 +45,7 @@ def _require_window(bench: Workbench) -> None:
 
 def _await_idle(bench: Workbench, name: ModelName) -> None:
     for _ in range(LOOKS_AT_BUSY):
-        if name not in bench.patiently(lambda: names_loaded(bench.client, bench.cancel)):
+        if name not in bench.patiently(lambda: names_loaded(bench.client)):
             return
         if bench.cancel.wait(PAUSE_S):
             raise Cancelled("stopped while waiting for a model to be idle")

@@ -54,7 +54,6 @@ def _download(bench: Workbench, action: PullModel, before: Seen | None) -> Seen:
             before.name if before else action.model,
             insecure=action.insecure,
             on_progress=bench.reporter(action),
-            cancel=bench.cancel,
             stall_s=bench.spec.stall_s,
         ),
     )
@@ -126,5 +125,5 @@ def _download_anew(bench: Workbench, action: PullModel, broken: Seen) -> Seen:
     """The model has to go before it is pulled again."""
     bench.warn(action, "it cannot be opened: a blob on the host is damaged; removing it and pulling it anew")
     with bench.changing:
-        bench.client.delete(broken.name, cancel=bench.cancel)
+        bench.client.delete(broken.name)
     return _download(bench, action, None)

@@ -56,7 +56,6 @@ def _send(bench: Workbench, action: PushModel, alias: Seen) -> frozenset[str]:
             alias.name,
             insecure=action.insecure,
             on_progress=listen,
-            cancel=bench.cancel,
             stall_s=bench.spec.stall_s,
         )
 

@@ -23,7 +23,7 @@ from ollamaops.state.facts import FactStore
 def survey_rollback(case: HostCase, around: Surroundings, version: int) -> HostPlan | UnreachedHost:
     """What rolling the case's targets back takes; Cancelled is raised."""
     try:
-        client = around.open_client(case.spec)
+        client = around.open_client(case.spec, around.cancel)
     except OllamaopsError as error:
         return unreached(case, around, error)
     with client:
@@ -39,7 +39,7 @@ def survey_rollback(case: HostCase, around: Surroundings, version: int) -> HostP
 
 def release_host(case: HostCase, around: Surroundings) -> tuple[ModelName, ...]:
     """Forget what the case's targets are held at; the models that were. RemoteError, StateError."""
-    with around.open_client(case.spec) as client:
+    with around.open_client(case.spec, around.cancel) as client:
         return release(facts_of(case, client, around), case.spec.memory_key, case.options.targets)
 
 

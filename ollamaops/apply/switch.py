@@ -78,6 +78,6 @@ def _reject_pulled(bench: Workbench, action: ProbeModel, seen: Seen) -> str:
     if fact is None or not is_on_trial(fact.fingerprint) or fact.digest != seen.digest:
         return "it stays as it is, because nothing is known of a previous version"
     with bench.changing:
-        bench.patiently(lambda: bench.client.delete(seen.name, cancel=bench.cancel))
+        bench.patiently(lambda: bench.client.delete(seen.name))
     bench.forget(action)
     return "it was removed, because there was none before"

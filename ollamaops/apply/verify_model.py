@@ -16,7 +16,7 @@ from ollamaops.ollama.contents import Contents
 
 def open_model(bench: Workbench, seen: Seen) -> Contents | Unreadable:
     """What is in the model, or why nobody can tell. RemoteError when the host does not say."""
-    show = partial(bench.client.show, seen.name, cancel=bench.cancel)
+    show = partial(bench.client.show, seen.name)
     return examine(partial(bench.patiently, show), seen.digest, bench.client.features())
 
 

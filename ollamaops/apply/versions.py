@@ -27,7 +27,7 @@ def secure(bench: Workbench, before: Seen) -> None:
     """Keep the content of a model aside before it is replaced; what is there already is older, and was good."""
     aside = previous_of(before.name)
     if aside not in bench.tags():
-        bench.patiently(lambda: bench.client.copy(before.name, aside, cancel=bench.cancel))
+        bench.patiently(lambda: bench.client.copy(before.name, aside))
 
 
 def make_room(bench: Workbench, action: CopyModel) -> None:
@@ -119,10 +119,11 @@ def _follow(bench: Workbench, steps: Iterable[Step], on_retry: OnRetry | None = 
 
 def _take(bench: Workbench, step: Step) -> None:
     """One step. What is remembered of an aside goes with it."""
+    client = bench.client.without_cancel()
     if step.target is not None:
-        bench.client.copy(step.source, step.target)
+        client.copy(step.source, step.target)
     else:
-        bench.client.delete(step.source)
+        client.delete(step.source)
         bench.unlearn(step.source)
 
 
@@ -131,4 +132,4 @@ def _digests(bench: Workbench) -> dict[ModelName, str]:
 
 
 def _tags(bench: Workbench) -> dict[ModelName, Seen]:
-    return attempt(lambda: read_tags(bench.client, None), retries=RETRIES, cancel=CancelToken())
+    return attempt(lambda: read_tags(bench.client.without_cancel()), retries=RETRIES, cancel=CancelToken())

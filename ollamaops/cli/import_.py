@@ -48,7 +48,7 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
                 f"import reads one host, not {len(scene.cases)}: {names}", hint="choose it with --host"
             )
         case, around = scene.cases[0], scene.around
-        with around.open_client(case.spec) as client:
+        with around.open_client(case.spec, around.cancel) as client:
             observed = look_at_all(client, case.spec, around.cancel)
             eyes = Eyes(
                 spec=case.spec,

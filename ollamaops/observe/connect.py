@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import assert_never
 
 from ollamaops.errors import UsageError
+from ollamaops.http.cancel import CancelToken
 from ollamaops.http.session import Credentials, TimeLimits, TlsFiles
 from ollamaops.manifest.types import (
     BasicAuth,
@@ -25,7 +26,9 @@ from ollamaops.ollama.client import OllamaClient
 COMMAND_TIMEOUT_S = 30
 
 
-def connect(spec: HostSpec, environ: Mapping[str, str] = os.environ) -> OllamaClient:
+def connect(
+    spec: HostSpec, cancel: CancelToken | None = None, environ: Mapping[str, str] = os.environ
+) -> OllamaClient:
     """A client for the host, nothing sent yet. UsageError if a secret cannot be read; its value is never shown."""
     auth: Credentials | None = None
     match spec.auth:
@@ -49,6 +52,7 @@ def connect(spec: HostSpec, environ: Mapping[str, str] = os.environ) -> OllamaCl
         tls=_tls_files(spec.tls),
         proxy=spec.proxy,
         limits=TimeLimits(connect_s=spec.timeout_s, idle_s=spec.timeout_s, stall_s=spec.stall_s),
+        cancel=cancel,
     )
 
 

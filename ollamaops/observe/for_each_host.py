@@ -23,7 +23,7 @@ def glance_at_hosts(
     hosts: Sequence[HostSpec],
     look: Callable[[HostSpec, Glance], Found],
     *,
-    open_client: Callable[[HostSpec], OllamaClient],
+    open_client: Callable[[HostSpec, CancelToken], OllamaClient],
     cancel: CancelToken,
     jobs: int,
 ) -> tuple[tuple[Found, ...], tuple[UnreachedHost, ...]]:
@@ -31,7 +31,7 @@ def glance_at_hosts(
 
     def ask(spec: HostSpec) -> Found | UnreachedHost:
         try:
-            with open_client(spec) as client:
+            with open_client(spec, cancel) as client:
                 return look(spec, Glance(spec=spec, client=client, cancel=cancel))
         except Cancelled:
             raise

@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime
 
 from ollamaops.errors import InvalidName, RemoteError
-from ollamaops.http.cancel import CancelToken
 from ollamaops.lockfile.build import Unanswered
 from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
@@ -37,7 +36,7 @@ def with_circumstances(
     """The host with what the policy's rules need to know of it. RemoteError if it does not answer."""
     observed = replace(observed, at=at if policy.windows else None)
     if policy.busy == "refuse" and "busy" not in lifted and disturbed(plan, observed):
-        loaded = glance.patiently(lambda: names_loaded(glance.client, glance.cancel))
+        loaded = glance.patiently(lambda: names_loaded(glance.client))
         observed = replace(observed, in_use=loaded)
     if policy.licenses is not None and "licenses" not in lifted:
         pulls = [action for action in plan.actions if isinstance(action, PullModel)]
@@ -46,10 +45,10 @@ def with_circumstances(
     return observed
 
 
-def names_loaded(client: OllamaClient, cancel: CancelToken | None) -> frozenset[ModelName]:
+def names_loaded(client: OllamaClient) -> frozenset[ModelName]:
     """Every model that `/api/ps` lists right now."""
     names = set()
-    for loaded in client.ps(cancel=cancel):
+    for loaded in client.ps():
         with suppress(InvalidName):
             names.add(ModelName.parse(loaded.name))
     return frozenset(names)

@@ -55,8 +55,8 @@ class Glance:
 
     def models(self) -> ObservedHost:
         """Version and tags: two requests, or one when the version is known."""
-        features = self.patiently(lambda: self.client.features(cancel=self.cancel))
-        listed = self.patiently(lambda: self.client.tags(cancel=self.cancel))
+        features = self.patiently(self.client.features)
+        listed = self.patiently(self.client.tags)
         found = (_observed(tagged, features) for tagged in listed)
         models = {model.name: model for model in found if model is not None}
         asides = {name: model.digest for name, model in models.items() if name.is_aside}
@@ -73,7 +73,7 @@ class Glance:
         for model in (observed.models[name] for name in sorted(names)):
             if model.is_cloud:
                 continue
-            ask = partial(self.client.show, model.name, cancel=self.cancel)
+            ask = partial(self.client.show, model.name)
             contents = look_into(partial(self.patiently, ask), model.digest, observed.features)
             if contents is not None:
                 found[model.name] = contents
@@ -81,7 +81,7 @@ class Glance:
 
     def loaded(self, observed: ObservedHost, residents: Sequence[ModelName]) -> ObservedHost:
         """The host with what is in its memory: one request, and looks inside where a resident may share a runner."""
-        listed = self.patiently(lambda: read_loaded(self.client, self.cancel))
+        listed = self.patiently(lambda: read_loaded(self.client))
         observed = replace(observed, loaded=listed)
         inside = self.show(observed, to_compare(residents, observed))
         return replace(observed, loaded=with_sharers(residents, listed, inside))
@@ -199,7 +199,7 @@ def _with_costs(
 def _has_blob(eyes: Eyes, digest: Digest) -> bool:
     """False also when the host does not say (a proxy may let no HEAD through): only the estimate of costs uses it."""
     with suppress(AnswerError, ProtocolError):
-        return eyes.patiently(lambda: eyes.client.has_blob(digest, cancel=eyes.cancel))
+        return eyes.patiently(lambda: eyes.client.has_blob(digest))
     return False
 
 

@@ -34,7 +34,7 @@ class LedgerModel:
     """
 
     def __init__(self, client: OllamaClient) -> None:
-        self._client = client
+        self._client = client.without_cancel()
         self._is_sound = False
 
     @property

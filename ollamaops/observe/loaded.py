@@ -10,16 +10,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from ollamaops.errors import InvalidName
-from ollamaops.http.cancel import CancelToken
 from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.loaded import Loaded, read_stay
 
 
-def read_loaded(client: OllamaClient, cancel: CancelToken | None) -> tuple[Loaded, ...]:
+def read_loaded(client: OllamaClient) -> tuple[Loaded, ...]:
     """What is in memory right now, under every name that requests can use."""
     found, now = [], datetime.now(UTC)
-    for model in client.ps(cancel=cancel):
+    for model in client.ps():
         with suppress(InvalidName):
             found.append(
                 Loaded(

@@ -24,7 +24,7 @@ class Overview:
 
     cancel: CancelToken = field(default_factory=CancelToken)
     jobs: int = 8
-    open_client: Callable[[HostSpec], OllamaClient] = connect
+    open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
 
 
 def look_at_loaded(

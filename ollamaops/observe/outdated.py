@@ -36,7 +36,7 @@ class Search:
     lock: Lock
     cancel: CancelToken
     jobs: int = 8
-    open_client: Callable[[HostSpec], OllamaClient] = connect
+    open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
 
 
 def find_outdated(
@@ -101,7 +101,7 @@ def _shown(glance: Glance, observed: ObservedHost, own: ObservedModel) -> Conten
 
 
 def _has_blob(glance: Glance, digest: Digest) -> bool:
-    return glance.patiently(partial(glance.client.has_blob, digest, cancel=glance.cancel))
+    return glance.patiently(partial(glance.client.has_blob, digest))
 
 
 def _texts(

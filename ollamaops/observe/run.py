@@ -75,7 +75,7 @@ class Surroundings:
     emit: Sink = discard
     cancel: CancelToken = field(default_factory=CancelToken)
     now: Callable[[], str] = utc_now
-    open_client: Callable[[HostSpec], OllamaClient] = connect
+    open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
     held: Mapping[str, FactStore] = field(default_factory=dict)
 
     def moment(self) -> datetime:

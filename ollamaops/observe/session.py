@@ -100,7 +100,7 @@ class Workbench:
 
     def tags(self) -> dict[ModelName, Seen]:
         """A fresh look at every model that has a name requests can use."""
-        return self.patiently(lambda: read_tags(self.client, self.cancel))
+        return self.patiently(lambda: read_tags(self.client))
 
     def find(self, name: ModelName, tags: Mapping[ModelName, Seen]) -> Seen | None:
         """The model in `tags`, which were just read; looked for again before it is called missing."""
@@ -320,10 +320,10 @@ class Workbench:
             self.warn(action, f"done, but not remembered: {error}")
 
 
-def read_tags(client: OllamaClient, cancel: CancelToken | None) -> dict[ModelName, Seen]:
+def read_tags(client: OllamaClient) -> dict[ModelName, Seen]:
     """Every model that has a name requests can use, as one answer of `/api/tags` lists it."""
     found: dict[ModelName, Seen] = {}
-    for model in client.tags(cancel=cancel):
+    for model in client.tags():
         with suppress(InvalidName):
             name = ModelName.parse(model.name)
             found[name] = Seen(

@@ -130,19 +130,19 @@ class _Trial:
 
     def _reach(self) -> None:
         """RemoteError unless the server still answers: else its silence would count against the model."""
-        self.glance.patiently(partial(self.glance.client.version, cancel=self.glance.cancel))
+        self.glance.patiently(self.glance.client.version)
 
     def _look(self) -> ShownModel:
         if self._shown is None:
-            show = partial(self.glance.client.show, self.model, cancel=self.glance.cancel)
+            show = partial(self.glance.client.show, self.model)
             self._shown = self.glance.patiently(show)
         return self._shown
 
     def _context_length(self, shown: ShownModel, expectation: Expectation) -> int:
         """What it is loaded with: as ps tells (0.10.0 and newer), else what was asked for; 0 where it is the server's
         own default, which nothing tells."""
-        client, cancel = self.glance.client, self.glance.cancel
-        listed = self.glance.patiently(partial(read_loaded, client, cancel))
+        client = self.glance.client
+        listed = self.glance.patiently(lambda: read_loaded(client))
         lengths = {one.name: one.context_length for one in listed if one.context_length}
         if self.model in lengths:
             return lengths[self.model]
@@ -151,10 +151,10 @@ class _Trial:
 
     def _has_weights_of(self, other: ModelName, shown: ShownModel) -> bool:
         """Whether it uses the runner that is listed under the other name: a server has one for the same weights."""
-        client, cancel = self.glance.client, self.glance.cancel
-        features = client.features(cancel=cancel)
+        client = self.glance.client
+        features = client.features()
         own = contents_of(shown, "", features)
-        ask = partial(self.glance.patiently, partial(client.show, other, cancel=cancel))
+        ask = partial(self.glance.patiently, partial(client.show, other))
         found = look_into(ask, "", features) if own.blobs else None
         return found is not None and (found.blobs, found.adapters) == (own.blobs, own.adapters)
 
@@ -208,17 +208,17 @@ class _Question:
             return self._load_embedder()
         began = time.monotonic()
         request = GenerateRequest(model=self.model, options=self.expectation.options)
-        self.glance.client.generate(request, idle_s=self._patience_s, cancel=self.glance.cancel)
+        self.glance.client.generate(request, idle_s=self._patience_s)
         return Evidence(load_s=time.monotonic() - began)
 
     def _load_embedder(self) -> Evidence:
         """Load it, with whichever endpoint does that; an answer without words has no durations."""
         began = time.monotonic()
-        self.glance.client.load(self.model, cancel=self.glance.cancel)
+        self.glance.client.load(self.model)
         return Evidence(load_s=time.monotonic() - began)
 
     def _speak(self) -> Evidence:
-        expectation, client, cancel = self.expectation, self.glance.client, self.glance.cancel
+        expectation, client = self.expectation, self.glance.client
         if not (expectation.messages or expectation.tools):
             asked = GenerateRequest(
                 model=self.model,
@@ -227,7 +227,7 @@ class _Question:
                 options=self._options(),
                 think=self._think(),
             )
-            return _evidence_of_text(client.generate_stream(asked, idle_s=self._patience_s, cancel=cancel))
+            return _evidence_of_text(client.generate_stream(asked, idle_s=self._patience_s))
         request = ChatRequest(
             model=self.model,
             messages=tuple(Message(role, content) for role, content in expectation.conversation),
@@ -237,8 +237,8 @@ class _Question:
             think=self._think(),
         )
         if expectation.tools:  # which servers before 0.8.0 do not stream
-            return _evidence_of_text([client.chat(request, idle_s=self._patience_s, cancel=cancel)])
-        return _evidence_of_text(client.chat_stream(request, idle_s=self._patience_s, cancel=cancel))
+            return _evidence_of_text([client.chat(request, idle_s=self._patience_s)])
+        return _evidence_of_text(client.chat_stream(request, idle_s=self._patience_s))
 
     def _options(self) -> dict[str, ParameterValue]:
         """Greedy, and with an end: a model of noise may never stop, and servers up to 0.33 let it go on."""
@@ -259,14 +259,13 @@ class _Question:
 
     @property
     def _features(self) -> Features:
-        return self.glance.client.features(cancel=self.glance.cancel)
+        return self.glance.client.features()
 
     def _embed(self) -> Evidence:
         began = time.monotonic()
         answer = self.glance.client.embed(
             EmbedRequest(model=self.model, inputs=self.expectation.texts, options=self.expectation.options),
             idle_s=self._patience_s,
-            cancel=self.glance.cancel,
         )
         timings = answer.timings
         return Evidence(

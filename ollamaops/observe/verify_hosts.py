@@ -37,7 +37,7 @@ class Trials:
 
     cancel: CancelToken = field(default_factory=CancelToken)
     jobs: int = 8
-    open_client: Callable[[HostSpec], OllamaClient] = connect
+    open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
     on_model: OnModel = _ignore
 
 
@@ -52,7 +52,7 @@ def try_hosts(
 def _test_host(trials: Trials, spec: HostSpec, models: Iterable[ModelSpec]) -> HostVerdicts:
     verdicts: list[Verdict] = []
     try:
-        with trials.open_client(spec) as client:
+        with trials.open_client(spec, trials.cancel) as client:
             glance = Glance(spec=spec, client=client, cancel=trials.cancel)
             observed = glance.models()
             for model in models:

@@ -8,6 +8,7 @@ servers look a base up by exact case and, up to 0.12.5, wrote an empty model ove
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -55,7 +56,7 @@ class OllamaClient:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self._features: Features | None = None
+        self._features: list[Features] = []  # at most one, shared with what `without_cancel` gives
 
     @classmethod
     def connect(
@@ -68,10 +69,24 @@ class OllamaClient:
         tls: TlsFiles | None = None,
         proxy: str | None = None,
         limits: TimeLimits | None = None,
+        cancel: CancelToken | None = None,
     ) -> OllamaClient:
-        """A client for the server at `url`, without asking it anything yet. `host_name` is for messages."""
+        """A client for the server at `url`, without asking it anything yet. `host_name` is for messages.
+
+        `cancel` ends every call, whoever waits for it: the call then raises Cancelled.
+        """
         name = host_name or urlsplit(url).netloc.rpartition("@")[2]
-        return cls(Transport(name, url, headers=headers, auth=auth, tls=tls, proxy=proxy, limits=limits))
+        return cls(
+            Transport(
+                name, url, headers=headers, auth=auth, tls=tls, proxy=proxy, limits=limits, cancel=cancel
+            )
+        )
+
+    def without_cancel(self) -> OllamaClient:
+        """The same client, same connections, for calls that must go on when the run is cancelled."""
+        client = copy.copy(self)
+        client.transport = self.transport.without_cancel()
+        return client
 
     def __enter__(self) -> OllamaClient:
         return self
@@ -90,63 +105,59 @@ class OllamaClient:
 
     # what the server is
 
-    def version(self, *, cancel: CancelToken | None = None) -> ServerVersion:
+    def version(self) -> ServerVersion:
         """What the server says it is; one request each time."""
         what = "ask for the version"
-        answer = self.transport.request("GET", "/api/version", what=what, cancel=cancel)
+        answer = self.transport.request("GET", "/api/version", what=what)
         fields = self._whole(answer, what)
         if not fields.has("version"):
             raise fields.wrong("version", "a string")
         return ServerVersion.parse(fields.text("version"))
 
-    def features(self, *, cancel: CancelToken | None = None) -> Features:
+    def features(self) -> Features:
         """What the server can do; asked once, then remembered."""
-        if self._features is None:
-            version = self.version(cancel=cancel)
+        if not self._features:
+            version = self.version()
             features = features_of(version)
-            if not version.is_known and self._takes_modelfiles(cancel):
+            if not version.is_known and self._takes_modelfiles():
                 features = replace(features_of(replace(version, number=_OLDEST)), version=version)
-            self._features = features
-        return self._features
+            self._features.append(features)
+        return self._features[0]
 
-    def _takes_modelfiles(self, cancel: CancelToken | None) -> bool:
+    def _takes_modelfiles(self) -> bool:
         """Ask a server that does not know its version for a model of nothing: which one it misses tells its age."""
         try:
-            self._post("/api/create", {"model": "x", "stream": False}, "probe the version", cancel=cancel)
+            self._post("/api/create", {"model": "x", "stream": False}, "probe the version")
         except AnswerError as error:
             return "odelfile" in error.text
         return False
 
     # what is there
 
-    def tags(self, *, cancel: CancelToken | None = None) -> tuple[TaggedModel, ...]:
+    def tags(self) -> tuple[TaggedModel, ...]:
         """Every model of the host, in the server's order."""
         what = "list models"
-        answer = self.transport.request("GET", "/api/tags", what=what, cancel=cancel)
+        answer = self.transport.request("GET", "/api/tags", what=what)
         return self._whole(answer, what).objects("models", TaggedModel.read)
 
-    def ps(self, *, cancel: CancelToken | None = None) -> tuple[LoadedModel, ...]:
+    def ps(self) -> tuple[LoadedModel, ...]:
         """Every model that is loaded now."""
         what = "list loaded models"
-        answer = self.transport.request("GET", "/api/ps", what=what, cancel=cancel)
+        answer = self.transport.request("GET", "/api/ps", what=what)
         return self._whole(answer, what).objects("models", LoadedModel.read)
 
-    def show(
-        self, model: ModelName, *, verbose: bool = False, cancel: CancelToken | None = None
-    ) -> ShownModel:
+    def show(self, model: ModelName, *, verbose: bool = False) -> ShownModel:
         """What the model is made of. `verbose` fills tensors and long arrays. NotFound if it is not there."""
         what = f"show {model}"
-        self._check_addressable(model, what, cancel)
+        self._check_addressable(model, what)
         body: dict[str, object] = {"model": model.display}
-        answer = self._post("/api/show", body | ({"verbose": True} if verbose else {}), what, cancel=cancel)
+        answer = self._post("/api/show", body | ({"verbose": True} if verbose else {}), what)
         return ShownModel.read(self._whole(answer, what))
 
-    def has_blob(self, digest: Digest, *, cancel: CancelToken | None = None) -> bool:
+    def has_blob(self, digest: Digest) -> bool:
         """Whether the server has a file of that digest; its content is not looked at."""
         try:
-            self.transport.request(
-                "HEAD", f"/api/blobs/{digest}", what=f"look for blob {digest.short}", cancel=cancel
-            )
+            self.transport.request("HEAD", f"/api/blobs/{digest}", what=f"look for blob {digest.short}")
         except NotFound:
             return False
         return True
@@ -158,7 +169,6 @@ class OllamaClient:
         request: CreateRequest,
         *,
         on_progress: ProgressSink | None = None,
-        cancel: CancelToken | None = None,
     ) -> None:
         """Make or replace a model, on servers from 0.5.5 on.
 
@@ -166,21 +176,21 @@ class OllamaClient:
         asking would do harm. The blobs of `files` must be there.
         """
         what = f"create {request.model}"
-        features = self.features(cancel=cancel)
+        features = self.features()
         self._check_create(request, features, what)
         body = dict(request.to_json())
         if request.from_ is None or features.stream_ends_at_error:
-            base = self._find_spelling(request.from_, cancel) if request.from_ else None
-            self._follow("/api/create", _with_base(body, base), what, on_progress, cancel, inner_pulls=True)
+            base = self._find_spelling(request.from_) if request.from_ else None
+            self._follow("/api/create", _with_base(body, base), what, on_progress, inner_pulls=True)
             return
-        base = self._find_spelling(request.from_, cancel)
+        base = self._find_spelling(request.from_)
         if base is None:
             raise NotFound(
                 f"{self.host}: {what}: the base '{request.from_}' is not there",
                 host=self.host,
                 hint="pull it first",
             )
-        self._run_silently("/api/create", _with_base(body, base), what, on_progress, cancel)
+        self._run_silently("/api/create", _with_base(body, base), what, on_progress)
 
     def create_from_modelfile(
         self,
@@ -189,30 +199,27 @@ class OllamaClient:
         *,
         quantize: str | None = None,
         on_progress: ProgressSink | None = None,
-        cancel: CancelToken | None = None,
     ) -> None:
         """Make or replace a model from the text of a Modelfile, on servers up to 0.5.4.
 
         FROM and ADAPTER name models that are there, or uploaded files as `@sha256:…`.
         """
         what = f"create {model}"
-        if not self.features(cancel=cancel).models_from_modelfile:
+        if not self.features().models_from_modelfile:
             raise self._refuse(what, "servers from 0.5.5 on take no Modelfile", "send a structured request")
         body: dict[str, object] = {"model": model.display, "modelfile": modelfile}
         body |= {"quantize": quantize} if quantize else {}
-        self._follow("/api/create", body, what, on_progress, cancel, inner_pulls=True)
+        self._follow("/api/create", body, what, on_progress, inner_pulls=True)
 
-    def copy(self, source: ModelName, destination: ModelName, *, cancel: CancelToken | None = None) -> None:
+    def copy(self, source: ModelName, destination: ModelName) -> None:
         """Make `destination` the same model as `source`, replacing what was there. NotFound without a source."""
         body = {"source": source.display, "destination": destination.display}
-        self._post(
-            "/api/copy", body, f"copy {source} to {destination}", self.transport.limits.stall_s, cancel
-        )
+        self._post("/api/copy", body, f"copy {source} to {destination}", self.transport.limits.stall_s)
 
-    def delete(self, model: ModelName, *, cancel: CancelToken | None = None) -> bool:
+    def delete(self, model: ModelName) -> bool:
         """Remove the model. False if it was not there."""
         what = f"delete {model}"
-        self._check_addressable(model, what, cancel)
+        self._check_addressable(model, what)
         try:
             self.transport.request(
                 "DELETE",
@@ -220,7 +227,6 @@ class OllamaClient:
                 body={"model": model.display},
                 what=what,
                 idle_s=self.transport.limits.stall_s,
-                cancel=cancel,
             )
         except NotFound:
             return False
@@ -232,7 +238,6 @@ class OllamaClient:
         *,
         insecure: bool = False,
         on_progress: ProgressSink | None = None,
-        cancel: CancelToken | None = None,
         stall_s: float | None = None,
     ) -> None:
         """Download the model from its registry. `insecure` means plain http.
@@ -240,9 +245,9 @@ class OllamaClient:
         TimeoutExceeded when no byte arrives for `stall_s` (default: the host's); pulling again resumes.
         """
         what = f"pull {model}"
-        self._check_addressable(model, what, cancel)
+        self._check_addressable(model, what)
         body = {"model": model.display} | ({"insecure": True} if insecure else {})
-        self._follow("/api/pull", body, what, on_progress, cancel, stall_s=stall_s)
+        self._follow("/api/pull", body, what, on_progress, stall_s=stall_s)
 
     def push(
         self,
@@ -250,67 +255,56 @@ class OllamaClient:
         *,
         insecure: bool = False,
         on_progress: ProgressSink | None = None,
-        cancel: CancelToken | None = None,
         stall_s: float | None = None,
     ) -> None:
         """Upload the model to the registry that its name points to, with the key of the server."""
         body = {"model": model.display} | ({"insecure": True} if insecure else {})
-        self._follow("/api/push", body, f"push {model}", on_progress, cancel, stall_s=stall_s)
+        self._follow("/api/push", body, f"push {model}", on_progress, stall_s=stall_s)
 
     # using it
 
-    def load(
-        self, model: ModelName, *, keep_alive_s: float | None = None, cancel: CancelToken | None = None
-    ) -> None:
+    def load(self, model: ModelName, *, keep_alive_s: float | None = None) -> None:
         """Load the model and wait until it is. `keep_alive_s`: negative forever, None as the server likes."""
         keep = {} if keep_alive_s is None else {"keep_alive": render_keep_alive(keep_alive_s)}
-        self._set_residency(model, keep, f"load {model}", cancel)
+        self._set_residency(model, keep, f"load {model}")
 
-    def unload(self, model: ModelName, *, cancel: CancelToken | None = None) -> None:
+    def unload(self, model: ModelName) -> None:
         """Drop the model from memory; `ps` may list it a moment longer. Up to 0.3.10 it is loaded first."""
-        self._set_residency(model, {"keep_alive": 0}, f"unload {model}", cancel)
+        self._set_residency(model, {"keep_alive": 0}, f"unload {model}")
 
-    def generate(
-        self, request: GenerateRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
-    ) -> GenerateAnswer:
+    def generate(self, request: GenerateRequest, *, idle_s: float | None = None) -> GenerateAnswer:
         """The whole completion. `idle_s` bounds the wait for it, loading included."""
         what = f"generate with {request.model}"
-        self._check_addressable(request.model, what, cancel)
-        answer = self._post("/api/generate", _unstreamed(request.to_json()), what, self._wait(idle_s), cancel)
+        self._check_addressable(request.model, what)
+        answer = self._post("/api/generate", _unstreamed(request.to_json()), what, self._wait(idle_s))
         return request.read(self._answered(answer, what))
 
     def generate_stream(
-        self, request: GenerateRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
+        self, request: GenerateRequest, *, idle_s: float | None = None
     ) -> Iterator[GenerateAnswer]:
         """The completion piece by piece; the last piece has `done` and the timings."""
         what = f"generate with {request.model}"
-        self._check_addressable(request.model, what, cancel)
-        return self._chunks("/api/generate", request.to_json(), what, request.read, idle_s, cancel)
+        self._check_addressable(request.model, what)
+        return self._chunks("/api/generate", request.to_json(), what, request.read, idle_s)
 
-    def chat(
-        self, request: ChatRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
-    ) -> ChatAnswer:
+    def chat(self, request: ChatRequest, *, idle_s: float | None = None) -> ChatAnswer:
         """The whole answer of the assistant."""
         what = f"chat with {request.model}"
-        self._check_addressable(request.model, what, cancel)
-        answer = self._post("/api/chat", _unstreamed(request.to_json()), what, self._wait(idle_s), cancel)
+        self._check_addressable(request.model, what)
+        answer = self._post("/api/chat", _unstreamed(request.to_json()), what, self._wait(idle_s))
         return request.read(self._answered(answer, what))
 
-    def chat_stream(
-        self, request: ChatRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
-    ) -> Iterator[ChatAnswer]:
+    def chat_stream(self, request: ChatRequest, *, idle_s: float | None = None) -> Iterator[ChatAnswer]:
         """The answer of the assistant piece by piece; the last piece has `done` and the timings."""
         what = f"chat with {request.model}"
-        self._check_addressable(request.model, what, cancel)
-        return self._chunks("/api/chat", request.to_json(), what, request.read, idle_s, cancel)
+        self._check_addressable(request.model, what)
+        return self._chunks("/api/chat", request.to_json(), what, request.read, idle_s)
 
-    def embed(
-        self, request: EmbedRequest, *, idle_s: float | None = None, cancel: CancelToken | None = None
-    ) -> EmbedAnswer:
+    def embed(self, request: EmbedRequest, *, idle_s: float | None = None) -> EmbedAnswer:
         """One vector per input."""
         what = f"embed with {request.model}"
-        self._check_addressable(request.model, what, cancel)
-        answer = self._post("/api/embed", request.to_json(), what, self._wait(idle_s), cancel)
+        self._check_addressable(request.model, what)
+        answer = self._post("/api/embed", request.to_json(), what, self._wait(idle_s))
         return request.read(self._answered(answer, what))
 
     # how
@@ -340,16 +334,15 @@ class OllamaClient:
         body: JsonObject,
         what: str,
         idle_s: float | None = None,
-        cancel: CancelToken | None = None,
     ) -> Answer:
-        return self.transport.request("POST", path, body=body, what=what, idle_s=idle_s, cancel=cancel)
+        return self.transport.request("POST", path, body=body, what=what, idle_s=idle_s)
 
     def _refuse(self, what: str, why: str, hint: str) -> InvalidRequest:
         return InvalidRequest(f"{self.host}: {what}: {why}", host=self.host, hint=hint)
 
-    def _check_addressable(self, model: ModelName, what: str, cancel: CancelToken | None) -> None:
+    def _check_addressable(self, model: ModelName, what: str) -> None:
         """Refuse `x:local` where the server would act on `x:latest` instead (0.18.0 and newer)."""
-        if model.source_suffix == "local" and self.features(cancel=cancel).suffix_routing:
+        if model.source_suffix == "local" and self.features().suffix_routing:
             raise self._refuse(
                 what,
                 f"servers from 0.18.0 on take '{model}' for '{model.pull_name}'",
@@ -372,30 +365,28 @@ class OllamaClient:
                 f"it needs {first_version_with(flag)} or newer",
             )
         if request.from_ is not None and features.suffix_routing:
-            self._check_addressable(request.from_, what, None)
+            self._check_addressable(request.from_, what)
 
-    def _find_spelling(self, model: ModelName, cancel: CancelToken | None) -> str | None:
+    def _find_spelling(self, model: ModelName) -> str | None:
         """The name under which the server stores this model, None if it does not."""
-        for tagged in self.tags(cancel=cancel):
+        for tagged in self.tags():
             with contextlib.suppress(InvalidName):
                 if ModelName.parse(tagged.name) == model:
                     return tagged.name
         return None
 
-    def _set_residency(
-        self, model: ModelName, keep: Mapping[str, object], what: str, cancel: CancelToken | None
-    ) -> None:
-        self._check_addressable(model, what, cancel)
+    def _set_residency(self, model: ModelName, keep: Mapping[str, object], what: str) -> None:
+        self._check_addressable(model, what)
         quiet_s = self.transport.limits.quiet_s
         body: dict[str, object] = {"model": model.display, **keep}
         try:
-            self._answered(self._post("/api/generate", body, what, quiet_s, cancel), what)
+            self._answered(self._post("/api/generate", body, what, quiet_s), what)
         except InvalidRequest as error:
             if "does not support" not in error.text:
                 raise
-            by_embed = self.features(cancel=cancel).embed_empty_loads
+            by_embed = self.features().embed_empty_loads
             path, body["prompt"] = ("/api/embed" if by_embed else "/api/embeddings"), ""
-            self._answered(self._post(path, body, what, quiet_s, cancel), what)
+            self._answered(self._post(path, body, what, quiet_s), what)
 
     def _chunks(
         self,
@@ -404,11 +395,10 @@ class OllamaClient:
         what: str,
         read: Callable[[Fields], Chunk],
         idle_s: float | None,
-        cancel: CancelToken | None,
     ) -> Iterator[Chunk]:
         done = False
         with self.transport.stream(
-            "POST", path, body={**body, "stream": True}, what=what, idle_s=self._wait(idle_s), cancel=cancel
+            "POST", path, body={**body, "stream": True}, what=what, idle_s=self._wait(idle_s)
         ) as stream:
             for line in stream:
                 if line.get("error") is not None:
@@ -425,10 +415,9 @@ class OllamaClient:
         body: JsonObject,
         what: str,
         on_progress: ProgressSink | None,
-        cancel: CancelToken | None,
     ) -> None:
         """Without a stream: one answer at the end, and no harm done by an error on the way."""
-        answer = self._post(path, _unstreamed(body), what, self.transport.limits.quiet_s, cancel)
+        answer = self._post(path, _unstreamed(body), what, self.transport.limits.quiet_s)
         progress = Progress.read(self._answered(answer, what))
         if progress.status != "success":
             raise CutStream(f"{self.host}: {what}: ended with '{progress.status}'", host=self.host)
@@ -441,7 +430,6 @@ class OllamaClient:
         body: JsonObject,
         what: str,
         on_progress: ProgressSink | None,
-        cancel: CancelToken | None,
         *,
         stall_s: float | None = None,
         inner_pulls: bool = False,
@@ -452,7 +440,7 @@ class OllamaClient:
         watch = Watch(limits.quiet_s if inner_pulls else stall_s, limits.quiet_s, self.transport.clock)
         try:
             with self.transport.stream(
-                "POST", path, body={**body, "stream": True}, what=what, idle_s=watch.patience_s, cancel=cancel
+                "POST", path, body={**body, "stream": True}, what=what, idle_s=watch.patience_s
             ) as stream:
                 self._watch_lines(stream, watch, what, on_progress)
         except TimeoutExceeded as error:

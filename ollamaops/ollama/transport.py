@@ -8,6 +8,7 @@ environment proxies are not used for loopback (as Go programs, Ollama's own clie
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -89,10 +90,17 @@ class Answer:
     json: object = None
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A count that copies of a transport share."""
+
+    requests: int = 0
+
+
 class Transport:
     """One host. Safe to use from several threads; close it, or use it as a context, when done.
 
-    `requests_sent` counts what went out, for those who promise how few it takes.
+    `cancel` ends every exchange, which then raises Cancelled.
     """
 
     def __init__(
@@ -106,12 +114,14 @@ class Transport:
         proxy: str | None = None,
         limits: TimeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        cancel: CancelToken | None = None,
     ) -> None:
         self.host_name = host_name
         self.url, url_auth = split_credentials(host_name, url)
         self.limits = limits or TimeLimits()
         self.clock = clock
-        self.requests_sent = 0
+        self.cancel = cancel or CancelToken()
+        self._sent = _Sent()
         self._session = build_session(host_name, tls or TlsFiles())
         self._session.proxies.update(choose_proxies(self.url, proxy))
         self._session.headers.clear()
@@ -123,6 +133,17 @@ class Transport:
     def address(self) -> str:
         """Host and port, for messages."""
         return urlsplit(self.url).netloc
+
+    @property
+    def requests_sent(self) -> int:
+        """How many requests went out, for those who promise how few it takes."""
+        return self._sent.requests
+
+    def without_cancel(self) -> Transport:
+        """The same session, for requests that must go on when the run is cancelled."""
+        transport = copy.copy(self)
+        transport.cancel = CancelToken()
+        return transport
 
     def __repr__(self) -> str:
         return f"Transport({self.host_name!r}, {self.url!r})"
@@ -148,14 +169,13 @@ class Transport:
         idle_s: float | None = None,
         sent_idle_s: float | None = None,
         deadline_s: float | None = None,
-        cancel: CancelToken | None = None,
     ) -> Answer:
         """Ask and read the whole answer, which is 2xx; anything else is a RemoteError or Cancelled.
 
         `what` names the purpose in messages. `idle_s` bounds the silence (default: the host's), `sent_idle_s` that
         after the last byte of an upload is out (default: the same), `deadline_s` the whole exchange.
         """
-        exchange = _Exchange(self, method, path, what, idle_s, deadline_s, cancel)
+        exchange = _Exchange(self, method, path, what, idle_s, deadline_s)
         exchange.open()
         if upload is not None and sent_idle_s is not None:
             upload = _Followed(upload, lambda: exchange.allow_silence(sent_idle_s))
@@ -174,14 +194,13 @@ class Transport:
         what: str = "",
         idle_s: float | None = None,
         deadline_s: float | None = None,
-        cancel: CancelToken | None = None,
     ) -> Stream:
         """Ask and hand out the lines of the answer as they come. The request is sent when the Stream is entered."""
-        return Stream(_Exchange(self, method, path, what, idle_s, deadline_s, cancel), body)
+        return Stream(_Exchange(self, method, path, what, idle_s, deadline_s), body)
 
     def send(self, request: requests.PreparedRequest, idle_s: float) -> requests.Response:
         """The head of one answer, its body still to be read. Raises what requests and urllib3 raise."""
-        self.requests_sent += 1
+        self._sent.requests += 1
         session = self._session
         return session.send(
             request,
@@ -251,7 +270,6 @@ class _Exchange:
         what: str,
         idle_s: float | None,
         deadline_s: float | None,
-        cancel: CancelToken | None,
     ) -> None:
         self._transport = transport
         self._method = method
@@ -260,7 +278,6 @@ class _Exchange:
         self._idle_s = transport.limits.idle_s if idle_s is None else idle_s
         self._deadline_s = transport.limits.overall_s if deadline_s is None else deadline_s
         self._ends_at = None if self._deadline_s is None else transport.clock() + self._deadline_s
-        self._cancel = cancel
         self._call = Call(self._idle_s)
         self._response: requests.Response | None = None
         self._stack = contextlib.ExitStack()
@@ -268,8 +285,7 @@ class _Exchange:
     def open(self) -> None:
         """From here on, the cancel token ends this exchange."""
         self._stack.callback(self._call.finish)
-        if self._cancel is not None:
-            self._stack.enter_context(self._cancel.calling(self._call.abort))
+        self._stack.enter_context(self._transport.cancel.calling(self._call.abort))
 
     def close(self) -> None:
         """Drop the connection, unless the answer was read to its end and the pool has it back."""

@@ -48,7 +48,6 @@ def upload_blob(
     size_bytes: int,
     *,
     on_progress: ProgressSink | None = None,
-    cancel: CancelToken | None = None,
 ) -> bool:
     """Make sure that the host has the file as a blob. False if it was there already.
 
@@ -56,7 +55,7 @@ def upload_blob(
     another size, DigestMismatch when the server finds another digest (it then keeps the bytes as an orphan).
     """
     source = LocalFile(path, size_bytes)
-    return upload_source(client, digest, source, on_progress=on_progress, cancel=cancel)
+    return upload_source(client, digest, source, on_progress=on_progress)
 
 
 def upload_source(
@@ -65,22 +64,21 @@ def upload_source(
     source: BlobSource,
     *,
     on_progress: ProgressSink | None = None,
-    cancel: CancelToken | None = None,
 ) -> bool:
     """As `upload_blob`, from anywhere. `source` is opened only if the host lacks the blob."""
-    if client.has_blob(digest, cancel=cancel):
+    if client.has_blob(digest):
         return False
     with source.open() as reader:
-        body = _Body(reader, source, digest, on_progress, cancel)
+        body = _Body(reader, source, digest, on_progress, client.transport.cancel)
         try:
-            _post(client, body, cancel)
+            _post(client, body)
         except RemoteError as error:
-            if not ends_unheard(error) or not client.has_blob(digest, cancel=cancel):
+            if not ends_unheard(error) or not client.has_blob(digest):
                 raise
     return True
 
 
-def _post(client: OllamaClient, body: _Body, cancel: CancelToken | None) -> None:
+def _post(client: OllamaClient, body: _Body) -> None:
     try:
         client.transport.request(
             "POST",
@@ -89,7 +87,6 @@ def _post(client: OllamaClient, body: _Body, cancel: CancelToken | None) -> None
             what=f"upload {body.source.name}",
             idle_s=client.transport.limits.stall_s,
             sent_idle_s=client.transport.limits.quiet_s,
-            cancel=cancel,
         )
     except DigestMismatch as error:
         raise DigestMismatch(
@@ -110,7 +107,7 @@ class _Body:
         source: BlobSource,
         digest: Digest,
         on_progress: ProgressSink | None,
-        cancel: CancelToken | None,
+        cancel: CancelToken,
     ) -> None:
         self.source = source
         self.digest = digest
@@ -125,8 +122,7 @@ class _Body:
     def read(self, size: int = -1, /) -> bytes | FileBlock:
         """The next block, never past the announced length. Asking for it means that the one before went out."""
         self._report()
-        if self._cancel is not None:
-            self._cancel.check(f"upload {self.source.name}: cancelled")
+        self._cancel.check(f"upload {self.source.name}: cancelled")
         left = len(self) - self._sent_bytes
         block = self._reader.read(left if size < 0 else min(size, left)) if left else b""
         self._sent_bytes += len(block)

@@ -98,7 +98,7 @@ def test_a_host_that_goes_away_before_the_apply_has_an_outcome_for_every_action(
     with newest.around() as around:
         plan = plan_hosts(cases, around)
 
-        def refuse(spec: HostSpec) -> OllamaClient:
+        def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
             raise UsageError(f"{spec.name}: the environment variable TOKEN is not set")
 
         report = apply_hosts(plan, cases, replace(around, open_client=refuse)).hosts[0]
@@ -113,7 +113,7 @@ def test_a_host_whose_secret_cannot_be_read_is_unreached_and_not_the_end_of_the_
 ) -> None:
     with newest.around() as around:
 
-        def refuse(spec: HostSpec) -> OllamaClient:
+        def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
             raise UsageError(f"{spec.name}: the environment variable TOKEN is not set", hint="export TOKEN=…")
 
         plan = plan_hosts(newest.cases([a_model(BASE)]), replace(around, open_client=refuse))

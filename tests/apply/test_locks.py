@@ -196,7 +196,7 @@ def test_hosts_that_keep_nothing_themselves_are_not_asked_anything(around: Surro
 def test_only_with_the_lock_is_the_ledger_of_a_host_written(host: LiveHost) -> None:
     case = on_server(host)
     fact = Applied(host="x", model="m", how="pulled", fingerprint="f", digest="d", at="t")
-    with host.around() as around, around.open_client(case.spec) as client:
+    with host.around() as around, around.open_client(case.spec, around.cancel) as client:
         facts_of(case, client, around).remember(fact)
         assert host.stranger.tags() == {}
         with holding_ledgers([case], around) as holding:
@@ -286,7 +286,7 @@ def test_a_host_that_does_not_answer_is_left_to_the_run_to_report(host: LiveHost
 
 
 def test_a_host_whose_secret_cannot_be_read_is_left_to_the_run_to_report(host: LiveHost) -> None:
-    def refuse(spec: HostSpec) -> OllamaClient:
+    def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
         error: OllamaopsError = UsageError("no secret")
         raise error
 

@@ -26,6 +26,7 @@ from ollamaops.apply.preconditions import LOOKS_AT_BUSY
 from ollamaops.engine import apply_hosts, check_facts, plan_hosts
 from ollamaops.errors import Cancelled, ConnectError
 from ollamaops.events import Progressed
+from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, Window
 from ollamaops.observe.run import Options, Surroundings
 from ollamaops.ollama.client import OllamaClient
@@ -280,11 +281,11 @@ def test_without_a_rule_nobody_waits(newest: LiveHost, busy: str | None) -> None
 # hosts that do not answer just then
 
 
-def refuse(spec: HostSpec) -> OllamaClient:
+def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
     raise ConnectError("gpu-1: nobody answers", host="gpu-1")
 
 
-def interrupt(spec: HostSpec) -> OllamaClient:
+def interrupt(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
     raise Cancelled("stopped")
 
 

@@ -26,6 +26,7 @@ from recording_proxy import Request
 from ollamaops.cli import exits
 from ollamaops.engine import Options, apply_hosts, plan_hosts
 from ollamaops.events import ActionEnded, ActionStarted, Event
+from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec, ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
 from ollamaops.observe.run import Surroundings
@@ -195,8 +196,8 @@ def before_each(around: Surroundings, hook: Callable[[], object]) -> Surrounding
 
         return ask
 
-    def open_client(spec: HostSpec) -> OllamaClient:
-        client = around.open_client(spec)
+    def open_client(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
+        client = around.open_client(spec, cancel)
         transport = client.transport
         transport.request = hooked(transport.request)  # type: ignore[method-assign,assignment]
         transport.stream = hooked(transport.stream)  # type: ignore[method-assign,assignment]

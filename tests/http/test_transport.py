@@ -608,21 +608,22 @@ class full_listener:  # noqa: N801  reads as a verb at its place of use
 # cancelling
 
 
-def cancelled_while(action: Callable[[CancelToken], object], ready: Callable[[], object]) -> Cancelled:
-    """What `action` raises when another thread cancels it as soon as `ready` returns."""
-    token = CancelToken()
+def cancelled_while(
+    transport: Transport, action: Callable[[], object], ready: Callable[[], object]
+) -> Cancelled:
+    """What `action` raises when another thread cancels the transport as soon as `ready` returns."""
     caught: list[BaseException] = []
 
     def run() -> None:
         try:
-            action(token)
+            action()
         except BaseException as error:  # noqa: BLE001  handed to the test's thread
             caught.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     ready()
-    token.cancel()
+    transport.cancel.cancel()
     thread.join(PATIENT_S)
     assert not thread.is_alive()
     assert isinstance(caught[0], Cancelled), caught
@@ -643,19 +644,19 @@ def told(script: Script) -> tuple[Script, threading.Event]:
 def test_cancelling_ends_the_wait_for_an_answer() -> None:
     script, came = told(silent)
     with ScriptedHost(script) as host, connected(host) as transport:
-        error = cancelled_while(lambda token: transport.request("GET", "/", cancel=token), came.wait)
+        error = cancelled_while(transport, lambda: transport.request("GET", "/"), came.wait)
     assert str(error) == "gpu-1: GET /: cancelled"
 
 
 def test_cancelling_ends_a_stream_between_lines() -> None:
     script, came = told(half_silent)
 
-    def follow(token: CancelToken) -> None:
-        with transport.stream("GET", "/", cancel=token) as stream:
+    def follow() -> None:
+        with transport.stream("GET", "/") as stream:
             list(stream)
 
     with ScriptedHost(script) as host, connected(host) as transport:
-        cancelled_while(follow, came.wait)
+        cancelled_while(transport, follow, came.wait)
 
 
 def test_cancelling_ends_a_stream_without_length_too() -> None:
@@ -669,27 +670,24 @@ def test_cancelling_ends_a_stream_without_length_too() -> None:
 
     came = threading.Event()
 
-    def follow(token: CancelToken) -> None:
-        with transport.stream("GET", "/", cancel=token) as stream:
+    def follow() -> None:
+        with transport.stream("GET", "/") as stream:
             list(stream)
 
     with ScriptedHost(script) as host, connected(host) as transport:
-        cancelled_while(follow, came.wait)
+        cancelled_while(transport, follow, came.wait)
 
 
 def test_cancelling_ends_the_wait_for_a_connection() -> None:
     waiting = threading.Event()
 
-    class Watching(CancelToken):
-        """Tells when the request has begun; the connection hangs from then on."""
-
     with full_listener() as port, Transport("gpu-1", f"http://127.0.0.1:{port}") as transport:
 
-        def ask(token: CancelToken) -> None:
+        def ask() -> None:
             waiting.set()
-            transport.request("GET", "/", cancel=token)
+            transport.request("GET", "/")
 
-        cancelled_while(ask, waiting.wait)
+        cancelled_while(transport, ask, waiting.wait)
 
 
 def test_cancelling_ends_a_tls_handshake_that_nobody_answers() -> None:
@@ -701,7 +699,7 @@ def test_cancelling_ends_a_tls_handshake_that_nobody_answers() -> None:
                 accepted.append(listener.accept()[0])
                 accepted[0].recv(1)
 
-            cancelled_while(lambda token: transport.request("GET", "/", cancel=token), accept)
+            cancelled_while(transport, lambda: transport.request("GET", "/"), accept)
         accepted[0].close()
 
 
@@ -727,29 +725,25 @@ def test_cancelling_ends_an_upload_that_the_server_does_not_read() -> None:
     stop = threading.Event()
     body = EndlessUpload()
     with ScriptedHost(script, reads_body=False) as host, connected(host) as transport:
-        cancelled_while(
-            lambda token: transport.request("POST", "/", upload=body, cancel=token), body.blocks.acquire
-        )
+        cancelled_while(transport, lambda: transport.request("POST", "/", upload=body), body.blocks.acquire)
         stop.set()
 
 
 def test_a_token_that_is_set_already_sends_nothing() -> None:
-    token = CancelToken()
-    token.cancel()
     with ScriptedHost(always({})) as host, connected(host) as transport:
+        transport.cancel.cancel()
         with pytest.raises(Cancelled):
-            transport.request("GET", "/", cancel=token)
-        with pytest.raises(Cancelled), transport.stream("GET", "/", cancel=token):
+            transport.request("GET", "/")
+        with pytest.raises(Cancelled), transport.stream("GET", "/"):
             pass
     assert host.asked == []
 
 
 def test_a_token_that_is_set_later_does_not_touch_finished_requests() -> None:
-    token = CancelToken()
     with ScriptedHost(always({})) as host, connected(host) as transport:
-        transport.request("GET", "/", cancel=token)
-        token.cancel()
-        assert transport.request("GET", "/").status == 200
+        transport.request("GET", "/")
+        transport.cancel.cancel()
+        assert transport.without_cancel().request("GET", "/").status == 200
     assert host.connections == 1
 
 
@@ -1074,15 +1068,15 @@ def test_a_plain_server_is_told_from_a_tls_one() -> None:
 def test_cancelling_works_over_tls(pki: Pki) -> None:
     script, came = told(half_silent)
 
-    def follow(token: CancelToken) -> None:
-        with transport.stream("GET", "/", cancel=token) as stream:
+    def follow() -> None:
+        with transport.stream("GET", "/") as stream:
             list(stream)
 
     with (
         ScriptedHost(script, tls=pki.server_context()) as host,
         connected(host, tls=TlsFiles(ca=str(pki.ca))) as transport,
     ):
-        cancelled_while(follow, came.wait)
+        cancelled_while(transport, follow, came.wait)
 
 
 # uploads

@@ -38,7 +38,7 @@ def printing(text: str, then: str = "") -> SecretFromCommand:
 
 
 def asked(host: ScriptedHost, spec: HostSpec, environ: dict[str, str]) -> Asked:
-    with connect(spec, environ) as client:
+    with connect(spec, environ=environ) as client:
         client.version()
     return host.asked[-1]
 
@@ -159,7 +159,7 @@ def test_a_command_gets_no_shell_and_no_input() -> None:
 def test_a_secret_that_http_cannot_carry_is_refused_without_being_shown(host: ScriptedHost) -> None:
     spec = HostSpec(name="gpu-1", url=host.url, auth=BearerAuth(SecretFromEnv("TOKEN")))
     with pytest.raises(InvalidValue) as caught:
-        connect(spec, {"TOKEN": f"{SECRET}\nX-Evil: 1"})
+        connect(spec, environ={"TOKEN": f"{SECRET}\nX-Evil: 1"})
     assert SECRET not in str(caught.value)
     assert host.asked == []
 

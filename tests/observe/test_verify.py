@@ -24,6 +24,7 @@ from ollamaops.errors import (
     RemoteError,
     TimeoutExceeded,
 )
+from ollamaops.http.cancel import CancelToken
 from ollamaops.http.session import TimeLimits
 from ollamaops.manifest.types import HostSpec, ModelSpec, Pull
 from ollamaops.names import Digest, ModelName
@@ -502,7 +503,7 @@ def test_a_host_that_goes_away_half_way_keeps_its_verdicts(newest: LiveHost) -> 
 
 
 def test_a_host_that_cannot_be_opened_is_unreached(newest: LiveHost) -> None:
-    def refuse(spec: HostSpec) -> OllamaClient:
+    def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
         raise OllamaopsError("no secret", hint="export it")
 
     found = run(newest, a_spec(BASE, PONG), open_client=refuse)

@@ -37,7 +37,6 @@ from ollamaops.errors import (
     ServerFault,
     TimeoutExceeded,
 )
-from ollamaops.http.cancel import CancelToken
 from ollamaops.http.session import TimeLimits
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import OllamaClient
@@ -488,8 +487,6 @@ def test_a_quiet_step_may_take_long() -> None:
 
 
 def test_a_pull_is_cancelled_from_another_thread() -> None:
-    token = CancelToken()
-
     def script(asked: Asked, wire: Wire) -> None:
         wire.begin()
         wire.line(LAYER)
@@ -497,10 +494,10 @@ def test_a_pull_is_cancelled_from_another_thread() -> None:
         wire.sock.recv(1)
         wire.close()
 
-    with Serving({"/api/pull": script}) as serving, pytest.raises(Cancelled):
-        serving.client.pull(
-            BOT, cancel=token, on_progress=lambda _: threading.Thread(target=token.cancel).start()
-        )
+    with Serving({"/api/pull": script}) as serving:
+        cancel = serving.client.transport.cancel.cancel
+        with pytest.raises(Cancelled):
+            serving.client.pull(BOT, on_progress=lambda _: threading.Thread(target=cancel).start())
 
 
 # create

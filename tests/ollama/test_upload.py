@@ -24,7 +24,6 @@ from ollamaops.errors import (
     TimeoutExceeded,
     WeightsError,
 )
-from ollamaops.http.cancel import CancelToken
 from ollamaops.http.file_body import FileBlock
 from ollamaops.http.session import TimeLimits
 from ollamaops.names import Digest
@@ -349,14 +348,12 @@ def test_a_lost_connection_is_not_blamed_on_the_file(weights: Path) -> None:
 
 
 def test_an_upload_is_cancelled_on_the_way(weights: Path) -> None:
-    token = CancelToken()
-
     def stop(progress: Progress) -> None:
         if progress.completed_bytes >= 3 * MIB:
-            token.cancel()
+            host.client.transport.cancel.cancel()
 
     with BlobHost() as host, pytest.raises(Cancelled):
-        host.send(weights, on_progress=stop, cancel=token)
+        host.send(weights, on_progress=stop)
     assert host.blobs == {}
 
 

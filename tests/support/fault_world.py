@@ -189,8 +189,8 @@ class World:
             finally:
                 registries.close()
 
-    def _open_client(self, spec: HostSpec) -> OllamaClient:
-        return OllamaClient.connect(spec.url, host_name=spec.name, limits=self.limits)
+    def _open_client(self, spec: HostSpec, cancel: CancelToken) -> OllamaClient:
+        return OllamaClient.connect(spec.url, host_name=spec.name, limits=self.limits, cancel=cancel)
 
     # what is there
 

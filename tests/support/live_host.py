@@ -209,8 +209,8 @@ class LiveHost:
     def around(self) -> Iterator[Surroundings]:
         clients: list[OllamaClient] = []
 
-        def open_client(spec: HostSpec) -> OllamaClient:
-            clients.append(OllamaClient.connect(spec.url, host_name=spec.name))
+        def open_client(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
+            clients.append(OllamaClient.connect(spec.url, host_name=spec.name, cancel=cancel))
             return clients[-1]
 
         registries = RegistryCache(lambda: RegistryClient(endpoints=self.registries, timeout_s=5))

@@ -71,13 +71,14 @@ def at(
     url: str, state: Path, *, ledger: Ledger | None = None, spare: tuple[str, ...] = ()
 ) -> Iterator[Bench]:
     events: list[Event] = []
-    with OllamaClient.connect(url, host_name="gpu-1") as client:
+    cancel = NoWaitToken()
+    with OllamaClient.connect(url, host_name="gpu-1", cancel=cancel) as client:
         yield Bench(
             Workbench(
                 spec=HostSpec(name="gpu-1", url=url),
                 client=client,
                 ledger=ledger or Ledger(state),
-                cancel=NoWaitToken(),
+                cancel=cancel,
                 emit=events.append,
                 run_id="run",
                 now=lambda: "2026-01-01T00:00:00.000Z",
