@@ -140,7 +140,7 @@ def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     The rules whose answer depends on the moment are asked again. RefusedError names each fact that has changed; a
     host that does not answer becomes an unreached one.
     """
-    from ollamaops.plan.bases import hold_to_registry
+    from ollamaops.plan.pulls import hold_to_registry
 
     by_host = {case.spec.name: case for case in cases}
     jobs = [(by_host[host.host], host) for host in plan.hosts]

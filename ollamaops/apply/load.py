@@ -17,7 +17,7 @@ from ollamaops.observe.loaded import read_loaded
 from ollamaops.observe.session import PAUSE_S, Seen, Workbench
 from ollamaops.ollama.contents import Contents
 from ollamaops.plan.actions import Action, CopyModel, CreateModel, LoadModel, PullModel, UnloadModel
-from ollamaops.plan.loaded import Loaded
+from ollamaops.plan.observed import Loaded
 from ollamaops.plan.residency import share_runner
 
 LOOKS_AFTER_LOAD = 3

@@ -21,12 +21,12 @@ from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.observe.weights import with_headers
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost
+from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.guard import guard, guard_again
 from ollamaops.plan.lookups import PlanOptions, is_trusted
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
-from ollamaops.plan.pruning import only_prune
 from ollamaops.plan.residency import is_managed
 
 

@@ -13,8 +13,7 @@ from ollamaops.names import ModelName
 from ollamaops.observe.guard_facts import names_loaded
 from ollamaops.observe.session import Workbench
 from ollamaops.plan.actions import Action, CopyModel, CreateModel, DeleteModel, PullModel
-from ollamaops.plan.guard import CHANGING
-from ollamaops.plan.windows import describe_moment, is_open, next_opening
+from ollamaops.plan.guard import CHANGING, describe_moment, is_open, next_opening
 
 LOOKS_AT_BUSY = 300
 PAUSE_S = 2.0

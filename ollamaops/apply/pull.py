@@ -13,7 +13,7 @@ from ollamaops.errors import DigestMismatch, ProtocolError, RemoteError
 from ollamaops.observe.contents import Unreadable
 from ollamaops.observe.session import Seen, Workbench
 from ollamaops.plan.actions import PullModel
-from ollamaops.plan.staging import on_trial, unusable
+from ollamaops.plan.versions import on_trial, unusable
 
 OTHERS_TO_OPEN = 3
 

@@ -12,9 +12,8 @@ from ollamaops.observe.host import Glance
 from ollamaops.observe.session import Seen, Workbench
 from ollamaops.observe.verify import examine
 from ollamaops.plan.actions import ProbeModel
-from ollamaops.plan.expectations import Expectation
-from ollamaops.plan.staging import is_on_trial
-from ollamaops.plan.verdicts import Verdict
+from ollamaops.plan.expectations import Expectation, Verdict
+from ollamaops.plan.versions import is_on_trial
 
 MOST_TOLD = 3
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from ollamaops.errors import InvalidName
 from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.plan.loaded import Loaded, read_stay
+from ollamaops.plan.observed import Loaded, read_stay
 
 
 def read_loaded(client: OllamaClient) -> tuple[Loaded, ...]:

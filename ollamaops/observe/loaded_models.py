@@ -15,7 +15,7 @@ from ollamaops.observe.for_each_host import glance_at_hosts
 from ollamaops.observe.host import Glance
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import UnreachedHost
-from ollamaops.plan.loaded import HostLoaded, under_own_names
+from ollamaops.plan.observed import HostLoaded, under_own_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ from ollamaops.plan.actions import (
     id_of,
 )
 from ollamaops.plan.desired import without_words
-from ollamaops.plan.staging import after_trial, is_marked, is_on_trial, on_trial
+from ollamaops.plan.versions import after_trial, is_marked, is_on_trial, on_trial
 from ollamaops.state.facts import Applied, FactStore, How
 
 Result = TypeVar("Result")

@@ -39,8 +39,7 @@ from ollamaops.ollama.inference import (
 )
 from ollamaops.ollama.messages import Message, ParameterValue
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.expectations import Expectation
-from ollamaops.plan.verdicts import Evidence, Failure, Verdict, judge, without_thinking
+from ollamaops.plan.expectations import Evidence, Expectation, Failure, Verdict, judge, without_thinking
 
 MOST_TOKENS = 2048
 GREEDY: dict[str, ParameterValue] = {"seed": 0, "temperature": 0}

@@ -19,10 +19,9 @@ from ollamaops.observe.host import Glance
 from ollamaops.observe.verify import examine
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import UnreachedHost
-from ollamaops.plan.expectations import Expectation, read_expectations
+from ollamaops.plan.expectations import Expectation, Failure, Verdict, read_expectations
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.results import HostVerdicts
-from ollamaops.plan.verdicts import Failure, Verdict
 
 OnModel = Callable[[str, ModelName], None]
 

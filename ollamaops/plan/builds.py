@@ -12,15 +12,13 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import first_version_with
 from ollamaops.plan.actions import Blob, CopyModel, Cost, CreateModel, Recipe, UploadBlob, id_of
-from ollamaops.plan.bases import ensure
-from ollamaops.plan.copies import rename
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
-from ollamaops.plan.lookups import Because, is_trusted, place_of
+from ollamaops.plan.lookups import Because, former_of, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
-from ollamaops.plan.staging import add_probe, add_switch, is_staged
+from ollamaops.plan.pulls import ensure, rename
 from ollamaops.plan.unsupported import unsupported
-from ollamaops.plan.versions import next_of
+from ollamaops.plan.versions import is_staged, next_of
 
 
 def plan_build(draft: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
@@ -179,8 +177,20 @@ def _plan_create(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, becaus
         )
     )
     if aside is not None:
-        add_probe(draft, model, aside)
-        add_switch(draft, model)
+        draft.add_probe(model, aside)
+        draft.add(
+            CopyModel(
+                host=draft.host,
+                model=model.name,
+                source=aside,
+                needs=draft.needs(model.name),
+                expects=draft.expect(model.name),
+                keep=model.spec.keep_previous,
+                former=former_of(model, draft.desired, draft.observed),
+                fingerprint=model.fingerprint,
+                retries=model.spec.retries,
+            )
+        )
 
 
 def _hollow_base(draft: PlanBuilder, base: ModelName | None) -> tuple[str, str] | None:

@@ -1,17 +1,19 @@
-"""What goes: names that were renamed, what is declared absent, and what nobody declares.
+"""Plan deletions: former names, what is declared absent, and what nobody declares.
 
-Decides which models are deleted, and after what. The fact a reader would miss: a declared removal stands by itself,
-but a former name and an undeclared model go only when everything else on the host has worked.
+A declared removal stands by itself. A former name and an undeclared model go only after everything else on the host
+has worked, because they may be all that still works: `ollamaops prune` deletes nothing while other changes wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from ollamaops.manifest.types import AbsentSpec
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import DeleteModel
+from ollamaops.plan.actions import DeleteModel, HostPlan, Note
 from ollamaops.plan.desired import DesiredModel
+from ollamaops.plan.guard import PENDING, changes_of, is_prune
 from ollamaops.plan.lookups import Because
 from ollamaops.plan.observed import ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
@@ -126,3 +128,22 @@ def _add_delete(
             expects=draft.expect(name, by),
         )
     )
+
+
+def only_prune(plan: HostPlan, *, force: Collection[str] = ()) -> HostPlan:
+    """The plan with nothing but deletions of undeclared models, and none of them while other changes are pending.
+
+    `force` with `pending` deletes them all the same.
+    """
+    deletions = tuple(replace(action, needs=()) for action in plan.actions if is_prune(action))
+    others = len(changes_of(plan)) - len(deletions)
+    if not deletions or not others or PENDING in force:
+        return replace(plan, actions=deletions)
+    names = ", ".join(str(action.model) for action in deletions)
+    note = Note(
+        host=plan.host,
+        message=f"not pruned while other changes are pending ({others}): {names}",
+        hint="run ollamaops apply first, or use --force pending for this run",
+        unresolved=True,
+    )
+    return replace(plan, actions=(), notes=(*plan.notes, note))

@@ -1,18 +1,20 @@
 """Safety rules over a plan: values in, refusals out. A refused plan changes nothing on any host.
 
-Each rule has a name, which is what `--force RULE` lifts, and speaks in numbers and says the way out. The fact a
-reader would miss: percentages count only from ten models up, so that a host with three models can change one.
+Each rule has a name, which is what `--force RULE` lifts. Percentages count only from ten models up, so that a host
+with three models can change one. Maintenance windows follow the wall clock in their own time zone, and the hours
+after midnight belong to the day on which the window opens: `sat 22:00-06:00` is open on Sunday at five.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from ollamaops.errors import InvalidValue, cut_text
 from ollamaops.lockfile.build import needs_lock
 from ollamaops.manifest.problems import did_you_mean
-from ollamaops.manifest.types import Limit
+from ollamaops.manifest.types import Limit, Window
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
     Action,
@@ -31,7 +33,6 @@ from ollamaops.plan.licenses import refused_licenses
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.residency import kept_loaded
 from ollamaops.plan.vram import refuse_vram
-from ollamaops.plan.windows import describe_moment, is_open, next_opening, zone_of
 
 PERCENT_FROM_MODELS = 10
 PENDING = "pending"  # pruning.py's own rule: it judges what prune would leave of a plan
@@ -299,3 +300,54 @@ RULES: dict[str, Rule] = {
     "disk": refuse_disk,
 }
 OF_THE_MOMENT = frozenset({"windows", "busy"})
+
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_LOOK_AHEAD_DAYS = 8
+
+
+def is_open(windows: Iterable[Window], now: datetime) -> bool:
+    """Whether changes may begin at `now` (an aware moment)."""
+    return any(_is_open(window, now) for window in windows)
+
+
+def next_opening(windows: Iterable[Window], now: datetime) -> datetime | None:
+    """When the next window opens, in its own time zone; None when there are no windows."""
+    later = (opening for window in windows for opening in _openings(window, now) if opening > now)
+    return min(later, default=None, key=lambda opening: opening.astimezone(UTC))
+
+
+def describe_moment(moment: datetime) -> str:
+    """`sat 22:00 (Europe/Paris)`."""
+    return f"{DAYS[moment.weekday()]} {moment:%H:%M} ({moment.tzinfo})"
+
+
+def zone_of(window: Window) -> tzinfo:
+    """The window's time zone. ZoneInfoNotFoundError (a KeyError) if this system does not know it."""
+    from zoneinfo import ZoneInfo
+
+    return UTC if window.timezone.upper() == "UTC" else ZoneInfo(window.timezone)
+
+
+def _is_open(window: Window, now: datetime) -> bool:
+    here = now.astimezone(zone_of(window))
+    minute = here.hour * 60 + here.minute
+    if window.begins_minute < window.ends_minute:
+        return window.begins_minute <= minute < window.ends_minute and _opens_on(window, here)
+    if minute >= window.begins_minute and _opens_on(window, here):
+        return True
+    return minute < window.ends_minute and _opens_on(window, here - timedelta(days=1))
+
+
+def _opens_on(window: Window, day: datetime) -> bool:
+    return not window.days or DAYS[day.weekday()] in window.days
+
+
+def _openings(window: Window, now: datetime) -> Iterable[datetime]:
+    zone = zone_of(window)
+    today = now.astimezone(zone)
+    begins = time(window.begins_minute // 60, window.begins_minute % 60)
+    for number in range(_LOOK_AHEAD_DAYS):
+        day = today + timedelta(days=number)
+        if _opens_on(window, day):
+            yield datetime.combine(day.date(), begins, tzinfo=zone)

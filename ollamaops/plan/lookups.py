@@ -1,12 +1,12 @@
-"""What memory and digests settle, and what has to be asked before a plan can be made.
+"""What tags, memory and registry digests settle, and what else has to be looked up before a plan can be made.
 
-Decides by tags, ledger and registry digests alone whether a model is what it should be; a look inside is diff.py's.
-The fact a reader would miss: a model whose tags digest is the one we remember for this very declaration is in sync
-without being looked into, so that a steady host costs no `show` at all.
+A model whose tags digest is the one that we remember for this very declaration is in sync and is not looked into, so
+a steady host costs no `show` at all.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.rolled_back import is_held
+from ollamaops.plan.versions import is_on_trial, is_proven_first, is_unusable_mark, previous_of
 
 Because = tuple[Difference, ...]
 
@@ -191,3 +191,36 @@ def pushed_digests(spec: ModelSpec, observed: ObservedHost) -> frozenset[str]:
 def tolerates_content(spec: ModelSpec) -> bool:
     """Whether `ignore` allows any content, as long as a model of that name is there."""
     return ignores_weights(spec.ignore)
+
+
+def hold_of(model: DesiredModel) -> str:
+    """What a rollback is remembered under: it holds as long as the entry says the same of content and updates."""
+    spec = model.spec
+    words = [model.fingerprint, str(spec.digest or ""), spec.update, *sorted(spec.accepts)]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+def is_held(model: DesiredModel, observed: ObservedHost) -> bool:
+    """Whether the model was rolled back to what it is now, and its entry has not changed since."""
+    own, memory = observed.models.get(model.name), observed.memory.get(model.name)
+    if own is None or memory is None or memory.how != "held":
+        return False
+    return memory.digest == own.digest and memory.fingerprint == hold_of(model)
+
+
+def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
+    """Whether the run that pulled this content found that the server cannot open it."""
+    memory = observed.memory.get(own.name)
+    return memory is not None and memory.digest == own.digest and is_unusable_mark(memory.fingerprint)
+
+
+def awaits_proof(model: DesiredModel, observed: ObservedHost) -> bool:
+    """Whether a run ended after pulling the model and before proving it: memory says so, or the content aside."""
+    name = model.name
+    own, memory = observed.models.get(name), observed.memory.get(name)
+    if own is None or not is_proven_first(model.spec):
+        return False
+    if memory is not None and is_on_trial(memory.fingerprint) and memory.digest in ("", own.digest):
+        return True
+    aside = observed.asides.get(previous_of(name))
+    return aside is not None and aside != own.digest

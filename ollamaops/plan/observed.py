@@ -1,20 +1,22 @@
-"""What a host looks like right now, as values; and what we remember of it.
+"""What a host looks like right now, what is loaded on it, and what we remember of it, as values.
 
-observe/host.py fills these from the client, the ledger and the registry; diff.py and planner.py only read them.
-The fact a reader would miss: `shown` holds only the models somebody had to look into, because a steady host is
-judged by its tags alone.
+observe/ fills these from the server, the ledger and the registry. `shown` has only the models that had to be looked
+into: a steady host is judged by its tags. Models with the same weights share one runner, which `/api/ps` lists under
+the name that was loaded first, so a model can be in memory without being listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Literal
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
-from ollamaops.plan.loaded import Loaded
+from ollamaops.plan.versions import owners_of
 from ollamaops.state.facts import How
 
 
@@ -103,3 +105,100 @@ class ObservedHost:
     def version(self) -> str:
         """The server's version, as it says it."""
         return str(self.features.version)
+
+
+FOREVER_S = math.inf
+_YEAR_S = 365 * 86400.0
+_LONG_S = 50 * _YEAR_S  # servers write "for ever" as a date 292 years ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """One line of `/api/ps`. `digest` is the tags digest (bare hex) of what was loaded, which may be replaced by now.
+
+    `size_bytes` is all that it takes, `vram_bytes` what of it is on a GPU. `stays_s` is how long it stays if nobody
+    uses it. `also` are models that would use this very runner, although it is listed under another name.
+    """
+
+    name: ModelName
+    digest: str
+    size_bytes: int = 0
+    vram_bytes: int = 0
+    context_length: int = 0
+    expires_at: str = ""
+    stays_s: float = FOREVER_S
+    also: frozenset[ModelName] = frozenset()
+
+    @property
+    def is_forever(self) -> bool:
+        """Whether it stays until it is evicted."""
+        return self.stays_s == FOREVER_S
+
+    def serves(self, name: ModelName, digest: str) -> bool:
+        """Whether the model of that name and tags digest is in memory by this."""
+        return self.digest == digest or name in self.also
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLoaded:
+    """What is in memory on one host. `digests` are the tags digests of its models, `declared` the `resident` of
+    those that declare one."""
+
+    host: str
+    loaded: tuple[Loaded, ...] = ()
+    digests: Mapping[ModelName, str] = field(default_factory=dict)
+    declared: Mapping[ModelName, bool | float] = field(default_factory=dict)
+
+    def resident_of(self, one: Loaded) -> bool | float | None:
+        """What is declared for it: of its own name, else the longest of the names that share it; None: nothing."""
+        own = self.declared.get(one.name)
+        if own is not None:
+            return own
+        shared = [resident for name in one.also if (resident := self.declared.get(name)) is not None]
+        return max(shared, key=lambda resident: FOREVER_S if resident is True else resident, default=None)
+
+    def state_of(self, one: Loaded) -> Literal["current", "stale", "deleted"]:
+        """Whether what was loaded is what the name stands for now; without the name, whether another has it."""
+        now = self.digests.get(one.name)
+        if now == one.digest or (now is None and one.digest in self.digests.values()):
+            return "current"
+        return "deleted" if now is None else "stale"
+
+    @property
+    def absent(self) -> tuple[ModelName, ...]:
+        """What is declared resident and is not in memory, not even an older content of it."""
+        wanted = (name for name, resident in self.declared.items() if resident)
+        return tuple(name for name in wanted if not any(self._is_of(one, name) for one in self.loaded))
+
+    def _is_of(self, one: Loaded, name: ModelName) -> bool:
+        return one.name == name or one.serves(name, self.digests.get(name, ""))
+
+
+def under_own_names(
+    loaded: Iterable[Loaded], digests: Mapping[ModelName, str], declared: Collection[ModelName]
+) -> tuple[Loaded, ...]:
+    """What is loaded, each with every name of `digests` that has its content.
+
+    What was loaded while it waited aside is listed by servers under that name for as long as it is in memory; here
+    it goes by the name that it waited for, else by one that is `declared`, as long as one of them has the content.
+    """
+    found = []
+    for one in loaded:
+        same = sorted(name for name, digest in digests.items() if digest == one.digest)
+        by_rank = sorted(same, key=lambda name: name not in declared)
+        aside = one.name.is_aside
+        name = owners_of(same).get(one.name, by_rank[0]) if aside and same else one.name
+        found.append(replace(one, name=name, also=(one.also | frozenset(same)) - {name}))
+    return tuple(found)
+
+
+def read_stay(expires_at: str, now: datetime) -> float:
+    """Seconds until `expires_at` (RFC 3339, as ps writes it), FOREVER_S when that is decades away; 0 when it is over.
+
+    A text that is no moment says nothing, so it counts as for ever.
+    """
+    try:
+        left_s = (datetime.fromisoformat(expires_at) - now).total_seconds()
+    except (ValueError, TypeError):
+        return FOREVER_S
+    return FOREVER_S if left_s > _LONG_S else max(left_s, 0.0)

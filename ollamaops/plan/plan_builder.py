@@ -28,9 +28,10 @@ from ollamaops.plan.actions import (
     id_of,
 )
 from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
-from ollamaops.plan.versions import left_behind, tidy
+from ollamaops.plan.versions import is_proven_first, left_behind, tidy
 
 
 @dataclass(slots=True)
@@ -119,6 +120,22 @@ class PlanBuilder:
             or (declared is not None and self.find(declared.spec.moved_from) is not None)
             or (memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint)
         )
+
+    def add_probe(self, model: DesiredModel, at: ModelName, because: Because = ()) -> None:
+        """Plan to prove what will be at `at` by then, if the model is to be proven."""
+        if is_proven_first(model.spec):
+            self.add(
+                ProbeModel(
+                    host=self.host,
+                    model=model.name,
+                    at=at,
+                    expectations=read_expectations(model.spec.expect),
+                    because=because,
+                    needs=self.needs(model.name, at),
+                    keep=model.spec.keep_previous,
+                    retries=model.spec.retries,
+                )
+            )
 
     def why(
         self, name: ModelName, kind: Kind, path: str = "", *, desired: str = "", observed: str = ""

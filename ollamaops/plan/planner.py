@@ -1,26 +1,26 @@
-"""What has to be done to one host: desired and observed in, a HostPlan out.
+"""Plan one host: desired and observed in, a HostPlan out.
 
-Decides the order in which things are decided: pulls, then what is made from others, pushes, what is loaded into
-memory, and deletions at the end; each has its own module. guard.py decides whether the plan may be carried out,
-apply/ does it. The fact a reader would miss: what cannot be found out becomes an unresolved note, never "in sync".
+The order: pulls, what is made from other models, pushes, what is loaded into memory, deletions. What cannot be found
+out becomes an unresolved note, never "in sync". Entries that would undo each other's work in every run are found
+here by the names that they write on the host; nothing is planned for them.
 """
 
 from __future__ import annotations
 
-from ollamaops.manifest.types import Copy
+from collections.abc import Iterable, Mapping
+
+from ollamaops.manifest.types import Copy, Pull
+from ollamaops.names import ModelName
 from ollamaops.plan.actions import HostPlan
 from ollamaops.plan.builds import plan_build
-from ollamaops.plan.conflicts import find_conflicts
-from ollamaops.plan.copies import plan_copy
 from ollamaops.plan.deletions import plan_absent, plan_moves, plan_prune
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.lookups import Lookups, PlanOptions, is_trusted, questions
+from ollamaops.plan.lookups import Lookups, PlanOptions, is_held, is_trusted, questions
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.plan_builder import PlanBuilder
-from ollamaops.plan.pulls import plan_pulls
+from ollamaops.plan.pulls import plan_copy, plan_pulls
 from ollamaops.plan.pushes import plan_pushes
 from ollamaops.plan.residency import plan_residency
-from ollamaops.plan.rolled_back import is_held
 
 __all__ = ["Lookups", "PlanOptions", "is_trusted", "plan_host", "questions"]
 
@@ -69,3 +69,49 @@ def _plan_made(draft: PlanBuilder, model: DesiredModel) -> None:
         plan_copy(draft, model, source.source)
     elif model.recipe is not None:
         plan_build(draft, model, model.recipe)
+
+
+def find_conflicts(models: Iterable[DesiredModel]) -> dict[ModelName, str]:
+    """Models for which nothing can be planned, each with what is wrong."""
+    declared = {model.name: model for model in models}
+    found = _pinned_twice(declared.values()) | _pushed_twice(declared.values())
+    for model in declared.values():
+        spec = model.spec
+        if isinstance(spec.source, Pull) and _is_made_otherwise(spec.source.ref, declared):
+            found[spec.name] = f"pulled as '{spec.source.ref}', which another entry makes on the host"
+        elif spec.push and spec.push != spec.name and spec.push in declared:
+            found[spec.name] = f"pushed as '{spec.push}', which another entry declares or is made from"
+    return found
+
+
+def _is_made_otherwise(ref: ModelName, declared: Mapping[ModelName, DesiredModel]) -> bool:
+    source = declared[ref].spec.source if ref in declared else None
+    return source is not None and not (isinstance(source, Pull) and source.ref == ref)
+
+
+def _pinned_twice(models: Iterable[DesiredModel]) -> dict[ModelName, str]:
+    """Entries that pull one reference with different pins."""
+    pinned: dict[ModelName, list[DesiredModel]] = {}
+    for model in models:
+        if isinstance(model.spec.source, Pull) and model.spec.digest:
+            pinned.setdefault(model.spec.source.ref, []).append(model)
+    return {
+        model.name: f"'{ref}' is pinned to {len({other.spec.digest for other in group})} different digests"
+        for ref, group in pinned.items()
+        for model in group
+        if len({other.spec.digest for other in group}) > 1
+    }
+
+
+def _pushed_twice(models: Iterable[DesiredModel]) -> dict[ModelName, str]:
+    """Entries that push to one name: whoever is last wins, in every run."""
+    pushing: dict[ModelName, list[DesiredModel]] = {}
+    for model in models:
+        if model.spec.push:
+            pushing.setdefault(model.spec.push, []).append(model)
+    return {
+        model.name: f"'{ref}' is where {len(group)} entries push to"
+        for ref, group in pushing.items()
+        for model in group
+        if len(group) > 1
+    }

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import PushModel
-from ollamaops.plan.copies import add_copy
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import is_pushed, pushed_digests, upstream_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.plan_builder import PlanBuilder
+from ollamaops.plan.pulls import add_copy
 
 
 def plan_pushes(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:

@@ -16,9 +16,8 @@ from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import LoadModel, UnloadModel, UploadBlob
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.loaded import Loaded
 from ollamaops.plan.lookups import is_left_alone
-from ollamaops.plan.observed import ObservedHost, ObservedModel
+from ollamaops.plan.observed import Loaded, ObservedHost, ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.units import format_size
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
-from ollamaops.plan.verdicts import Verdict
+from ollamaops.plan.expectations import Verdict
 
 _NAMES: Mapping[type[Outcome], str] = {
     Succeeded: "succeeded",

@@ -13,9 +13,9 @@ from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
 from ollamaops.plan.actions import CopyModel, Difference, Fact, HostPlan, LoadModel, Note, id_of
 from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.lookups import hold_of
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.residency import CONTENT_CHANGES, cannot_stay, keep_alive_of, wants_loaded
-from ollamaops.plan.rolled_back import hold_of
 from ollamaops.plan.versions import MOST_KEPT, kept_of
 
 

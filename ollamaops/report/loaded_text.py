@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.codec import Json
-from ollamaops.plan.loaded import HostLoaded, Loaded
+from ollamaops.plan.observed import HostLoaded, Loaded
 from ollamaops.report.lines import Cell, Line, join_lines, render_lines, render_table
 from ollamaops.report.plan_text import unreached_lines
 from ollamaops.report.words import Paint, Style, clean, plural

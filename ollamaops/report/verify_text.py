@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ollamaops.plan.codec import Json
+from ollamaops.plan.expectations import Verdict
 from ollamaops.plan.results import HostVerdicts
-from ollamaops.plan.verdicts import Verdict
 from ollamaops.report.lines import Line, join_lines, render_lines
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration

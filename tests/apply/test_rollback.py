@@ -20,10 +20,10 @@ from ollamaops.names import Digest, NamePattern
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import CopyModel, HostPlan, LoadModel, Plan, id_of
 from ollamaops.plan.desired import build_desired
+from ollamaops.plan.lookups import hold_of, is_held
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
 from ollamaops.plan.results import RunReport
 from ollamaops.plan.rollback import plan_rollback
-from ollamaops.plan.rolled_back import hold_of, is_held
 from ollamaops.sandbox.server import Sandbox
 
 every_version = pytest.mark.parametrize("version", VERSIONS)

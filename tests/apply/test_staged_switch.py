@@ -32,7 +32,7 @@ from ollamaops.names import Digest, NamePattern
 from ollamaops.observe.run import Surroundings
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import build_desired
-from ollamaops.plan.staging import on_trial
+from ollamaops.plan.versions import on_trial
 from ollamaops.state.facts import Applied
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")

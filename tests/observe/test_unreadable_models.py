@@ -15,7 +15,7 @@ from ollamaops.observe.contents import Unreadable, examine
 from ollamaops.ollama.answer_errors import build_answer_error
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.staging import unusable
+from ollamaops.plan.versions import unusable
 
 FEATURES = features_of(ServerVersion.parse("0.33.0"))
 BLOB = f"/root/.ollama/models/blobs/sha256-{DIGEST}"

@@ -34,9 +34,8 @@ from ollamaops.observe.verify_hosts import Trials, try_hosts
 from ollamaops.ollama.answer_errors import build_answer_error, build_line_error
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.expectations import read_expectations
+from ollamaops.plan.expectations import Verdict, read_expectations
 from ollamaops.plan.results import HostVerdicts
-from ollamaops.plan.verdicts import Verdict
 from ollamaops.sandbox.fault_injection import with_faults
 from ollamaops.sandbox.fault_script import parse_faults
 from ollamaops.sandbox.server import Sandbox

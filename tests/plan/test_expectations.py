@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollamaops.plan.expectations import Expectation, read_expectations
-from ollamaops.plan.verdicts import Evidence, Failure, cosine, judge, without_thinking
+from ollamaops.plan.expectations import (
+    Evidence,
+    Expectation,
+    Failure,
+    cosine,
+    judge,
+    read_expectations,
+    without_thinking,
+)
 
 SCHEMA = {"type": "object", "required": ["name"], "properties": {"age": {"type": "integer"}}}
 

@@ -12,11 +12,11 @@ from plan_world import FILES, HOST, World, declarations, worlds
 from ollamaops.manifest.types import AbsentSpec, Limit, Policy, Window
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.plan.actions import DeleteModel, HostPlan
+from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import RULES, guard, guard_again, is_prune
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
-from ollamaops.plan.pruning import only_prune
 from ollamaops.plan.residency import kept_loaded
 
 GLOBS = ("*", "*:latest", "a*", "b:*", "llama*", "mirror*", "x/*", "*/*/*", "old", "stray")

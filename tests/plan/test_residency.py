@@ -20,9 +20,16 @@ from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import HostPlan, LoadModel, id_of
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
-from ollamaops.plan.loaded import FOREVER_S, HostLoaded, Loaded, read_stay
 from ollamaops.plan.lookups import PlanOptions
-from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import (
+    FOREVER_S,
+    HostLoaded,
+    Loaded,
+    ObservedHost,
+    ObservedModel,
+    RegistryAnswer,
+    read_stay,
+)
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed, residents_of, share_runner, to_compare, with_sharers
 

@@ -24,7 +24,7 @@ from ollamaops.plan.actions import (
     UnloadModel,
     UnreachedHost,
 )
-from ollamaops.plan.loaded import HostLoaded, Loaded, under_own_names
+from ollamaops.plan.observed import HostLoaded, Loaded, under_own_names
 from ollamaops.plan.versions import next_of
 from ollamaops.report.loaded_text import loaded_to_json, render_loaded
 from ollamaops.report.plan_text import render_plan

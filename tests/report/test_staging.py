@@ -21,8 +21,8 @@ from ollamaops.plan.actions import (
     PullModel,
     Recipe,
 )
+from ollamaops.plan.expectations import Failure, Verdict
 from ollamaops.plan.results import ActionResult, HostReport, HostVerdicts, RunReport
-from ollamaops.plan.verdicts import Failure, Verdict
 from ollamaops.plan.versions import kept_of, next_of
 from ollamaops.report.junit import drift_to_junit, verdicts_to_junit
 from ollamaops.report.markdown_html import render_plan_html

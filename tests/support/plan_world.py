@@ -42,8 +42,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.staging import after_trial, on_trial
-from ollamaops.plan.versions import finish, next_of, previous_of
+from ollamaops.plan.versions import after_trial, finish, next_of, on_trial, previous_of
 from ollamaops.state.facts import How
 
 HOST = "h"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.manifest.types import Window
-from ollamaops.plan.windows import DAYS, describe_moment, is_open, next_opening
+from ollamaops.plan.guard import DAYS, describe_moment, is_open, next_opening
 
 WEEKEND_NIGHTS = Window(
     days=("sat", "sun"), begins_minute=22 * 60, ends_minute=6 * 60, timezone="Europe/Paris"

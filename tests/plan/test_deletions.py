@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import DeleteModel, Difference, HostPlan, Kind, Note, PullModel
-from ollamaops.plan.pruning import only_prune
+from ollamaops.plan.deletions import only_prune
 
 KEPT = Note(host="h", message="weights not verified")
 

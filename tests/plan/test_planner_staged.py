@@ -16,8 +16,15 @@ from ollamaops.plan.expectations import Expectation
 from ollamaops.plan.lookups import PlanOptions
 from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
 from ollamaops.plan.planner import plan_host
-from ollamaops.plan.staging import after_trial, is_on_trial, is_proven_first, is_staged, on_trial
-from ollamaops.plan.versions import next_of, previous_of
+from ollamaops.plan.versions import (
+    after_trial,
+    is_on_trial,
+    is_proven_first,
+    is_staged,
+    next_of,
+    on_trial,
+    previous_of,
+)
 
 BOT = name("bot")
 EXPECT = ({"prompt": "hi", "contains": "hi"},)
