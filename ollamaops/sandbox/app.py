@@ -14,13 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.inference_routes import infer
 from ollamaops.sandbox.registry_api import answer_as_registry, is_registry_path
-from ollamaops.sandbox.responses import bad_request
+from ollamaops.sandbox.responses import JSON, Refusal, answer, bad_request, refuse, send_work
 from ollamaops.sandbox.service import Service
 from ollamaops.sandbox.store import InvalidDigest
-from ollamaops.sandbox.streams import JSON, answer, refuse, send_work
 from ollamaops.sandbox.upload import receive_blob
 
 Handler = Callable[[Service, Request], Awaitable[Response]]

@@ -13,9 +13,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from ollamaops.sandbox.inference_requests import NEWEST_RULES, InferenceRules
-
 NEWEST = "0.33.0-rc2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRules:
+    """In what the servers differ; a default is the newest behavior, its comment the first version that has it."""
+
+    empty_embed: bool = True  # 0.3.6: embed without input loads and answers `embeddings: []`
+    unload_without_loading: bool = True  # 0.3.11
+    schema_format: bool = True  # 0.5.0: `format` may be a JSON schema
+    full_name_in_refusals: bool = True  # 0.5.2: `registry.ollama.ai/library/x:latest does not support tools`
+    thinking: bool = True  # 0.9.0
+    fractional_keep_alive: bool = True  # 0.11.8
+    dimensions: bool = True  # 0.11.11
+    tool_call_ids: bool = True  # 0.12.10
+    strict_modalities: bool = (
+        True  # 0.30.0: images to a text model and embeddings of a chat model are refused
+    )
+
+
+NEWEST_RULES = InferenceRules()
 
 
 @dataclass(frozen=True)

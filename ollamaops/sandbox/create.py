@@ -26,7 +26,6 @@ from ollamaops.sandbox.import_weights import (
     import_drafts,
     import_files,
 )
-from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import (
     Config,
     CorruptManifest,
@@ -38,7 +37,7 @@ from ollamaops.sandbox.layers import (
 )
 from ollamaops.sandbox.model_name import BothSuffixes, Name, parse_name, strip_source
 from ollamaops.sandbox.request_bodies import CreateRequest, kind_of
-from ollamaops.sandbox.responses import SUCCESS, Line, Work, bad_request, failure, line, os_failure
+from ollamaops.sandbox.responses import SUCCESS, Line, Refusal, Work, bad_request, failure, line, os_failure
 from ollamaops.sandbox.store import Store
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 

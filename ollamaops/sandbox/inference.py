@@ -1,47 +1,37 @@
-"""Pretend inference: a typed request and a model's facts → the answer that Ollama would send, or its refusal.
+"""Pretend inference: a typed request and a model's facts to the answer that Ollama would send, or its refusal.
 
-Decides statuses, keys, token counts and order of checks; voice.py decides the words, embedding.py the numbers. No
-network, no clock, no chance: the caller passes `created_at`, durations follow from counts (100 tokens a second), and
-equal requests to equal weights get equal answers. Finding the model, its 404 and the runner's life are the server's:
-it reads the request (`read_generate` …), finds the model, asks here, does what `Answer.runner` says, and sends
-`Answer.chunks` as lines or as one document.
+Statuses, keys, token counts and the order of the checks are decided here, the words in `replies`. Nothing here reads
+a clock: durations follow from counts (100 tokens a second), and equal requests to equal weights get equal answers.
+The server finds the model, asks here, does with the runner what `Answer.runner` says, and sends `Answer.chunks`.
 
-The fact one would miss: an empty prompt is not an error but "load", and with `keep_alive` 0 "unload".
+An empty prompt is not an error: it loads the model, and with `keep_alive` 0 unloads it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ollamaops.sandbox.embedding import embed_text, normalized
+from ollamaops.sandbox.behavior import NEWEST_RULES, InferenceRules
 from ollamaops.sandbox.inference_requests import (
-    NEWEST_RULES,
     ChatMessage,
     ChatRequest,
     EmbeddingsRequest,
     EmbedRequest,
     GenerateRequest,
-    InferenceRules,
-    Refusal,
+    integer_option,
+    is_unload,
+    option_problem,
+    stop_sequences,
 )
-from ollamaops.sandbox.keep_alive import is_unload
-from ollamaops.sandbox.options import integer_option, option_problem, stop_sequences
-from ollamaops.sandbox.replies import (
-    ToolCall,
-    Turn,
-    call_tool,
-    speak,
-    speak_by_schema,
-    speak_json,
-    think_about,
-)
-from ollamaops.sandbox.schema_instance import UnsatisfiableSchema
+from ollamaops.sandbox.replies import ToolCall, Turn, reply_to, thoughts_on, tool_call_for
+from ollamaops.sandbox.responses import Refusal
+from ollamaops.sandbox.schema_instance import UnsatisfiableSchema, build_instance
 from ollamaops.sandbox.seeded_choice import SeededChoice
-from ollamaops.sandbox.tokens import detokenize, split_tokens, tokenize
+from ollamaops.sandbox.tokens import detokenize, embed_text, normalized, split_tokens, tokenize
 
 LOAD_NS = 1_000_000
 PROMPT_TOKEN_NS = 100_000
@@ -94,33 +84,30 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """One generated token: thinking or content, or a tool call as a whole."""
-
-    text: str = ""
-    thinking: bool = False
-    tool_call: ToolCall | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Speech:
-    """A finished generation."""
+    """A finished generation: the tokens of its thoughts and of its words, or a tool call instead of words."""
 
-    pieces: tuple[_Piece, ...]
+    thoughts: tuple[str, ...]
+    words: tuple[str, ...]
+    tool_call: ToolCall | None
     done_reason: str
     prompt_tokens: int
 
     @property
     def content(self) -> str:
-        return "".join(piece.text for piece in self.pieces if not piece.thinking)
+        return "".join(self.words)
 
-    @property
-    def thinking(self) -> str:
-        return "".join(piece.text for piece in self.pieces if piece.thinking)
-
-    @property
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(piece.tool_call for piece in self.pieces if piece.tool_call)
+    def metrics(self) -> dict[str, object]:
+        count = max(len(self.thoughts) + len(self.words) + (self.tool_call is not None), 1)
+        prompt_ns, eval_ns = self.prompt_tokens * PROMPT_TOKEN_NS, count * TOKEN_NS
+        return {
+            "total_duration": LOAD_NS + prompt_ns + eval_ns,
+            "load_duration": LOAD_NS,
+            "prompt_eval_count": self.prompt_tokens,
+            "prompt_eval_duration": prompt_ns,
+            "eval_count": count,
+            "eval_duration": eval_ns,
+        }
 
 
 def generate(
@@ -132,29 +119,29 @@ def generate(
         return _runner_answer({**head, "response": ""}, "unload", request.keep_alive_s)
     if request.raw and (request.template or request.system or request.context):
         raise Refusal(400, "raw mode does not support template, system, or context")
-    think = _wanted_thinking(request.model, request.think, model, rules)
-    options = _checked(
-        request.model, request.options, model, ["insert"] if request.suffix else [], "generate", rules
-    )
+    think = _wanted_thinking(request, model, rules)
+    options = _checked_options(request, model, "insert" if request.suffix else "", "generate", rules)
     if not request.prompt:
         return _runner_answer({**head, "response": ""}, "load", request.keep_alive_s)
     turns = _generate_turns(request, model)
-    prompt = "\n".join(turn.content for turn in turns)
     _check_images(request.images, model, rules)
     choice = _choice(model, turns, options, (request.suffix, request.template, request.raw, request.format))
-    speech = _generate_speech(turns, (), request.format, think, options, choice)
-    tail: dict[str, object] = {} if request.raw else {"context": tokenize(f"{prompt}\n{speech.content}\n")}
+    speech = _speech(turns, (), request.format, think, options, choice)
+    prompt = "\n".join(turn.content for turn in turns)
     last = {
         **head,
         "response": "",
         "done": True,
         "done_reason": speech.done_reason,
-        **tail,
-        **_metrics(speech),
+        **({} if request.raw else {"context": tokenize(f"{prompt}\n{speech.content}\n")}),
+        **speech.metrics(),
     }
-    chunks = _generate_chunks(head, speech) if request.stream else ()
-    said = {} if request.stream else _said("response", speech)
-    return Answer((*chunks, {**last, **said}), request.stream, "load", request.keep_alive_s)
+    if not request.stream:
+        return _whole({**last, "response": speech.content, **_thinking(speech)}, request.keep_alive_s)
+    said = [{"response": "", "thinking": token} for token in speech.thoughts]
+    said += [{"response": token} for token in speech.words]
+    chunks = [{**head, **piece, "done": False} for piece in said]
+    return Answer((*chunks, last), True, "load", request.keep_alive_s)
 
 
 def chat(
@@ -165,31 +152,34 @@ def chat(
     silent = {**head, "message": {"role": "assistant", "content": ""}}
     if not request.messages and _asks_unload(request.keep_alive_s, rules):
         return _runner_answer(silent, "unload", request.keep_alive_s)
-    think = _wanted_thinking(request.model, request.think, model, rules)
-    options = _checked(
-        request.model, request.options, model, ["tools"] if request.tools else [], "chat", rules
-    )
+    think = _wanted_thinking(request, model, rules)
+    options = _checked_options(request, model, "tools" if request.tools else "", "chat", rules)
     if not request.messages:
         return _runner_answer(silent, "load", request.keep_alive_s)
     turns = _chat_turns(request, model)
     _check_images([image for message in request.messages for image in message.images], model, rules)
     choice = _choice(model, turns, options, (request.tools, request.format))
-    speech = _generate_speech(turns, request.tools, request.format, think, options, choice)
-    chunks = _chat_chunks(head, speech, choice, rules) if request.stream else ()
-    message: dict[str, object] = {"role": "assistant", "content": ""}
+    speech = _speech(turns, request.tools, request.format, think, options, choice)
+    last = {**silent, "done": True, "done_reason": speech.done_reason, **speech.metrics()}
+    called = _called(speech, choice, rules)
     if not request.stream:
-        message |= _said("content", speech) | _called(speech, choice, rules)
-    last = {**head, "message": message, "done": True, "done_reason": speech.done_reason, **_metrics(speech)}
-    return Answer((*chunks, last), request.stream, "load", request.keep_alive_s)
+        message = {"role": "assistant", "content": speech.content, **_thinking(speech), **called}
+        return _whole({**last, "message": message}, request.keep_alive_s)
+    said: list[dict[str, object]] = [{"content": "", "thinking": token} for token in speech.thoughts]
+    said += [{"content": token} for token in speech.words]
+    said += [{"content": "", **called}] if called else []
+    chunks = [{**head, "message": {"role": "assistant", **piece}, "done": False} for piece in said]
+    return Answer((*chunks, last), True, "load", request.keep_alive_s)
 
 
 def embed(request: EmbedRequest, model: ModelFacts, *, rules: InferenceRules = NEWEST_RULES) -> Answer:
     """The answer of POST /api/embed; raises Refusal."""
+    nothing: dict[str, object] = {"model": request.model, "embeddings": []}
     if not request.inputs and not rules.empty_embed:
-        return Answer(({"model": request.model, "embeddings": []},), False, "untouched")
+        return Answer((nothing,), False, "untouched")
     options = _options(request.options, model)
     if not request.inputs:
-        return Answer(({"model": request.model, "embeddings": []},), False, "load", request.keep_alive_s)
+        return _whole(nothing, request.keep_alive_s)
     _check_embedding(model, rules, 501)
     limit = min(integer_option(options, "num_ctx", model.context_length), model.context_length)
     texts = [_fitted(text, limit, truncate=request.truncate) for text in request.inputs]
@@ -201,7 +191,7 @@ def embed(request: EmbedRequest, model: ModelFacts, *, rules: InferenceRules = N
         "load_duration": LOAD_NS,
         "prompt_eval_count": count,
     }
-    return Answer((document,), False, "load", request.keep_alive_s)
+    return _whole(document, request.keep_alive_s)
 
 
 def embeddings(
@@ -210,10 +200,10 @@ def embeddings(
     """The answer of POST /api/embeddings, the older form; raises Refusal."""
     _options(request.options, model)
     if not request.prompt:
-        return Answer(({"embedding": []},), False, "load", request.keep_alive_s)
+        return _whole({"embedding": []}, request.keep_alive_s)
     _check_embedding(model, rules, 500)
     tokens = _fitted(request.prompt, model.context_length, truncate=True)
-    return Answer(({"embedding": _vector("".join(tokens), model, 0)},), False, "load", request.keep_alive_s)
+    return _whole({"embedding": _vector("".join(tokens), model, 0)}, request.keep_alive_s)
 
 
 # --- what is asked --------------------------------------------------------------------------------------------------
@@ -223,33 +213,33 @@ def _asks_unload(keep_alive_s: float | None, rules: InferenceRules) -> bool:
     return rules.unload_without_loading and is_unload(keep_alive_s, fractions=rules.fractional_keep_alive)
 
 
-def _wanted_thinking(name: str, think: bool | str | None, model: ModelFacts, rules: InferenceRules) -> bool:
+def _wanted_thinking(
+    request: GenerateRequest | ChatRequest, model: ModelFacts, rules: InferenceRules
+) -> bool:
     """Whether the answer shows its thinking; a model that can think does so unless told not to."""
     if not rules.thinking:
         return False
     if "thinking" in model.capabilities:
-        return think is not False
-    if think:
-        raise Refusal(400, f'"{name}" does not support thinking')
+        return request.think is not False
+    if request.think:
+        raise Refusal(400, f'"{request.model}" does not support thinking')
     return False
 
 
-def _checked(
-    name: str,
-    options: Mapping[str, object] | None,
+def _checked_options(
+    request: GenerateRequest | ChatRequest,
     model: ModelFacts,
-    wanted: Sequence[str],
+    capability: str,
     verb: str,
     rules: InferenceRules,
 ) -> Mapping[str, object]:
-    """The model's and the request's options as one; Refusal for a capability or option that does not fit."""
+    """The model's and the request's options as one; Refusal where `capability` is missing or an option is wrong."""
     if "completion" not in model.capabilities:
-        raise Refusal(400, f'"{name}" does not support {verb}')
-    missing = [capability for capability in wanted if capability not in model.capabilities]
-    if missing:
-        shown = model.full_name if rules.full_name_in_refusals else name
-        raise Refusal(400, f"{shown} does not support {missing[0]}")
-    return _options(options, model)
+        raise Refusal(400, f'"{request.model}" does not support {verb}')
+    if capability and capability not in model.capabilities:
+        shown = model.full_name if rules.full_name_in_refusals else request.model
+        raise Refusal(400, f"{shown} does not support {capability}")
+    return _options(request.options, model)
 
 
 def _options(options: Mapping[str, object] | None, model: ModelFacts) -> Mapping[str, object]:
@@ -302,7 +292,7 @@ def _turn(message: ChatMessage) -> Turn:
 def _choice(
     model: ModelFacts, turns: Sequence[Turn], options: Mapping[str, object], further: Sequence[object]
 ) -> SeededChoice:
-    """The lots of this conversation. At temperature 0 the seed does not matter, as with real samplers."""
+    """What this conversation is drawn from. At temperature 0 the seed does not matter, as with real samplers."""
     greedy = options.get("temperature") == 0
     sampling = [] if greedy else [(name, options.get(name)) for name in _SAMPLING]
     told = [(turn.role, turn.content, turn.images) for turn in turns]
@@ -310,7 +300,7 @@ def _choice(
     return SeededChoice(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
 
 
-def _generate_speech(
+def _speech(
     turns: Sequence[Turn],
     tools: Sequence[Mapping[str, object]],
     wanted_format: object,
@@ -319,38 +309,35 @@ def _generate_speech(
     choice: SeededChoice,
 ) -> _Speech:
     """Everything the model says, cut by stop sequences and by num_predict."""
-    pieces = _text_pieces(think_about(turns, choice.branch("think")), thinking=True) if think else []
-    call = call_tool(turns, tools, choice.branch("tool"))
-    stopped = False
-    if call is not None:
-        pieces.append(_Piece(tool_call=call))
-    else:
-        content = _cut_at_stop(_content(turns, wanted_format, choice.branch("say")), stop_sequences(options))
-        pieces += _text_pieces(content, thinking=False)
+    thoughts = split_tokens(thoughts_on(turns, choice.branch("think"))) if think else []
+    call = tool_call_for(turns, tools, choice.branch("tool"))
+    words: list[str] = []
+    if call is None:
+        content = _content(turns, wanted_format, choice.branch("say"))
+        words = split_tokens(_cut_at_stop(content, stop_sequences(options)))
     most = integer_option(options, "num_predict", -1)
-    stopped = 0 < most < len(pieces)
-    prompt_tokens = sum(len(split_tokens(turn.content)) for turn in turns)
+    is_cut = 0 < most < len(thoughts) + len(words) + (call is not None)
+    if is_cut:
+        thoughts, words, call = thoughts[:most], words[: max(most - len(thoughts), 0)], None
     return _Speech(
-        tuple(pieces[:most] if stopped else pieces), "length" if stopped else "stop", prompt_tokens
+        *(tuple(thoughts), tuple(words), call),
+        done_reason="length" if is_cut else "stop",
+        prompt_tokens=sum(len(split_tokens(turn.content)) for turn in turns),
     )
-
-
-def _text_pieces(text: str, *, thinking: bool) -> list[_Piece]:
-    return [_Piece(token, thinking) for token in split_tokens(text)]
 
 
 def _content(turns: Sequence[Turn], wanted_format: object, choice: SeededChoice) -> str:
     if wanted_format is None:
-        return speak(turns, choice)
+        return reply_to(turns, choice)
     if wanted_format == "json":
-        return json.dumps(speak_json(turns, choice), ensure_ascii=False)
+        return json.dumps({"answer": reply_to(turns, choice)}, ensure_ascii=False)
     if not isinstance(wanted_format, Mapping):
         shown = json.dumps(json.dumps(wanted_format))
         raise Refusal(
             500, f'invalid format: {shown}; expected "json" or a valid JSON Schema object', late=True
         )
     try:
-        return json.dumps(speak_by_schema(turns, wanted_format, choice), ensure_ascii=False)
+        return json.dumps(build_instance(wanted_format, choice), ensure_ascii=False)
     except UnsatisfiableSchema as error:
         raise Refusal(500, "invalid JSON schema in format", late=True) from error
 
@@ -370,50 +357,25 @@ def _runner_answer(
     return Answer(({**silent, "done": True, "done_reason": reason},), False, reason, keep_alive_s)
 
 
-def _generate_chunks(head: Mapping[str, object], speech: _Speech) -> Iterator[dict[str, object]]:
-    for piece in speech.pieces:
-        said = {"response": "", "thinking": piece.text} if piece.thinking else {"response": piece.text}
-        yield {**head, **said, "done": False}
+def _whole(document: dict[str, object], keep_alive_s: float | None) -> Answer:
+    return Answer((document,), False, "load", keep_alive_s)
 
 
-def _chat_chunks(
-    head: Mapping[str, object], speech: _Speech, choice: SeededChoice, rules: InferenceRules
-) -> Iterator[dict[str, object]]:
-    for piece in speech.pieces:
-        alone = _Speech((piece,), "", 0)
-        said = _said("content", alone) | _called(alone, choice, rules)
-        yield {**head, "message": {"role": "assistant", **said}, "done": False}
-
-
-def _said(key: str, speech: _Speech) -> dict[str, object]:
-    """The words under the endpoint's key; thinking only when there was some."""
-    thinking = {"thinking": speech.thinking} if speech.thinking else {}
-    return {key: speech.content, **thinking}
+def _thinking(speech: _Speech) -> dict[str, object]:
+    return {"thinking": "".join(speech.thoughts)} if speech.thoughts else {}
 
 
 def _called(speech: _Speech, choice: SeededChoice, rules: InferenceRules) -> dict[str, object]:
-    calls = [_tool_call(call, choice, rules) for call in speech.tool_calls]
-    return {"tool_calls": calls} if calls else {}
-
-
-def _tool_call(call: ToolCall, choice: SeededChoice, rules: InferenceRules) -> dict[str, object]:
-    function: dict[str, object] = {"name": call.name, "arguments": dict(call.arguments)}
-    if not rules.tool_call_ids:
-        return {"function": function}
-    number = choice.branch("call").below(36**8)
-    return {"id": f"call_{number:08x}", "function": {"index": 0, **function}}
-
-
-def _metrics(speech: _Speech) -> dict[str, object]:
-    prompt_ns, eval_ns = speech.prompt_tokens * PROMPT_TOKEN_NS, max(len(speech.pieces), 1) * TOKEN_NS
-    return {
-        "total_duration": LOAD_NS + prompt_ns + eval_ns,
-        "load_duration": LOAD_NS,
-        "prompt_eval_count": speech.prompt_tokens,
-        "prompt_eval_duration": prompt_ns,
-        "eval_count": max(len(speech.pieces), 1),
-        "eval_duration": eval_ns,
+    if speech.tool_call is None:
+        return {}
+    function: dict[str, object] = {
+        "name": speech.tool_call.name,
+        "arguments": dict(speech.tool_call.arguments),
     }
+    if not rules.tool_call_ids:
+        return {"tool_calls": [{"function": function}]}
+    number = choice.branch("call").below(36**8)
+    return {"tool_calls": [{"id": f"call_{number:08x}", "function": {"index": 0, **function}}]}
 
 
 def _fitted(text: str, limit: int, *, truncate: bool) -> list[str]:

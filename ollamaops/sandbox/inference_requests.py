@@ -1,56 +1,51 @@
-"""JSON bodies of generate, chat, embed and embeddings → typed requests, or Ollama's refusal.
+"""Requests of generate, chat, embed and embeddings, typed or refused; this comes before the model is looked for.
 
-Decides what Ollama decides before it looks for the model: field types (in the words of Go's decoder), `keep_alive`,
-`think`, base64 images, kinds of `input`. Keys match without regard to case, `null` is "not given", unknown keys are
-ignored, as Go's encoding/json does.
+Their `keep_alive` and `options` are read here too. A bare "10" is refused as `keep_alive` although 10 is not, and
+servers before 0.11.8 cut fractions off and take everything below one second as "unload now". Options of a wrong type
+fail when the model is loaded (500), unknown ones are ignored.
+
+Source: Ollama 0.3.4 to 0.33.0, `api.Duration` and `api.Options`; Go's `time.ParseDuration`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ollamaops.sandbox.keep_alive import InvalidKeepAlive, parse_keep_alive
+from ollamaops.sandbox.behavior import NEWEST_RULES, InferenceRules
+from ollamaops.sandbox.request_bodies import Fields
+from ollamaops.sandbox.responses import Refusal
 
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
 _THINK_LEVELS = ("high", "medium", "low")
 _THINK_WORDS = '"high", "medium", "low", true, or false'
 
-
-class Refusal(Exception):
-    """An error answer: HTTP `status` and Ollama's `text`.
-
-    `late` tells that the real server finds out when its answer has begun: a line of a stream where it streams.
-    """
-
-    def __init__(self, status: int, text: str, *, late: bool = False) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.late = late
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRules:
-    """In what the servers differ; a default is the newest behavior, its comment the first version that has it."""
-
-    empty_embed: bool = True  # 0.3.6: embed without input loads and answers `embeddings: []`
-    unload_without_loading: bool = True  # 0.3.11
-    schema_format: bool = True  # 0.5.0: `format` may be a JSON schema
-    full_name_in_refusals: bool = True  # 0.5.2: `registry.ollama.ai/library/x:latest does not support tools`
-    thinking: bool = True  # 0.9.0
-    fractional_keep_alive: bool = True  # 0.11.8
-    dimensions: bool = True  # 0.11.11
-    tool_call_ids: bool = True  # 0.12.10
-    strict_modalities: bool = (
-        True  # 0.30.0: images to a text model and embeddings of a chat model are refused
-    )
-
-
-NEWEST_RULES = InferenceRules()
+FOREVER_S = math.inf
+_LONGEST_NS = 2**63 - 1
+_PART = re.compile(r"([0-9]*)(\.[0-9]*)?([^0-9.]*)")
+_UNIT_NS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_INTEGERS = (
+    "num_keep seed num_predict top_k repeat_last_n num_ctx num_batch num_gpu num_thread main_gpu "
+    "draft_num_predict"
+)
+_FLOATS = "top_p min_p typical_p tfs_z temperature repeat_penalty presence_penalty frequency_penalty"
+_FLAGS = "use_mmap"
+_GO_TYPES = {
+    **dict.fromkeys(_INTEGERS.split(), "integer"),
+    **dict.fromkeys(_FLOATS.split(), "float32"),
+    **dict.fromkeys(_FLAGS.split(), "boolean"),
+    "stop": "array",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +115,7 @@ class EmbeddingsRequest:
 
 def read_generate(body: object, rules: InferenceRules = NEWEST_RULES) -> GenerateRequest:
     """The request in a decoded body; Refusal 400 in the server's words."""
-    fields = _Fields("GenerateRequest", body)
+    fields = Fields("GenerateRequest", body)
     return GenerateRequest(
         model=fields.text("model"),
         prompt=fields.text("prompt"),
@@ -140,11 +135,13 @@ def read_generate(body: object, rules: InferenceRules = NEWEST_RULES) -> Generat
 
 def read_chat(body: object, rules: InferenceRules = NEWEST_RULES) -> ChatRequest:
     """The request in a decoded body; Refusal 400 in the server's words."""
-    fields = _Fields("ChatRequest", body)
+    fields = Fields("ChatRequest", body)
     return ChatRequest(
         model=fields.text("model"),
-        messages=tuple(read_message(message) for message in fields.objects("messages", "[]api.Message")),
-        tools=tuple(fields.objects("tools", "api.Tools")),
+        messages=tuple(
+            read_message(message) for message in fields.objects("messages", "[]api.Message", "api.Message")
+        ),
+        tools=tuple(fields.objects("tools", "api.Tools", "api.Tool")),
         stream=fields.flag("stream") is not False,
         format=_format(fields, rules),
         options=fields.mapping("options"),
@@ -155,7 +152,7 @@ def read_chat(body: object, rules: InferenceRules = NEWEST_RULES) -> ChatRequest
 
 def read_message(value: Mapping[str, object]) -> ChatMessage:
     """A message from a chat body or from a model's messages layer."""
-    fields = _Fields("Message", value)
+    fields = Fields("Message", value)
     return ChatMessage(
         role=fields.text("role").lower(),
         content=fields.text("content"),
@@ -166,7 +163,7 @@ def read_message(value: Mapping[str, object]) -> ChatMessage:
 
 def read_embed(body: object, rules: InferenceRules = NEWEST_RULES) -> EmbedRequest:
     """The request in a decoded body; Refusal 400 in the server's words."""
-    fields = _Fields("EmbedRequest", body)
+    fields = Fields("EmbedRequest", body)
     truncate = fields.flag("truncate")
     return EmbedRequest(
         model=fields.text("model"),
@@ -180,7 +177,7 @@ def read_embed(body: object, rules: InferenceRules = NEWEST_RULES) -> EmbedReque
 
 def read_embeddings(body: object, rules: InferenceRules = NEWEST_RULES) -> EmbeddingsRequest:
     """The request in a decoded body; Refusal 400 in the server's words."""
-    fields = _Fields("EmbeddingRequest", body)
+    fields = Fields("EmbeddingRequest", body)
     return EmbeddingsRequest(
         model=fields.text("model"),
         prompt=fields.text("prompt"),
@@ -189,14 +186,14 @@ def read_embeddings(body: object, rules: InferenceRules = NEWEST_RULES) -> Embed
     )
 
 
-def _keep_alive(fields: _Fields, rules: InferenceRules) -> float | None:
+def _keep_alive(fields: Fields, rules: InferenceRules) -> float | None:
     try:
         return parse_keep_alive(fields.get("keep_alive"), fractions=rules.fractional_keep_alive)
     except InvalidKeepAlive as error:
         raise Refusal(400, str(error)) from error
 
 
-def _format(fields: _Fields, rules: InferenceRules) -> object:
+def _format(fields: Fields, rules: InferenceRules) -> object:
     if rules.schema_format:
         value = fields.get("format")
         return None if value == "" else value
@@ -226,105 +223,112 @@ def _inputs(value: object, rules: InferenceRules) -> tuple[str, ...]:
     raise Refusal(400, "invalid input type")
 
 
-class _Fields:
-    """Typed access to a body's keys; a wrong type is a Refusal in the words of Go's decoder."""
-
-    def __init__(self, struct: str, body: object) -> None:
-        if not isinstance(body, Mapping):
-            raise Refusal(400, f"json: cannot unmarshal {_kind(body)} into Go value of type api.{struct}")
-        self._struct = struct
-        self._values = {str(key).lower(): value for key, value in body.items()}
-
-    def get(self, key: str) -> object:
-        return self._values.get(key)
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise self._wrong(key, value, "string")
-        return value
-
-    def flag(self, key: str) -> bool | None:
-        value = self.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self._wrong(key, value, "bool")
-        return value
-
-    def integer(self, key: str) -> int:
-        value = self.get(key)
-        if value is None:
-            return 0
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong(key, value, "int")
-        return value
-
-    def integers(self, key: str) -> tuple[int, ...] | None:
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, list):
-            raise self._wrong(key, value, "[]int")
-        for item in value:
-            if isinstance(item, bool) or not isinstance(item, int):
-                raise self._wrong(key, item, "int")
-        return tuple(value)
-
-    def mapping(self, key: str) -> Mapping[str, object] | None:
-        value = self.get(key)
-        if value is not None and not isinstance(value, Mapping):
-            raise self._wrong(key, value, "map[string]interface {}")
-        return value
-
-    def objects(self, key: str, go_type: str) -> list[Mapping[str, object]]:
-        value = self.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise self._wrong(key, value, go_type)
-        for item in value:
-            if not isinstance(item, Mapping):
-                raise self._wrong(key, item, go_type.removeprefix("[]").replace("api.Tools", "api.Tool"))
-        return value
-
-    def images(self, key: str) -> tuple[bytes, ...]:
-        value = self.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            raise self._wrong(key, value, "[]api.ImageData")
-        return tuple(self._image(key, item) for item in value)
-
-    def _image(self, key: str, item: object) -> bytes:
-        if not isinstance(item, str):
-            raise self._wrong(key, item, "api.ImageData")
-        try:
-            return base64.b64decode(item, validate=True)
-        except (binascii.Error, ValueError) as error:
-            bad = _NOT_BASE64.search(item)
-            place = bad.start() if bad else len(item) // 4 * 4
-            raise Refusal(400, f"illegal base64 data at input byte {place}") from error
-
-    def _wrong(self, key: str, value: object, go_type: str) -> Refusal:
-        return Refusal(
-            400,
-            f"json: cannot unmarshal {_kind(value)} into Go struct field {self._struct}.{key} of type {go_type}",
-        )
+# --- keep_alive
 
 
-def _kind(value: object) -> str:
-    """What Go's decoder calls a JSON value; a number that is not whole comes with its digits."""
+class InvalidKeepAlive(ValueError):
+    """A `keep_alive` that Ollama refuses with status 400; the message is Ollama's."""
+
+
+def parse_keep_alive(value: object, *, fractions: bool = True) -> float | None:
+    """Seconds to stay loaded after the answer: `FOREVER_S` for a negative value, None for the server's default.
+
+    `fractions` is False for servers before 0.11.8, which drop what is below a whole second of a number.
+    Raises InvalidKeepAlive with the server's words.
+    """
     match value:
+        case None:
+            return None
         case bool():
-            return "bool"
-        case int():
-            return "number"
-        case float():
-            return f"number {value}"
+            raise InvalidKeepAlive("Unsupported type: 'bool'")
+        case int() | float():
+            seconds = float(value) if fractions else float(math.trunc(value))
+            return FOREVER_S if value < 0 else seconds
         case str():
-            return "string"
+            seconds = parse_go_duration(value)
+            return FOREVER_S if seconds < 0 else seconds
         case list():
-            return "array"
+            raise InvalidKeepAlive("Unsupported type: '[]interface {}'")
         case _:
-            return "object"
+            raise InvalidKeepAlive("Unsupported type: 'map[string]interface {}'")
+
+
+def is_unload(keep_alive_s: float | None, *, fractions: bool = True) -> bool:
+    """Whether an empty request with this `keep_alive` asks to unload the model at once."""
+    if keep_alive_s is None or keep_alive_s == FOREVER_S:
+        return False
+    return keep_alive_s == 0 if fractions else keep_alive_s < 1
+
+
+def parse_go_duration(text: str) -> float:
+    """Seconds in a Go duration such as `1h30m`, `-1.5s`, `300ms` or `0`; InvalidKeepAlive in Go's words."""
+    body = text[1:] if text[:1] in ("-", "+") else text
+    if body == "0":
+        return 0.0
+    if not body:
+        raise InvalidKeepAlive(f"time: invalid duration {_quoted(text)}")
+    total_ns = _sum_of_parts(body, text)
+    if total_ns > _LONGEST_NS:
+        raise InvalidKeepAlive(f"time: invalid duration {_quoted(text)}")
+    return (-total_ns if text[0] == "-" else total_ns) / 10**9
+
+
+def _sum_of_parts(body: str, text: str) -> int:
+    total_ns, place = 0, 0
+    while place < len(body):
+        part = _PART.match(body, place)
+        whole, fraction, unit = part.groups("") if part else ("", "", "")
+        if not whole and len(fraction) < 2:
+            raise InvalidKeepAlive(f"time: invalid duration {_quoted(text)}")
+        if not unit:
+            raise InvalidKeepAlive(f"time: missing unit in duration {_quoted(text)}")
+        if unit not in _UNIT_NS:
+            raise InvalidKeepAlive(f"time: unknown unit {_quoted(unit)} in duration {_quoted(text)}")
+        total_ns += int(whole or "0") * _UNIT_NS[unit] + int(float("0" + fraction) * _UNIT_NS[unit])
+        place += len(whole) + len(fraction) + len(unit)
+    return total_ns
+
+
+def _quoted(text: str) -> str:
+    """In Go's quotes; bytes that are not printable ASCII are escaped as UTF-8, as `time` does."""
+    printable = "".join(
+        f"\\{char}" if char in '"\\' else char if " " <= char < "\x7f" else _escaped(char) for char in text
+    )
+    return f'"{printable}"'
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
+
+
+# --- options
+
+
+def option_problem(options: Mapping[str, object]) -> str | None:
+    """The server's words about the first option of a wrong type, or None."""
+    for name, value in options.items():
+        if value is not None and name in _GO_TYPES and not _fits(_GO_TYPES[name], value):
+            return f'option "{name}" must be of type {_GO_TYPES[name]}'
+        if name == "stop" and isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            return 'option "stop" must be of an array of strings'
+    return None
+
+
+def integer_option(options: Mapping[str, object], name: str, otherwise: int) -> int:
+    """A whole option that passed `option_problem`, cut like Go's conversion, or the default."""
+    value = options.get(name)
+    return int(value) if isinstance(value, (int, float)) else otherwise
+
+
+def stop_sequences(options: Mapping[str, object]) -> tuple[str, ...]:
+    """The `stop` texts that are not empty."""
+    value = options.get("stop")
+    return tuple(str(item) for item in value if item) if isinstance(value, list) else ()
+
+
+def _fits(go_type: str, value: object) -> bool:
+    if go_type == "array":
+        return isinstance(value, list)
+    if go_type == "boolean":
+        return isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

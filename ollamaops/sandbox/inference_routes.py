@@ -21,7 +21,7 @@ from ollamaops.sandbox.gguf_file import BadGGUF
 from ollamaops.sandbox.golang import json_line, time_text
 from ollamaops.sandbox.inference import Answer, ModelFacts
 from ollamaops.sandbox.inference_requests import (
-    Refusal,
+    integer_option,
     read_chat,
     read_embed,
     read_embeddings,
@@ -29,12 +29,10 @@ from ollamaops.sandbox.inference_requests import (
 )
 from ollamaops.sandbox.layers import CorruptManifest
 from ollamaops.sandbox.model_name import BothSuffixes, parse_name, strip_source
-from ollamaops.sandbox.options import integer_option
 from ollamaops.sandbox.request_bodies import decode_body
-from ollamaops.sandbox.responses import bad_request
+from ollamaops.sandbox.responses import NDJSON, Refusal, answer, bad_request
 from ollamaops.sandbox.service import Service
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModel
-from ollamaops.sandbox.streams import NDJSON, answer
 
 Endpoint = Literal["generate", "chat", "embed", "embeddings"]
 _TRY_PULLING = 'model "{}" not found, try pulling it first'

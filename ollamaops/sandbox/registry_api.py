@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from ollamaops.sandbox.builtin_models import BuiltinModels
 from ollamaops.sandbox.layers import MANIFEST_TYPE
-from ollamaops.sandbox.streams import BARE_JSON, answer
+from ollamaops.sandbox.responses import BARE_JSON, answer
 
 _MANIFEST = re.compile(r"/v2/([^/]+/[^/]+)/manifests/([^/]+)")
 _BLOB = re.compile(r"/v2/([^/]+/[^/]+)/blobs/(sha256:[0-9a-f]{64})")

@@ -10,12 +10,11 @@ from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.create import Creator
 from ollamaops.sandbox.create_modelfile import ModelfileCreator
 from ollamaops.sandbox.gguf_file import BadGGUF
-from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import CorruptManifest
 from ollamaops.sandbox.loaded_models import LoadedModels
 from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
-from ollamaops.sandbox.request_bodies import Fields, read_create, read_model_request
-from ollamaops.sandbox.responses import Work, bad_request, failure, os_failure
+from ollamaops.sandbox.request_bodies import Fields, decode_body, read_create, read_model_request
+from ollamaops.sandbox.responses import Refusal, Work, bad_request, failure, os_failure
 from ollamaops.sandbox.show import Overlay, list_models, show_model
 from ollamaops.sandbox.store import Store
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
@@ -53,7 +52,7 @@ class Service:
 
     def show(self, body: bytes) -> dict[str, object]:
         """The answer of /api/show. Refusal."""
-        fields = Fields("ShowRequest", body)
+        fields = Fields("ShowRequest", decode_body(body))
         given, verbose = fields.text("model", "name"), fields.flag("verbose") is True
         overlay = Overlay(fields.text("system"), fields.text("template"), fields.mapping("options") or {})
         if not given:
@@ -89,7 +88,7 @@ class Service:
 
     def copy(self, body: bytes) -> None:
         """Carry out /api/copy. Refusal."""
-        fields = Fields("CopyRequest", body)
+        fields = Fields("CopyRequest", decode_body(body))
         source_text, target_text = fields.text("source"), fields.text("destination")
         source, target = parse_name(source_text), parse_name(target_text)
         if not source.is_valid:

@@ -14,12 +14,11 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from ollamaops.sandbox.builtin_models import BuiltinModels
-from ollamaops.sandbox.inference_requests import Refusal
 from ollamaops.sandbox.layers import MANIFEST_TYPE, CorruptManifest, Layer, Manifest, parse_manifest
 from ollamaops.sandbox.model_name import DEFAULT_HOST, Name, parse_name
 from ollamaops.sandbox.pull_sources import BuiltinSource, RegistrySource, Source, Steps
 from ollamaops.sandbox.registry_http import RegistryError, RegistryHTTP, RegistryNotFound
-from ollamaops.sandbox.responses import SUCCESS, Line, Work, failure, line, os_failure
+from ollamaops.sandbox.responses import SUCCESS, Line, Refusal, Work, failure, line, os_failure
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 
 _TICK_S = 0.06

@@ -13,7 +13,7 @@ from sandbox_caller import WEIGHTS, Caller, Json, a_caller, a_gguf, a_safetensor
 
 from ollamaops.sandbox.create import remote_url
 from ollamaops.sandbox.gguf_file import Tensor
-from ollamaops.sandbox.inference_requests import Refusal
+from ollamaops.sandbox.responses import Refusal
 
 MODELFILE_ERA = "0.3.4"
 STRUCTURED = ("0.5.7", "0.6.8", "0.12.11", "0.33.0-rc2")

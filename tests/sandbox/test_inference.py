@@ -1,4 +1,4 @@
-"""What the pretend model promises: the answers' shapes are recorded ones, and its words can be relied upon."""
+"""What the pretend model promises: answers of the recorded shapes, and scripted words to rely upon."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import base64
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,25 +18,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from ollamaops.sandbox.behavior import RECORDED
-from ollamaops.sandbox.embedding import embed_text
+from ollamaops.sandbox.behavior import NEWEST_RULES, RECORDED, InferenceRules
 from ollamaops.sandbox.inference import Answer, ModelFacts, chat, embed, embeddings, generate
 from ollamaops.sandbox.inference_requests import (
-    NEWEST_RULES,
+    FOREVER_S,
     ChatMessage,
-    InferenceRules,
-    Refusal,
+    InvalidKeepAlive,
+    is_unload,
+    parse_keep_alive,
     read_chat,
     read_embed,
     read_embeddings,
     read_generate,
 )
-from ollamaops.sandbox.keep_alive import FOREVER_S, InvalidKeepAlive, is_unload, parse_keep_alive
-from ollamaops.sandbox.pattern_words import text_matching
-from ollamaops.sandbox.replies import asked_words
-from ollamaops.sandbox.schema_instance import Hints, UnsatisfiableSchema, build_instance
+from ollamaops.sandbox.replies import scripted_reply
+from ollamaops.sandbox.responses import Refusal
+from ollamaops.sandbox.schema_instance import UnsatisfiableSchema, build_instance
 from ollamaops.sandbox.seeded_choice import SeededChoice
-from ollamaops.sandbox.tokens import detokenize, split_tokens, tokenize
+from ollamaops.sandbox.tokens import detokenize, embed_text, split_tokens, tokenize
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 NOW = "2026-08-21T10:00:00.000000001Z"
@@ -158,7 +159,7 @@ def test_a_recorded_call_gets_an_answer_of_the_recorded_shape(
     ],
 )
 def test_a_prompt_that_names_its_answer_gets_it(prompt: str, words: str | None) -> None:
-    assert asked_words(prompt) == words
+    assert scripted_reply(prompt) == words
     assert words is None or said(prompt) == words == chatted(("user", prompt))["content"]
 
 
@@ -171,25 +172,16 @@ def test_a_system_prompt_that_names_the_answer_is_followed_unless_the_user_names
     assert chatted(("system", "Always say hm."), ("user", "What about it?"), model=model)["content"] == "hm"
 
 
-@pytest.mark.parametrize(
-    ("prompt", "result"),
-    [("What is 6 * 7?", "42"), ("2+2=", "4"), ("compute 3 minus 5", "-2"), ("2 x 3", "6")],
-)
-def test_small_sums_are_right(prompt: str, result: str) -> None:
-    assert said(prompt) == result
-
-
-def test_history_reaches_the_model() -> None:
-    told = ("user", "My name is Ada."), ("assistant", "Hello Ada.")
-    assert chatted(*told, ("user", "What is my name?"))["content"] == "Your name is Ada."
-    assert chatted(("user", "What is my name?"))["content"] == "You have not told me your name."
-    stored = a_model(messages=(ChatMessage(role="user", content="My name is Bob."),))
-    assert said("What is my name?", stored) == "Your name is Bob."
+def test_what_was_said_before_reaches_the_model() -> None:
+    question = ("user", "Who am I?")
+    assert chatted(("user", "I am Ada."), question) != chatted(("user", "I am Bob."), question)
+    stored = a_model(messages=(ChatMessage(role="user", content="I am Ada."),))
+    assert said("Who am I?", stored) != said("Who am I?")
 
 
 def test_context_continues_a_conversation() -> None:
-    first = generated("My name is Ada.")
-    assert said("What is my name?", context=first["context"]) == "Your name is Ada."
+    first = generated("I am Ada.")
+    assert said("Who am I?", context=first["context"]) != said("Who am I?")
     assert len(cast("list[int]", first["context"])) > 4
 
 
@@ -258,13 +250,11 @@ def test_insert_fills_the_gap_for_models_that_can() -> None:
     assert said("def f(", a_model("completion", "insert"), suffix="return x")
 
 
-def test_images_change_what_a_model_with_eyes_says() -> None:
+def test_images_change_what_a_vision_model_says() -> None:
     image = base64.b64encode(b"picture").decode()
     model = a_model("completion", "vision")
-    assert "1 image" in said("What is this?", model, images=[image])
-    message = {"role": "user", "content": "What is this?", "images": [image, image]}
-    body = {"model": "talker", "messages": [message], "stream": False}
-    assert "2 images" in str(answer("/api/chat", body, model).chunks[0]["message"])
+    answers = [said("What is this?", model, images=images) for images in ([], [image], [image, image])]
+    assert len(set(answers)) == 3
 
 
 # --- formats --------------------------------------------------------------------------------------------------------
@@ -272,41 +262,26 @@ def test_images_change_what_a_model_with_eyes_says() -> None:
 
 def test_format_json_is_valid_json_that_holds_the_answer() -> None:
     assert json.loads(said("Reply with the word pong.", format="json")) == {"answer": "pong"}
-    assert json.loads(said('Reply with {"ok": true} please', format="json")) == {"ok": True}
-    assert json.loads(said("{not json", format="json")).keys() == {"answer"}
-
-
-@pytest.mark.parametrize(
-    ("prompt", "keys"),
-    [
-        ("Answer as JSON with the keys name and age.", {"name", "age"}),
-        ("Give me a json object with fields `a`, `b`, and `c`", {"a", "b", "c"}),
-        ('Reply with JSON: {"x": 1}', {"x"}),
-    ],
-)
-def test_json_that_the_prompt_describes_comes_with_and_without_the_format(
-    prompt: str, keys: set[str]
-) -> None:
-    assert json.loads(said(prompt, format="json")).keys() == keys
-    assert json.loads(said(prompt)).keys() == keys
+    assert json.loads(said("Anything.", format="json")).keys() == {"answer"}
 
 
 words_of_prompts = st.sampled_from(
     [
         "say",
         "reply with",
-        "json",
-        "keys",
+        "answer",
         "the word",
-        "my name is",
+        "only",
         '"',
+        "'",
         "{",
-        "}",
-        "6*",
+        ":",
+        "and",
+        "or",
         "9" * 5000,
-        "-1e999",
         "x",
         ".",
+        "\n",
     ]
 )
 
@@ -335,11 +310,9 @@ WEATHER = {
 }
 
 
-def test_a_schema_as_format_is_satisfied_with_what_the_prompt_offers() -> None:
-    document = json.loads(said("How warm are the next 3 days in Oslo, in fahrenheit?", format=WEATHER))
-    assert document == {"city": "Oslo", "unit": "fahrenheit", "days": 3}
+def test_a_schema_as_format_is_satisfied() -> None:
     message = chatted(("user", "Anything."), format=WEATHER)
-    assert Draft202012Validator(WEATHER).is_valid(json.loads(str(message["content"])))
+    Draft202012Validator(WEATHER).validate(json.loads(str(message["content"])))
 
 
 SCHEMAS: dict[str, dict[str, object]] = {
@@ -381,14 +354,6 @@ SCHEMAS: dict[str, dict[str, object]] = {
             "b": {"$ref": "#/properties/a/prefixItems/0"},
         },
     },
-    "conditions": {
-        "type": "object",
-        "properties": {"kind": {"enum": ["a", "b"]}, "size": {"type": "integer"}},
-        "required": ["kind"],
-        "if": {"properties": {"kind": {"const": "a"}}},
-        "then": {"required": ["size"]},
-        "else": {"properties": {"size": False}},
-    },
     "close bounds": {"type": "number", "exclusiveMinimum": 0.1, "exclusiveMaximum": 0.2},
     "negative": {"type": "integer", "maximum": -10},
     "exclusive": {"type": "integer", "exclusiveMinimum": 4, "exclusiveMaximum": 6},
@@ -396,7 +361,6 @@ SCHEMAS: dict[str, dict[str, object]] = {
     "steps": {"type": "number", "multipleOf": 0.25, "minimum": 1, "maximum": 2},
     "unique": {"type": "array", "items": {"enum": [1, 2, 3]}, "minItems": 3, "uniqueItems": True},
     "tuple": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False},
-    "contains": {"type": "array", "minItems": 2, "contains": {"const": "x"}},
     "long text": {"type": "string", "minLength": 40, "maxLength": 41},
     "pattern": {"type": "string", "pattern": "^[A-Z]{2}-\\d{3,5}(?:x|y)?$", "maxLength": 6},
     "date": {"type": "string", "format": "date"},
@@ -418,12 +382,11 @@ SCHEMAS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-@pytest.mark.parametrize("hints", [Hints(), Hints("Take x, 5 or Oslo", ("Oslo",), (5.0, -3.5))])
-def test_a_drawn_value_satisfies_its_schema_and_is_drawn_again_alike(name: str, hints: Hints) -> None:
+def test_a_drawn_value_satisfies_its_schema_and_is_drawn_again_alike(name: str) -> None:
     for seed in range(5):
-        value = build_instance(SCHEMAS[name], SeededChoice(str(seed)), hints)
+        value = build_instance(SCHEMAS[name], SeededChoice(str(seed)))
         Draft202012Validator(SCHEMAS[name]).validate(value)
-        assert value == build_instance(SCHEMAS[name], SeededChoice(str(seed)), hints)
+        assert value == build_instance(SCHEMAS[name], SeededChoice(str(seed)))
 
 
 bounded = st.tuples(st.integers(-50, 50), st.integers(0, 60)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -492,35 +455,50 @@ def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, object]) -
     "pattern",
     [
         "^abc$",
-        "a|bc|",
+        "^(a|bc|)$",
         "[^a-z]+x",
-        r"\w{3}\s\S?",
-        r"(?P<y>\d{4})-(?:0[1-9]|1[0-2])",
+        r"^\w{3}\s\S?$",
+        r"^(?P<y>\d{4})-(?:0[1-9]|1[0-2])$",
         r"[\d\-.]*?\.",
         "x{2,}y??",
         "[]a]",
-        r"\bа\n",
+        r"(a|b)\1",
     ],
 )
-def test_a_text_is_found_by_the_pattern_it_was_drawn_from(pattern: str) -> None:
+def test_a_text_matches_the_pattern_it_was_drawn_from(pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern}
     for seed in range(20):
-        assert re.search(pattern, text_matching(pattern, SeededChoice(str(seed))))
+        assert re.search(pattern, str(build_instance(schema, SeededChoice(str(seed)))))
 
 
-@pytest.mark.parametrize("pattern", ["a(", "(?:", "(?<=a)b", r"(a)\1", "(a", "[a", "a)"])
-def test_a_pattern_that_is_not_understood_raises(pattern: str) -> None:
-    with pytest.raises(ValueError):
-        text_matching(pattern, SeededChoice("x"))
+def test_a_pattern_draws_the_same_text_in_every_process() -> None:
+    """Python orders sets of characters anew in each process, and rstr draws from such sets."""
+    code = (
+        "from ollamaops.sandbox.schema_instance import build_instance as build, SeededChoice\n"
+        "print(ascii([build({'type': 'string', 'pattern': '[^a-z]{9}'}, SeededChoice(s)) for s in 'abc']))"
+    )
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(texts) == 1
 
 
 # --- tools and thinking ---------------------------------------------------------------------------------------------
 
+TOOL_PARAMETERS = {**WEATHER, "required": ["city", "unit", "days"]}
 TOOL = {
     "type": "function",
     "function": {
         "name": "get_weather",
         "description": "Look up the forecast for a city",
-        "parameters": {**WEATHER, "required": ["city", "unit", "days"]},
+        "parameters": TOOL_PARAMETERS,
     },
 }
 OTHER_TOOL = {"type": "function", "function": {"name": "sendMail", "description": "Write to somebody"}}
@@ -533,7 +511,7 @@ def test_a_model_with_tools_calls_the_one_that_the_prompt_asks_for() -> None:
     [call] = cast("list[dict[str, dict[str, object]]]", message["tool_calls"])
     assert message["content"] == ""
     assert call["function"]["name"] == "get_weather"
-    assert call["function"]["arguments"] == {"city": "Paris", "unit": "celsius", "days": 2}
+    Draft202012Validator(TOOL_PARAMETERS).validate(call["function"]["arguments"])
     [mail] = cast(
         "list[dict[str, dict[str, object]]]",
         chatted(("user", "send a mail"), model=model, tools=[OTHER_TOOL])["tool_calls"],
@@ -625,7 +603,7 @@ def test_thinking_is_refused_where_it_cannot_be(think: object, refused: str) -> 
         ("/api/generate", {"images": [1]}, "number GenerateRequest.images of type api.ImageData"),
         ("/api/generate", {"raw": True, "system": "y"}, "raw mode does not support template, system, or context"),
         ("/api/chat", {"messages": "x"}, "string ChatRequest.messages of type []api.Message"),
-        ("/api/chat", {"messages": [1.5]}, "number 1.5 ChatRequest.messages of type api.Message"),
+        ("/api/chat", {"messages": [1.5]}, "number ChatRequest.messages of type api.Message"),
         ("/api/embed", {"input": [1]}, "invalid input type"),
         ("/api/embed", {"dimensions": True}, "bool EmbedRequest.dimensions of type int"),
         ("/api/embeddings", {"prompt": []}, "array EmbeddingRequest.prompt of type string"),
