@@ -1,23 +1,20 @@
-"""`ollamaops.lock`: what each pulled model was, byte for byte; text ↔ values, and what an update changes.
+"""`ollamaops.lock`: what each pulled model was, byte for byte, as text and as values.
 
-Pure: reading and writing the file, and asking the registry, are the caller's. The text is YAML with one line per
-blob, sorted by name, and depends on nothing but the entries, so that a change reads well in a review. The fact a
-reader would miss: an entry keeps every field of which Ollama's own layout of the manifest is made, so that the
-tags digests of servers < 0.19 can be told from the lock alone.
+The text is YAML with one line per blob, sorted by name. It depends on the entries alone, so that a change reads well
+in a review. An entry keeps every field from which Ollama lays out a manifest itself, so that the tags digests of
+servers before 0.19 follow from the lock alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal, TypeVar
-
-import yaml
+from typing import Literal
 
 from ollamaops.errors import InvalidName, InvalidValue, ManifestError, Problem
+from ollamaops.manifest.document import Items, Node, Scalar, Table, parse_text
+from ollamaops.manifest.types import Place
 from ollamaops.names import Digest, ModelName
 from ollamaops.registry.documents import (
     Document,
@@ -40,8 +37,9 @@ _LAYER_KEYS = ("digest", "size", "media_type", "name", "from")
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_.+/:-]*(?<!:)")
 _WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 _UNESCAPED = re.compile(r"[^ !#-\[\]-~]")
-_LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Value = TypeVar("_Value")
+_CONFLICT = re.compile(r"^(?:[<>|]{7}(?: .*)?|={7})\r?$", re.MULTILINE)
+
+ANEW_HINT = "restore the file from version control, or delete it and run `ollamaops lock`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,6 @@ class Comparison:
     changes: tuple[LayerChange, ...]
 
 
-def update(lock: Lock, name: ModelName, fetched: FetchedManifest) -> Lock:
-    """The lock with `name` at what was fetched; everything else is as it was."""
-    others = {known: entry for known, entry in lock.entries.items() if known != name}
-    return Lock({**others, name: LockEntry(fetched.digest, fetched.document)})
-
-
 def compare_entry(entry: LockEntry, fetched: FetchedManifest) -> Comparison:
     """Whether the registry still has what the lock says, and what has changed since."""
     changes = compare(entry.document, fetched.document)
@@ -107,7 +99,22 @@ def render_lock(lock: Lock) -> str:
 
 def parse_lock(text: str, path: str) -> Lock:
     """The lock in `text`; ManifestError with every problem and its place in `path`."""
-    return _Reader(path).read(text)
+    if len(text) > MAX_LOCK_CHARACTERS:
+        message = f"the lock has more than {MAX_LOCK_CHARACTERS} characters"
+        raise ManifestError([Problem(path, 0, 0, message, ANEW_HINT)])
+    if conflict := _CONFLICT.search(text):
+        line = text.count("\n", 0, conflict.start()) + 1
+        hint = "take one side, or delete the file and run `ollamaops lock`"
+        raise ManifestError([Problem(path, line, 1, "an unresolved merge conflict begins here", hint)])
+    document = parse_text(text, path, max_depth=_MAX_DEPTH, may_have_nul=True)
+    if document.root is None:  # the hints of the reader are about manifests
+        raise ManifestError([replace(problem, hint=ANEW_HINT) for problem in document.problems])
+    entries, problems = _read_lock(document.root)
+    problems += document.problems
+    if problems:
+        *others, last = sorted(problems, key=lambda problem: (problem.line, problem.column))
+        raise ManifestError([*others, last if last.hint else replace(last, hint=ANEW_HINT)])
+    return Lock(entries)
 
 
 def _entry_lines(name: ModelName, entry: LockEntry) -> Iterator[str]:
@@ -154,113 +161,38 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-ANEW_HINT = "restore the file from version control, or delete it and run `ollamaops lock`"
-_CONFLICT = re.compile(r"^(?:[<>|]{7}(?: .*)?|={7})\r?$", re.MULTILINE)
-_NO_LOCK_HINT = "name one that `ollamaops lock` has written"  # words of any other file are nobody's business
-
-
 class _Flaw(Exception):
-    """Something wrong at one node; becomes a Problem."""
+    """Something wrong at one place; becomes a Problem."""
 
-    def __init__(self, node: yaml.Node, message: str, hint: str | None = None) -> None:
+    def __init__(self, at: Node | Place, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.node = node
-        self.hint = hint
+        place = at if isinstance(at, Place) else at.place
+        self.problem = Problem(place.path, place.line, place.column, message, hint)
 
 
-class _Reader:
-    """Reads one lock file; keeps the problems of all entries, so that they are reported together."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._problems: list[Problem] = []
-
-    def read(self, text: str) -> Lock:
-        root = self._compose(text)
-        lock = self._attempt(lambda: self._read_lock(root))
-        if self._problems or lock is None:
-            raise ManifestError(_with_way_out(self._problems))
-        return lock
-
-    def _compose(self, text: str) -> yaml.Node:
-        if len(text) > MAX_LOCK_CHARACTERS:
-            raise self._broken(0, 0, f"the lock has more than {MAX_LOCK_CHARACTERS} characters")
-        if conflict := _CONFLICT.search(text):
-            line = text.count("\n", 0, conflict.start()) + 1
-            message = "a merge conflict that nobody has resolved begins here"
-            raise self._broken(line, 1, message, "take one side, or delete the file and run `ollamaops lock`")
-        try:
-            if _is_too_deep(text):
-                raise self._broken(0, 0, f"nested more than {_MAX_DEPTH} deep")
-            root = yaml.compose(text, Loader=_LOADER)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-            raise self._broken(*place, f"not YAML: {error.problem}") from None
-        except yaml.YAMLError as error:
-            raise self._broken(0, 0, f"not YAML: {type(error).__name__}") from None
-        if root is None:
-            raise self._broken(0, 0, "the lock is empty")
-        return root
-
-    def _broken(self, line: int, column: int, message: str, hint: str = ANEW_HINT) -> ManifestError:
-        return ManifestError([Problem(self._path, line, column, message, hint)])
-
-    def _attempt(self, read: Callable[[], _Value]) -> _Value | None:
-        """What `read` returns; None, and a problem more, when it finds a flaw."""
-        try:
-            return read()
-        except _Flaw as flaw:
-            mark = flaw.node.start_mark
-            place = (mark.line + 1, mark.column + 1)
-            self._problems.append(Problem(self._path, *place, str(flaw), flaw.hint))
-            return None
-
-    def _read_lock(self, root: yaml.Node) -> Lock:
-        known = ("version", "models")
-        if isinstance(root, yaml.MappingNode) and not any(key.value in known for key, _ in root.value):
-            raise _Flaw(root, "this is no lock file: it has neither 'version' nor 'models'", _NO_LOCK_HINT)
-        keys = _keys(root, known)
-        _check_version(_needed(root, keys, "version"))
-        entries: dict[ModelName, LockEntry] = {}
-        for key, node in _pairs(_needed(root, keys, "models")):
-            self._attempt(partial(_read_entry, key, node, entries))
-        return Lock(entries)
-
-
-def _with_way_out(problems: list[Problem]) -> list[Problem]:
-    """The same; the last one says what to do about the file as a whole, unless it has a hint of its own."""
-    *others, last = sorted(problems, key=lambda problem: (problem.line, problem.column))
-    return [*others, last if last.hint else replace(last, hint=ANEW_HINT)]
-
-
-def _read_entry(key: yaml.Node, node: yaml.Node, entries: dict[ModelName, LockEntry]) -> None:
-    name = _name(key, entries)
-    entries[name] = _entry(node)
-
-
-def _is_too_deep(text: str) -> bool:
-    """Whether composing could go too deep: it recurses, and in libyaml's binding to a crash of the process."""
+def _read_lock(root: Node) -> tuple[dict[ModelName, LockEntry], list[Problem]]:
+    entries: dict[ModelName, LockEntry] = {}
+    problems: list[Problem] = []
     try:
-        return _reaches_max_depth(text, _LOADER)
-    except yaml.YAMLError:
-        # libyaml reads ahead of the events that it gives out, and from PyYAML 6.0.4 on refuses deep nesting there,
-        # before a single one is counted. The reader in Python has no such limit and reads ahead one line at most.
-        with suppress(yaml.YAMLError):
-            return _reaches_max_depth(text, yaml.SafeLoader)
-        return False  # broken in some other way, which composing reports with its place
+        table = _table(root)
+        if not table.nodes.keys() & {"version", "models"}:
+            hint = "name one that `ollamaops lock` has written"
+            raise _Flaw(root, "this is not a lock file: it has neither 'version' nor 'models'", hint)
+        _refuse_unknown(table, ("version", "models"))
+        _check_version(_needed(table, "version"))
+        models = _table(_needed(table, "models"))
+    except _Flaw as flaw:
+        return entries, [flaw.problem]
+    for key, node in models.nodes.items():
+        try:
+            name = _name(key, models.keys[key], entries)
+            entries[name] = _entry(node)
+        except _Flaw as flaw:
+            problems.append(flaw.problem)
+    return entries, problems
 
 
-def _reaches_max_depth(text: str, loader: type[yaml.SafeLoader | yaml.CSafeLoader]) -> bool:
-    depth = 0
-    for event in yaml.parse(text, Loader=loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            return True
-    return False
-
-
-def _check_version(node: yaml.Node) -> None:
+def _check_version(node: Node) -> None:
     text = _text(node)
     if text == str(LOCK_VERSION):
         return
@@ -268,81 +200,77 @@ def _check_version(node: yaml.Node) -> None:
     raise _Flaw(node, f"lock version {text!r}, this ollamaops reads {LOCK_VERSION}", hint)
 
 
-def _name(node: yaml.Node, known: Mapping[ModelName, object]) -> ModelName:
+def _name(text: str, place: Place, known: Mapping[ModelName, object]) -> ModelName:
     try:
-        name = ModelName.parse(_text(node))
+        name = ModelName.parse(text)
     except InvalidName as error:
-        raise _Flaw(node, str(error), error.hint) from None
+        raise _Flaw(place, str(error), error.hint) from None
     if name in known:
-        raise _Flaw(node, f"'{name}' is here twice")
+        raise _Flaw(place, f"'{name}' is here twice")
     return name
 
 
-def _entry(node: yaml.Node) -> LockEntry:
-    keys = _keys(node, ("manifest", "media_type", "config", "layers", "manifests"))
-    digest = _digest(_needed(node, keys, "manifest"))
-    media_type = _text(_needed(node, keys, "media_type"))
-    if "manifests" in keys:
-        return LockEntry(digest, ManifestList(media_type, _layers(keys["manifests"])))
-    config = _layer(_needed(node, keys, "config"))
-    layers = _needed(node, keys, "layers")
-    is_null = isinstance(layers, yaml.ScalarNode) and layers.value == "null"
+def _entry(node: Node) -> LockEntry:
+    table = _table(node)
+    _refuse_unknown(table, ("manifest", "media_type", "config", "layers", "manifests"))
+    digest = _digest(_needed(table, "manifest"))
+    media_type = _text(_needed(table, "media_type"))
+    if (children := table.get("manifests")) is not None:
+        return LockEntry(digest, ManifestList(media_type, _layers(children)))
+    config = _layer(_needed(table, "config"))
+    layers = _needed(table, "layers")
+    is_null = isinstance(layers, Scalar) and layers.text == "null"
     found = () if is_null else _layers(layers)
     return LockEntry(digest, RegistryManifest(media_type, config, found, layers_are_null=is_null))
 
 
-def _layers(node: yaml.Node) -> tuple[Layer, ...]:
-    if not isinstance(node, yaml.SequenceNode):
+def _layers(node: Node) -> tuple[Layer, ...]:
+    if not isinstance(node, Items):
         raise _Flaw(node, "a list is expected here")
-    return tuple(_layer(item) for item in node.value)
+    return tuple(_layer(item) for item in node.nodes)
 
 
-def _layer(node: yaml.Node) -> Layer:
-    keys = _keys(node, _LAYER_KEYS)
-    size = _needed(node, keys, "size")
+def _layer(node: Node) -> Layer:
+    table = _table(node)
+    _refuse_unknown(table, _LAYER_KEYS)
+    size = _needed(table, "size")
     if not re.fullmatch(r"[0-9]{1,19}", _text(size)):
         raise _Flaw(size, f"{_text(size)!r} is not a size in bytes")
     return Layer(
-        _text(_needed(node, keys, "media_type")),
-        _digest(_needed(node, keys, "digest")),
+        _text(_needed(table, "media_type")),
+        _digest(_needed(table, "digest")),
         int(_text(size)),
-        *(_text(keys[key]) if key in keys else "" for key in ("name", "from")),
+        *(_text(table.nodes[key]) if key in table.nodes else "" for key in ("name", "from")),
     )
 
 
-def _digest(node: yaml.Node) -> Digest:
+def _digest(node: Node) -> Digest:
     try:
         return Digest.parse(_text(node))
     except InvalidValue as error:
         raise _Flaw(node, str(error), error.hint) from None
 
 
-def _keys(node: yaml.Node, allowed: tuple[str, ...]) -> dict[str, yaml.Node]:
-    """The values of a mapping by key; a _Flaw for a key that is unknown or there twice."""
-    found: dict[str, yaml.Node] = {}
-    for key, value in _pairs(node):
-        text = _text(key)
-        if text not in allowed:
-            raise _Flaw(key, f"unknown key {text!r}")
-        if text in found:
-            raise _Flaw(key, f"the key {text!r} is here twice")
-        found[text] = value
-    return found
-
-
-def _needed(node: yaml.Node, keys: Mapping[str, yaml.Node], key: str) -> yaml.Node:
-    if key not in keys:
-        raise _Flaw(node, f"the key {key!r} is missing")
-    return keys[key]
-
-
-def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode):
+def _table(node: Node) -> Table:
+    if not isinstance(node, Table):
         raise _Flaw(node, "a mapping is expected here")
-    return list(node.value)
+    return node
 
 
-def _text(node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode):
+def _refuse_unknown(table: Table, known: tuple[str, ...]) -> None:
+    for key, place in table.keys.items():
+        if key not in known:
+            raise _Flaw(place, f"unknown key {key!r}")
+
+
+def _needed(table: Table, key: str) -> Node:
+    node = table.get(key)
+    if node is None:
+        raise _Flaw(table, f"the key {key!r} is missing")
+    return node
+
+
+def _text(node: Node) -> str:
+    if not isinstance(node, Scalar):
         raise _Flaw(node, "a single value is expected here")
-    return str(node.value)
+    return node.text

@@ -1,10 +1,11 @@
 """YAML or JSON text → a tree of nodes, each of which knows its file, line and column.
 
-Decides what a manifest may look like as text: UTF-8, at most 4 MiB, one document, not too deep, every key once,
-aliases bounded, no merge keys and no tags but `!!str`. What the keys mean is left to schema.json and check.py.
-Easily missed: plain scalars are read as in JSON and YAML 1.2 (`true`, `12`, `1.5`, `null`), not as in YAML 1.1.
-So `no`, `on`, `12:30`, `010` and `0x1F` are text here. `1.10` is still a number; where text is wanted the schema
-refuses it and asks for quotes, because another reader of the file would see 1.1.
+One document, not too deep, every key once, aliases bounded, no merge keys, no tags but `!!str`. A manifest is UTF-8
+of at most 4 MiB. Lock files are read with it too.
+
+Plain scalars are read as in JSON and YAML 1.2 (`true`, `12`, `1.5`, `null`), not as in YAML 1.1. So `no`, `on`,
+`12:30`, `010` and `0x1F` are text here. `1.10` is still a number; where text is wanted the schema refuses it and asks
+for quotes, because another reader of the file would see 1.1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -84,7 +86,16 @@ def parse_document(data: bytes, path: str) -> Document:
     """The tree in `data`. Never raises for what a user may write; every flaw is in `problems`."""
     try:
         text = _decode(data, path)
-        builder = _Builder(path)
+    except _Unreadable as stop:
+        return Document(path, None, (stop.problem,))
+    return parse_text(_SURROGATES.sub(_join_surrogates, text) if path.endswith(".json") else text, path)
+
+
+def parse_text(text: str, path: str, *, max_depth: int = MAX_DEPTH, may_have_nul: bool = False) -> Document:
+    """As `parse_document`, for text of any length. `may_have_nul` allows an escaped NUL in a quoted scalar."""
+    builder = _Builder(path, max_depth, may_have_nul)
+    try:
+        _refuse_control_characters(text, path)
         return Document(path, builder.build(text), tuple(builder.problems))
     except _Unreadable as stop:
         return Document(path, None, (stop.problem,))
@@ -146,14 +157,16 @@ def _decode(data: bytes, path: str) -> str:
             whole, f"the file has {len(data)} bytes, {MAX_BYTES} are allowed", "split it with include:"
         )
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8-sig")
         raise _Unreadable(_place_after(before, path), "not UTF-8 text", "save the file as UTF-8") from None
+
+
+def _refuse_control_characters(text: str, path: str) -> None:
     if bad := _BAD_CHARACTER.search(text):
         name = "a NUL character" if bad[0] == "\0" else f"the control character U+{ord(bad[0]):04X}"
-        raise _Unreadable(_place_after(text[: bad.start()], path), f"{name} is not allowed in a manifest")
-    return _SURROGATES.sub(_join_surrogates, text) if path.endswith(".json") else text
+        raise _Unreadable(_place_after(text[: bad.start()], path), f"{name} is not allowed")
 
 
 def _place_after(before: str, path: str) -> Place:
@@ -192,9 +205,11 @@ class _Anchored:
 class _Builder:
     """Events of the YAML parser → nodes, without recursion, so that no document is too deep for it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, max_depth: int, may_have_nul: bool) -> None:
         self.path = path
         self.problems: list[Problem] = []
+        self._max_depth = max_depth
+        self._may_have_nul = may_have_nul
         self._stack: list[_Open] = []
         self._anchors: dict[str, _Anchored] = {}
         self._aliased = 0
@@ -205,7 +220,7 @@ class _Builder:
             for event in _events(text):
                 self._take(event)
         except yaml.MarkedYAMLError as error:
-            raise self._syntax_error(error, text) from None
+            raise self._too_deep(error, text) or self._syntax_error(error, text) from None
         if self._root is None or (isinstance(self._root, Scalar) and self._root.value is None):
             raise _Unreadable(Place(self.path), "the file is empty", "begin with models: and a list of names")
         return self._root
@@ -234,8 +249,8 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         place = self._place(event)
         text: str = event.value
-        if "\0" in text:
-            raise _Unreadable(place, "a NUL character is not allowed in a manifest")
+        if "\0" in text and not self._may_have_nul:
+            raise _Unreadable(place, "a NUL character is not allowed")
         if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
             self._refuse_tag(place)
         plain = event.style in (None, "") and event.tag is None
@@ -257,8 +272,8 @@ class _Builder:
         self._anchors.pop(event.anchor or "", None)
 
     def _check_depth(self, place: Place, height: int) -> None:
-        if len(self._stack) + height > MAX_DEPTH:
-            raise _Unreadable(place, f"nested deeper than {MAX_DEPTH} levels")
+        if len(self._stack) + height > self._max_depth:
+            raise _Unreadable(place, f"nested deeper than {self._max_depth} levels")
 
     def _close(self) -> None:
         done = self._stack.pop()
@@ -321,6 +336,25 @@ class _Builder:
             return
         frame.nodes[key.text] = node
         frame.keys[key.text] = key.place
+
+    def _too_deep(self, error: yaml.MarkedYAMLError, text: str) -> _Unreadable | None:
+        """The error for deep nesting that libyaml refused before it gave out the events that would have shown it.
+
+        libyaml scans ahead, and PyYAML 6.0.4 and later make it stop at 1000 levels. The reader in Python has no such
+        limit, but is slow, so it is asked only when there are enough brackets.
+        """
+        assert error.problem_mark is not None, "the parser marks every error"
+        before = text[: error.problem_mark.index]
+        if before.count("[") + before.count("{") <= self._max_depth:
+            return None
+        depth = 0
+        with suppress(yaml.YAMLError):
+            for event in yaml.parse(text, Loader=yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent)
+                depth -= isinstance(event, yaml.CollectionEndEvent)
+                if depth > self._max_depth:
+                    return _Unreadable(self._place(event), f"nested deeper than {self._max_depth} levels")
+        return None
 
     def _syntax_error(self, error: yaml.MarkedYAMLError, text: str) -> _Unreadable:
         mark = error.problem_mark

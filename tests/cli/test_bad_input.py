@@ -160,5 +160,5 @@ def test_a_file_that_is_no_lock_is_not_quoted(here: Path, capsys: pytest.Capture
     for name in ("shadow", "keys"):
         assert run(["plan", "--lock-file", name]) == 65
         shown = capsys.readouterr().err
-        assert f"{name}:1:1: this is no lock file: it has neither 'version' nor 'models'\n" in shown
+        assert f"{name}:1:1: this is not a lock file: it has neither 'version' nor 'models'\n" in shown
         assert not any(word in shown for word in ("root", "20228", "zz", "77"))

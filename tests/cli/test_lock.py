@@ -221,7 +221,7 @@ class TestWriting:
         world.declare()
         world.lock.write_text("<<<<<<< HEAD\nversion: 1\n=======\nversion: 1\n>>>>>>> theirs\n")
         code, text = world.run("lock")
-        assert (code, f"{world.lock}:1:1: a merge conflict" in text) == (65, True)
+        assert (code, f"{world.lock}:1:1: an unresolved merge conflict" in text) == (65, True)
         assert "delete the file and run `ollamaops lock`" in text
         world.lock.unlink()
         assert world.run("lock")[0] == 0

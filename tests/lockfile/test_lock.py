@@ -18,7 +18,6 @@ from ollamaops.lockfile.lock import (
     compare_entry,
     parse_lock,
     render_lock,
-    update,
 )
 from ollamaops.names import Digest, ModelName
 from ollamaops.registry.client import RegistryClient
@@ -94,6 +93,12 @@ locks = st.dictionaries(names, st.builds(LockEntry, digests, manifests | lists),
 
 def fetched(document: Document, raw: bytes = b"", name: str = "mario") -> FetchedManifest:
     return FetchedManifest(ModelName.parse(name), raw, Digest.of(raw), document.media_type, None, document)
+
+
+def update(lock: Lock, name: ModelName, fetched: FetchedManifest) -> Lock:
+    """The lock with `name` at what was fetched, and everything else as it was."""
+    others = {known: entry for known, entry in lock.entries.items() if known != name}
+    return Lock({**others, name: LockEntry(fetched.digest, fetched.document)})
 
 
 def problems_of(text: str) -> list[str]:
@@ -219,7 +224,11 @@ def test_other_layers_under_the_same_digest_are_damage(layers: tuple[Layer, ...]
         ("version: 1", "version: one", "2:10: lock version 'one', this ollamaops reads 1"),
         ("version: 1", "version: [1]", "2:10: a single value is expected here"),
         ("version: 1\n", "", "2:1: the key 'version' is missing"),
-        ("version: 1", "version: 1\nversion: 1", "3:1: the key 'version' is here twice"),
+        (
+            "version: 1",
+            "version: 1\nversion: 1",
+            "3:1: duplicate key 'version': the first one is at",
+        ),
         ("version: 1", "version: 1\nextra: 1", "3:1: unknown key 'extra'"),
         ("llama3.2:3b:", "llama/3/2/1:3b:", "9:3: 'llama/3/2/1:3b' is not a model name: it has more parts"),
         ("  localhost:5000/team/many:v1:", "  LLAMA3.2:3b:", "16:3: 'LLAMA3.2:3b' is here twice"),
@@ -227,7 +236,11 @@ def test_other_layers_under_the_same_digest_are_damage(layers: tuple[Layer, ...]
         (f"    manifest: {Digest.of(b'mario')}\n", "", "10:5: the key 'manifest' is missing"),
         ("size: 1429", "size: 1 kB", "15:97: '1 kB' is not a size in bytes"),
         ("size: 1429", "size: 99999999999999999999", "15:97: '99999999999999999999' is not a size"),
-        ("size: 1429", "size: 1429, size: 1", "15:103: the key 'size' is here twice"),
+        (
+            "size: 1429",
+            "size: 1429, size: 1",
+            "15:103: duplicate key 'size': the first one is",
+        ),
         ("layers: []", "layers: {}", "8:13: a list is expected here"),
         ("layers: []", "layers: [1]", "8:14: a mapping is expected here"),
     ],
@@ -255,7 +268,7 @@ def test_a_merge_conflict_is_named_as_such_with_its_first_line(text: str, place:
     with pytest.raises(ManifestError) as caught:
         parse_lock(text, "ollamaops.lock")
     (found,) = caught.value.problems
-    assert (found.place, found.message) == (place, "a merge conflict that nobody has resolved begins here")
+    assert (found.place, found.message) == (place, "an unresolved merge conflict begins here")
     assert found.hint == "take one side, or delete the file and run `ollamaops lock`"
 
 
@@ -271,16 +284,16 @@ def test_the_flaws_of_all_entries_are_reported_together() -> None:
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("", "ollamaops.lock: the lock is empty"),
-        ("# only a comment\n", "ollamaops.lock: the lock is empty"),
+        ("", "ollamaops.lock: the file is empty"),
+        ("# only a comment\n", "ollamaops.lock: the file is empty"),
         ("[]", "ollamaops.lock:1:1: a mapping is expected here"),
-        ("a: b\n--- \nc: d\n", "ollamaops.lock:2:1: not YAML: but found another document"),
-        ("a: \x07", "ollamaops.lock: not YAML: ReaderError"),
-        ("[" * 50_000, "ollamaops.lock: nested more than 16 deep"),
-        ("- " * 50_000, "ollamaops.lock: nested more than 16 deep"),
-        ("{a: " * 5_000, "ollamaops.lock: nested more than 16 deep"),
-        ("- [\n" + "[" * 50_000, "ollamaops.lock: nested more than 16 deep"),
-        ("[" * 20 + "]" * 20, "ollamaops.lock: nested more than 16 deep"),
+        ("a: b\n--- \nc: d\n", "ollamaops.lock:2:1: a second document begins here: one is allowed"),
+        ("a: \x07", "ollamaops.lock:1:4: the control character U+0007 is not allowed"),
+        ("[" * 50_000, "ollamaops.lock:1:17: nested deeper than 16 levels"),
+        ("- " * 50_000, "ollamaops.lock:1:33: nested deeper than 16 levels"),
+        ("{a: " * 5_000, "ollamaops.lock:1:65: nested deeper than 16 levels"),
+        ("- [\n" + "[" * 50_000, "ollamaops.lock:2:15: nested deeper than 16 levels"),
+        ("[" * 20 + "]" * 20, "ollamaops.lock:1:17: nested deeper than 16 levels"),
         ("#" * (MAX_LOCK_CHARACTERS + 1), "ollamaops.lock: the lock has more than 16777216 characters"),
     ],
 )

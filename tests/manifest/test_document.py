@@ -158,9 +158,14 @@ def test_aliases_stand_for_what_they_name() -> None:
         ("a: &x 1\nb: &x {c: *x}\n", "m.yaml:2:11: an alias inside its own anchor has no end"),
         ("a: *nope\n", "m.yaml:1:4: an alias without an anchor before it"),
         ("[" * 100, "m.yaml:1:65: nested deeper than 64 levels"),
-        ("a: \0\n", "m.yaml:1:4: a NUL character is not allowed in a manifest"),
-        ("a: b\nc: \x1b[31m\n", "m.yaml:2:4: the control character U+001B is not allowed in a manifest"),
-        ('a: "\\0"\n', "m.yaml:1:4: a NUL character is not allowed in a manifest"),
+        ("[" * 5_000, "m.yaml:1:65: nested deeper than 64 levels"),
+        (
+            "a: [" + "[]," * 99 + "}",
+            "m.yaml:1:302: not valid YAML: did not find expected node content while parsing a flow node",
+        ),
+        ("a: \0\n", "m.yaml:1:4: a NUL character is not allowed"),
+        ("a: b\nc: \x1b[31m\n", "m.yaml:2:4: the control character U+001B is not allowed"),
+        ('a: "\\0"\n', "m.yaml:1:4: a NUL character is not allowed"),
     ],
 )
 def test_a_flaw_is_named_with_its_place(text: str, said: str) -> None:
