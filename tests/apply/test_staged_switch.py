@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import pytest
 import requests
+from breadth import in_turn
 from live_host import (
     BASE,
     LiveHost,
@@ -102,6 +103,7 @@ def test_a_change_that_fails_leaves_the_old_model_answering_and_ends_5(host: Liv
     assert says(host) == "green"
 
 
+@in_turn("version", 2)
 @every_version
 def test_a_first_version_that_fails_never_gets_the_name(host: LiveHost) -> None:
     report = host.apply(a_bot("red", "green"))
@@ -239,6 +241,7 @@ def test_a_pull_that_passes_stays_and_one_that_fails_is_taken_back(host: LiveHos
     assert after[BASE] != before[BASE]
 
 
+@in_turn("version", 2)
 @every_version
 def test_a_first_pull_that_fails_is_removed_again(host: LiveHost) -> None:
     host.options = Options(costs=False, ask_registry=False)
@@ -358,6 +361,7 @@ def test_a_mirror_is_proven_under_its_reference(newest: LiveHost) -> None:
 # previous versions
 
 
+@in_turn("version", 2)
 @every_version
 def test_so_many_previous_versions_stay_as_are_wanted(host: LiveHost) -> None:
     found = []
@@ -433,13 +437,12 @@ def survive(
     before: list[ModelSpec],
     after: list[ModelSpec],
     check: Callable[[LiveHost], None],
-    *,
-    every: int = 1,
+    moments: Iterable[int],
 ) -> int:
-    """Kill the change at each of its requests in turn; the next run always converges. How often it was killed."""
+    """Kill the change at these requests, one way and then back; the next run always converges. The last request."""
     with a_host(version) as host:
-        for left in itertools.count(1, every):
-            assert_converged(host, host.apply(before))
+        assert_converged(host, host.apply(before))
+        for left in moments:
             was_killed = kill_at(host, after, left)
             check(host)
             report = host.apply(after)
@@ -449,26 +452,40 @@ def survive(
             assert host.unused_blobs == set(), left
             assert host.plan(after).actions == ()
             assert host.requests_sent == 2  # nothing has to be looked into
+            before, after = after, before
             if not was_killed:
                 return left
     raise AssertionError
 
 
+def requests_from(version: str, every: int) -> Iterator[int]:
+    """The numbers of the requests at which a run dies. With a step, each version begins elsewhere."""
+    return itertools.count(1 + VERSIONS.index(version) * every // len(VERSIONS), every)
+
+
+# at some requests on each version, which together are at most of them; and at all
+some_or_all = pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.soak)])
+
+
+@some_or_all
 @every_version
-def test_a_switch_that_is_killed_at_any_request_is_finished_by_the_next_run(version: str) -> None:
+def test_a_switch_that_is_killed_at_any_request_is_finished_by_the_next_run(version: str, every: int) -> None:
     def check(host: LiveHost) -> None:
         assert says(host) in {"red", "blue"}
 
     alias = a_model("chat", a_copy("bot"))
     before, after = ([*a_bot(color, keep_previous=1), alias] for color in ("red", "blue"))
-    assert survive(version, before, after, check, every=3 if version != VERSIONS[-1] else 1) > 10
+    assert survive(version, before, after, check, requests_from(version, every)) > 10
 
 
+@some_or_all
 @pytest.mark.parametrize("version", ["0.5.7", "0.33.0-rc2"])
-def test_a_failing_switch_that_is_killed_at_any_request_never_shows_the_new_version(version: str) -> None:
+def test_a_failing_switch_that_is_killed_at_any_request_never_shows_the_new_version(
+    version: str, every: int
+) -> None:
     with a_host(version) as host:
         assert_converged(host, host.apply(a_bot("red")))
-        for left in itertools.count(1):
+        for left in requests_from(version, every):
             was_killed = kill_at(host, a_bot("blue", "green"), left)
             assert says(host) == "red"
             assert exit_code(host, a_bot("blue", "green")) == exits.UNEXPECTED
@@ -479,12 +496,13 @@ def test_a_failing_switch_that_is_killed_at_any_request_never_shows_the_new_vers
                 return
 
 
+@some_or_all
 @pytest.mark.parametrize("expect", [None, FAILS], ids=["passes", "fails"])
 def test_a_pull_on_trial_that_is_killed_at_any_request_is_settled_by_the_next_run(
-    newest: LiveHost, expect: Mapping[str, object] | None
+    newest: LiveHost, expect: Mapping[str, object] | None, every: int
 ) -> None:
     before = outdated(newest)
-    for left in itertools.count(1):
+    for left in requests_from(VERSIONS[0] if expect else VERSIONS[2], every):
         newest.stranger.copy(OTHER, BASE)
         was_killed = kill_at(newest, a_pulled(expect), left)
         assert BASE in newest.stranger.tags()
@@ -498,6 +516,7 @@ def test_a_pull_on_trial_that_is_killed_at_any_request_is_settled_by_the_next_ru
             return
 
 
+@in_turn("version", 2)
 @every_version
 def test_a_run_that_is_stopped_at_any_action_is_finished_by_the_next(host: LiveHost) -> None:
     colors = itertools.cycle(["blue", "red"])

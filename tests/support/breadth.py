@@ -51,13 +51,14 @@ def mark_what_is_not_its_turn(items: Iterable[pytest.Item]) -> None:
         marker = cases[0].get_closest_marker("in_turn")
         assert marker is not None
         argument, count = marker.args
-        values = list(dict.fromkeys(case.callspec.params[argument] for case in cases))
-        rows = list(dict.fromkeys(_row(case, argument) for case in cases))
+        rows: dict[tuple[int, ...], list[pytest.Function]] = defaultdict(list)
         for case in cases:
-            turn = crc32(name.encode()) + rows.index(_row(case, argument))
-            chosen = {(turn + each * len(values) // count) % len(values) for each in range(count)}
-            if values.index(case.callspec.params[argument]) not in chosen:
-                case.add_marker(pytest.mark.soak)
+            rows[_row(case, argument)].append(case)
+        for number, row in enumerate(rows.values(), crc32(name.encode())):
+            chosen = {(number + each * len(row) // count) % len(row) for each in range(count)}
+            for place, case in enumerate(row):
+                if place not in chosen:
+                    case.add_marker(pytest.mark.soak)
 
 
 def _row(case: pytest.Function, argument: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     REWRITING_VERSIONS,
@@ -87,6 +88,7 @@ def test_losing_the_memory_changes_nothing_on_the_host(host: LiveHost, version: 
     assert host.stranger.tags() == before
 
 
+@in_turn("version", 2)
 @every_version
 def test_models_that_were_found_are_adopted_and_never_pruned_as_ours(host: LiveHost) -> None:
     stranger = host.stranger
@@ -106,6 +108,7 @@ def test_models_that_were_found_are_adopted_and_never_pruned_as_ours(host: LiveH
     assert stranger.tags() == before
 
 
+@in_turn("version", 2)
 @every_version
 def test_verifying_weights_builds_again_what_only_its_header_vouched_for(
     host: LiveHost, version: str
@@ -122,6 +125,7 @@ def test_verifying_weights_builds_again_what_only_its_header_vouched_for(
     assert host.stranger.tags() == before
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", ["0.3.4", "0.12.11", "0.33.0-rc2"])
 def test_a_steady_host_costs_two_requests_whatever_the_number_of_models(host: LiveHost) -> None:
     models = [a_model(BASE), a_model("legal", a_build(None, "tiny-a.gguf"))]
@@ -247,6 +251,7 @@ def _tampering_cases() -> Iterator[object]:
                     yield pytest.param(version, tampering, remembers, id=case)
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version, tampering, remembers", list(_tampering_cases()))
 def test_tampering_is_found_named_and_mended_without_touching_anything_else(
     host: LiveHost, version: str, tampering: Tampering, remembers: bool
@@ -273,6 +278,7 @@ def test_tampering_is_found_named_and_mended_without_touching_anything_else(
     assert host.plan(small_manifest()).actions == ()
 
 
+@in_turn("version", 2)
 @every_version
 @pytest.mark.parametrize("prune", ["owned", "patterns"])
 def test_only_what_prune_covers_is_deleted(host: LiveHost, prune: str) -> None:
@@ -291,6 +297,7 @@ def test_only_what_prune_covers_is_deleted(host: LiveHost, prune: str) -> None:
     assert host.plan(small_manifest()).actions == ()
 
 
+@in_turn("version", 2)
 @every_version
 def test_an_undeclared_model_is_left_alone_without_prune(host: LiveHost) -> None:
     assert_converged(host, host.apply(small_manifest()))
@@ -299,6 +306,7 @@ def test_an_undeclared_model_is_left_alone_without_prune(host: LiveHost) -> None
     assert (plan.actions, plan.unmanaged) == ((), (name("extra"),))
 
 
+@in_turn("version", 2)
 @every_version
 def test_a_changed_declaration_is_applied_and_named(host: LiveHost) -> None:
     assert_converged(host, host.apply(small_manifest()))
@@ -315,6 +323,7 @@ def test_a_changed_declaration_is_applied_and_named(host: LiveHost) -> None:
     assert host.plan(models).actions == ()
 
 
+@in_turn("version", 2)
 @every_version
 def test_applying_a_hundred_times_leaves_one_license(host: LiveHost) -> None:
     for system in ("a", "b", "c"):
