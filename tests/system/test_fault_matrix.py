@@ -1,7 +1,8 @@
 """Whatever goes wrong on the way, the engine ends in convergence or in a named failure, and nothing is lost.
 
 The tables in cases/faults/ say, per endpoint, what each fault of the script language ends in: when it happens once,
-and when it happens at every call. After each the same host without faults has to converge in one more run.
+and when it happens at every call; on versions that differ, per version. After each the same host without faults has
+to converge in one more run.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from breadth import by_pairs, in_turn
 from fault_world import BASE, BYSTANDERS, HASTY, PATIENT, Run, Shelf, World
 from hypothesis import example, given
 from hypothesis import strategies as st
+from properties import fewer_examples
 from registry_fixture import RunningRegistry, run_registry
 
 from ollamaops.cli.main import run as run_command
@@ -102,11 +105,16 @@ def carry_out(world: World, faults: str) -> Run:
 class Case:
     """One cell: `ends` are the ways that this may end, mostly one."""
 
-    id: str
+    table: str
+    fault: str
+    when: str
     version: str
     models: str
     faults: str
     ends: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.table}-{self.fault}-{self.when}-{self.version}"
 
     @property
     def stalls(self) -> bool:
@@ -125,25 +133,22 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def read_cases() -> Iterator[Case]:
-    """The versions take turns, but a row with `everywhere` is tried on each of them."""
+    """Every row of every table, once and at every call, on every version that the table is about."""
     for path in sorted((Path(__file__).parents[1] / "cases" / "faults").glob("*.yaml")):
         table = read_table(path)
-        versions = table.get("versions", VERSIONS)
-        for number, row in enumerate(table["cases"]):
-            turn = [versions[number % len(versions)]]
+        for row in table["cases"]:
             for when, call in (("once", {"call": 1}), ("always", {})):
                 ends = row.get(when, [])
-                rule = {"on": table["on"], "do": row["do"], **call}
-                words = "-".join(f"{key}-{value}" for key, value in row["do"].items())
-                for version in (
-                    (versions if when == "once" and row.get("everywhere") else turn) if ends else ()
-                ):
+                for version in table.get("versions", VERSIONS) if ends else ():
+                    said: Any = ends.get(version, ends["other"]) if isinstance(ends, dict) else ends
                     yield Case(
-                        id=f"{path.stem}-{words}-{when}-{version}",
+                        table=path.stem,
+                        fault="-".join(f"{key}-{value}" for key, value in row["do"].items()),
+                        when=when,
                         version=version,
                         models=table["models"],
-                        faults=json.dumps([rule]),
-                        ends=(ends,) if isinstance(ends, str) else tuple(ends),
+                        faults=json.dumps([{"on": table["on"], "do": row["do"], **call}]),
+                        ends=(said,) if isinstance(said, str) else tuple(said),
                     )
 
 
@@ -157,7 +162,9 @@ def is_one_of(run: Run, ends: tuple[str, ...]) -> bool:
     return run.exit_code == 3 and len(run.said) == 1 and any(fnmatchcase(run.said[0], end) for end in ends)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", by_pairs(CASES, lambda case: (case.table, case.fault, case.when, case.version))
+)
 def test_a_fault_ends_in_convergence_or_in_a_named_failure_and_nothing_is_lost(
     case: Case, shelf: Shelf, request: pytest.FixtureRequest
 ) -> None:
@@ -182,6 +189,7 @@ def test_the_tables_hold_every_fault_of_the_script_language() -> None:
 # --- somebody else --------------------------------------------------------------------------------------------------
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", ["0.3.4", *VERSIONS])
 @pytest.mark.parametrize(
     ("models", "change", "what"),
@@ -212,6 +220,7 @@ def test_a_model_that_somebody_changed_since_the_plan_is_left_alone(
         assert_one_more_run_converges(world)
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("moment", range(1, 7))
 def test_a_base_that_vanishes_at_any_moment_never_costs_the_model_made_from_it(
@@ -242,6 +251,7 @@ def test_a_server_that_restarts_between_any_two_calls_and_prunes_costs_nothing(
 # --- neighbours -----------------------------------------------------------------------------------------------------
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", ["0.3.4", *VERSIONS])
 @pytest.mark.parametrize(
     ("on", "not_done"),
@@ -281,6 +291,7 @@ def test_one_failure_skips_what_needs_it_and_nothing_else(
 # --- a model that is there and is pulled again ----------------------------------------------------------------------
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     "do",
@@ -452,6 +463,7 @@ def assert_any_script_is_survived(rules: list[dict[str, object]], version: str, 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@fewer_examples(by=10)
 @given(rules=st.lists(RULES, min_size=1, max_size=4))
 @example(rules=[{"on": {"endpoint": "any"}, "do": {"status": 500}, "share": 0.3, "seed": 1, "times": 9}])
 def test_any_script_of_faults_ends_and_the_next_run_converges(
