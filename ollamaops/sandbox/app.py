@@ -1,29 +1,39 @@
-"""The routes of the pretend server: read the request, ask, answer. Everything decided is decided elsewhere.
+"""The routes of the pretend server: read the request, ask the service, answer.
 
-The fact one would miss: a blob that is already there is answered before its body is read, and the connection is
-then closed, as Go does it, so that a client which is still sending sees a broken pipe.
+A blob that is already there is answered before its body is read, and the connection is then closed. Go does the
+same, so a client that is still sending sees a broken pipe.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ollamaops.sandbox.inference_routes import infer
 from ollamaops.sandbox.registry_api import answer_as_registry, is_registry_path
-from ollamaops.sandbox.responses import JSON, Refusal, answer, bad_request, refuse, send_work
+from ollamaops.sandbox.responses import (
+    JSON,
+    Refusal,
+    answer,
+    bad_request,
+    failure,
+    os_failure,
+    refuse,
+    send_work,
+)
 from ollamaops.sandbox.service import Service
-from ollamaops.sandbox.store import InvalidDigest
-from ollamaops.sandbox.upload import receive_blob
+from ollamaops.sandbox.store import InvalidDigest, Store, Upload
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 _UNREAD_LIMIT = 256 << 10
 """Go reads that much of a body that its handler did not want, then closes the connection."""
+_BATCH = 4 << 20
 
 
 async def _root(_: Service, __: Request) -> Response:
@@ -85,8 +95,57 @@ async def _post_blob(service: Service, request: Request) -> Response:
     if _has_blob(service, request):
         is_long = int(request.headers.get("content-length", _UNREAD_LIMIT + 1)) > _UNREAD_LIMIT
         return Response(headers={"connection": "close"} if is_long else None)
-    await receive_blob(service.store, request, request.path_params["digest"])
+    await _receive_blob(service.store, request, request.path_params["digest"])
     return Response(status_code=201)
+
+
+async def _receive_blob(store: Store, request: Request, digest: str) -> None:
+    """Store the body of `request` as a blob, in constant memory. Refusal.
+
+    Bytes that do not have the digest are kept under their true one; of a connection that is cut nothing is.
+    """
+    try:
+        with store.begin_upload() as upload:
+            await _receive(upload, request)
+            found, _ = await run_in_threadpool(upload.finish)
+    except ClientDisconnect as error:
+        raise failure("unexpected EOF") from error
+    except OSError as error:
+        raise os_failure(error, "write") from error
+    if found != digest:
+        raise bad_request(f'digest mismatch, expected "{digest}", got "{found}"')
+
+
+async def _receive(upload: Upload, request: Request) -> None:
+    """Write the body in large pieces, each in a thread while the next one arrives in the other of two buffers."""
+    size = max(1, min(_BATCH, int(request.headers.get("content-length", _BATCH))))
+    filling, other = memoryview(bytearray(size)), memoryview(bytearray(size))
+    filled = 0
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for chunk in request.stream():
+            for part in _parts(chunk, size - filled, size):
+                filling[filled : filled + len(part)] = part
+                filled += len(part)
+                if filled == size:
+                    if writing:
+                        await writing
+                    writing = asyncio.create_task(run_in_threadpool(upload.write, filling))
+                    filling, other, filled = other, filling, 0
+        if writing:
+            await writing
+        await run_in_threadpool(upload.write, filling[:filled])
+    finally:
+        if writing:
+            await asyncio.wait([writing])  # a thread cannot be stopped, and the file is closed next
+
+
+def _parts(chunk: bytes, room: int, size: int) -> Iterator[memoryview]:
+    """The chunk cut where buffers of that size are full; `room` is what the first one has left."""
+    rest = memoryview(chunk)
+    while rest:
+        yield rest[:room]
+        rest, room = rest[room:], size
 
 
 def _has_blob(service: Service, request: Request) -> bool:

@@ -1,9 +1,9 @@
-"""What differs between Ollama servers: one value per difference, one column per recorded server.
+"""How Ollama servers differ: one field per difference, one value of `Behavior` per recorded server.
 
-Decides nothing by itself: the rest of the sandbox asks the `Behavior` it was given and never compares version
-numbers. The columns are the servers that were recorded. A version between two of them is like the older, but for
-what `BEGAN` says is already as in the newer (older than all: like the oldest). The fact one would miss: what is not
-in that table, because nobody knows when it began, changes at the recorded version.
+The rest of the sandbox asks the `Behavior` it was given and never compares version numbers. A version between
+two recorded ones is like the older of them, except for what `BEGAN` lists up to that version; a version older
+than all is like the oldest. A difference whose first version is not known is not in `BEGAN` and changes at the
+recorded version.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The models that the pretend server can pull without a network: small stand-ins under well-known names.
 
-Decides which names there are and what each is made of. None of them is the real thing: weights are made up here, tiny
-and deterministic; licence, general.name and description say so. What a manifest depends on (family, sizes for
-people, capabilities, parameters, shared layers and tags) is like the real models', so that plans look alike.
+None of them is the real thing: their weights are tiny and made up from the name, and license, general.name and
+description say so. What plans depend on (family, sizes for people, capabilities, parameters, shared layers and
+tags) is like the real models'.
 """
 
 from __future__ import annotations

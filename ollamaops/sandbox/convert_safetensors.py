@@ -1,7 +1,8 @@
-"""Safetensors directories → GGUF, as `create` converts them: names, shapes, metadata. F16 in, F16 out.
+"""Safetensors folders to GGUF, as `create` converts them: names, shapes, metadata. F16 in, F16 out.
 
-Decides the new file's header and takes the data over unchanged but for its type's size; the pretend server never
-computes with it. Architectures are those whose tensors are named as Llama's; others are refused as the server does.
+The header of the new file is built as the server builds it. The data is taken over unchanged and cut or padded
+to its new size: nothing computes with it. Architectures other than those whose tensors are named as Llama's are
+refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """POST /api/create of servers from 0.5.5 on: base or files, what is laid over them, a manifest.
 
-Decides the order of layers and lines, what is inherited, what an error leaves behind. The fact one would miss: when
-the base cannot be had, the work goes on after reporting that; servers whose streams end at an error never get
-there, older ones write a manifest without weights over the model that was.
+When the base cannot be had, the work goes on after reporting that. Servers whose streams end at an error never get
+there; older ones write a manifest without weights over the model that was.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
 from ollamaops.sandbox.gguf_rewrite import file_type_name
 from ollamaops.sandbox.golang import human_number, json_line, sorted_map
-from ollamaops.sandbox.gotemplate import BadTemplate, check_template
 from ollamaops.sandbox.import_weights import (
     Part,
     finish_weights,
@@ -40,6 +38,7 @@ from ollamaops.sandbox.request_bodies import CreateRequest, kind_of
 from ollamaops.sandbox.responses import SUCCESS, Line, Refusal, Work, bad_request, failure, line, os_failure
 from ollamaops.sandbox.store import Store
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
+from ollamaops.sandbox.templates import BadTemplate, check_template
 
 Pull = Callable[[Name], Work]
 _INFO_TEXTS = {

@@ -1,8 +1,8 @@
 """POST /api/create of servers up to 0.5.4: the request holds a Modelfile, carried out command by command.
 
-Decides what each command does there, which differs from the later, structured form: a later template or system
-replaces, an empty system is stored and clears the inherited one, parameters are checked, messages are appended to
-the inherited ones, and nothing is written when a step fails.
+It differs from the later, structured form: a later template or system replaces, an empty system is stored and
+clears the inherited one, parameters are checked, messages are appended to the inherited ones, and nothing is
+written when a step fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ollamaops.sandbox import layers as kinds
-from ollamaops.sandbox.content_type import sniff
 from ollamaops.sandbox.create import Creator, as_go
 from ollamaops.sandbox.gguf_file import is_gguf
 from ollamaops.sandbox.golang import json_line, shortest_float32, sorted_map
@@ -45,6 +44,29 @@ _FLOATS = {
 }
 _FLAGS = {"penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"}
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
+_SIGNATURES = (
+    (b"PK\x03\x04", "application/zip"),
+    (b"\x1f\x8b\x08", "application/x-gzip"),
+    (b"%PDF-", "application/pdf"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\xef\xbb\xbf", "text/plain; charset=utf-8"),
+    (b"\xff\xfe", "text/plain; charset=utf-16le"),
+    (b"\xfe\xff", "text/plain; charset=utf-16be"),
+)
+_HTML = (
+    b"<!doctype html",
+    b"<html",
+    b"<head",
+    b"<script",
+    b"<body",
+    b"<title",
+    b"<p",
+    b"<div",
+    b"<h1",
+    b"<!--",
+)
+_BINARY = frozenset([*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)])
 
 
 @dataclass
@@ -211,3 +233,22 @@ def _float(text: str) -> float:
         return shortest_float32(float(text))
     except (ValueError, OverflowError) as error:
         raise failure(f"invalid float value [{text}]") from error
+
+
+def sniff(start: bytes) -> str:
+    """A media type; `unknown` for bytes that are no text and no known kind."""
+    for signature, media_type in _SIGNATURES:
+        if start.startswith(signature):
+            return media_type
+    text = start.lstrip(b"\t\n\x0c\r ")
+    if any(_is_tag(text, tag) for tag in _HTML):
+        return "text/html; charset=utf-8"
+    if text.startswith(b"<?xml"):
+        return "text/xml; charset=utf-8"
+    return "unknown" if _BINARY.intersection(start) else "text/plain; charset=utf-8"
+
+
+def _is_tag(text: bytes, tag: bytes) -> bool:
+    return text[: len(tag)].lower() == tag and (
+        tag == b"<!--" or text[len(tag) : len(tag) + 1] in {b" ", b">"}
+    )

@@ -1,8 +1,7 @@
 """Answers bent on their way out: each class takes an application's ASGI messages and passes on what the client sees.
 
-Decides which bytes leave; when a fault happens is faults.py's, what happens besides is fault_injection.py's. Cut
-answers end with a proper last chunk, as a proxy would end them: `Content-Length` is taken off, so that nothing but
-the content tells that something is missing.
+Cut answers end with a proper last chunk, as a proxy would end them. `Content-Length` is taken off, so that only the
+content shows that something is missing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Doing the faults that a script decides: an ASGI application around the sandbox's own.
+"""Carrying out the faults of a script: an ASGI application around the sandbox's own.
 
-Decides nothing about when (faults.py does); here a fault becomes a status, a reset, a bent answer (fault_answers.py)
-or a change in the store. The application inside is served as if nothing were, so that what it does and what the
-client learns of it can differ: that is the point of most faults. Needs uvicorn with `http=FaultProtocol` and, before
-it serves, `attach`.
+The application inside serves the call as if nothing were wrong, so what it does and what the client learns of
+it can differ: that is the point of most faults. Needs uvicorn with `http=FaultProtocol`, and `attach` before it
+serves.
 
-The fact one would miss: a change that "somebody else" makes is finished before the last byte of the answer leaves, so
-a client that waits for its answer always meets it.
+A change made in the name of another client is finished before the last byte of the answer leaves, so a client
+that waits for its answer always meets it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ The list may also stand alone. `do` has one of these, or `latency: 200ms` and `b
 
 ====================================  ================================================================================
 ``status: 503``                       this status; with ``retry_after: 2``, ``body: text``, ``html: true`` (a proxy's)
-``refuse: true`` or ``refuse: 5s``    all connections are dropped and new ones refused, for one second or as said
+``refuse: true`` or ``refuse: 5s``    all connections are dropped and new ones refused, for one second or as given
 ``reset: before | during | after``    TCP reset before the call is served, in its answer, or when it was carried out
 ``cut: looks-complete``               the answer ends cleanly without its last line, though all was done
 ``cut: mid-line``                     … in the middle of its last line
@@ -28,15 +28,15 @@ The list may also stand alone. `do` has one of these, or `latency: 200ms` and `b
 ``truncate_json: true``               the call is carried out, its answer ends cleanly halfway
 ``disk_full: true``                   whatever the call writes fails
 ``vanish_blob: true``                 the blob is gone after this HEAD or POST; on create: before it
-``change_model: {model: m, …}``       somebody else changes a model before this answer ends: ``system: text``,
+``change_model: {model: m, …}``       another client changes a model before this answer ends: ``system: text``,
                                       ``template: text``, ``parameters: {…}``, ``delete: true``, ``copy_from: other``
 ``restart: {prune: true}``            the server restarts after this answer (``when: before``: instead of it), forgets
                                       loaded models, drops connections, and with ``prune`` unused blobs, however fresh
 ====================================  ================================================================================
 
-The fact one would miss: every rule counts every call that its `on` matches, also those that an earlier rule's fault
-took, so that `call: 2` means the same whatever else the script says. A call gets the fault of the first rule that
-fires. Scripts are deterministic: no clock and no chance but the seed.
+A call gets the fault of the first rule that fires. Every rule counts every call that its `on` matches, also those
+that went to an earlier rule, so that `call: 2` means the same whatever else the script says. Scripts are
+deterministic: nothing but the seed decides what is drawn.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -86,7 +86,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Be away for a while."""
+    """Drop all connections, and refuse new ones for a while."""
 
     for_s: float = REFUSE_S
 
@@ -138,7 +138,7 @@ class VanishBlob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeModel:
-    """Somebody else changes a model: deletes it, copies another over it, or creates it anew from itself."""
+    """Another client deletes a model, copies another one over it, or creates it anew from itself."""
 
     model: str
     delete: bool = False
@@ -156,19 +156,8 @@ class Restart:
     when: Literal["before", "after"] = "after"
 
 
-FaultAction = (
-    Status
-    | Refuse
-    | Reset
-    | Cut
-    | Stall
-    | ErrorThenSuccess
-    | TruncateJson
-    | DiskFull
-    | VanishBlob
-    | ChangeModel
-    | Restart
-)
+_AnswerAction = Status | Reset | Cut | Stall | ErrorThenSuccess | TruncateJson
+FaultAction = _AnswerAction | Refuse | DiskFull | VanishBlob | ChangeModel | Restart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,64 +336,62 @@ def _problem_at(node: yaml.Node, path: str, message: str, hint: str | None) -> P
     return Problem(path, mark.line + 1, mark.column + 1, message, hint)
 
 
-def _rule_of(rule: Mapping[str, object]) -> Rule:
+def _rule_of(rule: Mapping[str, Any]) -> Rule:
     """A rule that the schema allows; InvalidValue for what the schema cannot see."""
-    on, do = _mapping(rule.get("on")), _mapping(rule.get("do"))
-    share, times = rule.get("share"), rule.get("times")
+    calls = rule.get("call", [])
     return Rule(
-        on=Matcher(**{key: str(value) for key, value in on.items()}),
-        fault=_fault_of(do),
-        calls=tuple(_ranges(rule.get("call"))),
-        share=share if isinstance(share, (int, float)) else 1.0,
-        seed=_whole(rule.get("seed"), 0),
-        times=times if isinstance(times, int) else None,
+        on=Matcher(**rule.get("on", {})),
+        fault=_fault_of(rule["do"]),
+        calls=tuple(map(_range, calls if isinstance(calls, list) else [calls])),
+        share=rule.get("share", 1.0),
+        seed=rule.get("seed", 0),
+        times=rule.get("times"),
     )
 
 
-def _ranges(call: object) -> Iterator[tuple[int, int | None]]:
-    for item in call if isinstance(call, list) else [] if call is None else [call]:
-        first, dots, last = str(item).partition("..")
-        yield int(first), int(last) if last else None if dots else int(first)
+def _range(call: object) -> tuple[int, int | None]:
+    first, dots, last = str(call).partition("..")
+    return int(first), int(last) if last else None if dots else int(first)
 
 
-def _fault_of(do: Mapping[str, object]) -> Fault:
+def _fault_of(do: Mapping[str, Any]) -> Fault:
     actions = [key for key in do if key not in _BESIDES]
     if len(actions) > 1:
         raise InvalidValue(
             f"{' and '.join(actions)} cannot happen to one call", hint="write one rule for each"
         )
-    alone = [key for key in _OF_STATUS if key in do and "status" not in do]
-    if alone:
+    if "status" not in do and (alone := [key for key in _OF_STATUS if key in do]):
         raise InvalidValue(f"{alone[0]} needs a status", hint="write status: 503 beside it")
     bandwidth = do.get("bandwidth")
     return Fault(
-        action=_action_of(actions[0], do) if actions else None,
-        latency_s=_seconds(do.get("latency", 0)),
+        action=_action_of(actions[0], do[actions[0]], do) if actions else None,
+        latency_s=parse_duration(do.get("latency", 0)),
         bandwidth_bytes_per_s=None if bandwidth is None else parse_size(str(bandwidth).removesuffix("/s")),
     )
 
 
-def _action_of(key: str, do: Mapping[str, object]) -> FaultAction:
-    value = do[key]
-    inside = _mapping(value)
+def _action_of(key: str, value: Any, do: Mapping[str, Any]) -> FaultAction:
+    inside: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
     match key:
         case "status":
-            return _status_of(do)
+            retry_after = str(do["retry_after"]) if "retry_after" in do else None
+            return Status(
+                status=value, retry_after=retry_after, body=do.get("body"), html=do.get("html", False)
+            )
         case "refuse":
-            return Refuse(REFUSE_S if value is True else _seconds(value))
+            return Refuse(REFUSE_S if value is True else parse_duration(value))
         case "reset":
-            return Reset("during" if value == "during" else "after" if value == "after" else "before")
+            return Reset(value)
         case "cut":
-            return Cut(_cut_of(value))
+            has_number = isinstance(value, str) and value[0].isdigit()
+            return Cut(int(value.split()[0]) if has_number else value)
         case "stall":
-            after = inside.get("after")
+            for_s = parse_duration(inside["for"]) if "for" in inside else None
             return Stall(
-                with_progress=inside.get("with_progress") is True,
-                for_s=_seconds(inside["for"]) if "for" in inside else None,
-                after_lines=after if isinstance(after, int) else None,
+                with_progress=inside.get("with_progress", False), for_s=for_s, after_lines=inside.get("after")
             )
         case "error_then_success":
-            return ErrorThenSuccess(str(value))
+            return ErrorThenSuccess(value)
         case "truncate_json":
             return TruncateJson()
         case "disk_full":
@@ -412,53 +399,9 @@ def _action_of(key: str, do: Mapping[str, object]) -> FaultAction:
         case "vanish_blob":
             return VanishBlob()
         case "change_model":
-            return _change_of(inside)
+            return ChangeModel(**inside)
         case _:
-            return Restart(
-                prune=inside.get("prune") is True,
-                when="before" if inside.get("when") == "before" else "after",
-            )
-
-
-def _status_of(do: Mapping[str, object]) -> Status:
-    retry_after, body = do.get("retry_after"), do.get("body")
-    return Status(
-        status=_whole(do.get("status"), 500),
-        retry_after=None if retry_after is None else str(retry_after),
-        body=None if body is None else str(body),
-        html=do.get("html") is True,
-    )
-
-
-def _cut_of(value: object) -> Literal["looks-complete", "mid-line"] | int:
-    if isinstance(value, int):
-        return value
-    text = str(value)
-    if text[:1].isdigit():
-        return int(text.split()[0])
-    return "mid-line" if text == "mid-line" else "looks-complete"
-
-
-def _change_of(inside: Mapping[str, object]) -> ChangeModel:
-    texts = {key: str(inside[key]) if key in inside else None for key in ("copy_from", "system", "template")}
-    return ChangeModel(
-        model=str(inside["model"]),
-        delete=inside.get("delete") is True,
-        parameters=_mapping(inside.get("parameters")),
-        **texts,
-    )
-
-
-def _seconds(value: object) -> float:
-    return parse_duration(value) if isinstance(value, (str, int, float)) else 0.0
-
-
-def _whole(value: object, otherwise: int) -> int:
-    return value if isinstance(value, int) else otherwise
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
+            return Restart(**inside)
 
 
 def _same_model(pattern: str, name: str) -> bool:

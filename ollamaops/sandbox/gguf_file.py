@@ -1,7 +1,6 @@
 """GGUF files as the pretend server reads and writes them: a header with typed values, tensors, data.
 
-Decides how bytes and values map; leaves to `gguf_rewrite` and `convert` what a new file contains. Values keep
-their GGUF type, because a file must come out with the very bytes that llama.cpp would write. Only versions 2
+Values keep their GGUF type, because a file must come out with the very bytes that llama.cpp would write. Versions 2
 and 3, little endian, are read; a header that is cut or not GGUF is a `BadGGUF` with the server's words.
 """
 

@@ -1,8 +1,8 @@
-"""What servers do to weights on their way in: llama-quantize's copy (≥ 0.30), and quantizing.
+"""What servers do to weights on their way in: llama-quantize's copy (from 0.30 on), and quantizing.
 
-Decides the header and order of the new file. The copy is llama.cpp's to the byte: metadata in its old order, then
-`general.quantization_version` and `general.file_type` at the end, tensors by block and name; recorded digests prove
-it. Quantized *values* are made up (the first bytes of the old ones), types and sizes are real.
+The copy is llama.cpp's to the byte, as recorded digests show: metadata in its old order, then
+`general.quantization_version` and `general.file_type`; tensors by block and name. Quantized *values* are made
+up (the first bytes of the old ones); types and sizes are real.
 """
 
 from __future__ import annotations

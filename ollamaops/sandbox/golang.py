@@ -1,9 +1,7 @@
-"""How Go writes values, as far as bytes, digests and answers depend on it.
+"""How Go writes values, as far as bytes, digests and answers depend on it: JSON, `%v` and `%#v`, counts, times.
 
-Decides the text of JSON documents (`encoding/json`), of numbers and strings in `show` (`fmt`), of durations and
-times. The fact one would miss: Go's JSON escapes `<`, `>` and `&`, sorts the keys of maps but not of structs, and
-ends a document written by an Encoder with a newline. So callers pass a struct as a plain dict in its order and a
-map as `sorted_map(...)`.
+Go's JSON escapes `<`, `>` and `&`, sorts the keys of maps but not of structs, and an Encoder ends a document with a
+newline. So callers pass a struct as a plain dict in its order, and a map as `sorted_map(...)`.
 """
 
 from __future__ import annotations

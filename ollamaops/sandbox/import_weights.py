@@ -1,7 +1,6 @@
-"""Uploaded files → the layers that a new model starts from: GGUF files, safetensors directories, adapters.
+"""Uploaded files to the layers that a new model starts from: GGUF files, safetensors folders, adapters.
 
-Decides what kind of file each is, which lines its import prints, and what is stored for it. Quantizing and
-llama-quantize's copy are done here too, because they replace the layer.
+Quantizing and llama-quantize's copy are done here too, because they replace the layer.
 """
 
 from __future__ import annotations

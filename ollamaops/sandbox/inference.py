@@ -1,8 +1,9 @@
 """Pretend inference: a typed request and a model's facts to the answer that Ollama would send, or its refusal.
 
-Statuses, keys, token counts and the order of the checks are decided here, the words in `replies`. Nothing here reads
-a clock: durations follow from counts (100 tokens a second), and equal requests to equal weights get equal answers.
-The server finds the model, asks here, does with the runner what `Answer.runner` says, and sends `Answer.chunks`.
+Statuses, keys, token counts and the order of the checks are decided here, the words in `replies`. Nothing here
+reads a clock: durations follow from counts (100 tokens a second), and equal requests to equal weights get equal
+answers. The server finds the model, asks here, does with the runner what `Answer.runner` says, and sends
+`Answer.chunks`.
 
 An empty prompt is not an error: it loads the model, and with `keep_alive` 0 unloads it.
 """

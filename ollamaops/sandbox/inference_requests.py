@@ -1,8 +1,8 @@
 """Requests of generate, chat, embed and embeddings, typed or refused; this comes before the model is looked for.
 
-Their `keep_alive` and `options` are read here too. A bare "10" is refused as `keep_alive` although 10 is not, and
-servers before 0.11.8 cut fractions off and take everything below one second as "unload now". Options of a wrong type
-fail when the model is loaded (500), unknown ones are ignored.
+Their `keep_alive` and `options` are read here too. A bare "10" is refused as `keep_alive` although 10 is not,
+and servers before 0.11.8 cut fractions off and take everything below one second as "unload now". Options of a
+wrong type fail when the model is loaded (500), unknown ones are ignored.
 
 Source: Ollama 0.3.4 to 0.33.0, `api.Duration` and `api.Options`; Go's `time.ParseDuration`.
 """

@@ -1,7 +1,7 @@
-"""generate, chat, embed and embeddings: find the model, let `inference` answer, keep the runner in step.
+"""generate, chat, embed and embeddings: find the model, let `inference` answer, keep the loaded models in step.
 
-Decides the 404s of models that are not there, which differ by endpoint and version; words and numbers are
-`inference`'s. Answers are computed whole and sent line by line where the client streams.
+The 404s of models that are not there differ by endpoint and version. Answers are computed whole, and sent line
+by line where the client streams.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from ollamaops.sandbox import inference
-from ollamaops.sandbox.architectures import KNOWN
 from ollamaops.sandbox.gguf_file import BadGGUF
 from ollamaops.sandbox.golang import json_line, time_text
 from ollamaops.sandbox.inference import Answer, ModelFacts
@@ -39,6 +38,25 @@ _TRY_PULLING = 'model "{}" not found, try pulling it first'
 _NOT_REMOTE = "this server cannot run this remote model"
 _UNSUPPORTED = "this model is not supported by your version of Ollama. You may need to upgrade"
 _CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
+
+_LLAMA_CPP = """
+afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bert bitnet bloom chameleon chatglm
+codeshell cogvlm cohere2 command-r dbrx deci deepseek deepseek2 deepseek2-ocr dots1 dream ernie4_5
+ernie4_5-moe eurobert exaone exaone4 exaone-moe falcon falcon-h1 gemma gemma2 gemma3 gemma3n gemma4
+gemma-embedding glm4 glm4moe glm-dsa gpt2 gptj gptneox gpt-oss granite granitehybrid granitemoe grok
+grovemoe hunyuan-dense hunyuan-moe internlm2 jais jais2 jamba jina-bert-v2 jina-bert-v3 kimi-linear lfm2
+lfm2moe llada llada-moe llama llama4 llama-embed maincoder mamba mamba2 mimo2 minicpm minicpm3 minimax-m2
+mistral3 mistral4 modern-bert mpt nemotron nemotron_h nemotron_h_moe neo-bert nomic-bert nomic-bert-moe olmo
+olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo plamo2 plamo3 plm qwen qwen2
+qwen2moe qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe refact rnd1 rwkv6 rwkv6qwen2
+rwkv7 seed_oss smallthinker smollm3 stablelm starcoder starcoder2 step35 t5 t5encoder wavtokenizer-dec
+xverse
+"""
+_OLLAMA = (
+    "clip deepseekocr gemma3 gptoss laguna mllama mistral3 nemotron_h_omni qwen25vl solar glm-ocr glmocr"
+)
+_KNOWN_ARCHITECTURES = frozenset(f"{_LLAMA_CPP} {_OLLAMA}".split())
+"""What the server can "run": what llama.cpp knew in 2026, and Ollama's own. Others fail when they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
         raise Refusal(500, f"unable to load model: {model.weights}") from error
     result = question.ask(facts)
     header = model.header()
-    if result.runner == "load" and header and header.architecture not in KNOWN:
+    if result.runner == "load" and header and header.architecture not in _KNOWN_ARCHITECTURES:
         raise Refusal(500, _UNSUPPORTED)
     context_length = integer_option({**model.options, **(question.options or {})}, "num_ctx", 4096)
     limit = facts.context_length if service.behavior.ps_context_capped else context_length

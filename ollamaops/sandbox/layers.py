@@ -1,8 +1,7 @@
 """What a stored model is made of: layers, a config and the registry manifest that lists them, to the byte.
 
-Decides the bytes of manifests and configs, because digests are made of them; leaves to `create` which layers a
-model gets. Key order, `omitempty`, HTML escapes and the newline at the end follow Go's encoder, and the digests of
-recorded servers prove it.
+Digests are made of these bytes: key order, `omitempty`, HTML escapes and the newline at the end follow Go's
+encoder, as the digests of recorded servers show.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Which models are in memory, until when: the pretend scheduler behind generate, chat, embed and ps.
+"""Which models are in memory, and until when: the scheduler behind generate, chat, embed and ps.
 
-Decides loading, keep-alive, expiry and, where there is a limit, eviction; nothing is really loaded. Time comes from a
-clock that tests can replace. The fact one would miss: a request without `keep_alive` leaves a loaded model the time
-that it was given before.
+Nothing is really loaded. A request without `keep_alive` gives a loaded model the same time again that it was
+given before.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Model names as a server reads them: parts, defaults, validity, spelling on disk, and magic suffixes.
+"""Model names as a server reads them: parts, defaults, validity, spelling on disk, and source suffixes.
 
-Decides what a request's name means on one server version; whether the model exists is asked of the store.
-Easily missed: up to 0.4.2 names are exact paths; later each part of a name takes the spelling of any stored model
-that has that part in another case; from 0.18.0 on `x:local` means `x` and `x:cloud` is somebody else's computer.
+Up to 0.4.2 names are exact paths. Later each part of a name takes the spelling of any stored model that has
+that part in another case. From 0.18.0 on `x:local` means `x`, and `x:cloud` runs on ollama.com.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The parser of the servers up to 0.5.4, which were sent a Modelfile: text to commands, or the server's refusal.
 
-Written from what servers were seen to do; it shares nothing with the parser in `ollamaops.manifest`. Ollama's parser
-drops every character that Go cannot print, knows no escapes and no comments behind a value, and reads past a closing
-quote unless that is the last thing on its line.
+Written from what servers were seen to do; it shares nothing with the parser in `ollamaops.manifest`. Ollama's
+parser drops every character that Go cannot print, knows no escapes and no comments behind a value, and reads
+past a closing quote unless that is the last thing on its line.
 
 Source: Ollama 0.3.0 to 0.33.0, which differ only in the commands they know.
 """

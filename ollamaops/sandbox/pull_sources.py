@@ -1,7 +1,6 @@
-"""Where a pull's bytes come from: the built-in catalogue, or a registry over HTTP.
+"""Where the bytes of a pull come from: the built-in models, or a registry over HTTP.
 
-Decides how a blob arrives (in steps that may become progress lines) and that a registry must redirect to another
-host name for it; what is fetched and kept is `transfer`'s.
+A blob arrives in steps that may become progress lines. A registry must redirect to another host name for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The built-in catalogue as a container registry: read-only answers below /v2/.
+"""The built-in models as a container registry: read-only answers below /v2/.
 
-Decides paths, headers and statuses; what there is to pull is the catalogue's. A real Ollama server knows no /v2/, so
-the sandbox has this face only where it is asked to. The fact one would miss: Ollama pulls a blob only from a registry
-that redirects to another host name, so 127.0.0.1 sends to localhost and the reverse.
+A real Ollama server has no /v2/, so the sandbox answers there only when it is told to. Ollama pulls a blob only
+from a registry that redirects to another host name, so 127.0.0.1 sends to localhost and the reverse.
 
 Source: OCI distribution specification 1.1; the redirect is Ollama's, 0.3.1 to 0.33.0.
 """

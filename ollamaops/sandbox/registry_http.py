@@ -1,7 +1,6 @@
-"""HTTP to a registry, as the server's own Go client does it: one request at a time, errors in Go's words.
+"""HTTP to a registry as the server's own Go client speaks it: one request at a time, errors in Go's words.
 
-Decides how a URL is fetched and what a failure is called; what to fetch is `transfer`'s. Redirects are followed only
-where the caller says so, because pulling a blob depends on the one that is not.
+Redirects are followed only where the caller says so, because pulling a blob depends on the one that is not.
 """
 
 from __future__ import annotations

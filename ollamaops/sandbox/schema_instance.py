@@ -1,8 +1,8 @@
 """A JSON value that satisfies a JSON Schema: how the pretend model obeys `format` and the parameters of a tool.
 
-A value is drawn along the schema and then checked with the jsonschema package; a draw that fails is thrown again. So
-`oneOf`, `not` and other keywords that are not drawn along work where a few draws are enough. Every property that the
-schema names is given, except deep inside a recursion.
+A value is drawn along the schema and then checked with the jsonschema package; a draw that fails is thrown
+again. So `oneOf`, `not` and other keywords that are not drawn along work where a few draws are enough. Every
+property that the schema names is given, except deep inside a recursion.
 """
 
 from __future__ import annotations

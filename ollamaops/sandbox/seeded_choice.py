@@ -1,7 +1,7 @@
-"""Deterministic chance: the same key always draws the same lots.
+"""Deterministic chance: the same key always draws the same.
 
-Decides nothing but numbers. A `SeededChoice` is a value, not a generator: it has no state to advance, one *branches*
-it by name instead, so that what one part of an answer draws never shifts what another part draws.
+A `SeededChoice` is a value, not a generator. It has no state to advance; one *branches* it by name instead, so
+that what one part of an answer draws never shifts what another part draws.
 """
 
 from __future__ import annotations

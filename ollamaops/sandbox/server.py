@@ -1,7 +1,7 @@
 """Running the pretend server: in a thread of this process, or alone until a signal.
 
-Decides how it starts and stops: the socket is bound before the thread starts, so the URL is known at once; stopping
-closes every connection, finished or not, and leaves no thread behind.
+The socket is bound before the thread starts, so the URL is known at once. Stopping closes every connection,
+finished or not, and leaves no thread behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The pretend server without HTTP: one method per management endpoint, over one store, as one version.
 
-Decides names, refusals and who does the work; bodies come in as bytes, answers go out as plain values. The routes in
-`app` only carry them.
+Bodies come in as bytes, answers go out as plain values; the routes in `app` only carry them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""POST /api/show and GET /api/tags: what a stored model is, in the server's words.
-
-Decides the text of `modelfile` and `parameters` and what of a GGUF's metadata is shown; only reads.
-"""
+"""POST /api/show and GET /api/tags: what a stored model is, in the server's words."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The server's store on disk, in Ollama's own layout: `blobs/sha256-…` and `manifests/host/namespace/model/tag`.
 
-Decides how bytes get in and out; leaves to others what they mean. The fact one would miss: nothing protects a
-blob that no manifest uses, so an upload can be pruned before the create that wants it, as on a real server.
-`remove_blob`, `prune`, `copy_model` and `disk_full` are also handles for fault scripts.
+Nothing protects a blob that no manifest uses: as on a real server, an upload can be pruned before the create
+that wants it. Fault scripts use `remove_blob`, `prune`, `copy_model` and `disk_full` too.
 """
 
 from __future__ import annotations

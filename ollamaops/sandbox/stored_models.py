@@ -1,7 +1,6 @@
-"""Finding and loading stored models: a request's name → the manifest on disk → what the model is.
+"""Finding and loading stored models: a request's name to the manifest on disk to what the model is.
 
-Decides which spelling of a name is meant on this server version, and puts a model together from its layers.
-Leaves answers to the routes. Nothing is cached: what another writer changed is seen at once.
+Nothing is cached: what another writer changed is seen at once.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import TypeVar
 from ollamaops.sandbox import layers as kinds
 from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
-from ollamaops.sandbox.gotemplate import DEFAULT_TEMPLATE, template_variables
 from ollamaops.sandbox.inference import ModelFacts
 from ollamaops.sandbox.inference_requests import read_message
 from ollamaops.sandbox.layers import Config, CorruptManifest, Manifest, parse_config, parse_manifest
 from ollamaops.sandbox.model_name import Name, adopt_spelling
 from ollamaops.sandbox.store import Store
+from ollamaops.sandbox.templates import DEFAULT_TEMPLATE, template_variables
 
 T = TypeVar("T")
 

@@ -1,12 +1,163 @@
-"""Chat templates that servers recognize in a GGUF's own (Jinja) template, and what they store in its place.
+"""Templates as far as a server must know them: whether one is well formed, what it asks for, which built-in it is.
 
-Decides which built-in template a model gets; its text and stop words become layers. The servers compare by edit
-distance: a Jinja template less than 100 edits away from a known one is taken for it.
+`check_template` speaks the words of Go's text/template. The fields that a template uses (`.Tools`, `.Suffix`, …)
+become capabilities. Nothing here runs a template. A GGUF's own (Jinja) template counts as a built-in one when it is
+less than 100 edits away from it; then the built-in text and its stop words become layers of the model.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
+
+_FUNCTIONS = {
+    *(
+        "and",
+        "break",
+        "call",
+        "continue",
+        "eq",
+        "ge",
+        "gt",
+        "html",
+        "index",
+        "js",
+        "le",
+        "len",
+        "lt",
+        "ne",
+        "not",
+    ),
+    *("or", "print", "printf", "println", "slice", "urlquery"),
+    *("currentDate", "json", "toTypeScriptType", "yesterdayDate"),  # Ollama's own
+}
+_BLOCKS = frozenset({"if", "range", "with", "block", "define"})
+_COMMANDS = _BLOCKS | {"else", "end", "template", "break", "continue"}
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n]+) | (?P<text>"(?:\\.|[^"\\\n])*"|`[^`]*`) | (?P<char>'(?:\\.|[^'\\\n])+')
+    | (?P<field>\.[A-Za-z_]\w*) | (?P<variable>\$\w*) | (?P<number>[+-]?\d[\w.]*) | (?P<word>[A-Za-z_]\w*)
+    | (?P<sign>:=|[.|(),=])""",
+    re.VERBOSE,
+)
+
+
+class BadTemplate(ValueError):
+    """Not a template. `str()` is what Go's parser says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """The inside of one `{{ … }}`: its tokens as (kind, text), and the line it is on."""
+
+    tokens: tuple[tuple[str, str], ...]
+    line: int
+
+    @property
+    def command(self) -> str:
+        kind, text = self.tokens[0] if self.tokens else ("", "")
+        return text if kind == "word" and text in _COMMANDS else ""
+
+
+def check_template(text: str) -> None:
+    """BadTemplate if Go's parser would not take the template."""
+    open_blocks: list[str] = []
+    for action in _actions(text):
+        _check_words(action)
+        _nest(action, open_blocks)
+    if open_blocks:
+        raise _error(1 + text.count("\n"), "unexpected EOF")
+
+
+def template_variables(text: str) -> frozenset[str]:
+    """The names of the fields and variables that a template uses, in lower case. Empty for a bad template."""
+    try:
+        actions = _actions(text)
+    except BadTemplate:
+        return frozenset()
+    tokens = [token for action in actions for token in action.tokens]
+    return frozenset(word.strip(".$").lower() for kind, word in tokens if kind in {"field", "variable"})
+
+
+def _error(line: int, message: str) -> BadTemplate:
+    return BadTemplate(f"template: :{line}: {message}")
+
+
+def _actions(text: str) -> list[_Action]:
+    actions, position = [], 0
+    while (start := text.find("{{", position)) >= 0:
+        line = 1 + text.count("\n", 0, start)
+        if re.match(r"(- )?\s*/\*", text[start + 2 :]):
+            end = text.find("*/", start)
+            if end < 0:
+                raise _error(line, "unclosed comment")
+            position = text.find("}}", end) + 2
+            if position < 2:
+                raise _error(line, "comment ends before closing delimiter")
+            continue
+        action, position = _read_action(text, start + 2, line)
+        actions.append(action)
+    return actions
+
+
+def _read_action(text: str, position: int, line: int) -> tuple[_Action, int]:
+    if text.startswith("-", position) and text[position + 1 : position + 2].isspace():
+        position += 1
+    tokens: list[tuple[str, str]] = []
+    while True:
+        if text.startswith("}}", position) or re.match(r"\s-\}\}", text[position : position + 4]):
+            if text.startswith("}}", position):
+                return _Action(tuple(tokens), line), position + 2
+            return _Action(tuple(tokens), line), position + 4
+        here = 1 + text.count("\n", 0, position)
+        if position >= len(text):
+            raise _error(here, "unclosed action")
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise _error(here, _bad_character(text[position]))
+        if match.lastgroup != "space":
+            tokens.append((str(match.lastgroup), match[0]))
+        position = match.end()
+
+
+def _bad_character(char: str) -> str:
+    if char == '"':
+        return "unterminated quoted string"
+    if char == "`":
+        return "unterminated raw quoted string"
+    if char == "'":
+        return "unterminated character constant"
+    return f"unrecognized character in action: U+{ord(char):04X} {char!r}"
+
+
+def _check_words(action: _Action) -> None:
+    if not action.tokens:
+        raise _error(action.line, "missing value for command")
+    for index, (kind, word) in enumerate(action.tokens):
+        known = word in _FUNCTIONS or word in {"true", "false", "nil"} or (word in _COMMANDS and index == 0)
+        if kind == "word" and not known and not _is_else_block(action, index):
+            raise _error(action.line, f'function "{word}" not defined')
+    if action.command in {"if", "range", "with"} and len(action.tokens) == 1:
+        raise _error(action.line, f"missing value for {action.command}")
+
+
+def _is_else_block(action: _Action, index: int) -> bool:
+    return index == 1 and action.command == "else" and action.tokens[1][1] in {"if", "with"}
+
+
+def _nest(action: _Action, open_blocks: list[str]) -> None:
+    if action.command in _BLOCKS:
+        open_blocks.append(action.command)
+    elif action.command == "end":
+        if not open_blocks:
+            raise _error(action.line, "unexpected {{end}}")
+        open_blocks.pop()
+    elif action.command == "else" and not open_blocks:
+        raise _error(action.line, "unexpected {{else}}")
+
+
+# --- templates that servers know
 
 _NEAR = 100
 

@@ -1,8 +1,8 @@
-"""POST /api/pull and /api/push: models to and from registries (v2), and from the built-in catalogue.
+"""POST /api/pull and /api/push: models to and from registries (v2), and from the built-in models.
 
-Decides lines, order and what a failure leaves behind. Models of registry.ollama.ai come from `catalogue`; every other
-host is asked for real. The fact one would miss: a registry that answers a blob itself cannot be pulled from, only one
-that redirects to another host name; and a blob that is there is never looked into again.
+Models of registry.ollama.ai are built in; every other host is asked for real. A registry that answers a blob
+itself cannot be pulled from, only one that redirects to another host name. A blob that is there is never looked
+into again.
 """
 
 from __future__ import annotations

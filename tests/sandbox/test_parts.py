@@ -17,7 +17,7 @@ from sandbox_caller import WEIGHTS, a_gguf
 
 from ollamaops.sandbox.behavior import RECORDED, Behavior
 from ollamaops.sandbox.builtin_models import BUILTIN_MODELS, BuiltinModels
-from ollamaops.sandbox.content_type import sniff
+from ollamaops.sandbox.create_modelfile import sniff
 from ollamaops.sandbox.gguf_file import (
     ARRAY,
     BOOL,
@@ -46,7 +46,6 @@ from ollamaops.sandbox.golang import (
     value_syntax,
     value_text,
 )
-from ollamaops.sandbox.gotemplate import BadTemplate, check_template, template_variables
 from ollamaops.sandbox.layers import (
     MANIFEST_TYPE,
     MODEL,
@@ -66,7 +65,7 @@ from ollamaops.sandbox.model_name import (
     strip_source,
 )
 from ollamaops.sandbox.store import InvalidDigest, Store
-from ollamaops.sandbox.templates import recognize
+from ollamaops.sandbox.templates import BadTemplate, check_template, recognize, template_variables
 
 VECTORS: list[dict[str, object]] = json.loads(
     (Path(__file__).parents[1] / "contract" / "name-vectors.json").read_text()
