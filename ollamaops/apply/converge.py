@@ -147,7 +147,7 @@ class _Cycle:
         if isinstance(seen, HostPlan):
             seen = narrowed(seen, self._agreed)
             self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
-            self._bench.doubt({action.model for action in changes_of(seen)} & self._bench.touched)
+            self._bench.mark_doubtful({action.model for action in changes_of(seen)} & self._bench.touched)
             self._around.emit(
                 RoundEnded(
                     run_id=case.options.run_id,

@@ -23,8 +23,8 @@ from ollamaops.plan.actions import Plan, id_of
 from ollamaops.plan.codec import Json, plan_to_json, value_to_json
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, outcome_name
 from ollamaops.state.audit import AuditLog
-from ollamaops.state.facts import UNFINISHED, Run
 from ollamaops.state.lock_owner import who_am_i
+from ollamaops.state.records import UNFINISHED, Run
 
 GIT_TIMEOUT_S = 5
 
@@ -132,7 +132,7 @@ def declaration_digest(cases: Sequence[HostCase]) -> str:
     facts = [
         [
             case.spec.name,
-            sorted((str(model.name), model.fingerprint) for model in desired_of(case).models),
+            sorted((str(model.name), str(model.fingerprint)) for model in desired_of(case).models),
             sorted(str(entry.pattern) for entry in case.absent),
             repr(case.policy),
         ]

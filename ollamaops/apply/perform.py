@@ -184,7 +184,7 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
             hint="somebody else may have changed it: plan again",
         )
     if action.hold:
-        bench.remember_hold(action, seen)
+        bench.remember_rollback(action, seen)
     else:
         bench.remember_copy(action, seen)
     if action.keep or action.source.is_aside:

@@ -15,7 +15,7 @@ from ollamaops.events import HostObserved, HostUnreached
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
 from ollamaops.observe.guard_facts import with_circumstances
-from ollamaops.observe.host import Eyes, Glance, learn, look, look_at_digests
+from ollamaops.observe.host import Eyes, Glance, look, look_at_digests, remember_in_sync
 from ollamaops.observe.memory import facts_of, recall_evictions
 from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.observe.weights import with_headers
@@ -72,7 +72,7 @@ def survey(
     desired = _with_headers(case, desired, observed, options)
     desired = with_archives(desired, observed, options, around.cancel.is_set)
     plan = plan_host(desired, observed, options)
-    learn(eyes, desired, observed, plan, options=options, now=around.now())
+    remember_in_sync(eyes, desired, observed, plan, options=options, now=around.now())
     if case.options.prune_only:
         plan = only_prune(plan, force=case.options.force)
     return guarded(case, eyes, plan, desired, observed, around) if case.options.guarded else plan

@@ -13,7 +13,6 @@ from ollamaops.errors import DigestMismatch, ProtocolError, RemoteError
 from ollamaops.observe.contents import Unreadable
 from ollamaops.observe.session import Seen, Workbench
 from ollamaops.plan.actions import PullModel
-from ollamaops.plan.versions import on_trial, unusable
 
 OTHERS_TO_OPEN = 3
 
@@ -23,11 +22,17 @@ def pull(bench: Workbench, action: PullModel) -> bool:
     before = bench.tags().get(action.model)
     with keeping_previous(bench, action, before):
         if action.on_trial and before is None:
-            bench.begin_trial(action)
+            bench.remember_pull_begun(action)
         seen = _download(bench, action, before)
         seen = _usable(bench, action, seen)
-        fingerprint = on_trial(action.fingerprint) if action.on_trial else action.fingerprint
-        bench.remember(action, seen, "pulled", fingerprint, base=_origin(bench, action, seen))
+        bench.remember(
+            action,
+            seen,
+            "pulled",
+            action.fingerprint,
+            status="unverified" if action.on_trial else "applied",
+            base=_origin(bench, action, seen),
+        )
     return before is None or before.digest != seen.digest
 
 
@@ -41,7 +46,7 @@ def _usable(bench: Workbench, action: PullModel, seen: Seen) -> Seen:
         if _is_damaged(bench, seen):
             raise build_damaged_error(bench, seen, "delete the models that share its weights, then run again")
     except ProtocolError:
-        bench.remember(action, seen, "pulled", unusable(action.fingerprint))
+        bench.remember(action, seen, "pulled", action.fingerprint, status="unusable")
         raise
     return seen
 

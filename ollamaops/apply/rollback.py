@@ -17,7 +17,7 @@ from ollamaops.observe.memory import facts_of
 from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.plan.actions import HostPlan, UnreachedHost
 from ollamaops.plan.rollback import plan_rollback
-from ollamaops.state.facts import FactStore
+from ollamaops.state.records import NO_FINGERPRINT, LedgerStore
 
 
 def survey_rollback(case: HostCase, around: Surroundings, version: int) -> HostPlan | UnreachedHost:
@@ -43,10 +43,14 @@ def release_host(case: HostCase, around: Surroundings) -> tuple[ModelName, ...]:
         return release(facts_of(case, client, around), case.spec.memory_key, case.options.targets)
 
 
-def release(facts: FactStore, host: str, targets: Sequence[NamePattern] = ()) -> tuple[ModelName, ...]:
+def release(ledger: LedgerStore, host: str, targets: Sequence[NamePattern] = ()) -> tuple[ModelName, ...]:
     """Forget what models of the host are held at, all or those that a target means; the models that were."""
-    held = {ModelName.parse(key): fact for key, fact in facts.recall(host).items() if fact.how == "held"}
-    named = [name for name in held if not targets or any(target.matches(name) for target in targets)]
-    if named:
-        facts.remember_all([replace(held[name], how="copied", fingerprint="") for name in named])
-    return tuple(sorted(named))
+    known = {ModelName.parse(key): record for key, record in ledger.load(host).items()}
+    released = {
+        name: replace(record, status="doubted", fingerprint=NO_FINGERPRINT, entry="")
+        for name, record in known.items()
+        if record.status == "rolled_back" and (not targets or any(target.matches(name) for target in targets))
+    }
+    if released:
+        ledger.remember(host, {name.key: record for name, record in released.items()})
+    return tuple(sorted(released))

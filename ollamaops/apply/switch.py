@@ -13,7 +13,6 @@ from ollamaops.observe.session import Seen, Workbench
 from ollamaops.observe.verify import examine
 from ollamaops.plan.actions import ProbeModel
 from ollamaops.plan.expectations import Expectation, Verdict
-from ollamaops.plan.versions import is_on_trial
 
 MOST_TOLD = 3
 
@@ -32,7 +31,7 @@ def prove(bench: Workbench, action: ProbeModel) -> bool:
     if not verdict.is_met:
         raise _not_as_expected(bench, action, verdict, _reject(bench, action, seen))
     if action.at == action.model:
-        bench.end_trial(action, seen)
+        bench.remember_verified(action, seen)
         settle(bench, action, keep=action.keep)
     return False
 
@@ -71,10 +70,10 @@ def _say_old(bench: Workbench, action: ProbeModel) -> str:
 def _reject_pulled(bench: Workbench, action: ProbeModel, seen: Seen) -> str:
     if take_back(bench, action.model):
         bench.touched.add(action.model)
-        bench.doubt({action.model})
+        bench.mark_doubtful({action.model})
         return "the previous version is back"
-    fact = bench.ledger.recall(bench.spec.memory_key).get(action.model.key)
-    if fact is None or not is_on_trial(fact.fingerprint) or fact.digest != seen.digest:
+    record = bench.ledger.load(bench.spec.memory_key).get(action.model.key)
+    if record is None or record.status != "unverified" or record.digest != seen.digest:
         return "it stays as it is, because nothing is known of a previous version"
     with bench.changing:
         bench.patiently(lambda: bench.client.delete(seen.name))

@@ -93,7 +93,7 @@ def _settle_failure(bench: Workbench, pull: PullModel, before: Seen | None) -> N
             settle(bench, pull, keep=pull.keep)
     elif not take_back(bench, pull.model) and before is None:
         if now is None:
-            bench.unlearn(pull.model)
+            bench.forget_quietly(pull.model)
         elif pull.pin:
             _follow(bench, [Step(now.name)])
 
@@ -103,8 +103,8 @@ def settle_leftovers(
 ) -> tuple[ModelName, ...]:
     """Finish or undo whatever a killed run began; the names that are gone now. `stands` are models that a look has
     found as declared, or held."""
-    known = bench.ledger.recall(bench.spec.memory_key)
-    ours = [ModelName.parse(key) for key, fact in known.items() if fact.owned]
+    known = bench.ledger.load(bench.spec.memory_key)
+    ours = [ModelName.parse(key) for key, fact in known.items() if fact.is_ours]
     steps = tidy(_digests(bench), declared, stands=stands, ours=ours, ignored=bench.policy.ignore)
     _follow(bench, steps)
     return left_behind(steps)
@@ -124,7 +124,7 @@ def _take(bench: Workbench, step: Step) -> None:
         client.copy(step.source, step.target)
     else:
         client.delete(step.source)
-        bench.unlearn(step.source)
+        bench.forget_quietly(step.source)
 
 
 def _digests(bench: Workbench) -> dict[ModelName, str]:

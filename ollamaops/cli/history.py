@@ -20,8 +20,8 @@ from ollamaops.errors import UsageError
 if TYPE_CHECKING:
     from typing import Any
 
-    from ollamaops.state.facts import Run
     from ollamaops.state.ledger import Ledger
+    from ollamaops.state.records import Run
 
 LATEST = "latest"
 

@@ -28,14 +28,13 @@ from ollamaops.plan.actions import HostPlan, PullModel, UploadBlob
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
 from ollamaops.plan.observed import (
-    Memory,
     ObservedHost,
     ObservedModel,
     RegistryAnswer,
 )
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed, residents_of, to_compare, with_sharers
-from ollamaops.state.facts import Applied, FactStore
+from ollamaops.state.records import LedgerStore, ModelRecord
 
 RETRIES = 2
 Result = TypeVar("Result")
@@ -91,14 +90,14 @@ class Glance:
 class Eyes(Glance):
     """What looking at one host takes. `costs` also finds out how many bytes a plan would move."""
 
-    ledger: FactStore
+    ledger: LedgerStore
     registries: RegistryCache
     costs: bool = True
 
 
 def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
     """What the host has, as far as it matters for `desired`. RemoteError if it does not answer; Cancelled."""
-    observed = replace(eyes.models(), memory=recall(eyes), pushed=_recall_pushes(eyes))
+    observed = replace(eyes.models(), memory=load_memory(eyes), pushed=_load_pushes(eyes))
     if any(model.name in observed.memory.keys() - observed.models.keys() for model in desired.models):
         # a list that is read while a manifest is rewritten misses that model (all servers up to 0.33)
         observed = replace(observed, models=eyes.models().models)
@@ -146,25 +145,15 @@ def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
     return None
 
 
-def recall(eyes: Eyes) -> dict[ModelName, Memory]:
+def load_memory(eyes: Eyes) -> dict[ModelName, ModelRecord]:
     """What we remember of the host's models. StateError, for a store on the host also RemoteError."""
-    return {
-        ModelName.parse(key): Memory(
-            fingerprint=fact.fingerprint,
-            digest=fact.digest,
-            how=fact.how,
-            base_digest=fact.base,
-            blobs=fact.weights,
-            verified=fact.verified,
-        )
-        for key, fact in eyes.ledger.recall(eyes.spec.memory_key).items()
-    }
+    return {ModelName.parse(key): record for key, record in eyes.ledger.load(eyes.spec.memory_key).items()}
 
 
-def _recall_pushes(eyes: Eyes) -> dict[tuple[ModelName, ModelName], frozenset[str]]:
+def _load_pushes(eyes: Eyes) -> dict[tuple[ModelName, ModelName], frozenset[str]]:
     return {
-        (ModelName.parse(model), ModelName.parse(ref)): frozenset(digests.split())
-        for (model, ref), digests in eyes.ledger.recall_pushes(eyes.spec.memory_key).items()
+        (ModelName.parse(model), ModelName.parse(ref)): frozenset(digests)
+        for (model, ref), digests in eyes.ledger.load_pushes(eyes.spec.memory_key).items()
     }
 
 
@@ -203,7 +192,7 @@ def _has_blob(eyes: Eyes, digest: Digest) -> bool:
     return False
 
 
-def learn(
+def remember_in_sync(
     eyes: Eyes,
     desired: DesiredHost,
     observed: ObservedHost,
@@ -217,30 +206,30 @@ def learn(
     Nothing is lost when the state folder cannot be written: the next run looks again.
     """
     unverified = {note.model for note in plan.notes if note.unverified}
-    facts = []
+    records: dict[str, ModelRecord] = {}
     for model in desired.models:
         own = observed.shown.get(model.name)
         if model.name not in plan.unchanged or own is None or is_trusted(model, observed, options):
             continue
-        facts.append(_fact(eyes, model, own, observed, now, verified=model.name not in unverified))
-    if facts:
+        records[model.name.key] = _record(
+            model, own, observed, now, weights_verified=model.name not in unverified
+        )
+    if records:
         with suppress(StateError):
-            eyes.ledger.remember_all(facts)
+            eyes.ledger.remember(eyes.spec.memory_key, records)
 
 
-def _fact(
-    eyes: Eyes, model: DesiredModel, own: Contents, observed: ObservedHost, now: str, *, verified: bool
-) -> Applied:
+def _record(
+    model: DesiredModel, own: Contents, observed: ObservedHost, now: str, *, weights_verified: bool
+) -> ModelRecord:
     memory = observed.memory.get(model.name)
     base = observed.models.get(model.made_from) if model.made_from else None
-    return Applied(
-        host=eyes.spec.memory_key,
-        model=model.name.key,
+    return ModelRecord(
         how=memory.how if memory and memory.is_ours else "adopted",
         fingerprint=model.fingerprint,
         digest=own.digest,
         at=now,
-        base=base.digest if base else None,
-        weights=tuple(str(blob) for blob in (*own.blobs, *own.adapters)),
-        verified=verified,
+        base_digest=base.digest if base else None,
+        blobs=tuple(str(blob) for blob in (*own.blobs, *own.adapters)),
+        weights_verified=weights_verified,
     )

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ollamaops.errors import StateError
-from ollamaops.observe.host import Eyes, recall
+from ollamaops.observe.host import Eyes, load_memory
 from ollamaops.plan.importing import names_in_doubt
 from ollamaops.plan.observed import ObservedHost
 
@@ -20,7 +20,7 @@ def with_origins(eyes: Eyes, observed: ObservedHost, *, ask_registry: bool) -> O
     A registry that does not answer is no error, nor is a ledger that cannot be read. RemoteError, Cancelled.
     """
     with suppress(StateError):
-        observed = replace(observed, memory=recall(eyes))
+        observed = replace(observed, memory=load_memory(eyes))
     if not ask_registry:
         return observed
     return replace(observed, upstream=eyes.registries.ask(dict.fromkeys(names_in_doubt(observed), False)))

@@ -15,8 +15,8 @@ from ollamaops.errors import InvalidName, StateError
 from ollamaops.names import ModelName
 from ollamaops.observe.run import HostCase, Surroundings
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.state.facts import FactStore
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import LedgerStore
 
 if TYPE_CHECKING:
     from ollamaops.state.server_ledger import ServerLedger
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUNS_TO_ASK = 20
 
 
-def facts_of(case: HostCase, client: OllamaClient, around: Surroundings) -> FactStore:
+def facts_of(case: HostCase, client: OllamaClient, around: Surroundings) -> LedgerStore:
     """The store of what is remembered of the case's host."""
     if case.state == "local":
         return around.ledger

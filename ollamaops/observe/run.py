@@ -22,8 +22,8 @@ from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
-from ollamaops.state.facts import FactStore
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import LedgerStore
 from ollamaops.units import parse_size, utc_now
 
 
@@ -76,7 +76,7 @@ class Surroundings:
     cancel: CancelToken = field(default_factory=CancelToken)
     now: Callable[[], str] = utc_now
     open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
-    held: Mapping[str, FactStore] = field(default_factory=dict)
+    held: Mapping[str, LedgerStore] = field(default_factory=dict)
 
     def moment(self) -> datetime:
         """What the clock says, as a value with its offset."""

@@ -40,9 +40,7 @@ from ollamaops.plan.actions import (
     UploadBlob,
     id_of,
 )
-from ollamaops.plan.desired import without_words
-from ollamaops.plan.versions import after_trial, is_marked, is_on_trial, on_trial
-from ollamaops.state.facts import Applied, FactStore, How
+from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, LedgerStore, ModelRecord, Status
 
 Result = TypeVar("Result")
 RETRIES_OF_LOOKS = 3
@@ -75,7 +73,7 @@ class Workbench:
 
     spec: HostSpec
     client: OllamaClient
-    ledger: FactStore
+    ledger: LedgerStore
     cancel: CancelToken
     emit: Sink
     run_id: str
@@ -199,119 +197,110 @@ class Workbench:
         action: Action,
         seen: Seen,
         how: How,
-        fingerprint: str,
+        fingerprint: Fingerprint,
         *,
+        status: Status = "applied",
         base: str | None = None,
         blobs: tuple[Digest, ...] = (),
         name: ModelName | None = None,
     ) -> None:
-        """File what came out under the action's model (or `name`), in one atomic write. A ledger that cannot be
-        written costs the next run a look."""
+        """Write down what came out under the action's model (or `name`), in one atomic write. If the ledger cannot
+        be written, the next run looks again."""
         name = name or action.model
         self.touched.add(name)
-        if not fingerprint:
+        if fingerprint == NO_FINGERPRINT:
             return
-        fact = Applied(
-            host=self.spec.memory_key,
-            model=name.key,
+        record = ModelRecord(
             how=how,
+            status=status,
             fingerprint=fingerprint,
             digest=seen.digest,
+            base_digest=base,
+            blobs=tuple(map(str, blobs)),
             at=self.now(),
-            base=base,
-            weights=tuple(map(str, blobs)),
         )
-        self._file(action, lambda: self.ledger.remember(fact))
+        self._file(action, lambda: self._remember(name, record))
 
     def remember_copy(self, action: CopyModel, seen: Seen) -> None:
         """As `remember`. A copy that is declared as its source was, as in a rename, keeps what is known of it."""
         self.touched.add(action.model)
-        key, source = self.spec.memory_key, action.source.key
 
         def write() -> None:
-            fact = Applied(
-                host=key,
-                model=action.model.key,
-                how="copied",
-                fingerprint=action.fingerprint,
-                digest=seen.digest,
-                at=self.now(),
-                base=seen.digest,
-            )
-            known = self.ledger.recall(key).get(source)
-            if known and (known.fingerprint, known.digest) == (fact.fingerprint, fact.digest):
-                fact = replace(known, model=fact.model, how=fact.how, at=fact.at)
-            self.ledger.remember(fact)
+            known = self.ledger.load(self.spec.memory_key).get(action.source.key)
+            if known and known.digest == seen.digest and known.is_applied_for(action.fingerprint):
+                record = replace(known, how="copied", at=self.now())
+            else:
+                record = ModelRecord(
+                    how="copied",
+                    fingerprint=action.fingerprint,
+                    digest=seen.digest,
+                    base_digest=seen.digest,
+                    at=self.now(),
+                )
+            self._remember(action.model, record)
 
-        if action.fingerprint:
+        if action.fingerprint != NO_FINGERPRINT:
             self._file(action, write)
 
-    def remember_hold(self, action: CopyModel, seen: Seen) -> None:
-        """File that the model was rolled back to this content, and stays so."""
+    def remember_rollback(self, action: CopyModel, seen: Seen) -> None:
+        """Write down that the model was rolled back to this content, and stays so."""
         self.touched.add(action.model)
-        fact = Applied(
-            host=self.spec.memory_key,
-            model=action.model.key,
-            how="held",
-            fingerprint=action.hold,
-            digest=seen.digest,
-            at=self.now(),
+        record = ModelRecord(
+            how="copied", status="rolled_back", entry=action.hold, digest=seen.digest, at=self.now()
         )
-        self._file(action, lambda: self.ledger.remember(fact))
+        self._file(action, lambda: self._remember(action.model, record))
 
-    def begin_trial(self, action: PullModel) -> None:
-        """File that what is about to be pulled is not proven, be the run killed before it knows the content."""
-        fact = Applied(
-            host=self.spec.memory_key,
-            model=action.model.key,
-            how="pulled",
-            fingerprint=on_trial(action.fingerprint),
-            digest="",
-            at=self.now(),
+    def remember_pull_begun(self, action: PullModel) -> None:
+        """Write down that what is about to be pulled is unverified, in case the run is killed before it is there."""
+        record = ModelRecord(
+            how="pulled", status="unverified", fingerprint=action.fingerprint, digest="", at=self.now()
         )
-        self._file(action, lambda: self.ledger.remember(fact))
+        self._file(action, lambda: self._remember(action.model, record))
 
-    def end_trial(self, action: ProbeModel, seen: Seen) -> None:
-        """File that what was pulled is proven."""
+    def remember_verified(self, action: ProbeModel, seen: Seen) -> None:
+        """Write down that what was pulled does what is expected of it."""
         self.touched.add(action.model)
-        key = self.spec.memory_key
 
         def write() -> None:
-            fact = self.ledger.recall(key).get(action.model.key)
-            if fact is not None and is_on_trial(fact.fingerprint):
-                proven = replace(fact, fingerprint=after_trial(fact.fingerprint), digest=seen.digest)
-                self.ledger.remember(proven)
+            known = self.ledger.load(self.spec.memory_key).get(action.model.key)
+            if known is not None and known.status == "unverified":
+                self._remember(action.model, replace(known, status="applied", digest=seen.digest))
 
         self._file(action, write)
 
-    def unlearn(self, name: ModelName) -> None:
-        """Drop what is remembered under a name that holds nothing any more; if that fails nothing depends on it."""
+    def remember_push(self, action: PushModel, *digests: str) -> None:
+        """Write down which tags digest was pushed, and as which registry manifest ("" if nobody could ask)."""
+        host, known = self.spec.memory_key, tuple(filter(None, digests))
+        self._file(
+            action, lambda: self.ledger.remember_push(host, action.source.key, action.model.key, known)
+        )
+
+    def mark_doubtful(self, names: Collection[ModelName]) -> None:
+        """Models that a look found to differ after all are looked into again by the next run; they stay ours.
+
+        What is unverified or unusable is looked into anyway, and stays so.
+        """
+        known = self.ledger.load(self.spec.memory_key) if names else {}
+        doubted = {
+            key: replace(record, status="doubted")
+            for key, record in known.items()
+            if ModelName.parse(key) in names and record.status not in ("unverified", "unusable")
+        }
+        if doubted:
+            self.ledger.remember(self.spec.memory_key, doubted)
+
+    def forget(self, action: Action) -> None:
+        """Drop what is known of a model that has gone."""
+        self.touched.add(action.model)
+        self._file(action, lambda: self.ledger.forget(self.spec.memory_key, action.model.key))
+
+    def forget_quietly(self, name: ModelName) -> None:
+        """Drop what is known of a name that is free now. If that fails, the record is only out of date."""
         with suppress(StateError):
             self.ledger.forget(self.spec.memory_key, name.key)
 
-    def remember_push(self, action: PushModel, *digests: str) -> None:
-        """File which tags digest was pushed, and as which registry manifest ("" if nobody could ask for that)."""
-        key, known = self.spec.memory_key, " ".join(filter(None, digests))
-        self._file(action, lambda: self.ledger.remember_push(key, action.source.key, action.model.key, known))
-
-    def doubt(self, names: Collection[ModelName]) -> None:
-        """Models that a look found to differ after all are looked into again by the next run; they stay ours.
-
-        What is on trial, or cannot be opened, is looked into anyway, and stays so.
-        """
-        known = self.ledger.recall(self.spec.memory_key).values() if names else ()
-        doubted = [
-            replace(fact, fingerprint=without_words(fact.fingerprint))
-            for fact in known
-            if ModelName.parse(fact.model) in names and not is_marked(fact.fingerprint)
-        ]
-        if doubted:
-            self.ledger.remember_all(doubted)
-
-    def forget(self, action: Action) -> None:
-        """Drop what is remembered of a model that has gone."""
-        self.touched.add(action.model)
-        self._file(action, lambda: self.ledger.forget(self.spec.memory_key, action.model.key))
+    def _remember(self, name: ModelName, record: ModelRecord) -> None:
+        self.ledger.remember(self.spec.memory_key, {name.key: record})
 
     def _file(self, action: Action, write: Callable[[], None]) -> None:
         try:

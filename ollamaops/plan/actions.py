@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.expectations import Expectation
+from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 Kind = Literal[
     "missing",  # declared, not there
@@ -122,7 +123,7 @@ class PullModel(_Step):
     pin: tuple[str, ...] = ()
     on_trial: bool = False
     keep: int = 0
-    fingerprint: str = ""
+    fingerprint: Fingerprint = NO_FINGERPRINT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,7 @@ class CreateModel(_Step):
 
     recipe: Recipe
     aside: ModelName | None = None
-    fingerprint: str = ""
+    fingerprint: Fingerprint = NO_FINGERPRINT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +163,7 @@ class CopyModel(_Step):
     keep: int = 0
     former: ModelName | None = None
     hold: str = ""
-    fingerprint: str = ""
+    fingerprint: Fingerprint = NO_FINGERPRINT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

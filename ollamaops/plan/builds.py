@@ -45,7 +45,7 @@ def _reasons(
         return draft.why(model.name, "base", desired=str(recipe.base))
     if is_trusted(model, draft.observed, draft.options, place):
         memory = draft.recall(place)
-        if memory is not None and not memory.verified:
+        if memory is not None and not memory.weights_verified:
             _note_unverified(draft, model, are_shown=bool(memory.blobs))
         return ()
     return _look_inside(draft, model, recipe, place)

@@ -36,6 +36,7 @@ from ollamaops.plan.actions import (
     id_of,
     verb_of,
 )
+from ollamaops.state.records import Fingerprint
 
 FORMAT = "ollamaops-plan"
 VERSION = 1
@@ -111,7 +112,7 @@ def value_to_json(value: object) -> Json:
             return value
         case ModelName():
             return _render_name(value)
-        case Digest():
+        case Digest() | Fingerprint():
             return str(value)
         case Mapping():
             return {str(key): value_to_json(item) for key, item in value.items()}
@@ -143,7 +144,7 @@ def _essence(value: object) -> Json:
             return value.key
         case float() if value.is_integer():
             return int(value)
-        case None | bool() | int() | float() | str() | Digest():
+        case None | bool() | int() | float() | str() | Digest() | Fingerprint():
             return value_to_json(value)
         case Mapping():
             return {str(key): _essence(item) for key, item in value.items()}
@@ -200,7 +201,7 @@ def _decode(kind: object, value: object, place: str) -> object:
         return {key: _decode(arms[1], item, f"{place}.{key}") for key, item in items}
     if kind in _SCALARS:
         return _of_type(cast(type, kind), value, place)
-    if kind is ModelName or kind is Digest:
+    if kind is ModelName or kind is Digest or kind is Fingerprint:
         return _decode_text(kind, _of_type(str, value, place), place)
     return _decode_fields(kind, _of_type(dict, value, place), place)
 
@@ -234,7 +235,9 @@ def _decode_tuple(arms: tuple[object, ...], value: object, place: str) -> tuple[
     )
 
 
-def _decode_text(kind: type[ModelName | Digest], text: str, place: str) -> ModelName | Digest:
+def _decode_text(
+    kind: type[ModelName | Digest | Fingerprint], text: str, place: str
+) -> ModelName | Digest | Fingerprint:
     try:
         return kind.parse(text)
     except (InvalidName, InvalidValue) as error:

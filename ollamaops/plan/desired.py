@@ -1,7 +1,7 @@
 """What one host should have, with every local file replaced by its digest and every model in order.
 
 Turns the manifest's ModelSpecs into DesiredModels; does not look at the host. The fact a reader would miss: the
-fingerprint has two halves, `declaration:weights`, so that a change of words is told from a change of weights.
+fingerprint has two halves, so that a change of words is told from a change of weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy,
 from ollamaops.manifest.weights import weights_of
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class DesiredModel:
     """
 
     spec: ModelSpec
-    fingerprint: str
+    fingerprint: Fingerprint
     recipe: Recipe | None = None
     blobs: tuple[LocalBlob, ...] = ()
     weights: tuple[FileInfo, ...] = ()
@@ -175,7 +176,7 @@ def _build_build(spec: ModelSpec, build: Build, weights: Mapping[Location, Weigh
     for file in weights_of(build):
         info = weights[file.path]
         if isinstance(info, Unavailable):
-            return DesiredModel(spec=spec, fingerprint="", unavailable=info)
+            return DesiredModel(spec=spec, fingerprint=NO_FINGERPRINT, unavailable=info)
         files[file.path] = info
     recipe = _recipe_of(build, files)
     blobs = (
@@ -262,28 +263,12 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _fingerprint(words: object, weights: list[object]) -> str:
-    return f"{_hash(words)}:{_hash(weights)}"
+def _fingerprint(words: object, weights: list[object]) -> Fingerprint:
+    return Fingerprint(_hash(words), _hash(weights))
 
 
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def same_weights(fingerprint: str, other: str) -> bool:
-    """Whether two fingerprints declare the same weights, whatever else differs."""
-    return fingerprint.partition(":")[2] == other.partition(":")[2]
-
-
-def has_other_words(fingerprint: str, other: str) -> bool:
-    """Whether two fingerprints declare other words, as far as both have any; see `without_words`."""
-    words, others = fingerprint.partition(":")[0], other.partition(":")[0]
-    return bool(words and others) and words != others
-
-
-def without_words(fingerprint: str) -> str:
-    """A fingerprint that no declaration has, but that still tells which weights were declared."""
-    return f":{fingerprint.partition(':')[2]}"
 
 
 def _is_target(name: ModelName, targets: Sequence[NamePattern]) -> bool:

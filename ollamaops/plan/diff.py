@@ -20,8 +20,8 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
-from ollamaops.plan.desired import DesiredModel, has_other_words, same_weights
-from ollamaops.plan.observed import Memory
+from ollamaops.plan.desired import DesiredModel
+from ollamaops.state.records import ModelRecord
 
 SERVERS_OWN = "the server's own"  # what is wanted of a field that is not declared and that nobody can predict
 
@@ -54,7 +54,7 @@ def compare_build(
     base: Contents | None,
     features: Features,
     *,
-    memory: Memory | None = None,
+    memory: ModelRecord | None = None,
     just_made: bool = False,
 ) -> Comparison:
     """Compare a model that is built (`desired.recipe`) with what the host shows of it.
@@ -89,14 +89,16 @@ def _as_differences(host: str, desired: DesiredModel, fields: Iterable[Field]) -
     ]
 
 
-def _is_stale(memory: Memory | None, desired: DesiredModel, own: Contents) -> bool:
+def _is_stale(memory: ModelRecord | None, desired: DesiredModel, own: Contents) -> bool:
     """Whether we made exactly this model, and for a declaration in other words; or for this very declaration, and
     somebody else has put another in its place."""
     if memory is None or not memory.is_ours:
         return False
-    if memory.digest == own.digest:
-        return has_other_words(memory.fingerprint, desired.fingerprint)
-    return memory.fingerprint == desired.fingerprint
+    if memory.digest != own.digest:
+        return memory.is_applied_for(desired.fingerprint)
+    if memory.status == "doubted":
+        return False
+    return memory.status == "rolled_back" or memory.fingerprint.words != desired.fingerprint.words
 
 
 def is_ignored(path: str, ignore: Iterable[str]) -> bool:
@@ -264,7 +266,7 @@ def _weights_verdict(
     own: Contents,
     base: Contents | None,
     features: Features,
-    memory: Memory | None,
+    memory: ModelRecord | None,
     *,
     just_made: bool,
 ) -> WeightsVerdict:
@@ -285,7 +287,7 @@ def _weights_verdict(
         return "different"
     if memory is not None and (memory.digest == own.digest if unseen else memory.blobs):
         remembered = {Digest.parse(blob) for blob in memory.blobs} - tolerated
-        return "different" if observed != remembered else "same" if memory.verified else "unverified"
+        return "different" if observed != remembered else "same" if memory.weights_verified else "unverified"
     headers = _expected_headers(desired, base)
     agree = _tensors_agree(headers, own) and not _other_quantization(headers, own, recipe.quantize)
     if not agree or any(_other_counts(desired, recipe, own, base, features)):
@@ -337,12 +339,12 @@ def _is_gguf(blob: Blob) -> bool:
     return not blob.name.lower().endswith(_CONVERTED)
 
 
-def _is_outdated(memory: Memory, desired: DesiredModel, recipe: Recipe, base: Contents | None) -> bool:
+def _is_outdated(memory: ModelRecord, desired: DesiredModel, recipe: Recipe, base: Contents | None) -> bool:
     """Whether what we remember was made from other weights: other files, or a base that has changed since.
 
     The base's layers, where they are to be seen in the model, are compared themselves.
     """
-    if not same_weights(memory.fingerprint, desired.fingerprint):
+    if memory.fingerprint.weights != desired.fingerprint.weights:
         return True
     is_hidden = recipe.quantize is not None or _is_unseen(base)
     return is_hidden and base is not None and memory.base_digest != base.digest

@@ -15,8 +15,9 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.versions import is_on_trial, is_proven_first, is_unusable_mark, previous_of
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.versions import is_proven_first, previous_of
+from ollamaops.state.records import ModelRecord
 
 Because = tuple[Difference, ...]
 
@@ -126,15 +127,15 @@ def is_trusted(
     own, memory = observed.models.get(place), observed.memory.get(place)
     if own is None or memory is None or place in options.distrust:
         return False
-    if memory.digest != own.digest or memory.fingerprint != model.fingerprint:
+    if memory.digest != own.digest or not memory.is_applied_for(model.fingerprint):
         return False
-    if options.verify_weights and not memory.verified:
+    if options.verify_weights and not memory.weights_verified:
         return False
     base = observed.models.get(model.recipe.base) if model.recipe and model.recipe.base else None
     return base is None or memory.base_digest == base.digest
 
 
-def remembered(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> list[Memory]:
+def remembered(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> list[ModelRecord]:
     """What was filed when exactly this content was pulled or copied for exactly this declaration."""
     source = model.spec.source
     names = (model.name, source.ref) if isinstance(source, Pull) else (model.name,)
@@ -142,7 +143,7 @@ def remembered(model: DesiredModel, own: ObservedModel, observed: ObservedHost) 
     return [
         memory
         for memory in found
-        if memory and (memory.digest, memory.fingerprint) == (own.digest, model.fingerprint)
+        if memory and memory.digest == own.digest and memory.is_applied_for(model.fingerprint)
     ]
 
 
@@ -163,7 +164,7 @@ def meets_pin(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -
     pins = pins_of(model.spec)
     if own.digest in pins:
         return True
-    if model.spec.digest and any(memory.verified for memory in remembered(model, own, observed)):
+    if model.spec.digest and any(memory.weights_verified for memory in remembered(model, own, observed)):
         return True
     upstream = upstream_of(model, observed)
     return upstream is not None and own.digest in upstream.digests and not pins.isdisjoint(upstream.digests)
@@ -196,22 +197,22 @@ def tolerates_content(spec: ModelSpec) -> bool:
 def hold_of(model: DesiredModel) -> str:
     """What a rollback is remembered under: it holds as long as the entry says the same of content and updates."""
     spec = model.spec
-    words = [model.fingerprint, str(spec.digest or ""), spec.update, *sorted(spec.accepts)]
+    words = [str(model.fingerprint), str(spec.digest or ""), spec.update, *sorted(spec.accepts)]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def is_held(model: DesiredModel, observed: ObservedHost) -> bool:
     """Whether the model was rolled back to what it is now, and its entry has not changed since."""
     own, memory = observed.models.get(model.name), observed.memory.get(model.name)
-    if own is None or memory is None or memory.how != "held":
+    if own is None or memory is None or memory.status != "rolled_back":
         return False
-    return memory.digest == own.digest and memory.fingerprint == hold_of(model)
+    return memory.digest == own.digest and memory.entry == hold_of(model)
 
 
 def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
     """Whether the run that pulled this content found that the server cannot open it."""
     memory = observed.memory.get(own.name)
-    return memory is not None and memory.digest == own.digest and is_unusable_mark(memory.fingerprint)
+    return memory is not None and memory.digest == own.digest and memory.status == "unusable"
 
 
 def awaits_proof(model: DesiredModel, observed: ObservedHost) -> bool:
@@ -220,7 +221,7 @@ def awaits_proof(model: DesiredModel, observed: ObservedHost) -> bool:
     own, memory = observed.models.get(name), observed.memory.get(name)
     if own is None or not is_proven_first(model.spec):
         return False
-    if memory is not None and is_on_trial(memory.fingerprint) and memory.digest in ("", own.digest):
+    if memory is not None and memory.status == "unverified" and memory.digest in ("", own.digest):
         return True
     aside = observed.asides.get(previous_of(name))
     return aside is not None and aside != own.digest

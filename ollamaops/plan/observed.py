@@ -17,7 +17,7 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.versions import owners_of
-from ollamaops.state.facts import How
+from ollamaops.state.records import ModelRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +57,6 @@ class RegistryAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What the ledger knows of one model on one host: what we applied, and which digest came out."""
-
-    fingerprint: str
-    digest: str
-    how: How
-    base_digest: str | None = None
-    blobs: tuple[str, ...] = ()
-    verified: bool = True
-
-    @property
-    def is_ours(self) -> bool:
-        """True when we pulled, created or copied it; an adopted model is somebody else's."""
-        return self.how != "adopted"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedHost:
     """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName).
 
@@ -91,7 +74,7 @@ class ObservedHost:
     features: Features
     models: Mapping[ModelName, ObservedModel]
     shown: Mapping[ModelName, Contents] = field(default_factory=dict)
-    memory: Mapping[ModelName, Memory] = field(default_factory=dict)
+    memory: Mapping[ModelName, ModelRecord] = field(default_factory=dict)
     pushed: Mapping[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
     asides: Mapping[ModelName, str] = field(default_factory=dict)
     upstream: Mapping[ModelName, RegistryAnswer] = field(default_factory=dict)

@@ -30,8 +30,9 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.versions import is_proven_first, left_behind, tidy
+from ollamaops.state.records import ModelRecord
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class PlanBuilder:
         """The model as the host lists it."""
         return self.observed.models.get(name) if name else None
 
-    def recall(self, name: ModelName) -> Memory | None:
+    def recall(self, name: ModelName) -> ModelRecord | None:
         """What we remember of the model."""
         return self.observed.memory.get(name)
 
@@ -118,7 +119,7 @@ class PlanBuilder:
         return isinstance(action, CreateModel) and (
             action.recipe.base in self.replaced
             or (declared is not None and self.find(declared.spec.moved_from) is not None)
-            or (memory is not None and memory.is_ours and memory.fingerprint != action.fingerprint)
+            or (memory is not None and memory.is_ours and not memory.is_applied_for(action.fingerprint))
         )
 
     def add_probe(self, model: DesiredModel, at: ModelName, because: Because = ()) -> None:

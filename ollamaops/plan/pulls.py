@@ -31,6 +31,7 @@ from ollamaops.plan.lookups import (
 from ollamaops.plan.observed import ObservedModel, RegistryAnswer
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.versions import is_proven_first
+from ollamaops.state.records import NO_FINGERPRINT
 
 
 def add_pull(draft: PlanBuilder, model: DesiredModel, pull: Pull, because: Because) -> bool:
@@ -101,7 +102,7 @@ def _pull_action(draft: PlanBuilder, model: DesiredModel, pull: Pull, because: B
         pin=tuple(sorted(pins)),
         on_trial=is_in_place and is_proven_first(model.spec),
         keep=model.spec.keep_previous if is_in_place else 0,
-        fingerprint="" if model.implicit else model.fingerprint,
+        fingerprint=NO_FINGERPRINT if model.implicit else model.fingerprint,
         retries=model.spec.retries,
     )
 
@@ -186,7 +187,7 @@ def add_copy(
             needs=needs,
             expects=draft.expect(name, source),
             keep=0 if to else model.spec.keep_previous,
-            fingerprint="" if to else model.fingerprint,
+            fingerprint=NO_FINGERPRINT if to else model.fingerprint,
             retries=model.spec.retries,
         )
     )

@@ -18,7 +18,6 @@ from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
 from ollamaops.names import NEXT, PREVIOUS, ModelName, NamePattern
 
 MOST_KEPT = 20
-_ON_TRIAL, _UNUSABLE = "?", "!"
 
 
 def is_proven_first(spec: ModelSpec) -> bool:
@@ -40,36 +39,6 @@ def _runs_elsewhere(spec: ModelSpec) -> bool:
 def is_staged(spec: ModelSpec) -> bool:
     """Whether a new version is made aside and then switched to: it has to be proven, or the old one to be kept."""
     return is_proven_first(spec) or spec.staged or spec.keep_previous > 0
-
-
-def on_trial(fingerprint: str) -> str:
-    """The fingerprint under which content is remembered that was pulled and not proven yet; no declaration has it."""
-    return f"{_ON_TRIAL}{fingerprint}"
-
-
-def is_on_trial(fingerprint: str) -> bool:
-    """Whether the content of that fingerprint waits for its proof."""
-    return fingerprint.startswith(_ON_TRIAL)
-
-
-def after_trial(fingerprint: str) -> str:
-    """The fingerprint once it is proven."""
-    return fingerprint.removeprefix(_ON_TRIAL)
-
-
-def unusable(fingerprint: str) -> str:
-    """The fingerprint of content that was pulled and cannot be opened; no declaration has it."""
-    return f"{_UNUSABLE}{fingerprint}"
-
-
-def is_unusable_mark(fingerprint: str) -> bool:
-    """Whether it is that of content that cannot be opened."""
-    return fingerprint.startswith(_UNUSABLE)
-
-
-def is_marked(fingerprint: str) -> bool:
-    """Whether it is no declaration's: the content waits for its proof, or cannot be opened."""
-    return fingerprint.startswith((_ON_TRIAL, _UNUSABLE))
 
 
 def next_of(name: ModelName) -> ModelName:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ollamaops.plan.codec import Json
 from ollamaops.report.lines import Cell, render_table
 from ollamaops.report.words import Paint, Style, clean
-from ollamaops.state.facts import Run
+from ollamaops.state.records import Run
 
 _STYLES: Mapping[str, Style] = {"succeeded": "good", "failed": "bad", "refused": "bad"}
 _COMMIT_DIGITS = 12

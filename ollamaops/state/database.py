@@ -1,23 +1,22 @@
 """One SQLite file, kept safe: created private, brought up to date, and every failure a StateError with a way out.
 
-Decides how facts reach the disk: each write is one statement in a transaction of its own, on disk when the call
-returns, so that kill -9 loses at most the fact being written. Leaves to ledger.py what the facts are.
-
-The one fact a reader would miss: every call opens its own connection and closes it (some 0.2 ms), so nothing has to
-be shared between threads, forks or pickles, and no lock outlives a call. The journal is SQLite's rollback journal,
-not WAL: it also works in a read-only folder and on network file systems.
+Each write is a transaction of its own and on disk when the call returns, so kill -9 loses at most what was being
+written. Every call opens and closes its own connection (about 0.2 ms), so nothing is shared between threads, forks or
+pickles, and no lock outlives a call. The journal is SQLite's rollback journal, not WAL: it also works in a read-only
+folder and on network file systems.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollamaops.errors import StateError, cut_text
+from ollamaops.state.upgrade import MIGRATIONS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,32 +25,6 @@ Cell = str | bytes | int | float | None
 Row = tuple[Cell, ...]
 
 APPLICATION_ID = 0x6F6C6F70  # "olop", so that another program's database is not taken for ours
-
-# Statements that lead from version N to version N + 1. Published ones are never edited, only added to.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE applied (
-            host TEXT NOT NULL, model TEXT NOT NULL, how TEXT NOT NULL, fingerprint TEXT NOT NULL,
-            digest TEXT NOT NULL, base TEXT, weights TEXT NOT NULL, verified INTEGER NOT NULL, at TEXT NOT NULL,
-            PRIMARY KEY (host, model))""",
-        """CREATE TABLE pushed (
-            host TEXT NOT NULL, model TEXT NOT NULL, ref TEXT NOT NULL, digest TEXT NOT NULL,
-            PRIMARY KEY (host, model, ref))""",
-        """CREATE TABLE file_digest (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL)""",
-    ),
-    (
-        """CREATE TABLE run (
-            run_id TEXT PRIMARY KEY, at TEXT NOT NULL, command TEXT NOT NULL, hosts TEXT NOT NULL,
-            manifest_digest TEXT NOT NULL, exit_code INTEGER NOT NULL)""",
-    ),
-    (
-        "ALTER TABLE run ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE run ADD COLUMN outcomes TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE run ADD COLUMN who TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE run ADD COLUMN commit_id TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE run ADD COLUMN ended_at TEXT NOT NULL DEFAULT ''",
-    ),
-)
 VERSION = len(MIGRATIONS)
 
 _ELSEWHERE_HINT = "choose a folder that can be written with --state-dir"
@@ -92,11 +65,17 @@ class Database:
 
     def write(self, statement: str, *parameters: Cell) -> None:
         """Carry out one INSERT, REPLACE or DELETE; it is on disk when this returns. StateError."""
+        self.write_rows(statement, [parameters])
+
+    def write_rows(self, statement: str, rows: Iterable[Row]) -> None:
+        """Carry out the statement once per row, in one transaction; all are on disk when this returns. StateError."""
         with self._naming_errors():
             self._create_file()
             with self._connected() as connection:
                 self._bring_up_to_date(connection, create=True)
-                connection.execute(statement, _storable(parameters))
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(statement, map(_storable, rows))
+                connection.execute("COMMIT")
 
     def damaged(self, why: str) -> StateError:
         """The error for contents that we did not write."""
@@ -144,7 +123,10 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         for step in MIGRATIONS[self._version(connection) :]:
             for statement in step:
-                connection.execute(statement)
+                if isinstance(statement, str):
+                    connection.execute(statement)
+                else:
+                    statement(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")

@@ -1,12 +1,13 @@
 """The ledger: what ollamaops remembers between runs, in `ledger.sqlite3` in the state folder.
 
-Decides which facts there are and what identifies each; leaves storing them safely to database.py and what they mean
-to plan/. The one fact a reader would miss: the ledger is only a memory. Nothing on a host depends on it, so a
-lost one costs comparisons and hashing, never a model.
+What a lost ledger costs: local weights are hashed and models are looked into again. What we pulled, created or
+copied counts as somebody else's, so it is never pruned. And the next apply rolls a model forward that was rolled
+back, because only the ledger knows that it should stay at its previous version.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 from ollamaops.errors import InvalidValue
 from ollamaops.names import Digest
-from ollamaops.state.database import Database, Row
-from ollamaops.state.facts import WAYS, Applied, How, Run
+from ollamaops.state.database import Cell, Database, Row
+from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, Run, Status
+from ollamaops.state.upgrade import record_cells
 
 if TYPE_CHECKING:
     from ollamaops.files.digest import FileStamp
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 FILE_NAME = "ledger.sqlite3"
 BUSY_TIMEOUT_S = 30.0
 
-_APPLIED_COLUMNS = "host, model, how, fingerprint, digest, base, weights, verified, at"
+_MODEL_COLUMNS = "model, how, status, words, weights, entry, digest, base_digest, blobs, weights_verified, at"
 _RUN_COLUMNS = (
     "run_id, at, command, hosts, manifest_digest, exit_code, plan, outcomes, who, commit_id, ended_at"
 )
@@ -50,69 +52,66 @@ class Ledger:
         """The SQLite file."""
         return self._database.path
 
-    # What was applied
+    # Models and pushes (a LedgerStore)
 
-    def remember(self, fact: Applied) -> None:
-        """Keep the fact; an older one about the same model on the same host is replaced."""
-        self._database.write(
-            f"REPLACE INTO applied ({_APPLIED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            fact.host,
-            fact.model,
-            fact.how,
-            fact.fingerprint,
-            fact.digest,
-            fact.base,
-            " ".join(fact.weights),
-            int(fact.verified),
-            fact.at,
-        )
-
-    def remember_all(self, facts: Iterable[Applied]) -> None:
-        """Keep all of them, each in a write of its own."""
-        for fact in facts:
-            self.remember(fact)
-
-    def recall(self, host: str) -> Mapping[str, Applied]:
-        """Everything known of one host, by `ModelName.key`."""
+    def load(self, host: str) -> Mapping[str, ModelRecord]:
+        """What is known of one host, by `ModelName.key`."""
         rows = self._database.query(
-            f"SELECT {_APPLIED_COLUMNS} FROM applied WHERE host = ? ORDER BY model",  # noqa: S608
+            f"SELECT {_MODEL_COLUMNS} FROM model WHERE host = ? ORDER BY model",  # noqa: S608
             host,
         )
-        facts = (self._applied(row) for row in rows)
-        return {fact.model: fact for fact in facts}
+        return {str(model): self._record(cells) for model, *cells in rows}
+
+    def remember(self, host: str, records: Mapping[str, ModelRecord]) -> None:
+        """Keep the records, in one transaction; older ones about the same models are replaced."""
+        self._database.write_rows(
+            f"REPLACE INTO model (host, {_MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            [(host, model, *record_cells(record)) for model, record in records.items()],
+        )
 
     def forget(self, host: str, model: str) -> None:
         """Drop what is known of one model on one host."""
-        self._database.write("DELETE FROM applied WHERE host = ? AND model = ?", host, model)
+        self._database.write("DELETE FROM model WHERE host = ? AND model = ?", host, model)
 
-    def _applied(self, row: Row) -> Applied:
-        host, model, how, fingerprint, digest, base, weights, verified, at = row
-        if how not in WAYS:
-            raise self._database.damaged(f"{how!r} is no way to apply a model")
-        return Applied(
-            host=str(host),
-            model=str(model),
+    def _record(self, cells: list[Cell]) -> ModelRecord:
+        how, status, words, weights, entry, digest, base_digest, blobs, weights_verified, at = cells
+        if how not in WAYS or status not in STATUSES:
+            raise self._database.damaged(f"a model cannot be {how!r} and {status!r}")
+        return ModelRecord(
             how=cast("How", how),
-            fingerprint=str(fingerprint),
+            status=cast("Status", status),
+            fingerprint=Fingerprint(str(words), str(weights)),
+            entry=str(entry),
             digest=str(digest),
-            base=None if base is None else str(base),
-            weights=tuple(str(weights).split()),
-            verified=bool(verified),
+            base_digest=None if base_digest is None else str(base_digest),
+            blobs=self._texts(blobs),
+            weights_verified=bool(weights_verified),
             at=str(at),
         )
 
-    # What was pushed
+    def load_pushes(self, host: str) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        """(`ModelName.key`, reference) → the digests of what was pushed there last."""
+        rows = self._database.query("SELECT model, ref, digests FROM push WHERE host = ?", host)
+        return {(str(model), str(ref)): self._texts(digests) for model, ref, digests in rows}
 
-    def remember_push(self, host: str, model: str, ref: str, digest: str) -> None:
-        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's after a blank."""
+    def remember_push(self, host: str, model: str, ref: str, digests: Iterable[str]) -> None:
+        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's."""
         self._database.write(
-            "REPLACE INTO pushed (host, model, ref, digest) VALUES (?, ?, ?, ?)", host, model, ref, digest
+            "REPLACE INTO push (host, model, ref, digests) VALUES (?, ?, ?, ?)",
+            host,
+            model,
+            ref,
+            json.dumps(list(digests)),
         )
 
-    def recall_pushes(self, host: str) -> Mapping[tuple[str, str], str]:
-        """(`ModelName.key`, ref) → the digests of what was pushed there last, as they were given."""
-        rows = self._database.query("SELECT model, ref, digest FROM pushed WHERE host = ?", host)
-        return {(str(model), str(ref)): str(digest) for model, ref, digest in rows}
+    def _texts(self, cell: Cell) -> tuple[str, ...]:
+        try:
+            texts = json.loads(str(cell))
+        except ValueError:
+            texts = None
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise self._database.damaged(f"{cell!r} is not a list of texts")
+        return tuple(texts)
 
     # Digests of local files (a DigestCache)
 
@@ -213,4 +212,4 @@ def _stamp_text(stamp: FileStamp) -> str:
     return f"{stamp.size_bytes} {stamp.mtime_ns} {stamp.ctime_ns} {stamp.inode} {stamp.device}"
 
 
-__all__ = ["Applied", "How", "Ledger", "Run"]
+__all__ = ["Ledger", "ModelRecord", "Run"]

@@ -14,32 +14,33 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 from ollamaops.errors import StateError
 from ollamaops.names import LEDGER_MODEL, ModelName
-from ollamaops.state.facts import WAYS, Applied, How
 from ollamaops.state.lock_owner import LockOwner, holder_from_json, holder_to_json
+from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, Status
+from ollamaops.state.upgrade import upgrade_pushed, upgrade_record
 
 LEDGER_NAME = ModelName.parse(f"{LEDGER_MODEL}:state")
-VERSION = 1
+VERSION = 2  # 0.1.0 refuses it: it would drop what it does not know
 MOST_ANCESTORS = 64
 MOST_BYTES = 64 * 1024 * 1024
 
 _TEXT = re.compile(r"ollamaops ledger ([0-9]{1,4}): ([A-Za-z0-9+/=]+)\s*", re.ASCII)
-_FACT_TEXTS = ("how", "fingerprint", "digest", "at")
+_RECORD_TEXTS = ("how", "status", "entry", "digest", "at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedDocument:
-    """What the ledger on one host says. `facts` are by `ModelName.key`; their `host` is left empty."""
+    """What the ledger on one host says. `models` are by `ModelName.key`, `pushes` by that and the reference."""
 
     revision: str = ""
     ancestors: tuple[str, ...] = ()
-    facts: Mapping[str, Applied] = field(default_factory=dict)
-    pushes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    models: Mapping[str, ModelRecord] = field(default_factory=dict)
+    pushes: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     holder: LockOwner | None = None
 
     def has_seen(self, revision: str) -> bool:
@@ -51,15 +52,14 @@ class SharedDocument:
         before = (self.revision, *self.ancestors) if self.revision else ()
         return replace(self, revision=revision, ancestors=before[:MOST_ANCESTORS])
 
-    def with_facts(self, facts: Iterable[Applied]) -> SharedDocument:
-        new = {fact.model: replace(fact, host="") for fact in facts}
-        return replace(self, facts={**self.facts, **new})
+    def with_models(self, records: Mapping[str, ModelRecord]) -> SharedDocument:
+        return replace(self, models={**self.models, **records})
 
-    def without_fact(self, model: str) -> SharedDocument:
-        return replace(self, facts={key: fact for key, fact in self.facts.items() if key != model})
+    def without_model(self, model: str) -> SharedDocument:
+        return replace(self, models={key: record for key, record in self.models.items() if key != model})
 
-    def with_push(self, model: str, ref: str, digest: str) -> SharedDocument:
-        return replace(self, pushes={**self.pushes, (model, ref): digest})
+    def with_push(self, model: str, ref: str, digests: tuple[str, ...]) -> SharedDocument:
+        return replace(self, pushes={**self.pushes, (model, ref): digests})
 
 
 def render_document(document: SharedDocument) -> str:
@@ -67,8 +67,8 @@ def render_document(document: SharedDocument) -> str:
     body = {
         "revision": document.revision,
         "ancestors": list(document.ancestors),
-        "facts": {key: _fact_to_json(fact) for key, fact in document.facts.items()},
-        "pushes": [[model, ref, digest] for (model, ref), digest in sorted(document.pushes.items())],
+        "models": {key: asdict(record) for key, record in document.models.items()},
+        "pushes": [[model, ref, *digests] for (model, ref), digests in sorted(document.pushes.items())],
         "holder": holder_to_json(document.holder) if document.holder else None,
     }
     packed = zlib.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), 9)
@@ -87,7 +87,7 @@ def parse_document(text: str) -> SharedDocument:
             hint="upgrade ollamaops",
         )
     try:
-        return _document(json.loads(_unpacked(match[2])))
+        return _document(json.loads(_unpacked(match[2])), int(match[1]))
     except (ValueError, TypeError, zlib.error) as error:
         raise _not_ours(f"it is damaged: {error}") from error
 
@@ -108,39 +108,54 @@ def _not_ours(why: str) -> StateError:
     )
 
 
-def _document(body: object) -> SharedDocument:
+def _document(body: object, version: int) -> SharedDocument:
     tree = _table(body)
-    facts = {key: _fact(key, value) for key, value in _table(tree.get("facts")).items()}
-    pushes = {(model, ref): digest for model, ref, digest in map(_texts, _list(tree.get("pushes")))}
+    if version == 1:
+        models = {key: _record_of_version_1(value) for key, value in _table(tree.get("facts")).items()}
+    else:
+        models = {key: _record(value) for key, value in _table(tree.get("models")).items()}
+    rows = map(_texts, _list(tree.get("pushes")))
+    pushes = {(model, ref): tuple(digests) for model, ref, *digests in rows}
+    if version == 1:
+        pushes = {key: upgrade_pushed(*digests) for key, digests in pushes.items()}
     return SharedDocument(
         revision=_text(tree.get("revision")),
         ancestors=_texts(tree.get("ancestors")),
-        facts=facts,
+        models=models,
         pushes=pushes,
         holder=holder_from_json(tree.get("holder")),
     )
 
 
-def _fact_to_json(fact: Applied) -> dict[str, object]:
-    return {key: value for key, value in asdict(fact).items() if key not in ("host", "model")}
-
-
-def _fact(model: str, value: object) -> Applied:
+def _record(value: object) -> ModelRecord:
     tree = _table(value)
-    how, fingerprint, digest, at = (_text(tree.get(key)) for key in _FACT_TEXTS)
-    base, verified = tree.get("base"), tree.get("verified")
-    if how not in WAYS or not isinstance(verified, bool):
-        raise ValueError(f"{model[:80]!r} has no usable fact")
-    return Applied(
-        host="",
-        model=model,
+    how, status, entry, digest, at = (_text(tree.get(key)) for key in _RECORD_TEXTS)
+    if how not in WAYS or status not in STATUSES:
+        raise ValueError(f"a model cannot be {how[:80]!r} and {status[:80]!r}")
+    fingerprint = _table(tree.get("fingerprint"))
+    return ModelRecord(
         how=cast("How", how),
-        fingerprint=fingerprint,
+        status=cast("Status", status),
+        fingerprint=Fingerprint(_text(fingerprint.get("words")), _text(fingerprint.get("weights"))),
+        entry=entry,
         digest=digest,
+        base_digest=_text_or_none(tree.get("base_digest")),
+        blobs=_texts(tree.get("blobs")),
+        weights_verified=_flag(tree.get("weights_verified")),
         at=at,
-        base=None if base is None else _text(base),
-        weights=_texts(tree.get("weights")),
-        verified=verified,
+    )
+
+
+def _record_of_version_1(value: object) -> ModelRecord:
+    tree = _table(value)
+    return upgrade_record(
+        _text(tree.get("how")),
+        _text(tree.get("fingerprint")),
+        _text(tree.get("digest")),
+        base_digest=_text_or_none(tree.get("base")),
+        blobs=_texts(tree.get("weights")),
+        weights_verified=_flag(tree.get("verified")),
+        at=_text(tree.get("at")),
     )
 
 
@@ -164,3 +179,13 @@ def _text(value: object) -> str:
 
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(item) for item in _list(value))
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("a truth value is missing")
+    return value

@@ -17,9 +17,9 @@ from typing import Protocol
 
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import new_id
-from ollamaops.state.facts import Applied
 from ollamaops.state.ledger_document import SharedDocument, parse_document, render_document
 from ollamaops.state.lock_owner import LockOwner, has_died
+from ollamaops.state.records import ModelRecord
 
 ATTEMPTS = 6
 SETTLE_S = 1.0
@@ -57,7 +57,7 @@ class _TakenOver(StateError):
 
 
 class ServerLedger:
-    """A FactStore on a shelf, for one host; the `host` that facts are asked by is not compared. Thread-safe.
+    """A LedgerStore on a shelf, for one host; the `host` that records are asked by is not compared. Thread-safe.
 
     Reading raises RemoteError and StateError, writing StateError alone. `now` is an aware clock, `pause` waits
     for some seconds.
@@ -83,35 +83,32 @@ class ServerLedger:
         self._written: str | None = None
         self._holder: LockOwner | None = None
 
-    # A FactStore
+    # A LedgerStore
 
-    def remember(self, fact: Applied) -> None:
-        """Keep the fact; an older one about the same model is replaced."""
-        self._change(lambda document: document.with_facts([fact]))
-
-    def remember_all(self, facts: Iterable[Applied]) -> None:
-        """Keep all of them, in one write."""
-        kept = tuple(facts)
-        self._change(lambda document: document.with_facts(kept))
-
-    def recall(self, host: str) -> Mapping[str, Applied]:
-        """Everything known of this host, by `ModelName.key`."""
+    def load(self, host: str) -> Mapping[str, ModelRecord]:
+        """What is known of this host, by `ModelName.key`."""
         with self._lock:
-            facts = self._with_mine(self._look()).facts
-        return {key: replace(facts[key], host=host) for key in sorted(facts)}
+            models = self._with_mine(self._look()).models
+        return {key: models[key] for key in sorted(models)}
+
+    def remember(self, host: str, records: Mapping[str, ModelRecord]) -> None:
+        """Keep the records, in one write; older ones about the same models are replaced."""
+        kept = dict(records)
+        self._change(lambda document: document.with_models(kept))
 
     def forget(self, host: str, model: str) -> None:
         """Drop what is known of one model."""
-        self._change(lambda document: document.without_fact(model))
+        self._change(lambda document: document.without_model(model))
 
-    def remember_push(self, host: str, model: str, ref: str, digest: str) -> None:
-        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's after a blank."""
-        self._change(lambda document: document.with_push(model, ref, digest))
-
-    def recall_pushes(self, host: str) -> Mapping[tuple[str, str], str]:
-        """(`ModelName.key`, ref) → the digests of what was pushed there last, as they were given."""
+    def load_pushes(self, host: str) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        """(`ModelName.key`, reference) → the digests of what was pushed there last."""
         with self._lock:
             return self._with_mine(self._look()).pushes
+
+    def remember_push(self, host: str, model: str, ref: str, digests: Iterable[str]) -> None:
+        """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's."""
+        kept = tuple(digests)
+        self._change(lambda document: document.with_push(model, ref, kept))
 
     def settle(self) -> None:
         """Make sure that everything written by this store is still there: another writer may not have seen it."""

@@ -303,7 +303,7 @@ def test_a_last_look_that_fails_loses_no_result(newest: LiveHost, monkeypatch: p
         plan = plan_hosts(cases, around)
 
         class Broken(Ledger):
-            def recall_pushes(self, host: str) -> dict[tuple[str, str], str]:
+            def load_pushes(self, host: str) -> dict[tuple[str, str], tuple[str, ...]]:
                 raise StateError("the ledger is damaged", hint="delete it")
 
         report = apply_hosts(plan, cases, replace(around, ledger=Broken(newest.state))).hosts[0]

@@ -20,7 +20,7 @@ from ollamaops.events import ActionStarted, Noted
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.plan.codec import plan_from_json
 from ollamaops.plan.results import RunReport
-from ollamaops.state.facts import UNFINISHED, Run
+from ollamaops.state.records import UNFINISHED, Run
 
 FOLDER = Path(__file__).parent
 IMPORTED_FROM = os.pathsep.join((str(FOLDER), str(FOLDER.parent / "support")))

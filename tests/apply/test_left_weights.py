@@ -29,6 +29,7 @@ from ollamaops.engine import Options
 from ollamaops.events import Succeeded
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.plan.versions import previous_of
+from ollamaops.state.records import NO_FINGERPRINT
 
 OTHER = "qwen2.5:0.5b"
 FAILS = {"prompt": "Reply with the word pong.", "matches": "^pang$"}
@@ -107,7 +108,7 @@ def test_the_alias_of_a_push_leaves_nothing_and_keeps_what_is_somebody_elses(
     stranger.copy("me/bot", "me/bot:latest-ollamaops-previous-1")
     stranger.create("me/bot", BASE, system="old as well")
     with at(host.sandbox.url, tmp_path) as bench:
-        assert isinstance(bench.do(replace(copy("bot", "me/bot"), fingerprint="")), Succeeded)
+        assert isinstance(bench.do(replace(copy("bot", "me/bot"), fingerprint=NO_FINGERPRINT)), Succeeded)
     assert stranger.tags()["me/bot:latest"] == stranger.tags()["bot:latest"]
     assert stranger.tags().keys() == {
         BASE,

@@ -38,8 +38,8 @@ from ollamaops.plan.actions import Action, DeleteModel, LoadModel, Plan, PullMod
 from ollamaops.plan.codec import plan_from_json, plan_to_json
 from ollamaops.sandbox.builtin_models import BUILTIN_MODELS
 from ollamaops.sandbox.server import Sandbox
-from ollamaops.state.facts import Run
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import Run
 
 EMBEDDING = "all-minilm:latest"
 OTHER = "qwen3:0.6b"

@@ -25,10 +25,10 @@ from ollamaops.manifest.types import HostSpec
 from ollamaops.observe.memory import facts_of, server_ledger
 from ollamaops.observe.run import HostCase, Options, Surroundings
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.state.facts import Applied
 from ollamaops.state.host_lock import HostLock
 from ollamaops.state.ledger_document import LEDGER_NAME, SharedDocument, parse_document
 from ollamaops.state.lock_owner import LockOwner
+from ollamaops.state.records import ModelRecord
 
 HOLD_UNTIL_TOLD = """
 import sys
@@ -195,17 +195,17 @@ def test_hosts_that_keep_nothing_themselves_are_not_asked_anything(around: Surro
 
 def test_only_with_the_lock_is_the_ledger_of_a_host_written(host: LiveHost) -> None:
     case = on_server(host)
-    fact = Applied(host="x", model="m", how="pulled", fingerprint="f", digest="d", at="t")
+    record = {"m": ModelRecord(how="pulled", digest="d")}
     with host.around() as around, around.open_client(case.spec, around.cancel) as client:
-        facts_of(case, client, around).remember(fact)
+        facts_of(case, client, around).remember("x", record)
         assert host.stranger.tags() == {}
         with holding_ledgers([case], around) as holding:
-            facts_of(case, client, holding).remember(fact)
+            facts_of(case, client, holding).remember("x", record)
             holder = document(host).holder
             assert holder is not None
             assert (holder.token, holder.process) == ("ours", os.getpid())
         assert document(host).holder is None
-        assert list(facts_of(case, client, around).recall("gpu-1")) == ["m"]
+        assert list(facts_of(case, client, around).load("gpu-1")) == ["m"]
 
 
 def test_a_host_that_another_controller_has_is_refused_and_nothing_is_changed(host: LiveHost) -> None:
@@ -298,10 +298,10 @@ def test_a_host_whose_secret_cannot_be_read_is_left_to_the_run_to_report(host: L
 
 
 def test_what_cannot_be_written_at_the_end_is_told(host: LiveHost) -> None:
-    fact = Applied(host="x", model="m", how="pulled", fingerprint="f", digest="d", at="t")
+    record = {"m": ModelRecord(how="pulled", digest="d")}
     case = on_server(host)
     with host.around() as around, holding_ledgers([case], around) as holding:
-        holding.held["gpu-1"].remember(fact)
+        holding.held["gpu-1"].remember("x", record)
         host.stranger.create("ollamaops-ledger:state", "ollamaops-ledger:state", system="You are a pirate.")
     (note,) = [event for event in host.events if isinstance(event, Noted)]
     assert (note.level, note.host) == ("warning", "gpu-1")

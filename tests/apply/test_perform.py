@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +47,8 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.versions import previous_of
 from ollamaops.registry.client import RegistryClient
-from ollamaops.state.facts import Applied
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import ModelRecord
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
@@ -304,7 +305,7 @@ def test_success_is_only_believed_when_it_can_be_seen(tmp_path: Path, lie: str) 
     table, action, message = LIES[lie]
     with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
         assert bench.fail(action).error == message
-        assert bench.bench.ledger.recall(server.url) == {}
+        assert bench.bench.ledger.load(server.url) == {}
 
 
 def test_a_push_of_what_is_no_copy_any_more_is_refused(tmp_path: Path) -> None:
@@ -339,7 +340,7 @@ def test_a_model_that_was_made_but_cannot_be_opened_is_not_called_done(tmp_path:
         outcome = bench.fail(create("bot", base=name("base")))
         assert outcome.error == "gpu-1: 'bot:latest' cannot be opened: its weights on the host are damaged"
         assert outcome.hint == "delete the model, so that its blobs go too, then run again"
-        assert bench.bench.ledger.recall(server.url) == {}
+        assert bench.bench.ledger.load(server.url) == {}
 
 
 def test_a_blob_that_is_there_needs_no_local_file(newest: LiveHost, tmp_path: Path) -> None:
@@ -418,7 +419,7 @@ def test_models_in_a_cloud_names_of_others_and_our_asides_are_not_looked_into(tm
 class ReadOnly(Ledger):
     """A ledger in a folder that cannot be written."""
 
-    def remember(self, fact: Applied) -> None:
+    def remember(self, host: str, records: Mapping[str, ModelRecord]) -> None:
         raise StateError("read-only file system")
 
     def forget(self, host: str, model: str) -> None:
@@ -437,18 +438,18 @@ def test_what_was_done_is_remembered_with_what_it_was_made_from(newest: LiveHost
     with at(newest.sandbox.url, tmp_path) as bench:
         for action in (pull(BASE), create("bot", base=name(BASE), system="x"), copy("bot", "chat")):
             assert isinstance(bench.do(action), Succeeded)
-        known = bench.bench.ledger.recall(newest.sandbox.url)
+        known = bench.bench.ledger.load(newest.sandbox.url)
         tags = stranger.tags()
-        assert {fact.model: (fact.how, fact.digest, fact.base) for fact in known.values()} == {
+        assert {key: (fact.how, fact.digest, fact.base_digest) for key, fact in known.items()} == {
             name(BASE).key: ("pulled", tags[BASE], None),
             name("bot").key: ("created", tags["bot:latest"], tags[BASE]),
             name("chat").key: ("copied", tags["bot:latest"], tags["bot:latest"]),
         }
-        weights_of_base = known[name("bot").key].weights
+        weights_of_base = known[name("bot").key].blobs
         assert len(weights_of_base) == 1
         assert weights_of_base[0].removeprefix("sha256:") in stranger.show("bot")["modelfile"]
         assert isinstance(bench.do(delete("chat")), Succeeded)
-        assert name("chat").key not in bench.bench.ledger.recall(newest.sandbox.url)
+        assert name("chat").key not in bench.bench.ledger.load(newest.sandbox.url)
         assert bench.bench.touched == {name(BASE), name("bot"), name("chat")}
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -224,9 +225,11 @@ def a_push(
             if cancel is not None:
                 bench.bench.cancel = cancel
             outcome = bench.do(push("bot", ref))
-            known = bench.bench.ledger.recall_pushes(host.url)
+            known = bench.bench.ledger.load_pushes(host.url)
             sent = any(asked.path == "/api/push" for asked in host.asked)
-            yield Pushed(bench, outcome, " ".join(known.values()).split(), sent, len(server.requests))
+            yield Pushed(
+                bench, outcome, list(chain.from_iterable(known.values())), sent, len(server.requests)
+            )
             registries.close()
 
 

@@ -21,10 +21,11 @@ from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import CopyModel, HostPlan, LoadModel, Plan, id_of
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.lookups import hold_of, is_held
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.results import RunReport
 from ollamaops.plan.rollback import plan_rollback
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.state.records import ModelRecord, Status
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 BOT = name("bot")
@@ -271,9 +272,9 @@ def test_what_runs_elsewhere_is_switched_and_not_loaded() -> None:
 
 
 def test_a_hold_depends_on_the_entry_and_on_what_is_there() -> None:
-    def held(spec: ModelSpec, how: str = "held", digest: str = "d") -> bool:
+    def held(spec: ModelSpec, status: Status = "rolled_back", digest: str = "d") -> bool:
         [declared] = build_desired("gpu-1", [model]).models
-        memory = Memory(fingerprint=hold_of(declared), digest=digest, how=how)  # type: ignore[arg-type]  # either
+        memory = ModelRecord(how="copied", status=status, entry=hold_of(declared), digest=digest)
         observed = ObservedHost(
             host="gpu-1",
             features=features_of(ServerVersion.parse("0.33.0")),
@@ -290,7 +291,7 @@ def test_a_hold_depends_on_the_entry_and_on_what_is_there() -> None:
     assert not held(replace(model, digest=Digest.of(b"x")))
     assert not held(replace(model, accepts=("x",)))
     assert not held(replace(model, name=name("other"), source=Pull(ref=name("other"))))
-    assert not held(model, how="copied")
+    assert not held(model, status="doubted")
     assert not held(model, digest="e")
 
 

@@ -33,8 +33,7 @@ from ollamaops.names import Digest, NamePattern
 from ollamaops.observe.run import Surroundings
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import build_desired
-from ollamaops.plan.versions import on_trial
-from ollamaops.state.facts import Applied
+from ollamaops.state.records import ModelRecord
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 OTHER = "qwen2.5:0.5b"
@@ -248,14 +247,14 @@ def test_a_first_pull_that_fails_is_removed_again(host: LiveHost) -> None:
     report = host.apply(a_pulled(FAILS))
     assert "it was removed, because there was none before" in failures(report)[f"probe/{BASE}"]
     assert host.stranger.tags() == {}
-    assert host.ledger.recall("gpu-1") == {}
+    assert host.ledger.load("gpu-1") == {}
     assert_converged(host, host.apply(a_pulled()))
 
 
 def test_a_pull_that_never_comes_leaves_no_trace(newest: LiveHost) -> None:
     model = a_model("no-such-model:1b", staged=True, retries=0)
     assert failures(newest.apply([model])).keys() == {"pull/no-such-model:1b", "probe/no-such-model:1b"}
-    assert newest.ledger.recall("gpu-1") == {}
+    assert newest.ledger.load("gpu-1") == {}
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -293,15 +292,8 @@ def test_what_is_not_known_to_be_ours_is_not_removed_when_it_fails(newest: LiveH
     newest.stranger.pull(BASE)
     [model] = a_pulled(FAILS)
     [desired] = build_desired("gpu-1", [model]).models
-    fact = Applied(
-        host="gpu-1",
-        model=model.name.key,
-        how="pulled",
-        fingerprint=on_trial(desired.fingerprint),
-        digest="",
-        at="",
-    )
-    newest.ledger.remember(fact)
+    begun = ModelRecord(how="pulled", status="unverified", fingerprint=desired.fingerprint, digest="")
+    newest.ledger.remember("gpu-1", {model.name.key: begun})
     before = newest.stranger.tags()
     report = newest.apply([replace(model, update="missing")])
     assert "it stays as it is" in failures(report)[f"probe/{BASE}"]

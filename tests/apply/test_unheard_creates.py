@@ -110,7 +110,7 @@ def test_a_silent_create_that_a_proxy_gave_up_on_is_waited_for_and_not_sent_agai
     with served(maker, tmp_path, version=version) as bench:
         assert isinstance(bench.do(QUANTIZED), Succeeded)
         assert (maker.creates, bench.retries) == (1, 0)
-        assert bench.bench.ledger.recall(bench.bench.spec.url)[name("bot").key].digest == MADE
+        assert bench.bench.ledger.load(bench.bench.spec.url)[name("bot").key].digest == MADE
         assert any("goes on" in warning for warning in bench.warnings)
 
 

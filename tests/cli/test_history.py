@@ -17,8 +17,8 @@ from recording_proxy import RecordingProxy, Request
 
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
-from ollamaops.state.facts import UNFINISHED, Run
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import UNFINISHED, Run
 
 Write = Callable[[object], None]
 BASE = "llama3.2:3b"
@@ -288,7 +288,7 @@ def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by
         proxy.before = None
         assert run(["apply", "-y"]) == 0
         assert run(["drift"]) == 0
-        assert Ledger(state).recall(host.url) == {}
+        assert Ledger(state).load(host.url) == {}
 
 
 def test_with_the_state_on_the_server_a_second_machine_has_nothing_to_do_and_may_prune(

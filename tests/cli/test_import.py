@@ -20,9 +20,10 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.importing import Imported, import_host, names_in_doubt
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.report.manifest_text import render_manifest
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.state.records import ModelRecord
 
 BASE = "llama3.2:3b"
 REFERENCES = "${vars.x} ${env:HOME} $${y} $$${z"
@@ -286,7 +287,7 @@ def test_the_name_that_a_registry_has_is_the_original(
 
 
 def test_what_is_remembered_as_pulled_is_the_original_while_it_is_what_was_pulled() -> None:
-    pulled = Memory(fingerprint="", digest="a" * 64, how="pulled")
+    pulled = ModelRecord(digest="a" * 64, how="pulled")
     observed = replace(a_host({"emb": "a", "nomic": "a"}), memory={NOMIC: pulled}, upstream={EMB: HAS})
     assert as_written(observed) == {"emb": "nomic:latest", "nomic": ""}
     assert names_in_doubt(observed) == ()

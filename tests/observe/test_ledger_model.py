@@ -20,8 +20,8 @@ from ollamaops.names import Digest, NamePattern
 from ollamaops.observe.ledger_model import LedgerModel, ledger_weights
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.results import RunReport
-from ollamaops.state.facts import Applied
 from ollamaops.state.ledger_document import LEDGER_NAME, parse_document
+from ollamaops.state.records import Fingerprint, ModelRecord
 from ollamaops.state.server_ledger import ServerLedger
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
@@ -47,9 +47,11 @@ def a_ledger(client: OllamaClient, *, writing: bool = True) -> ServerLedger:
     )
 
 
-def a_fact(model: str, **changes: str) -> Applied:
-    fact = Applied(host="h", model=model, how="pulled", fingerprint="f" * 65, digest="d" * 64, at="t")
-    return replace(fact, **changes)  # type: ignore[arg-type]  # texts alone
+def a_record(*models: str, digest: str = "d" * 64) -> dict[str, ModelRecord]:
+    fingerprint = Fingerprint("f" * 32, "f" * 32)
+    return {
+        model: ModelRecord(how="pulled", fingerprint=fingerprint, digest=digest, at="t") for model in models
+    }
 
 
 def run(host: LiveHost, models: list[ModelSpec], *, state: str = "server") -> RunReport:
@@ -107,20 +109,20 @@ def test_any_length_of_text_comes_back_byte_for_byte(client: OllamaClient) -> No
 
 def test_the_text_grows_no_licenses_and_no_layers_however_often_it_is_written(client: OllamaClient) -> None:
     ledger = a_ledger(client)
-    ledger.remember(a_fact("a"))
+    ledger.remember("h", a_record("a"))
     size = {tagged.name: tagged.size_bytes for tagged in client.tags()}[LEDGER]
     for number in range(8):
-        ledger.remember(a_fact("a", digest=f"{number:064}"))
+        ledger.remember("h", a_record("a", digest=f"{number:064}"))
     after = {tagged.name: tagged.size_bytes for tagged in client.tags()}[LEDGER]
     assert abs(after - size) < 400
     assert client.show(LEDGER_NAME).licenses == ""
 
 
 def test_facts_written_by_one_controller_are_read_by_another(client: OllamaClient) -> None:
-    a_ledger(client).remember_all(
-        [a_fact(f"registry.ollama.ai/library/m{number}:latest") for number in range(200)]
+    a_ledger(client).remember(
+        "h", a_record(*(f"registry.ollama.ai/library/m{number}:latest" for number in range(200)))
     )
-    assert len(a_ledger(client, writing=False).recall("h")) == 200
+    assert len(a_ledger(client, writing=False).load("h")) == 200
 
 
 @pytest.mark.parametrize("words", [{"system": "You are a pirate."}, {}])
@@ -131,7 +133,7 @@ def test_somebody_elses_model_of_that_name_is_left_alone(
     host.stranger.create(LEDGER, BASE, **words)
     before = host.stranger.tags()
     with pytest.raises(StateError, match="gpu-1: 'ollamaops-ledger:state' is not a usable ledger"):
-        a_ledger(client).remember(a_fact("a"))
+        a_ledger(client).remember("h", a_record("a"))
     assert host.stranger.tags() == before
 
 
@@ -139,23 +141,23 @@ def test_a_ledger_that_was_deleted_is_made_anew_with_what_this_run_knows(
     host: LiveHost, client: OllamaClient
 ) -> None:
     ledger = a_ledger(client)
-    ledger.remember(a_fact("a"))
+    ledger.remember("h", a_record("a"))
     host.stranger.delete(LEDGER)
-    ledger.remember(a_fact("b"))
-    assert sorted(a_ledger(client).recall("h")) == ["a", "b"]
+    ledger.remember("h", a_record("b"))
+    assert sorted(a_ledger(client).load("h")) == ["a", "b"]
 
 
 def test_a_ledger_whose_weights_are_gone_is_made_anew(host: LiveHost, client: OllamaClient) -> None:
-    a_ledger(client).remember(a_fact("a"))
+    a_ledger(client).remember("h", a_record("a"))
     for blob in (host.sandbox.store.root / "blobs").iterdir():
         if blob.stat().st_size > 100_000:
             blob.unlink()
     with pytest.raises(NotFound):
         client.show(LEDGER_NAME)
     ledger = a_ledger(client)
-    assert ledger.recall("h") == {}
-    ledger.remember(a_fact("b"))
-    assert list(a_ledger(client).recall("h")) == ["b"]
+    assert ledger.load("h") == {}
+    ledger.remember("h", a_record("b"))
+    assert list(a_ledger(client).load("h")) == ["b"]
 
 
 def test_two_controllers_that_write_at_once_lose_nothing(host: LiveHost) -> None:
@@ -170,7 +172,7 @@ def test_two_controllers_that_write_at_once_lose_nothing(host: LiveHost) -> None
         def write(who: int) -> None:
             try:
                 for number in range(5):
-                    ledgers[who].remember(a_fact(f"{who}-{number}"))
+                    ledgers[who].remember("h", a_record(f"{who}-{number}"))
             except StateError as error:
                 failures.append(error)
 
@@ -182,7 +184,7 @@ def test_two_controllers_that_write_at_once_lose_nothing(host: LiveHost) -> None
         for ledger in (*ledgers, *ledgers):
             ledger.settle()
         assert failures == []
-        assert sorted(ledgers[0].recall("h")) == sorted(
+        assert sorted(ledgers[0].load("h")) == sorted(
             f"{who}-{number}" for who in range(2) for number in range(5)
         )
 
@@ -193,7 +195,7 @@ def test_two_controllers_that_write_at_once_lose_nothing(host: LiveHost) -> None
 def test_a_second_controller_without_any_memory_has_nothing_to_do(host: LiveHost) -> None:
     report = run(host, small_manifest())
     assert report.hosts[0].verified, report.hosts[0].notes
-    assert host.ledger.recall("gpu-1") == {}
+    assert host.ledger.load("gpu-1") == {}
     tags = host.stranger.tags()
     assert planned(host, small_manifest()) == []
     assert host.stranger.tags() == tags

@@ -15,7 +15,6 @@ from ollamaops.observe.contents import Unreadable, examine
 from ollamaops.ollama.answer_errors import build_answer_error
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.versions import unusable
 
 FEATURES = features_of(ServerVersion.parse("0.33.0"))
 BLOB = f"/root/.ollama/models/blobs/sha256-{DIGEST}"
@@ -112,8 +111,8 @@ def test_a_pulled_model_whose_template_the_server_cannot_read_is_kept_and_said_s
         assert (
             outcome.hint == "it is kept as it is; it may need a newer Ollama than 0.11.0: upgrade this host"
         )
-        [known] = bench.bench.ledger.recall(server.url).values()
-        assert known.fingerprint == unusable(pull("bot").fingerprint)
+        [known] = bench.bench.ledger.load(server.url).values()
+        assert (known.status, known.fingerprint) == ("unusable", pull("bot").fingerprint)
         assert server.paths().count("POST /api/pull") == 1
         assert not any(path.startswith("DELETE") for path in server.paths())
 

@@ -31,9 +31,8 @@ from ollamaops.plan.desired import (
     DesiredModel,
     build_desired,
     build_model,
-    same_weights,
-    without_words,
 )
+from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 A, B, C = Path("/w/a.gguf"), Path("/w/b.gguf"), Path("/w/c.gguf")
 FILES: dict[Location, FileInfo] = {
@@ -62,7 +61,7 @@ def a_copy(name: str, source: str) -> ModelSpec:
     return ModelSpec(name=a_name(name), source=Copy(source=a_name(source)))
 
 
-def fingerprint(spec: ModelSpec) -> str:
+def fingerprint(spec: ModelSpec) -> Fingerprint:
     return build_model(spec, FILES).fingerprint
 
 
@@ -113,16 +112,16 @@ WEIGHTS: list[Mapping[str, Any]] = [
 def test_a_change_of_words_changes_the_fingerprint_and_not_its_weights(change: Mapping[str, Any]) -> None:
     assert isinstance(FULL.source, Build)
     changed = fingerprint(replace(FULL, source=replace(FULL.source, **change)))
-    assert changed != fingerprint(FULL)
-    assert same_weights(changed, fingerprint(FULL))
+    assert changed.words != fingerprint(FULL).words
+    assert changed.weights == fingerprint(FULL).weights
 
 
 @pytest.mark.parametrize("change", WEIGHTS, ids=str)
 def test_a_change_of_weights_is_told_from_one_of_words(change: Mapping[str, Any]) -> None:
     assert isinstance(FULL.source, Build)
     changed = fingerprint(replace(FULL, source=replace(FULL.source, **change)))
-    assert not same_weights(changed, fingerprint(FULL))
-    assert changed.partition(":")[0] == fingerprint(FULL).partition(":")[0]
+    assert changed.weights != fingerprint(FULL).weights
+    assert changed.words == fingerprint(FULL).words
 
 
 def test_the_fingerprint_knows_nothing_of_how_things_are_spelled_or_ordered() -> None:
@@ -158,10 +157,11 @@ def test_two_pins_are_two_declarations() -> None:
     assert one != other
 
 
-def test_a_fingerprint_without_its_words_belongs_to_no_declaration_but_to_its_weights() -> None:
-    doubted = without_words(fingerprint(FULL))
-    assert doubted != fingerprint(FULL)
-    assert same_weights(doubted, fingerprint(FULL))
+def test_a_fingerprint_comes_back_from_its_text() -> None:
+    assert Fingerprint.parse(str(fingerprint(FULL))) == fingerprint(FULL)
+    assert str(fingerprint(FULL)) == f"{fingerprint(FULL).words}:{fingerprint(FULL).weights}"
+    assert Fingerprint.parse("") == NO_FINGERPRINT
+    assert str(NO_FINGERPRINT) == ""
 
 
 def test_a_build_becomes_a_recipe_with_digests_for_files() -> None:

@@ -19,7 +19,7 @@ from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.desired import DesiredModel, build_model
 from ollamaops.plan.diff import Comparison, compare_build, ignores_weights, is_ignored
-from ollamaops.plan.observed import Memory
+from ollamaops.state.records import Fingerprint, ModelRecord
 
 NEW, OLD = features_of(ServerVersion.parse("0.33.0")), features_of(ServerVersion.parse("0.12.11"))
 W = Digest.of(b"W")
@@ -244,10 +244,10 @@ def test_the_layer_is_the_file_where_the_server_does_not_rewrite_it() -> None:
     ("memory", "verdict"),
     [
         ({}, "same"),
-        ({"verified": False}, "unverified"),
+        ({"weights_verified": False}, "unverified"),
         ({"blobs": ()}, "unverified"),
         ({"blobs": (str(Digest.of(b"x")),)}, "different"),
-        ({"fingerprint": "words:other"}, "different"),
+        ({"fingerprint": Fingerprint("words", "other")}, "different"),
     ],
 )
 def test_with_memory_rewritten_weights_are_what_came_out_when_they_were_made(
@@ -257,7 +257,7 @@ def test_with_memory_rewritten_weights_are_what_came_out_when_they_were_made(
     facts: dict[str, Any] = {"fingerprint": model.fingerprint, "digest": "1" * 64, "how": "created"}
     facts |= {"blobs": (str(Digest.of(b"made")),), **memory}
     own = inside(blobs=(Digest.of(b"made"),))
-    assert compare_build("h", model, own, None, NEW, memory=Memory(**facts)).weights == verdict
+    assert compare_build("h", model, own, None, NEW, memory=ModelRecord(**facts)).weights == verdict
 
 
 # whatever a server makes of a declaration is the same as the declaration

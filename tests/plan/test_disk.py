@@ -29,8 +29,9 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.disk import refuse_disk
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.state.records import ModelRecord
 
 GB = 10**9
 WEIGHTS = Path(__file__).parents[1] / "contract" / "weights"
@@ -258,7 +259,7 @@ def test_models_with_the_same_weights_take_their_room_once(how: str, disk: int, 
             observed = replace(observed, shown=shown)
         case "remembered":
             memory = {
-                one: Memory(fingerprint="", digest=model.digest, how="created", blobs=(str(weights[0]),))
+                one: ModelRecord(digest=model.digest, how="created", blobs=(str(weights[0]),))
                 for one, model in models.items()
             }
             observed = replace(observed, memory=memory)

@@ -14,17 +14,15 @@ from ollamaops.plan.actions import CopyModel, CreateModel, Fact, HostPlan, Probe
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.expectations import Expectation
 from ollamaops.plan.lookups import PlanOptions
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel
+from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.versions import (
-    after_trial,
-    is_on_trial,
     is_proven_first,
     is_staged,
     next_of,
-    on_trial,
     previous_of,
 )
+from ollamaops.state.records import ModelRecord, Status
 
 BOT = name("bot")
 EXPECT = ({"prompt": "hi", "contains": "hi"},)
@@ -167,8 +165,8 @@ PULLED = a_model("bot", expect=EXPECT)
 FINGERPRINT = build_desired("gpu-1", [PULLED]).models[0].fingerprint
 
 
-def with_memory(there: ObservedHost, fingerprint: str, digest: str) -> ObservedHost:
-    memory = Memory(fingerprint=fingerprint, digest=digest, how="pulled")
+def with_memory(there: ObservedHost, status: Status, digest: str) -> ObservedHost:
+    memory = ModelRecord(how="pulled", status=status, fingerprint=FINGERPRINT, digest=digest)
     return replace(there, memory={BOT: memory})
 
 
@@ -176,10 +174,10 @@ def with_memory(there: ObservedHost, fingerprint: str, digest: str) -> ObservedH
     ("there", "is_awaited"),
     [
         (observed(bot="d"), False),
-        (with_memory(observed(bot="d"), FINGERPRINT, "d"), False),
-        (with_memory(observed(bot="d"), on_trial(FINGERPRINT), "d"), True),
-        (with_memory(observed(bot="d"), on_trial(FINGERPRINT), ""), True),
-        (with_memory(observed(bot="d"), on_trial(FINGERPRINT), "other"), False),
+        (with_memory(observed(bot="d"), "applied", "d"), False),
+        (with_memory(observed(bot="d"), "unverified", "d"), True),
+        (with_memory(observed(bot="d"), "unverified", ""), True),
+        (with_memory(observed(bot="d"), "unverified", "other"), False),
         (replace(observed(bot="d"), asides={previous_of(BOT): "before"}), True),
         (replace(observed(bot="d"), asides={previous_of(BOT): "d"}), False),
         (replace(observed(bot="d"), asides={next_of(BOT): "x"}), False),
@@ -191,12 +189,6 @@ def test_a_pull_whose_proof_was_never_seen_is_proven(there: ObservedHost, is_awa
     if is_awaited:
         assert [why.kind for why in plan.actions[0].because] == ["unproven"]
     assert planned(replace(PULLED, expect=()), there=there).actions == ()
-
-
-def test_a_trial_ends_in_the_fingerprint_it_began_with() -> None:
-    assert is_on_trial(on_trial(FINGERPRINT))
-    assert not is_on_trial(FINGERPRINT)
-    assert after_trial(on_trial(FINGERPRINT)) == FINGERPRINT == after_trial(FINGERPRINT)
 
 
 def test_asides_are_told_as_left_behind_unless_they_are_kept() -> None:

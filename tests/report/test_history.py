@@ -16,7 +16,7 @@ from ollamaops.report.history_text import (
     run_record_to_json,
     runs_to_json,
 )
-from ollamaops.state.facts import UNFINISHED, Run
+from ollamaops.state.records import UNFINISHED, Run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -27,9 +27,10 @@ from unprivileged import as_nobody
 from ollamaops.errors import StateError
 from ollamaops.files.digest import FileStamp, digest_of
 from ollamaops.names import Digest
-from ollamaops.state.database import APPLICATION_ID, MIGRATIONS, VERSION
-from ollamaops.state.facts import UNFINISHED, Applied, Run
+from ollamaops.state.database import APPLICATION_ID, VERSION
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import UNFINISHED, Fingerprint, ModelRecord, Run
+from ollamaops.state.upgrade import MIGRATIONS
 
 HOST = "http://gpu-1.lan:11434"
 AT = "2026-08-21T10:00:00Z"
@@ -38,19 +39,26 @@ ELSEWHERE_HINT = "choose a folder that can be written with --state-dir"
 STAMP = FileStamp("/weights/a.gguf", 7, 1, 2, 3, 4)
 
 
-def a_fact(model: str = "registry.ollama.ai/library/bot:latest", **changes: object) -> Applied:
-    fact = Applied(
-        host=HOST,
-        model=model,
+BOT = "registry.ollama.ai/library/bot:latest"
+
+
+def a_record(**changes: object) -> ModelRecord:
+    record = ModelRecord(
         how="created",
-        fingerprint="f1",
+        status="doubted",
+        fingerprint=Fingerprint("words", "weights"),
+        entry="e" * 64,
         digest="d" * 64,
-        base="b" * 64,
-        weights=("sha256:" + "1" * 64, "sha256:" + "2" * 64),
-        verified=False,
+        base_digest="b" * 64,
+        blobs=("sha256:" + "1" * 64, "sha256:" + "2" * 64),
+        weights_verified=False,
         at=AT,
     )
-    return replace(fact, **changes)  # type: ignore[arg-type]  # one value of any field
+    return replace(record, **changes)  # type: ignore[arg-type]  # one value of any field
+
+
+def tell(ledger: Ledger, *models: str, host: str = HOST, **changes: object) -> None:
+    ledger.remember(host, {model: a_record(**changes) for model in models or (BOT,)})
 
 
 def a_run(run_id: str = "r1", exit_code: int = 0) -> Run:
@@ -77,48 +85,51 @@ def integrity(ledger: Ledger) -> str:
 # What is told is kept
 
 
-def test_a_fact_comes_back_as_it_was_told(ledger: Ledger) -> None:
-    facts = {fact.model: fact for fact in (a_fact(), a_fact("other", how="adopted", base=None, weights=()))}
-    for fact in facts.values():
-        ledger.remember(fact)
-    assert ledger.recall(HOST) == facts
+def test_a_record_comes_back_as_it_was_told(ledger: Ledger) -> None:
+    records = {BOT: a_record(), "other": a_record(how="adopted", base_digest=None, blobs=())}
+    for model, record in records.items():
+        ledger.remember(HOST, {model: record})
+    assert ledger.load(HOST) == records
 
 
-def test_facts_of_another_host_are_not_mixed_in(ledger: Ledger) -> None:
-    ledger.remember(a_fact())
-    ledger.remember(a_fact(host="http://other:11434", digest="e" * 64))
-    assert ledger.recall(HOST) == {a_fact().model: a_fact()}
-    assert ledger.recall("http://third:11434") == {}
+def test_records_of_another_host_are_not_mixed_in(ledger: Ledger) -> None:
+    tell(ledger)
+    tell(ledger, host="http://other:11434", digest="e" * 64)
+    assert ledger.load(HOST) == {BOT: a_record()}
+    assert ledger.load("http://third:11434") == {}
 
 
-def test_a_newer_fact_replaces_the_older_one(ledger: Ledger) -> None:
-    ledger.remember(a_fact())
-    ledger.remember(a_fact(digest="e" * 64))
-    assert [fact.digest for fact in ledger.recall(HOST).values()] == ["e" * 64]
+def test_a_newer_record_replaces_the_older_one(ledger: Ledger) -> None:
+    tell(ledger)
+    tell(ledger, digest="e" * 64)
+    assert [record.digest for record in ledger.load(HOST).values()] == ["e" * 64]
 
 
 def test_a_forgotten_model_is_gone_and_its_neighbour_is_not(ledger: Ledger) -> None:
-    ledger.remember(a_fact())
-    ledger.remember(a_fact("other"))
-    ledger.forget(HOST, a_fact().model)
+    tell(ledger)
+    tell(ledger, "other")
+    ledger.forget(HOST, BOT)
     ledger.forget(HOST, "never-known")
-    assert list(ledger.recall(HOST)) == ["other"]
+    assert list(ledger.load(HOST)) == ["other"]
 
 
 @pytest.mark.parametrize(
     "how, owned", [("pulled", True), ("created", True), ("copied", True), ("adopted", False)]
 )
 def test_only_what_we_brought_about_is_owned(ledger: Ledger, how: str, owned: bool) -> None:
-    ledger.remember(a_fact(how=how))
-    assert ledger.recall(HOST)[a_fact().model].owned == owned
+    tell(ledger, how=how)
+    assert ledger.load(HOST)[BOT].is_ours == owned
 
 
 def test_pushes_are_kept_by_model_and_ref(ledger: Ledger) -> None:
-    ledger.remember_push(HOST, "bot", "registry/bot:1", "old")
-    ledger.remember_push(HOST, "bot", "registry/bot:1", "new")
-    ledger.remember_push(HOST, "bot", "registry/bot:2", "new")
-    ledger.remember_push("http://other", "bot", "registry/bot:1", "x")
-    assert ledger.recall_pushes(HOST) == {("bot", "registry/bot:1"): "new", ("bot", "registry/bot:2"): "new"}
+    ledger.remember_push(HOST, "bot", "registry/bot:1", ["old", "older"])
+    ledger.remember_push(HOST, "bot", "registry/bot:1", ["new"])
+    ledger.remember_push(HOST, "bot", "registry/bot:2", ["new", "theirs"])
+    ledger.remember_push("http://other", "bot", "registry/bot:1", ["x"])
+    assert ledger.load_pushes(HOST) == {
+        ("bot", "registry/bot:1"): ("new",),
+        ("bot", "registry/bot:2"): ("new", "theirs"),
+    }
 
 
 def test_the_last_runs_come_first(ledger: Ledger) -> None:
@@ -151,10 +162,9 @@ def test_runs_are_found_by_the_beginning_of_their_id_taken_literally(ledger: Led
     assert ledger.find_runs("AB") == ledger.find_runs("abcd") == ()
 
 
-def test_several_facts_are_kept_at_once(ledger: Ledger) -> None:
-    facts = [a_fact(), a_fact("other")]
-    ledger.remember_all(facts)
-    assert list(ledger.recall(HOST).values()) == sorted(facts, key=lambda fact: fact.model)
+def test_several_records_are_kept_at_once(ledger: Ledger) -> None:
+    tell(ledger, "other", BOT)
+    assert list(ledger.load(HOST)) == ["other", BOT]
 
 
 def test_a_run_recorded_again_with_its_end_is_one_run(ledger: Ledger) -> None:
@@ -164,11 +174,11 @@ def test_a_run_recorded_again_with_its_end_is_one_run(ledger: Ledger) -> None:
 
 
 @shared_fixtures()
-@given(model=st.text(), fingerprint=st.text(), weights=st.lists(st.from_regex(r"\Asha256:[0-9a-f]{64}\Z")))
-def test_any_text_is_kept(ledger: Ledger, model: str, fingerprint: str, weights: list[str]) -> None:
-    fact = a_fact(model, fingerprint=fingerprint, weights=tuple(weights))
-    ledger.remember(fact)
-    assert ledger.recall(HOST)[model] == fact
+@given(model=st.text(), words=st.text(), blobs=st.lists(st.text()))
+def test_any_text_is_kept(ledger: Ledger, model: str, words: str, blobs: list[str]) -> None:
+    record = a_record(fingerprint=Fingerprint(words, words), blobs=tuple(blobs))
+    ledger.remember(HOST, {model: record})
+    assert ledger.load(HOST)[model] == record
 
 
 def test_text_that_is_not_unicode_is_kept_escaped(ledger: Ledger) -> None:
@@ -217,8 +227,8 @@ def test_the_ledger_serves_as_cache_for_hashing(ledger: Ledger, tmp_path: Path) 
 
 
 READS: list[Callable[[Ledger], object]] = [
-    lambda ledger: ledger.recall(HOST),
-    lambda ledger: ledger.recall_pushes(HOST),
+    lambda ledger: ledger.load(HOST),
+    lambda ledger: ledger.load_pushes(HOST),
     lambda ledger: ledger.runs(),
     lambda ledger: ledger.get(STAMP),
 ]
@@ -245,13 +255,13 @@ def test_reading_an_empty_file_finds_nothing_and_writes_nothing(
 def test_an_empty_file_becomes_a_ledger_with_the_first_fact(ledger: Ledger) -> None:
     ledger.folder.mkdir()
     ledger.path.touch()
-    ledger.remember(a_fact())
-    assert ledger.recall(HOST)
+    tell(ledger)
+    assert ledger.load(HOST)
 
 
 def test_folder_and_file_are_made_for_this_user_only(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "deep" / "state")
-    ledger.remember(a_fact())
+    tell(ledger)
     assert stat.S_IMODE(ledger.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
     assert [path.name for path in ledger.folder.iterdir()] == ["ledger.sqlite3"]
@@ -273,11 +283,11 @@ def test_importing_and_making_a_ledger_does_not_load_sqlite(tmp_path: Path) -> N
 
 
 def test_a_ledger_can_be_pickled_and_goes_on(ledger: Ledger) -> None:
-    ledger.remember(a_fact())
+    tell(ledger)
     assert ledger.get(STAMP) is None
     twin = pickle.loads(pickle.dumps(ledger))
     twin.put(STAMP, Digest.of(b"x"))
-    assert (twin.recall(HOST), twin.path) == (ledger.recall(HOST), ledger.path)
+    assert (twin.load(HOST), twin.path) == (ledger.load(HOST), ledger.path)
 
 
 def test_threads_write_through_one_ledger(ledger: Ledger) -> None:
@@ -286,7 +296,7 @@ def test_threads_write_through_one_ledger(ledger: Ledger) -> None:
     def work(name: str) -> None:
         try:
             for number in range(20):
-                ledger.remember(a_fact(f"{name}{number}"))
+                tell(ledger, f"{name}{number}")
         except StateError as error:
             failures.append(error)
 
@@ -296,15 +306,15 @@ def test_threads_write_through_one_ledger(ledger: Ledger) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert len(ledger.recall(HOST)) == 80
+    assert len(ledger.load(HOST)) == 80
 
 
 def write_many(folder: Path, name: str, count: int) -> None:
     ledger = Ledger(folder)
     for number in range(count):
-        ledger.remember(a_fact(f"{name}{number}"))
+        tell(ledger, f"{name}{number}")
         ledger.put(replace(STAMP, path=f"/{name}{number}"), Digest.of(name.encode()))
-        ledger.recall(HOST)
+        ledger.load(HOST)
 
 
 def test_two_processes_write_at_once_and_nothing_is_lost(folder: Path) -> None:
@@ -316,7 +326,7 @@ def test_two_processes_write_at_once_and_nothing_is_lost(folder: Path) -> None:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
     ledger = Ledger(folder)
-    assert set(ledger.recall(HOST)) == {
+    assert set(ledger.load(HOST)) == {
         f"{name}{number}" for name in ("left", "right") for number in range(100)
     }
     assert integrity(ledger) == "ok"
@@ -324,12 +334,10 @@ def test_two_processes_write_at_once_and_nothing_is_lost(folder: Path) -> None:
 
 WRITE_FOREVER = """
 import itertools, sys
-from dataclasses import replace
-from ollamaops.state.ledger import Applied, Ledger
+from ollamaops.state.ledger import Ledger, ModelRecord
 ledger = Ledger(sys.argv[1])
-fact = Applied(host="h", model="", how="pulled", fingerprint="f" * 5000, digest="d", at="t")
 for number in itertools.count():
-    ledger.remember(replace(fact, model=str(number)))
+    ledger.remember("h", {str(number): ModelRecord(how="pulled", digest="d" * 5000)})
     print(number, flush=True)
 """
 
@@ -343,29 +351,29 @@ def test_kill_9_loses_no_fact_that_was_told(folder: Path, facts_before_death: in
         told = [next(writer.stdout).strip() for _ in range(facts_before_death)]
         writer.send_signal(signal.SIGKILL)
     ledger = Ledger(folder)
-    assert set(told) <= set(ledger.recall("h"))
+    assert set(told) <= set(ledger.load("h"))
     assert integrity(ledger) == "ok"
-    ledger.remember(a_fact())
-    assert ledger.recall(HOST) == {a_fact().model: a_fact()}
+    tell(ledger)
+    assert ledger.load(HOST) == {BOT: a_record()}
 
 
 def test_another_writer_is_waited_for(ledger: Ledger) -> None:
-    ledger.remember(a_fact())
+    tell(ledger)
     with closing(sqlite3.connect(ledger.path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.1, lambda: other.execute("COMMIT"))
         release.start()
-        ledger.remember(a_fact("second"))
+        tell(ledger, "second")
         release.join()
-    assert len(ledger.recall(HOST)) == 2
+    assert len(ledger.load(HOST)) == 2
 
 
 def test_a_writer_that_never_ends_is_named(folder: Path) -> None:
     ledger = Ledger(folder, busy_timeout_s=0.01)
-    ledger.remember(a_fact())
+    tell(ledger)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        for ask in (lambda: ledger.remember(a_fact("second")), lambda: ledger.recall(HOST)):
+        for ask in (lambda: tell(ledger, "second"), lambda: ledger.load(HOST)):
             with pytest.raises(StateError) as caught:
                 ask()
             assert str(caught.value) == (
@@ -383,10 +391,14 @@ def write_version(ledger: Ledger, version: int, application_id: int = APPLICATIO
     with closing(sqlite3.connect(ledger.path)) as connection:
         for step in MIGRATIONS[:version]:
             for statement in step:
-                connection.execute(statement)
+                if isinstance(statement, str):
+                    connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {application_id}")
         connection.execute(f"PRAGMA user_version = {version}")
-        connection.execute("INSERT INTO pushed VALUES (?, 'bot', 'ref', 'digest')", (HOST,))
+        if version < 4:
+            connection.execute("INSERT INTO pushed VALUES (?, 'bot', 'ref', 'digest')", (HOST,))
+        else:
+            connection.execute("""INSERT INTO push VALUES (?, 'bot', 'ref', '["digest"]')""", (HOST,))
         connection.commit()
 
 
@@ -397,7 +409,7 @@ def test_the_ledger_of_an_older_version_is_migrated_with_its_facts(
 ) -> None:
     write_version(ledger, version)
     touch(ledger)
-    assert ledger.recall_pushes(HOST) == {("bot", "ref"): "digest"}
+    assert ledger.load_pushes(HOST) == {("bot", "ref"): ("digest",)}
     with closing(sqlite3.connect(ledger.path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
 
@@ -422,7 +434,7 @@ def test_the_ledger_of_a_newer_version_is_refused_and_left_alone(ledger: Ledger)
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     before = ledger.path.read_bytes()
-    for ask in (lambda: ledger.recall(HOST), lambda: ledger.remember(a_fact())):
+    for ask in (lambda: ledger.load(HOST), lambda: tell(ledger)):
         with pytest.raises(StateError) as caught:
             ask()
         assert str(caught.value) == (
@@ -435,9 +447,7 @@ def test_the_ledger_of_a_newer_version_is_refused_and_left_alone(ledger: Ledger)
 # Damage
 
 
-@pytest.mark.parametrize(
-    "ask", [lambda ledger: ledger.recall(HOST), lambda ledger: ledger.remember(a_fact())]
-)
+@pytest.mark.parametrize("ask", [lambda ledger: ledger.load(HOST), lambda ledger: tell(ledger)])
 @pytest.mark.parametrize("garbage", [b"not a database at all" * 100, b"SQLite format 3\x00" + b"\xff" * 2000])
 def test_garbage_in_place_of_the_ledger_is_named_and_left_alone(
     ledger: Ledger, garbage: bytes, ask: Callable[[Ledger], object]
@@ -454,16 +464,16 @@ def test_garbage_in_place_of_the_ledger_is_named_and_left_alone(
 @pytest.mark.parametrize("length", [100, 4096, 5000])
 def test_a_ledger_cut_short_is_named(ledger: Ledger, length: int) -> None:
     for number in range(50):
-        ledger.remember(a_fact(f"model-{number}"))
+        tell(ledger, f"model-{number}")
     os.truncate(ledger.path, length)
     with pytest.raises(StateError, match="the ledger cannot be used"):
-        ledger.recall(HOST)
+        ledger.load(HOST)
 
 
 def test_the_database_of_another_program_is_not_touched(ledger: Ledger) -> None:
     write_version(ledger, 1, application_id=0)
     before = ledger.path.read_bytes()
-    for ask in (lambda: ledger.recall(HOST), lambda: ledger.remember(a_fact())):
+    for ask in (lambda: ledger.load(HOST), lambda: tell(ledger)):
         with pytest.raises(StateError) as caught:
             ask()
         assert (
@@ -476,7 +486,10 @@ def test_the_database_of_another_program_is_not_touched(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     "change, read, message",
     [
-        ("UPDATE applied SET how = 'stolen'", READS[0], "'stolen' is no way to apply a model"),
+        ("UPDATE model SET how = 'stolen'", READS[0], "a model cannot be 'stolen' and 'doubted'"),
+        ("UPDATE model SET status = 'odd'", READS[0], "a model cannot be 'created' and 'odd'"),
+        ("UPDATE model SET blobs = '{}'", READS[0], "'{}' is not a list of texts"),
+        ("UPDATE model SET blobs = 'x'", READS[0], "'x' is not a list of texts"),
         ("UPDATE file_digest SET digest = 'x'", READS[3], "'x' is not a digest"),
         ("DROP TABLE run", READS[2], "it is damaged: no such table: run"),
     ],
@@ -484,7 +497,7 @@ def test_the_database_of_another_program_is_not_touched(ledger: Ledger) -> None:
 def test_contents_that_we_did_not_write_are_named(
     ledger: Ledger, change: str, read: Callable[[Ledger], object], message: str
 ) -> None:
-    ledger.remember(a_fact())
+    tell(ledger)
     ledger.put(STAMP, Digest.of(b""))
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute(change)
@@ -496,16 +509,16 @@ def test_contents_that_we_did_not_write_are_named(
 def test_a_folder_in_place_of_the_ledger_is_named(ledger: Ledger) -> None:
     ledger.path.mkdir(parents=True)
     with pytest.raises(StateError) as caught:
-        ledger.recall(HOST)
+        ledger.load(HOST)
     assert str(caught.value) == f"{ledger.path}: the ledger cannot be used: it cannot be opened"
     assert caught.value.hint == ELSEWHERE_HINT
 
 
 def test_a_file_in_place_of_the_folder_is_named_when_something_is_to_be_kept(ledger: Ledger) -> None:
     ledger.folder.write_text("in the way")
-    assert ledger.recall(HOST) == {}
+    assert ledger.load(HOST) == {}
     with pytest.raises(StateError) as caught:
-        ledger.remember(a_fact())
+        tell(ledger)
     assert str(caught.value) == f"{ledger.path}: the ledger cannot be used: file exists"
     assert caught.value.hint == ELSEWHERE_HINT
 
@@ -523,13 +536,13 @@ def open_folder() -> Iterator[Path]:
 
 def test_a_read_only_folder_can_be_read_from(open_folder: Path) -> None:
     ledger = Ledger(open_folder)
-    ledger.remember(a_fact())
+    tell(ledger)
     ledger.path.chmod(0o444)
     open_folder.chmod(0o555)
     with as_nobody():
-        assert ledger.recall(HOST) == {a_fact().model: a_fact()}
+        assert ledger.load(HOST) == {BOT: a_record()}
         with pytest.raises(StateError) as caught:
-            ledger.remember(a_fact())
+            tell(ledger)
     assert str(caught.value) == f"{ledger.path}: the ledger cannot be used: it is read-only"
     assert caught.value.hint == ELSEWHERE_HINT
 
@@ -538,19 +551,19 @@ def test_a_folder_that_cannot_be_written_remembers_nothing(open_folder: Path) ->
     ledger = Ledger(open_folder / "state")
     open_folder.chmod(0o555)
     with as_nobody():
-        assert ledger.recall(HOST) == {}
+        assert ledger.load(HOST) == {}
         with pytest.raises(StateError) as caught:
-            ledger.remember(a_fact())
+            tell(ledger)
     assert str(caught.value) == f"{ledger.path}: the ledger cannot be used: permission denied"
     assert caught.value.hint == ELSEWHERE_HINT
 
 
 def test_a_ledger_of_another_user_is_named(open_folder: Path) -> None:
     ledger = Ledger(open_folder)
-    ledger.remember(a_fact())
+    tell(ledger)
     ledger.path.chmod(0)
     with as_nobody(), pytest.raises(StateError) as caught:
-        ledger.recall(HOST)
+        ledger.load(HOST)
     assert str(caught.value) == f"{ledger.path}: the ledger cannot be used: it cannot be opened"
     assert caught.value.hint == ELSEWHERE_HINT
 
@@ -563,7 +576,7 @@ def fill_the_disk(folder: Path, limit_bytes: int) -> None:
     ledger = Ledger(folder)
     try:
         for number in range(1000):
-            ledger.remember(a_fact(f"model-{number}"))
+            tell(ledger, f"model-{number}")
     except StateError as error:
         told = str(error).startswith(f"{ledger.path}: the ledger cannot be used: ") and error.hint
         sys.exit(7 if told else 8)
@@ -578,7 +591,7 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_is_lost(folder: Path, li
     writer.join()
     assert writer.exitcode == 7
     ledger = Ledger(folder)
-    known = ledger.recall(HOST)
+    known = ledger.load(HOST)
     assert set(known) == {f"model-{number}" for number in range(len(known))}
-    ledger.remember(a_fact())
+    tell(ledger)
     assert integrity(ledger) == "ok"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from ollamaops.errors import StateError
 from ollamaops.manifest.modelfile import Command, Modelfile, parse_modelfile, render_for_wire
-from ollamaops.state.facts import WAYS, Applied
 from ollamaops.state.ledger_document import (
     LEDGER_NAME,
     MOST_ANCESTORS,
@@ -23,26 +22,27 @@ from ollamaops.state.ledger_document import (
     render_document,
 )
 from ollamaops.state.lock_owner import LockOwner
+from ollamaops.state.records import STATUSES, WAYS, Fingerprint, ModelRecord
 
 TEXTS = st.text(max_size=12)
-FACTS = st.builds(
-    Applied,
-    host=st.just(""),
-    model=TEXTS,
+RECORDS = st.builds(
+    ModelRecord,
     how=st.sampled_from(sorted(WAYS)),
-    fingerprint=TEXTS,
+    status=st.sampled_from(sorted(STATUSES)),
+    fingerprint=st.builds(Fingerprint, TEXTS, TEXTS),
+    entry=TEXTS,
     digest=TEXTS,
     at=TEXTS,
-    base=st.none() | TEXTS,
-    weights=st.lists(TEXTS, max_size=2).map(tuple),
-    verified=st.booleans(),
+    base_digest=st.none() | TEXTS,
+    blobs=st.lists(TEXTS, max_size=2).map(tuple),
+    weights_verified=st.booleans(),
 )
 DOCUMENTS = st.builds(
     SharedDocument,
     revision=TEXTS,
     ancestors=st.lists(TEXTS, max_size=3).map(tuple),
-    facts=st.lists(FACTS, max_size=3).map(lambda facts: {fact.model: fact for fact in facts}),
-    pushes=st.dictionaries(st.tuples(TEXTS, TEXTS), TEXTS, max_size=3),
+    models=st.dictionaries(TEXTS, RECORDS, max_size=3),
+    pushes=st.dictionaries(st.tuples(TEXTS, TEXTS), st.lists(TEXTS, max_size=2).map(tuple), max_size=3),
     holder=st.none()
     | st.builds(LockOwner, token=TEXTS, who=TEXTS, process=st.integers(), since=TEXTS, expires_at=TEXTS),
 )
@@ -53,7 +53,7 @@ DELETE_HINT = (
 
 
 def packed(body: object) -> str:
-    return "ollamaops ledger 1: " + base64.b64encode(zlib.compress(json.dumps(body).encode())).decode()
+    return "ollamaops ledger 2: " + base64.b64encode(zlib.compress(json.dumps(body).encode())).decode()
 
 
 def body_of(document: SharedDocument) -> dict[str, object]:
@@ -62,8 +62,9 @@ def body_of(document: SharedDocument) -> dict[str, object]:
     return body
 
 
-STOLEN = {"how": "stolen", "fingerprint": "", "digest": "", "at": ""}
-A_FACT = Applied(host="", model="m", how="pulled", fingerprint="f", digest="d", at="t")
+STOLEN = {"how": "stolen", "status": "applied", "entry": "", "digest": "", "at": ""}
+RECORD = ModelRecord(how="pulled", fingerprint=Fingerprint("words", "weights"), digest="d")
+FULL = body_of(SharedDocument().with_models({"m": RECORD}))
 
 
 @given(DOCUMENTS)
@@ -80,7 +81,7 @@ def test_the_text_survives_a_modelfile_and_is_one_line_of_plain_letters(document
 
 
 def test_a_server_that_adds_a_line_end_does_no_harm() -> None:
-    document = SharedDocument(revision="r").with_facts([A_FACT])
+    document = SharedDocument(revision="r").with_models({"m": RECORD})
     assert parse_document(render_document(document) + "\n") == document
 
 
@@ -96,11 +97,15 @@ def test_a_server_that_adds_a_line_end_does_no_harm() -> None:
         (packed([]), "it is damaged: a mapping is missing"),
         (packed({}), "it is damaged: a mapping is missing"),
         (packed({**body_of(SharedDocument()), "pushes": {}}), "it is damaged: a list is missing"),
-        (packed({**body_of(SharedDocument()), "pushes": [["a", "b"]]}), "it is damaged: "),
+        (packed({**body_of(SharedDocument()), "pushes": [["a"]]}), "it is damaged: "),
         (packed({**body_of(SharedDocument()), "revision": 3}), "it is damaged: a text is missing"),
         (
-            packed({**body_of(SharedDocument()), "facts": {"m": STOLEN}}),
-            "it is damaged: 'm' has no usable fact",
+            packed({**body_of(SharedDocument()), "models": {"m": STOLEN}}),
+            "it is damaged: a model cannot be 'stolen' and 'applied'",
+        ),
+        (
+            packed({**FULL, "models": {"m": {**asdict(RECORD), "weights_verified": 1}}}),
+            "it is damaged: a truth value is missing",
         ),
     ],
 )  # fmt: skip
@@ -119,9 +124,9 @@ def test_a_document_that_unfolds_to_more_than_fits_is_refused() -> None:
 
 def test_a_newer_format_asks_for_an_upgrade() -> None:
     with pytest.raises(StateError) as caught:
-        parse_document("ollamaops ledger 2: abcd")
+        parse_document("ollamaops ledger 3: abcd")
     assert str(caught.value) == (
-        "the ledger in 'ollamaops-ledger:state' was written by a newer ollamaops: version 2, this one knows 1"
+        "the ledger in 'ollamaops-ledger:state' was written by a newer ollamaops: version 3, this one knows 2"
     )
     assert caught.value.hint == "upgrade ollamaops"
 
@@ -136,10 +141,10 @@ def test_a_write_knows_those_before_it_up_to_a_limit() -> None:
     assert not document.has_seen("r0")
 
 
-def test_facts_are_kept_without_a_host_because_others_know_it_by_another_name() -> None:
-    document = SharedDocument().with_facts([replace(A_FACT, host="http://gpu-1")])
-    assert document.facts == {"m": A_FACT}
-    assert document.without_fact("m") == document.without_fact("n").without_fact("m") == SharedDocument()
+def test_a_model_is_kept_until_it_is_forgotten() -> None:
+    document = SharedDocument().with_models({"m": RECORD})
+    assert document.models == {"m": RECORD}
+    assert document.without_model("m") == document.without_model("n").without_model("m") == SharedDocument()
 
 
 def test_the_name_of_the_ledger_means_the_same_on_every_server() -> None:

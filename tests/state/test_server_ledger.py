@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.errors import ConnectionLost, InvalidRequest, RemoteError, StateError
-from ollamaops.state.facts import Applied, FactStore
 from ollamaops.state.ledger_document import parse_document
 from ollamaops.state.lock_owner import LockOwner
+from ollamaops.state.records import LedgerStore, ModelRecord
 from ollamaops.state.server_ledger import ATTEMPTS, LOOKS_FOR_MISSING, PAUSE_S, SETTLE_S, ServerLedger
 
 HOST = "http://gpu-1"
@@ -22,8 +22,8 @@ NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 REVISIONS = count()
 
 
-def a_fact(model: str, digest: str = "d") -> Applied:
-    return Applied(host=HOST, model=model, how="pulled", fingerprint="f", digest=digest, at="t")
+def a_record(*models: str, digest: str = "d") -> dict[str, ModelRecord]:
+    return {model: ModelRecord(how="pulled", digest=digest) for model in models}
 
 
 def a_holder(token: str, *, ends_in_s: int = 900) -> LockOwner:
@@ -75,41 +75,38 @@ def a_ledger(shelf: MemoryShelf, *, writing: bool = True, pauses: list[float] | 
 
 def stored(shelf: MemoryShelf) -> list[str]:
     """The models that the text on the shelf knows."""
-    return sorted(parse_document(shelf.text).facts)
+    return sorted(parse_document(shelf.text).models)
 
 
-# a store of facts
+# a store of records
 
 
 def test_what_is_told_is_there_for_the_next_controller_under_its_own_name_of_the_host() -> None:
     shelf = MemoryShelf()
-    ledger: FactStore = a_ledger(shelf)
-    ledger.remember(a_fact("a"))
-    ledger.remember_all([a_fact("b"), a_fact("c")])
-    ledger.remember_push(HOST, "a", "reg/a", "d1")
+    ledger: LedgerStore = a_ledger(shelf)
+    ledger.remember(HOST, a_record("a"))
+    ledger.remember(HOST, a_record("b", "c"))
+    ledger.remember_push(HOST, "a", "reg/a", ["d1", "d2"])
     ledger.forget(HOST, "b")
     other = a_ledger(shelf, writing=False)
-    assert other.recall("http://gpu-1.vpn") == {
-        "a": replace(a_fact("a"), host="http://gpu-1.vpn"),
-        "c": replace(a_fact("c"), host="http://gpu-1.vpn"),
-    }
-    assert other.recall_pushes("x") == {("a", "reg/a"): "d1"}
+    assert other.load("http://gpu-1.vpn") == a_record("a", "c")
+    assert other.load_pushes("x") == {("a", "reg/a"): ("d1", "d2")}
 
 
 def test_an_empty_host_knows_nothing_and_reading_writes_nothing() -> None:
     shelf = MemoryShelf()
-    assert a_ledger(shelf).recall(HOST) == {}
-    assert a_ledger(shelf).recall_pushes(HOST) == {}
+    assert a_ledger(shelf).load(HOST) == {}
+    assert a_ledger(shelf).load_pushes(HOST) == {}
     assert (shelf.reads, shelf.writes) == (0, 0)
 
 
 def test_a_store_that_may_not_write_learns_for_itself_alone() -> None:
     shelf = MemoryShelf()
-    a_ledger(shelf).remember(a_fact("a"))
+    a_ledger(shelf).remember(HOST, a_record("a"))
     reader = a_ledger(shelf, writing=False)
-    reader.remember(a_fact("b"))
+    reader.remember(HOST, a_record("b"))
     reader.forget(HOST, "a")
-    assert list(reader.recall(HOST)) == ["b"]
+    assert list(reader.load(HOST)) == ["b"]
     reader.settle()
     assert stored(shelf) == ["a"]
 
@@ -117,18 +114,18 @@ def test_a_store_that_may_not_write_learns_for_itself_alone() -> None:
 def test_what_is_known_already_is_not_written_again_and_not_read_again() -> None:
     shelf = MemoryShelf()
     ledger = a_ledger(shelf)
-    ledger.remember(a_fact("a"))
+    ledger.remember(HOST, a_record("a"))
     for _ in range(3):
-        ledger.remember(a_fact("a"))
+        ledger.remember(HOST, a_record("a"))
         ledger.forget(HOST, "never-known")
-        ledger.recall(HOST)
+        ledger.load(HOST)
     ledger.settle()
     assert (shelf.writes, shelf.reads) == (1, 1)
 
 
 def test_many_facts_are_one_write() -> None:
     shelf = MemoryShelf()
-    a_ledger(shelf).remember_all([a_fact(f"m{number}") for number in range(50)])
+    a_ledger(shelf).remember(HOST, a_record(*(f"m{number}" for number in range(50))))
     assert (shelf.writes, len(stored(shelf))) == (1, 50)
 
 
@@ -138,36 +135,36 @@ def test_many_facts_are_one_write() -> None:
 def test_a_write_that_came_between_look_and_write_is_put_back_by_its_writer() -> None:
     shelf = MemoryShelf()
     ours, theirs = a_ledger(shelf), a_ledger(shelf)
-    shelf.before_write = lambda: theirs.remember(a_fact("theirs"))
-    ours.remember(a_fact("ours"))
+    shelf.before_write = lambda: theirs.remember(HOST, a_record("theirs"))
+    ours.remember(HOST, a_record("ours"))
     assert stored(shelf) == ["ours"]
     theirs.settle()
     assert stored(shelf) == ["ours", "theirs"]
     ours.settle()
-    assert list(ours.recall(HOST)) == list(theirs.recall(HOST)) == ["ours", "theirs"]
+    assert list(ours.load(HOST)) == list(theirs.load(HOST)) == ["ours", "theirs"]
 
 
 def test_a_write_that_is_overwritten_at_once_is_noticed_and_done_again() -> None:
     shelf = MemoryShelf()
     ours, theirs = a_ledger(shelf), a_ledger(shelf)
-    theirs.remember(a_fact("theirs"))
+    theirs.remember(HOST, a_record("theirs"))
     stale = shelf.text
 
     def overwrite() -> None:
         shelf.text = stale
 
     shelf.after_write = overwrite
-    ours.remember(a_fact("ours"))
+    ours.remember(HOST, a_record("ours"))
     assert stored(shelf) == ["ours", "theirs"]
 
 
 def test_before_its_next_write_a_store_notices_what_was_lost() -> None:
     shelf = MemoryShelf()
     ours = a_ledger(shelf)
-    ours.remember(a_fact("one"))
+    ours.remember(HOST, a_record("one"))
     shelf.text = ""  # somebody deleted the model
-    assert list(ours.recall(HOST)) == ["one"]
-    ours.remember(a_fact("two"))
+    assert list(ours.load(HOST)) == ["one"]
+    ours.remember(HOST, a_record("two"))
     assert stored(shelf) == ["one", "two"]
 
 
@@ -191,13 +188,13 @@ class Flickering(MemoryShelf):
 def test_a_ledger_that_is_missing_for_a_moment_loses_nothing(blinks: int) -> None:
     shelf = Flickering()
     ledger = a_ledger(shelf)
-    ledger.remember(a_fact("a"))
-    a_ledger(shelf).remember(a_fact("theirs"))
+    ledger.remember(HOST, a_record("a"))
+    a_ledger(shelf).remember(HOST, a_record("theirs"))
     shelf.blinks = blinks
-    ledger.remember(a_fact("b"))
+    ledger.remember(HOST, a_record("b"))
     assert stored(shelf) == ["a", "b", "theirs"]
     shelf.blinks = min(blinks, 1)
-    assert sorted(a_ledger(shelf).recall(HOST)) == ["a", "b", "theirs"]
+    assert sorted(a_ledger(shelf).load(HOST)) == ["a", "b", "theirs"]
 
 
 CHANGES = st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("xyz"), st.booleans()), max_size=12)
@@ -213,7 +210,7 @@ def test_two_controllers_that_interrupt_each_other_lose_nothing(
     expected: dict[str, str] = {}
 
     def write(who: str, model: str, digest: str) -> None:
-        ledgers[who].remember(a_fact(f"{who}-{model}", digest))
+        ledgers[who].remember(HOST, a_record(f"{who}-{model}", digest=digest))
         expected[f"{who}-{model}"] = digest
 
     for number, (who, model, is_interrupted) in enumerate(changes):
@@ -228,13 +225,13 @@ def test_two_controllers_that_interrupt_each_other_lose_nothing(
         shelf.before_write = None
     for ledger in (*ledgers.values(), *ledgers.values()):
         ledger.settle()
-    found = a_ledger(shelf).recall(HOST)
-    assert {model: fact.digest for model, fact in found.items()} == expected
+    found = a_ledger(shelf).load(HOST)
+    assert {model: record.digest for model, record in found.items()} == expected
 
 
 def test_a_host_that_is_always_written_to_by_somebody_else_is_an_error_in_numbers() -> None:
     shelf = MemoryShelf()
-    a_ledger(shelf).remember(a_fact("theirs"))
+    a_ledger(shelf).remember(HOST, a_record("theirs"))
     stale = shelf.text
 
     class Contested(MemoryShelf):
@@ -244,7 +241,7 @@ def test_a_host_that_is_always_written_to_by_somebody_else_is_an_error_in_number
 
     contested = Contested(text=stale)
     with pytest.raises(StateError) as caught:
-        a_ledger(contested).remember(a_fact("ours"))
+        a_ledger(contested).remember(HOST, a_record("ours"))
     assert contested.writes == ATTEMPTS
     assert str(caught.value) == (
         "the ledger on the host cannot be written: gpu-1: 6 writes in a row were overwritten"
@@ -254,7 +251,7 @@ def test_a_host_that_is_always_written_to_by_somebody_else_is_an_error_in_number
 
 def test_an_error_that_may_pass_is_tried_again() -> None:
     shelf = MemoryShelf(failures=[ConnectionLost("gpu-1: cut", host="gpu-1")])
-    a_ledger(shelf).remember(a_fact("a"))
+    a_ledger(shelf).remember(HOST, a_record("a"))
     assert stored(shelf) == ["a"]
 
 
@@ -262,7 +259,7 @@ def test_an_error_that_stays_is_told_with_its_hint() -> None:
     refused = InvalidRequest("gpu-1: create: no", host="gpu-1", hint="ask somebody")
     shelf = MemoryShelf(failures=[refused] * ATTEMPTS)
     with pytest.raises(StateError) as caught:
-        a_ledger(shelf).remember(a_fact("a"))
+        a_ledger(shelf).remember(HOST, a_record("a"))
     assert str(caught.value) == "the ledger on the host cannot be written: gpu-1: create: no"
     assert caught.value.hint == "ask somebody"
     assert shelf.writes == 0
@@ -271,8 +268,8 @@ def test_an_error_that_stays_is_told_with_its_hint() -> None:
 def test_a_text_that_is_not_ours_is_never_overwritten() -> None:
     shelf = MemoryShelf(text="You are a pirate.")
     for act in (
-        lambda: a_ledger(shelf).recall(HOST),
-        lambda: a_ledger(shelf).remember(a_fact("a")),
+        lambda: a_ledger(shelf).load(HOST),
+        lambda: a_ledger(shelf).remember(HOST, a_record("a")),
         lambda: a_ledger(shelf).take(a_holder("r1")),
     ):
         with pytest.raises(StateError, match="gpu-1: 'ollamaops-ledger:state' is not a usable ledger"):
@@ -289,7 +286,7 @@ def test_one_of_two_has_the_lock_and_the_other_is_told_who() -> None:
     assert ours.take(a_holder("ours")) is None
     assert pauses == [PAUSE_S, PAUSE_S, SETTLE_S]
     assert theirs.take(a_holder("theirs")) == a_holder("ours")
-    ours.remember(a_fact("a"))
+    ours.remember(HOST, a_record("a"))
     ours.release()
     assert theirs.take(a_holder("theirs")) is None
     assert stored(shelf) == ["a"]
@@ -311,7 +308,7 @@ def test_who_lost_the_lock_to_a_writer_slower_than_the_settling_is_told_at_its_n
     # they had written and settled before our write came: they believe to have it until they write again
     assert verdicts == [None, None]
     with pytest.raises(StateError, match="gpu-1: the lock of this run was taken over by ours@ci, process 7"):
-        theirs.remember(a_fact("late"))
+        theirs.remember(HOST, a_record("late"))
 
 
 def test_who_is_overwritten_while_it_settles_does_not_have_it() -> None:
@@ -327,7 +324,7 @@ def test_who_is_overwritten_while_it_settles_does_not_have_it() -> None:
         shelf, writing=True, now=lambda: NOW, pause=meanwhile, new_revision=lambda: f"r{next(REVISIONS)}"
     )
     assert ours.take(a_holder("ours")) == a_holder("theirs")
-    ours.remember(a_fact("a"))  # it has no lock, and does not believe to have one
+    ours.remember(HOST, a_record("a"))  # it has no lock, and does not believe to have one
     assert parse_document(shelf.text).holder == a_holder("theirs")
 
 
@@ -336,7 +333,7 @@ def test_a_lock_that_was_lost_to_a_writer_who_did_not_see_it_is_put_back() -> No
     ours = a_ledger(shelf)
     assert ours.take(a_holder("ours")) is None
     shelf.text = ""
-    ours.remember(a_fact("a"))
+    ours.remember(HOST, a_record("a"))
     assert a_ledger(shelf).take(a_holder("theirs")) == a_holder("ours")
 
 
@@ -346,7 +343,7 @@ def test_a_lock_that_has_run_out_is_taken_over_and_its_owner_may_write_no_more()
     assert dead.take(a_holder("dead", ends_in_s=-1)) is None
     assert heir.take(a_holder("heir")) is None
     with pytest.raises(StateError) as caught:
-        dead.remember(a_fact("late"))
+        dead.remember(HOST, a_record("late"))
     assert (
         str(caught.value) == "gpu-1: the lock of this run was taken over by heir@ci, process 7, since 10:00"
     )
@@ -377,7 +374,7 @@ def test_a_host_that_does_not_answer_gives_no_lock() -> None:
     with pytest.raises(StateError, match="the ledger on the host cannot be written: gpu-1: cut"):
         a_ledger(Dead()).take(a_holder("ours"))
     with pytest.raises(ConnectionLost):
-        a_ledger(Dead()).recall(HOST)
+        a_ledger(Dead()).load(HOST)
 
 
 def test_a_lock_that_cannot_be_written_is_not_ours() -> None:
@@ -385,5 +382,5 @@ def test_a_lock_that_cannot_be_written_is_not_ours() -> None:
     ledger = a_ledger(shelf)
     with pytest.raises(StateError):
         ledger.take(a_holder("ours"))
-    ledger.remember(a_fact("a"))
+    ledger.remember(HOST, a_record("a"))
     assert parse_document(shelf.text).holder is None

@@ -43,8 +43,9 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
 from ollamaops.plan.lookups import Lookups, PlanOptions, questions
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
+from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, ModelRecord
 
 HOST = "h"
 FOLDER = Path(__file__).parents[1] / "cases" / "plan"
@@ -297,14 +298,15 @@ def _memory(
     desired: DesiredHost,
     models: Mapping[ModelName, ObservedModel],
     contents: Mapping[ModelName, Contents],
-) -> Memory:
+) -> ModelRecord:
     declared_as = a_name(tree["as"]) if "as" in tree else name
     model = next((model for model in desired.declared if model.name == declared_as), None)
     own, made_from = contents.get(name), model.made_from if model else None
-    words, _, weights = model.fingerprint.partition(":") if model else ("", "", "")
+    declared = model.fingerprint if model else NO_FINGERPRINT
     base = models[made_from].digest if made_from and made_from in models else None
-    return Memory(
-        fingerprint=f"{tree.get('words', words)}:{tree.get('fingerprint', weights)}",
+    return ModelRecord(
+        status=tree.get("status", "applied"),
+        fingerprint=Fingerprint(tree.get("words", declared.words), tree.get("fingerprint", declared.weights)),
         digest=a_digest(tree["digest"]).hex if "digest" in tree else models[name].digest,
         how=tree.get("how", "created"),
         base_digest=a_digest(tree["base"]).hex if "base" in tree else base,
@@ -318,7 +320,7 @@ def _memory(
                 else (),
             )
         ),
-        verified=tree.get("verified", True),
+        weights_verified=tree.get("verified", True),
     )
 
 
@@ -385,12 +387,12 @@ def _facts(action: Action) -> Iterator[str]:
             yield f", pinned to {' '.join(action.pin)}"
         if action.insecure:
             yield ", insecure"
-        if not action.fingerprint:
+        if action.fingerprint == NO_FINGERPRINT:
             yield ", not ours"
     if isinstance(action, UploadBlob):
         there = f" ({action.cost.present_bytes} B there)" if action.cost.present_bytes else ""
         yield f", {action.cost.upload_bytes} B{there} for {action.model}"
-    if isinstance(action, CopyModel) and not action.fingerprint:
+    if isinstance(action, CopyModel) and action.fingerprint == NO_FINGERPRINT:
         yield ", not ours"
 
 

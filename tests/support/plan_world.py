@@ -41,9 +41,9 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
-from ollamaops.plan.observed import Memory, ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.versions import after_trial, finish, next_of, on_trial, previous_of
-from ollamaops.state.facts import How
+from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.versions import finish, next_of, previous_of
+from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord
 
 HOST = "h"
 FILES: dict[Location, FileInfo] = {
@@ -109,7 +109,7 @@ class World:
 
     features: Features
     models: dict[ModelName, Contents] = field(default_factory=dict)
-    memory: dict[ModelName, Memory] = field(default_factory=dict)
+    memory: dict[ModelName, ModelRecord] = field(default_factory=dict)
     pushed: dict[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
     in_registries: dict[ModelName, str] = field(default_factory=dict)
     touched: set[ModelName] = field(default_factory=set)
@@ -200,11 +200,15 @@ class World:
         name = name or action.model
         self.models[name] = inside
         self.touched.add(name)
-        if action.fingerprint:
+        if action.fingerprint != NO_FINGERPRINT:
             is_tried = isinstance(action, PullModel) and action.on_trial
-            fingerprint = on_trial(action.fingerprint) if is_tried else action.fingerprint
-            self.memory[name] = Memory(
-                fingerprint=fingerprint, digest=inside.digest, how=how, base_digest=base, blobs=blobs
+            self.memory[name] = ModelRecord(
+                how=how,
+                status="unverified" if is_tried else "applied",
+                fingerprint=action.fingerprint,
+                digest=inside.digest,
+                base_digest=base,
+                blobs=blobs,
             )
 
     def _pull(self, action: PullModel) -> None:
@@ -220,9 +224,9 @@ class World:
         """Everything is as expected here."""
         assert action.at in self.models
         if action.at == action.model:
-            if known := self.memory.get(action.model):
-                fingerprint = after_trial(known.fingerprint)
-                self.memory[action.model] = replace(known, fingerprint=fingerprint)
+            known = self.memory.get(action.model)
+            if known and known.status == "unverified":
+                self.memory[action.model] = replace(known, status="applied")
             self._settle(action.model, action.keep)
 
     def _secure(self, name: ModelName) -> None:
@@ -249,11 +253,7 @@ class World:
         source = self.models[action.source]
         before = self.memory.get(action.source)
         self._keep(action, source, "copied", base=source.digest)
-        is_renamed = before is not None and (before.fingerprint, before.digest) == (
-            action.fingerprint,
-            source.digest,
-        )
-        if before and is_renamed:
+        if before and before.digest == source.digest and before.is_applied_for(action.fingerprint):
             self.memory[action.model] = replace(before, how="copied")
 
     def learn(
@@ -267,13 +267,13 @@ class World:
                 continue
             before = self.memory.get(model.name)
             base = self.models.get(model.made_from) if model.made_from else None
-            self.memory[model.name] = Memory(
+            self.memory[model.name] = ModelRecord(
                 fingerprint=model.fingerprint,
                 digest=own.digest,
                 how=before.how if before and before.is_ours else "adopted",
                 base_digest=base.digest if base else None,
                 blobs=tuple(map(str, (*own.blobs, *own.adapters))),
-                verified=model.name not in unverified,
+                weights_verified=model.name not in unverified,
             )
 
 
@@ -447,16 +447,16 @@ def insides(draw: st.DrawFn) -> Contents:
 
 
 @st.composite
-def memories(draw: st.DrawFn, inside: Contents, fingerprints: st.SearchStrategy[str]) -> Memory:
+def memories(draw: st.DrawFn, inside: Contents, fingerprints: st.SearchStrategy[Fingerprint]) -> ModelRecord:
     """What may be remembered of a model: what was there before, or what is there for another declaration."""
     is_older = draw(st.booleans())
-    return Memory(
-        fingerprint=draw(fingerprints) if is_older else "other:weights",
+    return ModelRecord(
+        fingerprint=draw(fingerprints) if is_older else Fingerprint("other", "weights"),
         digest="0" * 64 if is_older else inside.digest,
         how=draw(st.sampled_from(("pulled", "created", "copied", "adopted"))),
         base_digest=draw(st.sampled_from((None, "2" * 64))),
         blobs=tuple(map(str, inside.blobs)) if draw(st.booleans()) else (),
-        verified=draw(st.booleans()),
+        weights_verified=draw(st.booleans()),
     )
 
 
@@ -466,7 +466,9 @@ def worlds(draw: st.DrawFn, desired: DesiredHost) -> World:
     world = World(features_of(ServerVersion.parse(draw(st.sampled_from(VERSIONS)))))
     names = draw(st.permutations((*PULLED, *MADE, *FORMER, *OTHERS)))
     chosen = names[: draw(st.integers(0, 10))]
-    fingerprints = st.sampled_from([model.fingerprint for model in desired.models] or ["no:one"])
+    fingerprints = st.sampled_from(
+        [model.fingerprint for model in desired.models] or [Fingerprint("no", "one")]
+    )
     for name in map(a_name, chosen):
         is_registry_model = name.display in PULLED and draw(st.booleans())
         world.models[name] = world.as_pulled(name) if is_registry_model else draw(insides())

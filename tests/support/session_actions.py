@@ -37,6 +37,7 @@ from ollamaops.plan.actions import (
     UploadBlob,
 )
 from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import Fingerprint
 
 DIGEST = "ab" * 32
 OTHER = "cd" * 32
@@ -89,15 +90,16 @@ def at(
 
 
 def pull(model: str, *pin: str) -> PullModel:
-    return PullModel(host="gpu-1", model=name(model), fingerprint="f", pin=pin)
+    return PullModel(host="gpu-1", model=name(model), fingerprint=Fingerprint("f", "w"), pin=pin)
 
 
 def create(model: str, **recipe: object) -> CreateModel:
-    return CreateModel(host="gpu-1", model=name(model), recipe=Recipe(**recipe), fingerprint="f")  # type: ignore[arg-type]  # fields by name
+    made_of = Recipe(**recipe)  # type: ignore[arg-type]  # fields by name
+    return CreateModel(host="gpu-1", model=name(model), recipe=made_of, fingerprint=Fingerprint("f", "w"))
 
 
 def copy(source: str, model: str) -> CopyModel:
-    return CopyModel(host="gpu-1", model=name(model), source=name(source), fingerprint="c")
+    return CopyModel(host="gpu-1", model=name(model), source=name(source), fingerprint=Fingerprint("c", "w"))
 
 
 def delete(model: str) -> DeleteModel:

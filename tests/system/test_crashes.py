@@ -255,7 +255,7 @@ class World:
     def assert_state_is_readable(self) -> None:
         """The ledger and the history, whatever was being written."""
         ledger = Ledger(self.folder / "state")
-        ledger.recall("gpu-1")
+        ledger.load("gpu-1")
         assert all(run.command for run in ledger.runs())
         if ledger.path.exists():
             with closing(sqlite3.connect(ledger.path)) as database:

@@ -125,7 +125,7 @@ def test_hazard_2_a_model_that_was_not_made_is_never_remembered_as_made(host: Li
         in (failures(report)["create/bot:latest"])
     )
     assert sum(isinstance(event, Retrying) for event in host.events) == 5
-    assert name("bot").key not in host.ledger.recall("gpu-1")
+    assert name("bot").key not in host.ledger.load("gpu-1")
     host.proxy.edit = None
     assert_converged(host, host.apply([bot("new")]))
 

@@ -100,7 +100,7 @@ def test_models_that_were_found_are_adopted_and_never_pruned_as_ours(host: LiveH
 
     report = host.apply([a_model(BASE), bot])
     assert (report.results, report.verified) == ((), True)
-    assert host.ledger.recall("gpu-1")[name("bot").key].how == "adopted"
+    assert host.ledger.load("gpu-1")[name("bot").key].how == "adopted"
 
     host.policy = Policy(prune="owned")
     report = host.apply([a_model(BASE)])  # the bot is not declared any more

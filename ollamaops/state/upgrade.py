@@ -1,0 +1,141 @@
+"""How what older versions remembered becomes what this one reads: the database's migrations, and their records.
+
+0.1.0 kept a model's status as a mark in the text of its fingerprint, and pushed digests side by side in one text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
+
+from ollamaops.state.records import NO_FINGERPRINT, WAYS, Fingerprint, How, ModelRecord, Status
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_MARKS: Mapping[str, Status] = {"?": "unverified", "!": "unusable", ":": "doubted"}
+
+
+def upgrade_record(
+    how: str,
+    fingerprint: str,
+    digest: str,
+    *,
+    base_digest: str | None,
+    blobs: tuple[str, ...],
+    weights_verified: bool,
+    at: str,
+) -> ModelRecord:
+    """The record that 0.1.0 kept with these values. ValueError for a `how` that it did not know."""
+    status, entry = _MARKS.get(fingerprint[:1], "applied" if fingerprint else "doubted"), ""
+    parsed = Fingerprint.parse(fingerprint.lstrip("?!"))
+    if how == "held":
+        how = "copied"
+        if status == "applied":  # a look may have marked it as doubted since
+            status, entry, parsed = "rolled_back", fingerprint, NO_FINGERPRINT
+    if how not in WAYS:
+        raise ValueError(f"{how!r} is not a way to apply a model")
+    return ModelRecord(
+        how=cast("How", how),
+        digest=digest,
+        status=status,
+        fingerprint=parsed,
+        entry=entry,
+        base_digest=base_digest,
+        blobs=blobs,
+        weights_verified=weights_verified,
+        at=at,
+    )
+
+
+def record_cells(record: ModelRecord) -> tuple[str | int | None, ...]:
+    """The record as the columns of the table `model` after its host and model."""
+    return (
+        record.how,
+        record.status,
+        record.fingerprint.words,
+        record.fingerprint.weights,
+        record.entry,
+        record.digest,
+        record.base_digest,
+        json.dumps(record.blobs),
+        int(record.weights_verified),
+        record.at,
+    )
+
+
+def upgrade_pushed(digests: str) -> tuple[str, ...]:
+    """The digests of one push, which 0.1.0 wrote side by side."""
+    return tuple(digests.split())
+
+
+def _move_models(connection: sqlite3.Connection) -> None:
+    columns = "host, model, how, fingerprint, digest, base, weights, verified, at"
+    for row in connection.execute(f"SELECT {columns} FROM applied").fetchall():  # noqa: S608
+        host, model, how, fingerprint, digest, base, blobs, verified, at = row
+        try:
+            record = upgrade_record(
+                how,
+                fingerprint,
+                digest,
+                base_digest=base,
+                blobs=tuple(blobs.split()),
+                weights_verified=bool(verified),
+                at=at,
+            )
+        except ValueError:
+            continue  # nobody wrote that; the model is recognized again by its contents
+        connection.execute(
+            "INSERT INTO model VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (host, model, *record_cells(record)),
+        )
+
+
+def _move_pushes(connection: sqlite3.Connection) -> None:
+    for host, model, ref, digests in connection.execute(
+        "SELECT host, model, ref, digest FROM pushed"
+    ).fetchall():
+        connection.execute(
+            "INSERT INTO push VALUES (?, ?, ?, ?)", (host, model, ref, json.dumps(upgrade_pushed(digests)))
+        )
+
+
+# Statements that lead from version N to version N + 1. Published ones are never edited, only added to.
+MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] = (
+    (
+        """CREATE TABLE applied (
+            host TEXT NOT NULL, model TEXT NOT NULL, how TEXT NOT NULL, fingerprint TEXT NOT NULL,
+            digest TEXT NOT NULL, base TEXT, weights TEXT NOT NULL, verified INTEGER NOT NULL, at TEXT NOT NULL,
+            PRIMARY KEY (host, model))""",
+        """CREATE TABLE pushed (
+            host TEXT NOT NULL, model TEXT NOT NULL, ref TEXT NOT NULL, digest TEXT NOT NULL,
+            PRIMARY KEY (host, model, ref))""",
+        """CREATE TABLE file_digest (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL)""",
+    ),
+    (
+        """CREATE TABLE run (
+            run_id TEXT PRIMARY KEY, at TEXT NOT NULL, command TEXT NOT NULL, hosts TEXT NOT NULL,
+            manifest_digest TEXT NOT NULL, exit_code INTEGER NOT NULL)""",
+    ),
+    (
+        "ALTER TABLE run ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN outcomes TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN who TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN commit_id TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN ended_at TEXT NOT NULL DEFAULT ''",
+    ),
+    (
+        """CREATE TABLE model (
+            host TEXT NOT NULL, model TEXT NOT NULL, how TEXT NOT NULL, status TEXT NOT NULL, words TEXT NOT NULL,
+            weights TEXT NOT NULL, entry TEXT NOT NULL, digest TEXT NOT NULL, base_digest TEXT, blobs TEXT NOT NULL,
+            weights_verified INTEGER NOT NULL, at TEXT NOT NULL, PRIMARY KEY (host, model))""",
+        """CREATE TABLE push (
+            host TEXT NOT NULL, model TEXT NOT NULL, ref TEXT NOT NULL, digests TEXT NOT NULL,
+            PRIMARY KEY (host, model, ref))""",
+        _move_models,
+        _move_pushes,
+        "DROP TABLE applied",
+        "DROP TABLE pushed",
+    ),
+)
