@@ -24,6 +24,7 @@ from live_host import (
     ids,
     name,
 )
+from patience import PATIENCE_S
 from sandbox_caller import a_gguf
 from session_actions import at, copy
 
@@ -67,7 +68,7 @@ def in_memory(host: LiveHost) -> dict[str, str]:
 
 
 def listed(host: LiveHost) -> list[dict[str, Any]]:
-    answer = requests.get(f"{host.sandbox.url}/api/ps", timeout=30)
+    answer = requests.get(f"{host.sandbox.url}/api/ps", timeout=PATIENCE_S)
     models: list[dict[str, Any]] = answer.json()["models"]
     return models
 
@@ -75,7 +76,9 @@ def listed(host: LiveHost) -> list[dict[str, Any]]:
 def ask(host: LiveHost, model: str, **fields: object) -> None:
     """Somebody uses the model, or unloads it with `keep_alive=0`."""
     answer = requests.post(
-        f"{host.sandbox.url}/api/generate", json={"model": model, "stream": False, **fields}, timeout=30
+        f"{host.sandbox.url}/api/generate",
+        json={"model": model, "stream": False, **fields},
+        timeout=PATIENCE_S,
     )
     assert answer.ok, answer.text
 
@@ -288,7 +291,7 @@ class SmallHost:
         return run([*arguments, *shared, "--no-registry", "--progress", "none"])
 
     def listed(self) -> list[str]:
-        found = requests.get(f"{self.sandbox.url}/api/ps", timeout=30).json()["models"]
+        found = requests.get(f"{self.sandbox.url}/api/ps", timeout=PATIENCE_S).json()["models"]
         return [model["name"] for model in found]
 
 
@@ -389,7 +392,7 @@ def test_a_server_that_does_not_keep_what_it_loads_fails_the_action(host: LiveHo
 def test_a_model_that_somebody_goes_on_using_is_not_unloaded(host: LiveHost) -> None:
     host.apply([a_model(BASE)])
     ask(host, BASE)
-    body = requests.get(f"{host.sandbox.url}/api/ps", timeout=30).content
+    body = requests.get(f"{host.sandbox.url}/api/ps", timeout=PATIENCE_S).content
     host.proxy.edit = lambda request, found: body if request.path == "/api/ps" else found
     report = host.apply([a_model(BASE, resident=False, retries=0)])
     assert "is still in memory 10s after it was unloaded" in failures(report)[f"unload/{BASE}"]

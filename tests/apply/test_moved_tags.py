@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from pulled_models import WEIGHTS_A, WEIGHTS_B, World, entry, publish
 from registry_fixture import RunningRegistry, run_registry
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -64,7 +65,11 @@ class Moving:
     def system(self) -> object:
         """What the server's model says; None without the model."""
         name = f"{self.registry.host}/{self.path}"
-        return requests.post(f"{self.url}/api/show", json={"model": name}, timeout=10).json().get("system")
+        return (
+            requests.post(f"{self.url}/api/show", json={"model": name}, timeout=PATIENCE_S)
+            .json()
+            .get("system")
+        )
 
     @property
     def saved(self) -> str:
@@ -148,7 +153,7 @@ def test_what_is_made_from_a_base_that_comes_back_with_another_content_is_announ
     moving.world.declare(*models)
     assert moving.world.run("apply", "-y")[0] == 0
     moving.publish("second")
-    requests.delete(f"{moving.url}/api/delete", json={"model": base}, timeout=10).raise_for_status()
+    requests.delete(f"{moving.url}/api/delete", json={"model": base}, timeout=PATIENCE_S).raise_for_status()
     code, text = moving.world.run("plan", "--out", moving.saved)
     assert (code, "1 to pull, 2 to create" in text or "1 to pull, 1 to create" in text) == (0, True), text
     code, text = moving.world.run("apply", moving.saved)

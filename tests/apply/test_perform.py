@@ -23,6 +23,7 @@ from live_host import (
     assert_converged,
     name,
 )
+from patience import PATIENCE_S
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes, streaming
 from session_actions import DIGEST, OTHER, at, copy, create, delete, pull, push, say, tagged, upload
 
@@ -231,7 +232,7 @@ class Meeting:
         """Do the first until the server has its request, and the other beside it; what ended in which order."""
         with ScriptedHost(self) as server, at(server.url, tmp_path) as bench, ThreadPoolExecutor(1) as pool:
             doing = pool.submit(bench.do, first)
-            assert self.began.wait(10)
+            assert self.began.wait(PATIENCE_S)
             bench.do(then)
             assert isinstance(doing.result(), Succeeded)
         return self.order

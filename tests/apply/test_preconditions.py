@@ -20,6 +20,7 @@ from live_host import (
     failures,
     name,
 )
+from patience import PATIENCE_S
 
 from ollamaops.apply.plan_host import judge_again
 from ollamaops.apply.preconditions import LOOKS_AT_BUSY
@@ -81,12 +82,12 @@ def apply(
 
 def load(host: LiveHost, model: str) -> None:
     body = {"model": model, "keep_alive": -1}
-    requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=30).raise_for_status()
+    requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=PATIENCE_S).raise_for_status()
 
 
 def unload(host: LiveHost, model: str) -> None:
     body = {"model": model, "keep_alive": 0}
-    requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=30).raise_for_status()
+    requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=PATIENCE_S).raise_for_status()
 
 
 def ps_asked(host: LiveHost) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from live_host import BASE, LiveHost, a_build, a_host, a_model, assert_converged, ids, reasons
+from patience import PATIENCE_S
 from pulled_models import WEIGHTS_B, publish
 from registry_fixture import MANIFEST_TYPE, Reply, Request, RunningRegistry, run_registry, run_server
 from scripted_host import ScriptedHost, routes, streaming
@@ -66,7 +67,7 @@ def warnings(host: LiveHost) -> list[str]:
 
 def manifest_at(registry: RunningRegistry, repository: str, tag: str) -> requests.Response:
     url = f"{registry.url}/v2/{repository}/manifests/{tag}"
-    return requests.get(url, headers={"Accept": MANIFEST_TYPE}, timeout=10)
+    return requests.get(url, headers={"Accept": MANIFEST_TYPE}, timeout=PATIENCE_S)
 
 
 def pushes(plan: HostPlan) -> list[str]:
@@ -96,7 +97,7 @@ def test_what_was_pushed_is_seen_in_the_registry_and_kept_there_whoever_overwrit
     assert manifest_at(registry, repository, "v1").content == pushed
 
     url = f"{registry.url}/v2/{repository}/manifests/{Digest.of(pushed)}"
-    requests.delete(url, timeout=10).raise_for_status()
+    requests.delete(url, timeout=PATIENCE_S).raise_for_status()
     assert pushes(host.plan(models)) == ["nothing"]
     assert_converged(host, host.apply(models))
     host.forget()
@@ -220,7 +221,7 @@ def a_push(
             ScriptedHost(routes({"/api/tags": listed, "/api/push": SENT})) as host,
             at(host.url, tmp_path) as bench,
         ):
-            registries = RegistryCache(lambda: RegistryClient(insecure={server.host}, timeout_s=5))
+            registries = RegistryCache(lambda: RegistryClient(insecure={server.host}, timeout_s=PATIENCE_S))
             bench.bench.registries = registries
             if cancel is not None:
                 bench.bench.cancel = cancel

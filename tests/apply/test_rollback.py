@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_model, assert_converged, ids, name
+from patience import PATIENCE_S
 from pulled_models import World
 
 from ollamaops.cli import exits
@@ -40,7 +41,7 @@ def a_bot(color: str, **rest: int) -> list[ModelSpec]:
 
 def says(host: LiveHost) -> str:
     body = {"model": "bot", "prompt": "Which color?", "stream": False}
-    answer = requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=30)
+    answer = requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=PATIENCE_S)
     answer.raise_for_status()
     return str(answer.json()["response"])
 
@@ -174,7 +175,7 @@ def test_a_rollback_is_judged_by_what_it_rolled_back(newest: LiveHost) -> None:
         assert_converged(newest, newest.apply(declared(color)))
     for model in (BASE, "child", "all-minilm"):
         body = {"model": model, "keep_alive": 0}
-        requests.post(f"{newest.sandbox.url}/api/generate", json=body, timeout=30).raise_for_status()
+        requests.post(f"{newest.sandbox.url}/api/generate", json=body, timeout=PATIENCE_S).raise_for_status()
     report = roll_back(newest, declared("blue"))
     assert exits.code_of_run(report) == exits.DONE
     assert says(newest) == "red"
@@ -190,7 +191,7 @@ def test_a_resident_model_is_rolled_back_in_memory_too_and_held(host: LiveHost) 
         assert_converged(host, host.apply(declared(color)))
     report = roll_back(host, declared("blue"))
     assert exits.code_of_run(report) == exits.DONE, report.hosts
-    listed = requests.get(f"{host.sandbox.url}/api/ps", timeout=30).json()["models"]
+    listed = requests.get(f"{host.sandbox.url}/api/ps", timeout=PATIENCE_S).json()["models"]
     assert [(one["name"], one["digest"]) for one in listed] == [
         ("bot:latest", host.stranger.tags()["bot:latest"])
     ]
@@ -372,12 +373,12 @@ def test_the_command_says_what_it_cannot_do(changed: World, sandbox: Sandbox) ->
 
 def test_an_apply_without_changes_still_tidies_up(changed: World, sandbox: Sandbox) -> None:
     def tags() -> set[str]:
-        listed = requests.get(f"{sandbox.url}/api/tags", timeout=9).json()["models"]
+        listed = requests.get(f"{sandbox.url}/api/tags", timeout=PATIENCE_S).json()["models"]
         return {model["name"] for model in listed}
 
     for aside in ("bot:latest-ollamaops-next", "bot:latest-ollamaops-previous"):
         body = {"source": "bot", "destination": aside}
-        requests.post(f"{sandbox.url}/api/copy", json=body, timeout=9).raise_for_status()
+        requests.post(f"{sandbox.url}/api/copy", json=body, timeout=PATIENCE_S).raise_for_status()
     assert changed.run("drift")[0] == 0
     told = "· bot:latest-ollamaops-next on gpu-1: no longer needed under this name: "
     assert told + "apply removes it" in changed.run("plan")[1]

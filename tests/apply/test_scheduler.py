@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from ollamaops.apply.scheduler import execute
 from ollamaops.events import Failed, Interrupted, Outcome, Skipped, Succeeded
@@ -27,7 +28,6 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.results import ActionResult
 
 N = ModelName.parse
-PATIENCE_S = 10
 
 
 def pull(name: str, *needs: str) -> Action:

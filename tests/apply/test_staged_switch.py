@@ -22,6 +22,7 @@ from live_host import (
     ids,
     name,
 )
+from patience import PATIENCE_S
 from recording_proxy import Request
 
 from ollamaops.cli import exits
@@ -54,7 +55,7 @@ def a_bot(color: str, expected: str | None = None, **rest: object) -> list[Model
 
 def says(host: LiveHost, model: str = "bot") -> str:
     body = {"model": model, "prompt": "Which color?", "stream": False}
-    answer = requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=30)
+    answer = requests.post(f"{host.sandbox.url}/api/generate", json=body, timeout=PATIENCE_S)
     answer.raise_for_status()
     return str(answer.json()["response"])
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 import requests
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_host, a_model, assert_converged
+from patience import PATIENCE_S
 
 from ollamaops.cli import exits
 from ollamaops.engine import apply_hosts, plan_rollbacks
@@ -51,12 +52,12 @@ class Client:
 
     def _show(self, session: requests.Session) -> str:
         body = {"model": self.model, "name": self.model}
-        answer = session.post(f"{self.url}/api/show", json=body, timeout=30)
+        answer = session.post(f"{self.url}/api/show", json=body, timeout=PATIENCE_S)
         return str(answer.json()["modelfile"]) if answer.ok else f"show: {answer.status_code} {answer.text}"
 
     def _generate(self, session: requests.Session) -> str:
         body = {"model": self.model, "prompt": "Which color?", "stream": False}
-        answer = session.post(f"{self.url}/api/generate", json=body, timeout=30)
+        answer = session.post(f"{self.url}/api/generate", json=body, timeout=PATIENCE_S)
         return str(answer.json().get("response", answer.text)) if answer.ok else f"generate: {answer.text}"
 
     @property
@@ -77,10 +78,10 @@ def watching(host: LiveHost, model: str) -> Iterator[Client]:
     thread = threading.Thread(target=client.watch, name="client")
     thread.start()
     try:
-        assert client.enough.wait(30)
+        assert client.enough.wait(PATIENCE_S)
         yield client
         client.enough.clear()
-        assert client.enough.wait(30)
+        assert client.enough.wait(PATIENCE_S)
     finally:
         client.ended.set()
         thread.join()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from patience import PATIENCE_S
 from recording_proxy import RecordingProxy, Request
 
 from ollamaops.cli.main import run
@@ -199,7 +200,7 @@ def test_a_second_apply_is_refused_and_told_who_has_the_host(
     host, begun, go_on = gate
     write({"models": [BASE]})
     first = start_slow_apply(tmp_path, host)
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     assert run(["apply", "-y"]) == 4
     assert run(["prune", "-y"]) == 4
     said = capsys.readouterr().err
@@ -208,7 +209,7 @@ def test_a_second_apply_is_refused_and_told_who_has_the_host(
     for command in ("plan", "drift", "status", "validate"):
         assert run([command]) in (0, 2)
     go_on.set()
-    assert first.wait(60) == 0
+    assert first.wait(PATIENCE_S) == 0
     assert run(["apply", "-y"]) == 0
     assert sorted(path.name for path in state.iterdir()) == ["audit.jsonl", "ledger.sqlite3", "locks"]
 
@@ -219,7 +220,7 @@ def test_a_second_apply_waits_and_finds_everything_done(
     host, begun, go_on = gate
     write({"models": [BASE]})
     first = start_slow_apply(tmp_path, host)
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     arguments = [str(PROGRAM), "apply", "-y", "--wait", "60s"]
     with subprocess.Popen(
         arguments, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -227,8 +228,8 @@ def test_a_second_apply_waits_and_finds_everything_done(
         assert second.stderr is not None
         assert "local: waiting for the lock, which another run has: " in second.stderr.readline()
         go_on.set()
-        shown, _ = second.communicate(timeout=60)
-    assert (first.wait(60), second.returncode) == (0, 0)
+        shown, _ = second.communicate(timeout=PATIENCE_S)
+    assert (first.wait(PATIENCE_S), second.returncode) == (0, 0)
     assert "nothing to do" in shown
     assert len(Ledger(state).runs()) == 1
 
@@ -237,7 +238,7 @@ def test_a_run_that_was_killed_holds_nobody_up(gate: Gate, write: Write, state: 
     host, begun, go_on = gate
     write({"models": [BASE]})
     first = start_slow_apply(tmp_path, host)
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     first.kill()
     first.wait()
     go_on.set()
@@ -254,7 +255,7 @@ def test_a_wait_that_cannot_be_read_is_a_wrong_command_line(
     write({"models": [BASE]})
     assert run(["apply", "-y", "--wait", "soon"]) in (64, 65)
     assert "'soon' is not a duration" in capsys.readouterr().err
-    assert requests.get(f"{host.url}/api/tags", timeout=10).json() == {"models": []}
+    assert requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json() == {"models": []}
 
 
 # a stateless controller
@@ -284,7 +285,7 @@ def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by
                 program.kill()
 
         proxy.before = kill
-        program.wait(60)
+        program.wait(PATIENCE_S)
         proxy.before = None
         assert run(["apply", "-y"]) == 0
         assert run(["drift"]) == 0
@@ -301,7 +302,9 @@ def test_with_the_state_on_the_server_a_second_machine_has_nothing_to_do_and_may
     assert not (tmp_path / "two").exists()
     write({"state": "server", "models": [BASE]})
     assert run(["prune", "-y", "--state-dir", str(tmp_path / "two")]) == 0
-    names = {model["name"] for model in requests.get(f"{host.url}/api/tags", timeout=10).json()["models"]}
+    names = {
+        model["name"] for model in requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json()["models"]
+    }
     assert names == {BASE, "ollamaops-ledger:state"}
     capsys.readouterr()
     assert run(["status", "--state-dir", str(tmp_path / "two")]) == 0

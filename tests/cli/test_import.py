@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from manifest_folder import load_text
+from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
 from ollamaops.manifest.graph import source_of
@@ -48,13 +49,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Sandbox) -> Pa
 
 def post(sandbox: Sandbox, what: str, model: str, **fields: object) -> None:
     body = {"model": model, "stream": False, **fields}
-    answer = requests.post(f"{sandbox.url}/api/{what}", json=body, timeout=10)
+    answer = requests.post(f"{sandbox.url}/api/{what}", json=body, timeout=PATIENCE_S)
     assert answer.status_code == 200, answer.text
 
 
 def copy(sandbox: Sandbox, source: str, to: str) -> None:
     body = {"source": source, "destination": to}
-    assert requests.post(f"{sandbox.url}/api/copy", json=body, timeout=10).status_code == 200
+    assert requests.post(f"{sandbox.url}/api/copy", json=body, timeout=PATIENCE_S).status_code == 200
 
 
 def written_by_import(folder: Path, *options: str) -> dict[str, object]:

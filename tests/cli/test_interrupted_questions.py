@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE_S
 from registry_fixture import MANIFEST_TYPE, Reply, Request, RunningServer, run_server
 
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
-LONGEST_S = 60.0  # only a test that fails takes so long
 CONFIG = {
     "mediaType": "application/vnd.docker.container.image.v1+json",
     "digest": str(Digest.of(b"{}")),
@@ -37,7 +37,7 @@ class Registry:
     def answer(self, request: Request) -> Reply:
         if self.pausing.is_set():
             self.asked.set()
-            self.ended.wait(LONGEST_S)
+            self.ended.wait(PATIENCE_S)
         return Reply(200, {"Content-Type": MANIFEST_TYPE}, RAW if "/manifests/" in request.path else b"{}")
 
 
@@ -78,9 +78,9 @@ def stop_while_asking(
     registry.pausing.set()
     with start(folder, *arguments) as running:
         try:
-            assert registry.asked.wait(LONGEST_S)
+            assert registry.asked.wait(PATIENCE_S)
             running.send_signal(number)
-            text, _ = running.communicate(timeout=LONGEST_S)
+            text, _ = running.communicate(timeout=PATIENCE_S)
         finally:
             registry.ended.set()
             running.kill()
@@ -95,7 +95,7 @@ def test_ctrl_c_sends_no_further_question_waits_for_none_and_leaves_the_lock_as_
     lock = tmp_path / "ollamaops.lock"
     if command != ["lock"]:
         with start(tmp_path, "lock") as running:
-            assert running.wait(LONGEST_S) == 0
+            assert running.wait(PATIENCE_S) == 0
     before, asked = lock.exists() and lock.read_bytes(), len(server.requests)
     declare(tmp_path, server, host, **({} if command[0] == "lock" else {"update": "latest"}))
     code, text = stop_while_asking(registry, tmp_path, signal.SIGINT, *command)

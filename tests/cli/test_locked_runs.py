@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from pulled_models import WEIGHTS_B, World, entry, publish
 from registry_fixture import RunningRegistry, run_registry
 
@@ -43,7 +44,7 @@ def world(tmp_path: Path, capsys: pytest.CaptureFixture[str], host: Sandbox) -> 
 
 
 def tags(host: Sandbox) -> dict[str, str]:
-    models = requests.get(f"{host.url}/api/tags", timeout=10).json()["models"]
+    models = requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json()["models"]
     return {model["name"]: model["digest"] for model in models}
 
 
@@ -62,7 +63,7 @@ def unreachable(world: World, registry: RunningRegistry, mario: str, host: Sandb
     copied = requests.post(
         f"{host.url}/api/copy",
         json={"source": f"{registry.host}/{mario}", "destination": f"{NOWHERE}/{mario}"},
-        timeout=10,
+        timeout=PATIENCE_S,
     )
     assert copied.status_code == 200
     world.lock.write_text(world.lock.read_text().replace(registry.host, NOWHERE))

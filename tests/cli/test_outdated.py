@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from pulled_models import WEIGHTS_A, WEIGHTS_B, World, entry, publish
 from registry_fixture import MANIFEST_TYPE, RunningRegistry, run_registry
 
@@ -135,7 +136,7 @@ def test_another_manifest_of_the_same_layers_is_no_update(
 ) -> None:
     repository, _, tag = mario.partition(":")
     url = f"{registry.url}/v2/{repository}/manifests/{tag}"
-    raw = requests.get(url, headers={"Accept": MANIFEST_TYPE}, timeout=10).json()
+    raw = requests.get(url, headers={"Accept": MANIFEST_TYPE}, timeout=PATIENCE_S).json()
     registry.put_manifest(repository, tag, json.dumps({**raw, "annotations": {"by": "a mirror"}}).encode())
     assert ask(applied, "--detailed-exitcode")[0] == 0
 
@@ -220,7 +221,7 @@ def test_a_registry_that_cannot_be_reached_leaves_it_unknown(
     applied: World, registry: RunningRegistry, mario: str, old: Sandbox
 ) -> None:
     copied = {"source": f"{registry.host}/{mario}", "destination": f"{NOWHERE}/{mario}"}
-    requests.post(f"{old.url}/api/copy", json=copied, timeout=10).raise_for_status()
+    requests.post(f"{old.url}/api/copy", json=copied, timeout=PATIENCE_S).raise_for_status()
     applied.declare(entry(registry, mario), {"name": f"{NOWHERE}/{mario}", "insecure": True})
     publish(registry, mario, model=WEIGHTS_B)
     code, text = applied.run("outdated", "--detailed-exitcode", "-v")
@@ -243,7 +244,7 @@ def test_a_tag_that_was_deleted_upstream_is_gone_and_not_unknown(
 ) -> None:
     luigi, nobody = mario.replace("mario", "luigi"), mario.replace("mario", "nobody")
     copied = {"source": f"{registry.host}/{mario}", "destination": f"{registry.host}/{luigi}"}
-    requests.post(f"{old.url}/api/copy", json=copied, timeout=10).raise_for_status()
+    requests.post(f"{old.url}/api/copy", json=copied, timeout=PATIENCE_S).raise_for_status()
     applied.declare(entry(registry, luigi), entry(registry, nobody))
     code, text = applied.run("outdated")
     assert code == 0
@@ -316,4 +317,4 @@ def _list(value: object) -> list[Any]:
 
 
 def _tags(host: Sandbox) -> object:
-    return requests.get(f"{host.url}/api/tags", timeout=10).json()
+    return requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json()

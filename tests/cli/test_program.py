@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import requests
 import yaml
+from patience import PATIENCE_S
 
 from ollamaops.cli.main import COMMANDS, run
 from ollamaops.sandbox.fault_injection import with_faults
@@ -51,13 +52,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def tags(host: Sandbox) -> dict[str, str]:
-    models = requests.get(f"{host.url}/api/tags", timeout=10).json()["models"]
+    models = requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json()["models"]
     return {model["name"]: model["digest"] for model in models}
 
 
 def tamper(host: Sandbox, name: str, **fields: object) -> None:
     body = {"model": name, "from": "llama3.2:3b", "stream": False, **fields}
-    assert requests.post(f"{host.url}/api/create", json=body, timeout=10).status_code == 200
+    assert requests.post(f"{host.url}/api/create", json=body, timeout=PATIENCE_S).status_code == 200
 
 
 # usage
@@ -211,8 +212,8 @@ def test_diff_shows_one_model_field_by_field(
 def test_status_shows_every_model(host: Sandbox, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write(DERIVED)
     run(["apply", "-y"])
-    requests.delete(f"{host.url}/api/delete", json={"model": "chat"}, timeout=10)
-    requests.post(f"{host.url}/api/copy", json={"source": "bot", "destination": "stray"}, timeout=10)
+    requests.delete(f"{host.url}/api/delete", json={"model": "chat"}, timeout=PATIENCE_S)
+    requests.post(f"{host.url}/api/copy", json={"source": "bot", "destination": "stray"}, timeout=PATIENCE_S)
     capsys.readouterr()
     assert run(["status", "-v"]) == 0
     shown = capsys.readouterr().out
@@ -222,7 +223,7 @@ def test_status_shows_every_model(host: Sandbox, write: Write, capsys: pytest.Ca
 def test_prune_is_never_implied_and_spares_what_is_not_ours(host: Sandbox, write: Write) -> None:
     write(DERIVED)
     run(["apply", "-y"])
-    requests.post(f"{host.url}/api/copy", json={"source": "bot", "destination": "stray"}, timeout=10)
+    requests.post(f"{host.url}/api/copy", json={"source": "bot", "destination": "stray"}, timeout=PATIENCE_S)
     write({"models": ["llama3.2:3b"]})
     assert run(["drift"]) == 0
     assert run(["apply", "-y"]) == 0
@@ -448,7 +449,7 @@ def test_a_signal_stops_cleanly_and_the_next_run_completes(
                 if '"progressed"' in line and "create/bot" in line:
                     break
             running.send_signal(number)
-            running.communicate(timeout=30)
+            running.communicate(timeout=PATIENCE_S)
         assert running.returncode == code
         monkeypatch.setenv("OLLAMA_HOST", host.url)
         assert "llama3.2:3b" in tags(host)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
@@ -37,11 +38,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def tags(host: Sandbox) -> set[str]:
-    return {model["name"] for model in requests.get(f"{host.url}/api/tags", timeout=10).json()["models"]}
+    return {
+        model["name"] for model in requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json()["models"]
+    }
 
 
 def stray(host: Sandbox, name: str) -> None:
-    requests.post(f"{host.url}/api/copy", json={"source": BASE, "destination": name}, timeout=10)
+    requests.post(f"{host.url}/api/copy", json={"source": BASE, "destination": name}, timeout=PATIENCE_S)
 
 
 @pytest.fixture

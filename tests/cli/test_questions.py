@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
@@ -53,7 +54,7 @@ class Terminal:
                 self.shown += os.read(self._terminal, 4096).decode()
         except OSError:
             pass  # how Linux says that nobody has the terminal open any more
-        return self.program.wait(timeout=20)
+        return self.program.wait(timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -93,7 +94,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tags(host: Sandbox) -> set[str]:
-    return {model["name"] for model in requests.get(f"{host.url}/api/tags", timeout=10).json()["models"]}
+    return {
+        model["name"] for model in requests.get(f"{host.url}/api/tags", timeout=PATIENCE_S).json()["models"]
+    }
 
 
 @pytest.mark.parametrize("keys, arguments", [(CTRL_C, []), (CTRL_C * 2, []), (CTRL_C, ["--sandbox"])])

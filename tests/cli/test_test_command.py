@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from pulled_models import World
 
 from ollamaops.cli.main import run
@@ -24,7 +25,9 @@ PING = {"prompt": "Reply with the word ping.", "contains": ["pong"], "context_le
 def host() -> Iterator[Sandbox]:
     with Sandbox() as sandbox:
         for model in (MODEL, "llama3.2:1b"):
-            requests.post(f"{sandbox.url}/api/pull", json={"model": model, "stream": False}, timeout=30)
+            requests.post(
+                f"{sandbox.url}/api/pull", json={"model": model, "stream": False}, timeout=PATIENCE_S
+            )
         yield sandbox
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from ollamaops.errors import Cancelled, ConnectionLost, DigestMismatch, WeightsError
 from ollamaops.files.download_cache import DownloadCache
@@ -171,7 +172,7 @@ class Slow(Shelf):
 
     def read(self, size: int, /) -> bytes:
         self.opened.set()
-        assert self.go.wait(20)
+        assert self.go.wait(PATIENCE_S)
         return super().read(size)
 
 
@@ -182,7 +183,7 @@ def test_two_who_want_one_file_fetch_it_once(tmp_path: Path) -> None:
         for shelf in (slow, other)
     ]
     workers[0].start()
-    assert slow.opened.wait(20)
+    assert slow.opened.wait(PATIENCE_S)
     workers[1].start()
     slow.go.set()
     for worker in workers:
@@ -195,7 +196,7 @@ def test_waiting_for_another_download_can_be_cancelled_and_does_not_cost_it_its_
     slow = Slow()
     worker = threading.Thread(target=lambda: DownloadCache(tmp_path).fetch(a_file(), slow.open))
     worker.start()
-    assert slow.opened.wait(20)
+    assert slow.opened.wait(PATIENCE_S)
     with pytest.raises(Cancelled, match="waiting for another download was stopped"):
         DownloadCache(tmp_path).fetch(a_file(), Shelf().open, cancel=lambda: True)
     DownloadCache(tmp_path, max_bytes=len(BODY)).fetch(a_file("other"), Shelf().open)

@@ -24,6 +24,7 @@ import requests.exceptions
 import urllib3.exceptions
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, reply, routes
 
 from ollamaops.errors import (
@@ -47,7 +48,6 @@ from ollamaops.http.transport_errors import FAILURES, build_transport_error, fin
 from ollamaops.ollama import transport as transport_module
 from ollamaops.ollama.transport import Transport
 
-PATIENT_S = 20.0
 IN_CI = os.environ.get("CI") == "true"  # there a missing program is a failure
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -60,7 +60,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def connected(host: ScriptedHost, **options: object) -> Transport:
-    limits = options.pop("limits", TimeLimits(connect_s=PATIENT_S, idle_s=PATIENT_S))
+    limits = options.pop("limits", TimeLimits(connect_s=PATIENCE_S, idle_s=PATIENCE_S))
     return Transport("gpu-1", host.url, limits=limits, **options)  # type: ignore[arg-type]
 
 
@@ -172,7 +172,7 @@ def test_an_endless_error_answer_is_not_read_to_its_end() -> None:
         pytest.raises(ServerFault),
     ):
         transport.request("GET", "/")
-    assert sent.wait(PATIENT_S)
+    assert sent.wait(PATIENCE_S)
 
 
 def test_an_endless_answer_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_lines_are_delivered_as_they_come() -> None:
         wire.begin()
         for number in range(5):
             wire.line({"n": number})
-            assert taken.acquire(timeout=PATIENT_S)
+            assert taken.acquire(timeout=PATIENCE_S)
         wire.end()
 
     seen = []
@@ -235,7 +235,7 @@ def test_lines_of_a_connection_that_ends_with_the_answer_are_delivered_as_they_c
         wire.head(200, Connection="close")
         for number in range(3):
             wire.send(b'{"n": %d}\n' % number)
-            assert taken.acquire(timeout=PATIENT_S)
+            assert taken.acquire(timeout=PATIENCE_S)
         wire.close()
 
     seen = []
@@ -357,7 +357,7 @@ def test_a_stream_that_is_left_early_drops_its_connection() -> None:
     def script(asked: Asked, wire: Wire) -> None:
         wire.begin()
         wire.line({})
-        wire.sock.settimeout(PATIENT_S)
+        wire.sock.settimeout(PATIENCE_S)
         if wire.sock.recv(1) == b"":
             gone.set()
         wire.close()
@@ -365,7 +365,7 @@ def test_a_stream_that_is_left_early_drops_its_connection() -> None:
     with ScriptedHost(script) as host, connected(host) as transport:
         with transport.stream("GET", "/") as stream:
             next(iter(stream))
-        assert gone.wait(PATIENT_S)
+        assert gone.wait(PATIENCE_S)
 
 
 # broken connections
@@ -503,7 +503,7 @@ class Clock:
 
 def silent(asked: Asked, wire: Wire) -> None:
     """Says nothing until the client goes away."""
-    wire.sock.settimeout(PATIENT_S)
+    wire.sock.settimeout(PATIENCE_S)
     wire.sock.recv(1)
     wire.close()
 
@@ -532,7 +532,7 @@ def test_more_silence_can_be_allowed_on_the_way() -> None:
     with (
         ScriptedHost(half_silent) as host,
         connected(host) as transport,
-        transport.stream("GET", "/", idle_s=PATIENT_S) as stream,
+        transport.stream("GET", "/", idle_s=PATIENCE_S) as stream,
     ):
         lines = iter(stream)
         next(lines)
@@ -563,11 +563,11 @@ def test_the_whole_is_bounded_whatever_keeps_coming() -> None:
 
 def test_the_end_of_the_whole_cuts_the_silence_short() -> None:
     with ScriptedHost(silent) as host, connected(host) as transport, pytest.raises(TimeoutExceeded):
-        transport.request("GET", "/", idle_s=PATIENT_S, deadline_s=0.1)
+        transport.request("GET", "/", idle_s=PATIENCE_S, deadline_s=0.1)
 
 
 def test_a_host_may_have_a_limit_for_every_whole() -> None:
-    limits = TimeLimits(idle_s=PATIENT_S, overall_s=0.1)
+    limits = TimeLimits(idle_s=PATIENCE_S, overall_s=0.1)
     with ScriptedHost(silent) as host, connected(host, limits=limits) as transport:
         with pytest.raises(TimeoutExceeded, match=r"not done within 0\.1s$"):
             transport.request("GET", "/")
@@ -624,7 +624,7 @@ def cancelled_while(
     thread.start()
     ready()
     transport.cancel.cancel()
-    thread.join(PATIENT_S)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert isinstance(caught[0], Cancelled), caught
     return caught[0]
@@ -719,7 +719,7 @@ class EndlessUpload:
 
 def test_cancelling_ends_an_upload_that_the_server_does_not_read() -> None:
     def script(asked: Asked, wire: Wire) -> None:
-        stop.wait(PATIENT_S)
+        stop.wait(PATIENCE_S)
         wire.close()
 
     stop = threading.Event()

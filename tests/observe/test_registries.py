@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from live_host import NoWaitToken, name
+from patience import PATIENCE_S
 from registry_fixture import Reply, Request, RunningServer, run_server
 
 from ollamaops.errors import Cancelled, NotFound, ServerFault
@@ -77,7 +78,7 @@ def test_what_a_registry_has_is_told_with_its_sizes(
 
 def test_each_name_is_asked_for_once_in_a_run(registry: RunningServer, registries: RegistryCache) -> None:
     names = [model(registry), model(registry, "me/bot:v2"), model(registry, "me/missing:v1")]
-    start = threading.Barrier(4, timeout=10)
+    start = threading.Barrier(4, timeout=PATIENCE_S)
 
     def ask() -> dict[ModelName, object]:
         start.wait()

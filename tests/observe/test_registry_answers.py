@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from patience import PATIENCE_S
 from registry_fixture import MANIFEST_TYPE, Reply, Request, RunningServer, run_server
 
 from ollamaops.errors import Cancelled, DigestMismatch, NotFound
@@ -39,7 +40,7 @@ def asking(
     answer: Answer, cancel: CancelToken | None = None
 ) -> Iterator[tuple[RegistryCache, RunningServer]]:
     with run_server(answer) as server:
-        registries = RegistryCache(lambda: RegistryClient(timeout_s=5.0), cancel)
+        registries = RegistryCache(lambda: RegistryClient(timeout_s=PATIENCE_S), cancel)
         try:
             yield registries, server
         finally:
@@ -136,7 +137,7 @@ class TestStopping:
 
         def answer(_: Request) -> Reply:
             cancel.cancel()
-            closed.wait(30)
+            closed.wait(PATIENCE_S)
             return reply
 
         with asking(answer, cancel) as (registries, server):
@@ -146,7 +147,7 @@ class TestStopping:
             registries.close()
             closed.set()
             for thread in [each for each in threading.enumerate() if each.name == "registry question"]:
-                thread.join(30)
+                thread.join(PATIENCE_S)
             assert len(server.requests) == 1
 
     def test_who_waits_for_the_same_registry_does_not_ask_it_either(self) -> None:
@@ -155,7 +156,7 @@ class TestStopping:
 
         def answer(_: Request) -> Reply:
             cancel.cancel()
-            done.wait(30)
+            done.wait(PATIENCE_S)
             return GOOD
 
         with asking(answer, cancel) as (registries, server):
@@ -170,7 +171,7 @@ class TestStopping:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(30)
+                thread.join(PATIENCE_S)
             done.set()
             assert (ended, len(server.requests)) == ([Cancelled] * 6, 1)
 
@@ -181,7 +182,7 @@ class TestStopping:
 
         def answer(_: Request) -> Reply:
             cancel.cancel()
-            done.wait(30)
+            done.wait(PATIENCE_S)
             return Reply(200, {}, b"text")
 
         with asking(answer, cancel) as (registries, server):

@@ -11,6 +11,7 @@ import pytest
 import requests
 from live_host import BASE, LiveHost, a_build, a_host, a_model, assert_converged, name
 from live_host import failures as failed_actions
+from patience import PATIENCE_S
 from recording_proxy import Request
 from sandbox_caller import a_gguf
 
@@ -155,9 +156,9 @@ def test_a_model_that_answers_nonsense_fails_however_fast_it_loads(host: LiveHos
 def test_an_architecture_that_the_server_does_not_know_fails_with_its_words(host: LiveHost) -> None:
     data = a_gguf({"general.file_type": 1}, architecture="hal9000")
     digest = Digest.of(data)
-    requests.post(f"{host.sandbox.url}/api/blobs/{digest}", data=data, timeout=9).raise_for_status()
+    requests.post(f"{host.sandbox.url}/api/blobs/{digest}", data=data, timeout=PATIENCE_S).raise_for_status()
     form = {"modelfile": f"FROM @{digest}"} if host.version == "0.3.4" else {"files": {"x.gguf": str(digest)}}
-    made = requests.post(f"{host.sandbox.url}/api/create", json={"model": "odd", **form}, timeout=9)
+    made = requests.post(f"{host.sandbox.url}/api/create", json={"model": "odd", **form}, timeout=PATIENCE_S)
     if "error" in made.text:  # from 0.30 on such weights are not even taken
         pytest.skip(made.text)
     verdict = hold(host, "odd:latest", PONG, PONG)

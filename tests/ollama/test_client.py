@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from scripted_host import (
     HEX,
     Asked,
@@ -435,7 +436,7 @@ def test_a_pull_whose_lines_go_on_without_bytes_is_stopped() -> None:
         client = OllamaClient(Transport("gpu-1", host.url, clock=clock))
         with pytest.raises(TimeoutExceeded) as caught:
             client.pull(BOT, on_progress=tick, stall_s=60)
-        assert gone.wait(20)
+        assert gone.wait(PATIENCE_S)
         client.close()
     assert str(caught.value) == "gpu-1: pull bot:latest: stalled: no new byte for 1m00s at 4 B of 1.0 kB"
     assert clock.now <= 1000 + 80

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from scripted_host import Asked, Script, ScriptedHost, Wire
 
 from ollamaops.errors import (
@@ -185,7 +186,7 @@ def test_a_server_that_takes_no_more_bytes_has_stalled(tmp_path: Path) -> None:
     gone = threading.Event()
 
     def take_nothing(asked: Asked, wire: Wire) -> None:
-        gone.wait(20)
+        gone.wait(PATIENCE_S)
 
     with BlobHost(take_nothing) as host:
         host.client.transport.limits = SLOW
@@ -199,7 +200,7 @@ def test_silence_after_the_last_byte_is_bounded_and_told_as_long_as_it_was(weigh
 
     def swallow(asked: Asked, wire: Wire) -> None:
         wire.read(int(asked.headers["Content-Length"]))
-        gone.wait(20)
+        gone.wait(PATIENCE_S)
 
     with BlobHost(swallow) as host:
         host.client.transport.limits = TimeLimits(stall_s=5, quiet_s=0.2)
@@ -219,7 +220,7 @@ def test_a_blob_that_is_there_although_nobody_said_so_is_not_sent_again(
         body = wire.read(int(asked.headers["Content-Length"]))
         host.blobs[str(Digest.of(body))] = body
         if status is None:
-            gone.wait(20)
+            gone.wait(PATIENCE_S)
         else:
             wire.answer(status)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from patience import PATIENCE_S
 from registry_fixture import (
     Certificate,
     Reply,
@@ -81,7 +82,7 @@ def redirecting(tmp_path: Path) -> Iterator[RunningRegistry]:
 
 @pytest.fixture
 def client() -> Iterator[RegistryClient]:
-    with RegistryClient(timeout_s=10) as made:
+    with RegistryClient(timeout_s=PATIENCE_S) as made:
         yield made
 
 
@@ -724,7 +725,7 @@ def test_a_registry_that_says_nothing_is_given_up_after_the_timeout() -> None:
     done = threading.Event()
 
     def answer(_request: Request) -> Reply:
-        done.wait(30)
+        done.wait(PATIENCE_S)
         return Reply()
 
     error = failure_of(answer, timeout_s=0.1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from registry_fixture import (
     BODY,
     COMMIT,
@@ -56,7 +57,7 @@ def moved(answers: Mapping[str, Reply | Answers]) -> Answers:
 
 
 def weights(**environ: str) -> RemoteWeights:
-    return RemoteWeights(environ, timeout_s=5.0)
+    return RemoteWeights(environ, timeout_s=PATIENCE_S)
 
 
 def read_all(stream: RemoteStream, block: int = 1000) -> bytes:
@@ -366,7 +367,7 @@ def test_connections_that_end_again_and_again_are_given_up() -> None:
 
 
 def test_what_changes_something_is_never_asked_twice() -> None:
-    with a_server_that_hangs_up_on(1) as (url, heard), closing(Exchange(timeout_s=5.0)) as exchange:
+    with a_server_that_hangs_up_on(1) as (url, heard), closing(Exchange(timeout_s=PATIENCE_S)) as exchange:
         with pytest.raises(ConnectionLost):
             exchange.ask(Question("POST", url, "h", "s", None, {}, {}))
         assert heard == ["POST"]

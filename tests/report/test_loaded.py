@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
 from ollamaops.errors import Cancelled
@@ -139,7 +140,7 @@ def test_ps_shows_every_host_and_ends_3_when_one_is_away(
         requests.post(
             f"{sandbox.url}/api/create",
             json={"model": "llama3.2:3b", "from": "bot", "system": "s"},
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         capsys.readouterr()
         assert run(["ps"]) == 0
@@ -185,7 +186,7 @@ def test_ps_goes_by_the_names_that_are_declared_not_by_those_aside(
         manifest.write_text(json.dumps({"hosts": {"gpu-1": {"url": sandbox.url}}, "models": models}))
         assert run(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
         requests.post(
-            f"{sandbox.url}/api/embed", json={"model": "nomic-embed-text", "input": "x"}, timeout=30
+            f"{sandbox.url}/api/embed", json={"model": "nomic-embed-text", "input": "x"}, timeout=PATIENCE_S
         )
         capsys.readouterr()
         assert run(["ps", "-o", "json"]) == 0

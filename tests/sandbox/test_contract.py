@@ -26,6 +26,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from registry_fixture import RunningRegistry, run_registry
 
 from ollamaops.sandbox.server import Sandbox
@@ -149,7 +150,7 @@ class Player:
             return None
         data = self._body(request)
         response = self.session.request(
-            str(request["method"]), self.sandbox.url + str(request["path"]), data=data, timeout=60
+            str(request["method"]), self.sandbox.url + str(request["path"]), data=data, timeout=PATIENCE_S
         )
         content_type = response.headers.get("content-type", "")
         return Answer(response.status_code, content_type, self._written(response, content_type))

@@ -22,6 +22,7 @@ import requests
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from starlette.types import Message, Receive, Scope, Send
 
 from ollamaops.errors import ManifestError
@@ -50,7 +51,6 @@ from ollamaops.sandbox.fault_transport import FaultProtocol, ListenerGate, trans
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.sandbox.store import Store
 
-PATIENCE_S = 20
 BLOB = b"weights"
 WEIGHTS = Path(__file__).parents[1] / "contract" / "weights" / "tiny-ascii-f16.gguf"
 DIGEST = "sha256:9d7183f16acce70658f686ae7f1a4d20b9ad9a9ad3f9b6b8cd1e6c8b3ad0e9d6"

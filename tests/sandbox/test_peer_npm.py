@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from patience import PATIENCE_S
 from registry_fixture import RunningRegistry, program, run_registry
 
 from ollamaops.sandbox.server import Sandbox
@@ -72,7 +73,7 @@ def session(
             [node, str(PEERS / "session.mjs"), sandbox.url, str(WEIGHTS), name],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from sandbox_caller import a_caller, digest_of
 
 from ollamaops.cli.main import run
@@ -40,7 +41,7 @@ def weights_of(client: RegistryClient) -> Digest:
 
 
 def get(sandbox: Sandbox, path: str, method: str = "GET", **headers: str) -> requests.Response:
-    return requests.request(method, sandbox.url + path, headers=headers, timeout=30)
+    return requests.request(method, sandbox.url + path, headers=headers, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("version", ["0.3.4", "0.33.0-rc2"])
@@ -58,8 +59,8 @@ def test_the_registry_says_that_it_is_one(sandbox: Sandbox) -> None:
 
 def test_the_client_learns_what_a_pull_would_store(sandbox: Sandbox, client: RegistryClient) -> None:
     found = client.manifest(LLAMA)
-    assert requests.post(f"{sandbox.url}/api/pull", json={"model": "llama3.2:3b"}, timeout=30).ok
-    stored = requests.get(f"{sandbox.url}/api/tags", timeout=30).json()["models"][0]
+    assert requests.post(f"{sandbox.url}/api/pull", json={"model": "llama3.2:3b"}, timeout=PATIENCE_S).ok
+    stored = requests.get(f"{sandbox.url}/api/tags", timeout=PATIENCE_S).json()["models"][0]
     assert found.digest.hex == stored["digest"]
     assert isinstance(found.document, RegistryManifest)
     assert sum(part.size_bytes for part in found.document.parts) == stored["size"]
@@ -138,7 +139,7 @@ def test_a_registry_behind_any_other_name_serves_blobs_itself(
 
 def test_a_client_that_names_no_port_is_sent_on_without_one(sandbox: Sandbox, client: RegistryClient) -> None:
     url = f"{sandbox.url}/v2/library/llama3.2/blobs/{weights_of(client)}"
-    answer = requests.get(url, headers={"Host": "localhost"}, allow_redirects=False, timeout=30)
+    answer = requests.get(url, headers={"Host": "localhost"}, allow_redirects=False, timeout=PATIENCE_S)
     assert answer.headers["location"].startswith("http://127.0.0.1/v2/")
 
 

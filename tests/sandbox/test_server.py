@@ -15,6 +15,7 @@ from typing import cast
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from sandbox_caller import WEIGHTS, Caller, Json, a_caller, a_gguf, digest_of
 
 from ollamaops.sandbox.behavior import NEWEST, RECORDED, behavior_for
@@ -30,11 +31,11 @@ VERSIONS = list(RECORDED)
 def test_it_answers_as_soon_as_it_is_started_and_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     with Sandbox(tmp_path) as sandbox:
-        assert requests.get(f"{sandbox.url}/api/version", timeout=5).json() == {"version": NEWEST}
+        assert requests.get(f"{sandbox.url}/api/version", timeout=PATIENCE_S).json() == {"version": NEWEST}
         assert sandbox.address == ("127.0.0.1", int(sandbox.url.rpartition(":")[2]))
     assert threading.active_count() == before
     with pytest.raises(requests.ConnectionError):
-        requests.get(sandbox.url, timeout=1)
+        requests.get(sandbox.url, timeout=PATIENCE_S)
 
 
 def test_a_sandbox_without_a_folder_leaves_nothing_behind() -> None:
@@ -54,7 +55,7 @@ def test_stopping_does_not_wait_for_a_client_that_is_still_sending(tmp_path: Pat
         client.sendall(
             f"POST /api/blobs/{digest_of(b'x')} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nabc".encode()
         )
-        requests.get(sandbox.url, timeout=5)
+        requests.get(sandbox.url, timeout=PATIENCE_S)
         started = time.monotonic()
         sandbox.stop()
         assert time.monotonic() - started < 2
@@ -76,8 +77,8 @@ def test_a_restart_keeps_the_address_and_forgets_what_was_loaded(tmp_path: Path)
 
 def test_a_behaviour_of_ones_own_can_be_given(tmp_path: Path) -> None:
     with Sandbox(tmp_path, as_version="0.5.5", behavior=behavior_for("0.5.7")) as sandbox:
-        assert requests.get(f"{sandbox.url}/api/version", timeout=5).json() == {"version": "0.5.5"}
-        answer = requests.post(f"{sandbox.url}/api/create", data='{"model": "x"}', timeout=5)
+        assert requests.get(f"{sandbox.url}/api/version", timeout=PATIENCE_S).json() == {"version": "0.5.5"}
+        answer = requests.post(f"{sandbox.url}/api/create", data='{"model": "x"}', timeout=PATIENCE_S)
         assert answer.json()["error"] == "neither 'from' or 'files' was specified"
 
 
@@ -94,9 +95,9 @@ def test_alone_it_prints_its_url_and_ends_at_a_signal(number: signal.Signals, tm
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        assert requests.get(f"{url}/api/version", timeout=5).json() == {"version": "0.5.7"}
+        assert requests.get(f"{url}/api/version", timeout=PATIENCE_S).json() == {"version": "0.5.7"}
         process.send_signal(number)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, output, errors) == (0, "", "")
 
 
@@ -241,8 +242,8 @@ def test_a_chunked_upload_is_stored(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         chunks = (data[start : start + 100_000] for start in range(0, len(data), 100_000))
         url = f"{caller.sandbox.url}/api/blobs/{digest_of(data)}"
-        assert requests.post(url, data=chunks, timeout=30).status_code == 201
-        assert requests.post(url, data=iter([b"x"]), timeout=30).status_code == 200
+        assert requests.post(url, data=chunks, timeout=PATIENCE_S).status_code == 201
+        assert requests.post(url, data=iter([b"x"]), timeout=PATIENCE_S).status_code == 200
 
 
 @pytest.mark.parametrize("sent", [0, 5 << 20])

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import requests
+from patience import PATIENCE_S
 from registry_fixture import RunningRegistry, run_registry
 
 from ollamaops.sandbox.gguf_file import read_header
@@ -30,7 +31,6 @@ VERSIONS = ("0.3.4", "0.5.7", "0.6.8", "0.12.11", "0.32.15", "0.33.0-rc2")
 REWRITING = ("0.32.15", "0.33.0-rc2")
 NAMES_PATHS = ("0.5.7", "0.6.8", "0.12.11")
 RECORDED_REGISTRY = "localhost:5055"
-TIMEOUT_S = 30
 
 TEMPLATE = "{{ if .System }}<|system|>{{ .System }}{{ end }}<|user|>{{ .Prompt }}<|assistant|>{{ .Response }}"
 PARAMETERS = (
@@ -216,9 +216,9 @@ def test_a_store_of_a_real_server_opens_with_the_same_names_digests_and_contents
     with Sandbox(tmp_path, as_version=version) as sandbox:
         listed = {
             model["name"]: model
-            for model in requests.get(f"{sandbox.url}/api/tags", timeout=TIMEOUT_S).json()["models"]
+            for model in requests.get(f"{sandbox.url}/api/tags", timeout=PATIENCE_S).json()["models"]
         }
-        shown = requests.post(f"{sandbox.url}/api/show", json={"model": "mario"}, timeout=TIMEOUT_S).json()
+        shown = requests.post(f"{sandbox.url}/api/show", json={"model": "mario"}, timeout=PATIENCE_S).json()
     recorded = recorded_models(version)
     assert without_times(listed["mario:latest"]) == without_times(recorded["mario:latest"])
     base = without_times(recorded["base:latest"])
@@ -237,8 +237,8 @@ def test_a_model_made_from_a_real_servers_model_is_the_recorded_one(version: str
     with Sandbox(tmp_path, as_version=version) as sandbox:
         play(version, sandbox, only="mario")
         assert files_below(tmp_path)["manifests/registry.ollama.ai/library/mario/latest"] == mario
-        requests.delete(f"{sandbox.url}/api/delete", json={"name": "mario"}, timeout=TIMEOUT_S)
-        requests.delete(f"{sandbox.url}/api/delete", json={"name": "base"}, timeout=TIMEOUT_S)
+        requests.delete(f"{sandbox.url}/api/delete", json={"name": "mario"}, timeout=PATIENCE_S)
+        requests.delete(f"{sandbox.url}/api/delete", json={"name": "base"}, timeout=PATIENCE_S)
     upload = TINY.read_bytes()
     kept = {f"blobs/sha256-{sha256(upload)}": upload} if version in REWRITING else {}
     assert files_below(tmp_path) == kept
@@ -255,9 +255,9 @@ def play(version: str, sandbox: Sandbox, *, only: str = "") -> None:
         name = body.get("model", body.get("name"))
         if request["path"].startswith("/api/blobs/"):
             data = (CONTRACT / "weights" / request["file"]).read_bytes()
-            requests.post(sandbox.url + request["path"], data=data, timeout=TIMEOUT_S).raise_for_status()
+            requests.post(sandbox.url + request["path"], data=data, timeout=PATIENCE_S).raise_for_status()
         elif request["path"] == "/api/create" and only in ("", name):
-            answer = requests.post(sandbox.url + request["path"], json=body, timeout=TIMEOUT_S)
+            answer = requests.post(sandbox.url + request["path"], json=body, timeout=PATIENCE_S)
             assert json.loads(answer.text.splitlines()[-1]) == {"status": "success"}
 
 
@@ -284,9 +284,9 @@ def test_what_went_through_a_registry_is_stored_as_the_real_server_stores_it(
     with Sandbox(tmp_path, as_version=version) as sandbox:
         play(version, sandbox)
         copied = {"source": "mario", "destination": name}
-        requests.post(f"{sandbox.url}/api/copy", json=copied, timeout=TIMEOUT_S).raise_for_status()
-        requests.post(f"{sandbox.url}/api/push", json=body, timeout=TIMEOUT_S).raise_for_status()
-        requests.post(f"{sandbox.url}/api/pull", json=body, timeout=TIMEOUT_S).raise_for_status()
+        requests.post(f"{sandbox.url}/api/copy", json=copied, timeout=PATIENCE_S).raise_for_status()
+        requests.post(f"{sandbox.url}/api/push", json=body, timeout=PATIENCE_S).raise_for_status()
+        requests.post(f"{sandbox.url}/api/pull", json=body, timeout=PATIENCE_S).raise_for_status()
     stored = (tmp_path / "manifests" / registry.host / "team" / "mario" / f"v{version}").read_bytes()
     layers = mario_layers(version)
     assert stored == manifest_of(config_of(version, layers), layers)
@@ -310,9 +310,9 @@ def test_a_busy_store_holds_nothing_that_a_real_server_would_not_expect(version:
             ("pull", {"model": "nobody", "stream": False}),
             ("create", {"model": "broken", "files": {"a.gguf": "sha256:" + "0" * 64}, "stream": False}),
         ):
-            requests.post(f"{sandbox.url}/api/{path}", json=body, timeout=TIMEOUT_S)
-        requests.post(f"{sandbox.url}/api/blobs/sha256:{'1' * 64}", data=b"else", timeout=TIMEOUT_S)
-        listed = requests.get(f"{sandbox.url}/api/tags", timeout=TIMEOUT_S).json()["models"]
+            requests.post(f"{sandbox.url}/api/{path}", json=body, timeout=PATIENCE_S)
+        requests.post(f"{sandbox.url}/api/blobs/sha256:{'1' * 64}", data=b"else", timeout=PATIENCE_S)
+        listed = requests.get(f"{sandbox.url}/api/tags", timeout=PATIENCE_S).json()["models"]
     files = files_below(tmp_path)
     blobs = {path: data for path, data in files.items() if path.startswith("blobs/")}
     manifests = {path: data for path, data in files.items() if path not in blobs}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
+from patience import PATIENCE_S
 
 from ollamaops.cli import exits
 from ollamaops.engine import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
@@ -49,9 +50,8 @@ BEFORE = {
 }
 # nobody declares a change of these: the base, an unmanaged model, a protected one
 BYSTANDERS = (BASE, "theirs:latest", "keep:golden")
-PATIENT = TimeLimits(connect_s=20, idle_s=20, stall_s=20, quiet_s=20)
+PATIENT = TimeLimits(connect_s=PATIENCE_S, idle_s=PATIENCE_S, stall_s=PATIENCE_S, quiet_s=PATIENCE_S)
 HASTY = TimeLimits(connect_s=20, idle_s=0.4, stall_s=0.4, quiet_s=0.4)
-_TIMEOUT_S = 30
 # how much faster than real time the engine waits between two attempts
 _HURRY = 25
 
@@ -171,7 +171,7 @@ class World:
         cases = build_cases(self.manifest, hosts, files, Options(ask_registry=self.asks_registry))
         clock = FastClock()
         endpoints = {"registry.ollama.ai": self.sandbox.url}  # no registry, but it answers without a network
-        registries = RegistryCache(lambda: RegistryClient(endpoints=endpoints, timeout_s=5), clock)
+        registries = RegistryCache(lambda: RegistryClient(endpoints=endpoints, timeout_s=PATIENCE_S), clock)
         with tempfile.TemporaryDirectory(dir=self.folder) as empty:
             ledger = Ledger(self.folder / "state" if remembers else Path(empty))
             try:
@@ -266,4 +266,4 @@ def _fill(url: str) -> None:
 
 def ask(url: str, endpoint: str, body: Mapping[str, object]) -> None:
     """Do something as another client of the server would."""
-    requests.post(f"{url}/api/{endpoint}", json=body, timeout=_TIMEOUT_S).raise_for_status()
+    requests.post(f"{url}/api/{endpoint}", json=body, timeout=PATIENCE_S).raise_for_status()

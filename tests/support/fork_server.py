@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from patience import PATIENCE_S
+
 # Events at which something begins or ends.
 BOUNDARIES = ("action_started", "action_ended", "round_ended")
 # How much faster than real time the program waits.
@@ -145,5 +147,5 @@ class ForkServer:
         assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
         self._keeper.stdin.close()
-        self._keeper.wait(60)
+        self._keeper.wait(PATIENCE_S)
         self._keeper.stdout.close()

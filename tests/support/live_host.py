@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from patience import PATIENCE_S
 from recording_proxy import RecordingProxy
 
 from ollamaops.engine import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
@@ -48,7 +49,6 @@ VERSIONS = ("0.3.4", "0.5.7", "0.6.8", "0.12.11", "0.32.15", "0.33.0-rc2")
 MODELFILE_VERSIONS = frozenset({"0.3.4"})
 REWRITING_VERSIONS = frozenset({"0.32.15", "0.33.0-rc2"})
 BASE = "llama3.2:3b"
-_TIMEOUT_S = 30
 
 
 def name(text: str) -> ModelName:
@@ -98,7 +98,7 @@ class OtherClient:
 
     def tags(self) -> dict[str, str]:
         """Display name → tags digest."""
-        answer = requests.get(f"{self.url}/api/tags", timeout=_TIMEOUT_S)
+        answer = requests.get(f"{self.url}/api/tags", timeout=PATIENCE_S)
         answer.raise_for_status()
         return {model["name"]: model["digest"] for model in answer.json()["models"]}
 
@@ -131,7 +131,7 @@ class OtherClient:
     def create_from_file(self, model: str, file: str) -> None:
         data = (WEIGHTS / file).read_bytes()
         digest = Digest.of(data)
-        answer = requests.post(f"{self.url}/api/blobs/{digest}", data=data, timeout=_TIMEOUT_S)
+        answer = requests.post(f"{self.url}/api/blobs/{digest}", data=data, timeout=PATIENCE_S)
         answer.raise_for_status()
         if self.version in MODELFILE_VERSIONS:
             body = {"model": model, "modelfile": f"FROM @{digest}", "stream": False}
@@ -140,7 +140,7 @@ class OtherClient:
         self._ask("POST", "create", body)
 
     def _ask(self, method: str, endpoint: str, body: Mapping[str, object]) -> requests.Response:
-        answer = requests.request(method, f"{self.url}/api/{endpoint}", json=body, timeout=_TIMEOUT_S)
+        answer = requests.request(method, f"{self.url}/api/{endpoint}", json=body, timeout=PATIENCE_S)
         assert answer.ok, f"{endpoint} {body}: {answer.status_code} {answer.text}"
         return answer
 
@@ -213,7 +213,7 @@ class LiveHost:
             clients.append(OllamaClient.connect(spec.url, host_name=spec.name, cancel=cancel))
             return clients[-1]
 
-        registries = RegistryCache(lambda: RegistryClient(endpoints=self.registries, timeout_s=5))
+        registries = RegistryCache(lambda: RegistryClient(endpoints=self.registries, timeout_s=PATIENCE_S))
         emit = self.emit or self.events.append
         yield Surroundings(
             ledger=self.ledger, registries=registries, emit=emit, cancel=self.cancel, open_client=open_client

@@ -24,13 +24,13 @@ from typing import IO
 
 import pytest
 import requests
+from patience import PATIENCE_S
 
 from ollamaops.names import Digest, ModelName
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 
 _IN_CI = os.environ.get("CI", "").lower() == "true"  # read now: conftest.py removes it from every test
-_TIMEOUT_S = 30.0
 
 
 def program(name: str) -> str:
@@ -59,14 +59,14 @@ class RunningRegistry:
     def put_blob(self, repository: str, data: bytes) -> Digest:
         """Store a blob through the v2 API."""
         digest = Digest.of(data)
-        started = requests.post(f"{self.url}/v2/{repository}/blobs/uploads/", timeout=_TIMEOUT_S)
+        started = requests.post(f"{self.url}/v2/{repository}/blobs/uploads/", timeout=PATIENCE_S)
         started.raise_for_status()
         ended = requests.put(
             started.headers["Location"],
             params={"digest": str(digest)},
             data=data,
             headers={"Content-Type": "application/octet-stream"},
-            timeout=_TIMEOUT_S,
+            timeout=PATIENCE_S,
         )
         ended.raise_for_status()
         return digest
@@ -74,7 +74,7 @@ class RunningRegistry:
     def put_manifest(self, repository: str, tag: str, raw: bytes, media_type: str = MANIFEST_TYPE) -> Digest:
         """Store a manifest, whose blobs must be there, under a tag."""
         url = f"{self.url}/v2/{repository}/manifests/{tag}"
-        answer = requests.put(url, data=raw, headers={"Content-Type": media_type}, timeout=_TIMEOUT_S)
+        answer = requests.put(url, data=raw, headers={"Content-Type": media_type}, timeout=PATIENCE_S)
         answer.raise_for_status()
         return Digest.of(raw)
 
@@ -162,7 +162,7 @@ def _run_docker_registry(command: str, folder: Path, tree: Mapping[str, object])
         yield RunningRegistry(f"localhost:{port}", f"http://localhost:{port}", port, folder)
     finally:
         process.terminate()
-        process.wait(_TIMEOUT_S)
+        process.wait(PATIENCE_S)
         process.stderr.close()
 
 
@@ -205,7 +205,7 @@ def run_basic_auth_proxy(folder: Path, upstream: RunningRegistry, user: str, pas
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(_TIMEOUT_S)
+            process.wait(PATIENCE_S)
 
 
 def _nginx_configuration(folder: Path, port: int, upstream_port: int) -> str:

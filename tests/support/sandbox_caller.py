@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import requests
+from patience import PATIENCE_S
 
 from ollamaops.sandbox.behavior import NEWEST
 from ollamaops.sandbox.gguf_file import STRING, UINT32, Field, Tensor, header_bytes, padding_after
@@ -54,7 +55,7 @@ class Caller:
     def call(self, method: str, path: str, body: object = None) -> Reply:
         """Send `body` as JSON (bytes and str as they are)."""
         data = body if isinstance(body, bytes | str | None) else json.dumps(body)
-        answer = self.session.request(method, self.sandbox.url + path, data=data, timeout=30)
+        answer = self.session.request(method, self.sandbox.url + path, data=data, timeout=PATIENCE_S)
         content_type = answer.headers.get("content-type", "")
         if content_type.startswith("application/x-ndjson"):
             return Reply(answer.status_code, {}, tuple(json.loads(line) for line in answer.text.splitlines()))

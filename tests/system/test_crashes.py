@@ -26,6 +26,7 @@ import uvicorn
 import yaml
 from fork_server import ForkServer, Run
 from live_host import VERSIONS, WEIGHTS, OtherClient
+from patience import PATIENCE_S
 from starlette.types import Message, Receive, Scope, Send
 
 from ollamaops.names import ModelName
@@ -278,7 +279,7 @@ class World:
         self.unowned = {f"only-{other}:latest"} & set(told)
         gone = {f"moved-{other}:latest", f"only-{other}:latest", "old-bot:v1"} - self.unowned
         assert not now.keys() & gone
-        listed = requests.get(f"{self.sandbox.url}/api/ps", timeout=30).json()["models"]
+        listed = requests.get(f"{self.sandbox.url}/api/ps", timeout=PATIENCE_S).json()["models"]
         tags = self.stranger.tags()
         assert any(
             model["digest"] == tags["chat:latest"] and model["expires_at"] > "2200" for model in listed

@@ -43,7 +43,6 @@ from ollamaops.sandbox.model_name import parse_name
 from ollamaops.sandbox.server import Sandbox
 
 SHARDS = ("w-00001-of-00002.gguf", "w-00002-of-00002.gguf")
-TIMEOUT_S = 30
 
 
 @contextmanager

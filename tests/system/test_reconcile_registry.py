@@ -20,6 +20,7 @@ from live_host import (
     ids,
     reasons,
 )
+from patience import PATIENCE_S
 from registry_fixture import RunningRegistry, push_model, run_registry
 
 from ollamaops.engine import (
@@ -107,7 +108,7 @@ def test_a_model_is_pushed_once_and_again_when_it_changes(
     assert host.plan(models("one")).actions == ()
 
     assert_converged(host, host.apply(models("two")))
-    with RegistryClient(timeout_s=5) as client:
+    with RegistryClient(timeout_s=PATIENCE_S) as client:
         fetched = client.manifest(ref, insecure=True)
         assert any(client.blob(ref, digest, 100, insecure=True) == b"two" for digest in _small(fetched.blobs))
     assert host.plan(models("two")).actions == ()

@@ -18,6 +18,7 @@ import pytest
 import requests
 from gguf_files import split, take_apart
 from live_host import REWRITING_VERSIONS, VERSIONS, WEIGHTS
+from patience import PATIENCE_S
 from registry_fixture import COMMIT, Reply, Request, a_file, run_server
 
 from ollamaops.cli.main import run
@@ -221,7 +222,9 @@ def assert_converges_or_is_refused(
 
 def layers_as_given(sandbox: Sandbox, folder: Path) -> list[str]:
     """The names of the files whose very bytes the server says the model is made from."""
-    shown = requests.post(f"{sandbox.url}/api/show", json={"model": "m", "name": "m"}, timeout=30).json()
+    shown = requests.post(
+        f"{sandbox.url}/api/show", json={"model": "m", "name": "m"}, timeout=PATIENCE_S
+    ).json()
     return [
         path.name
         for path in folder.iterdir()
