@@ -13,7 +13,7 @@ ARGS   := -f manifests --sandbox=$(DEMO)/store --state-dir $(DEMO)/state
 help:
 	@echo "make demo         install, apply manifests/ to a pretend server, plan again: nothing left to do"
 	@echo "make test         install, run the tests that tell whether a change is right"
-	@echo "make soak         run the long ones: every fault on every version, kills, long properties"
+	@echo "make soak         run the long rest: every fault on every version, kills, properties with many values"
 	@echo "make coverage     run both with branch coverage and hold its gates"
 	@echo "make latest       run the tests of make test with the newest releases that pyproject.toml allows"
 	@echo "make lint         ruff, mypy --strict, import-linter"
@@ -50,10 +50,10 @@ test: $(VENV)/test
 	$(BIN)/pytest -n $(JOBS) -m "not soak"
 
 soak: $(VENV)/test
-	$(BIN)/pytest -n $(JOBS) -m soak
+	$(BIN)/pytest -n $(JOBS) -m "soak or hypothesis" --hypothesis-profile=soak
 
 coverage: $(VENV)/test
-	$(BIN)/pytest -n $(JOBS) --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -n $(JOBS) --hypothesis-profile=soak --cov --cov-report=term --cov-fail-under=95
 	$(BIN)/coverage report --include='ollamaops/plan/*,ollamaops/manifest/*' --fail-under=100
 
 # SAME=skip is for CI, which has just run everything: no second run where the newest releases are those of constraints.txt.
