@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from patience import PATIENCE_S
 from pulled_models import WEIGHTS_B, World, entry, publish
 from registry_fixture import Reply, Request, RunningRegistry, run_registry, run_server
 
@@ -242,7 +243,7 @@ class TestWriting:
         ended = threading.Event()
 
         def answer(_: Request) -> Reply:
-            ended.wait(0.8)
+            ended.wait(PATIENCE_S if timeout else 0.3)
             return Reply(200, {}, raw)
 
         with run_server(answer) as server:

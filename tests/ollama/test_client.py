@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -442,25 +443,43 @@ def test_a_pull_whose_lines_go_on_without_bytes_is_stopped() -> None:
     assert clock.now <= 1000 + 80
 
 
+class SkippingClock:
+    """A clock of which time can be skipped, so that a limit is long until a line has come, and then nearly over."""
+
+    def __init__(self) -> None:
+        self.skipped_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.skipped_s
+
+    def skip(self, seconds: float) -> None:
+        self.skipped_s += seconds
+
+
 def test_a_pull_that_says_nothing_is_stopped() -> None:
+    clock = SkippingClock()
+
     def script(asked: Asked, wire: Wire) -> None:
         wire.begin()
         wire.line({"status": "pulling manifest"})
-        wire.sock.settimeout(20)
+        wire.sock.settimeout(PATIENCE_S)
         wire.sock.recv(1)
         wire.close()
 
-    with Serving({"/api/pull": script}) as serving, pytest.raises(TimeoutExceeded) as caught:
-        serving.client.pull(BOT, stall_s=0.1)
+    with ScriptedHost(routes({"/api/pull": script})) as host:
+        client = OllamaClient(Transport("gpu-1", host.url, clock=clock))
+        with pytest.raises(TimeoutExceeded) as caught:
+            client.pull(BOT, on_progress=lambda _: clock.skip(PATIENCE_S - 0.1), stall_s=PATIENCE_S)
+        client.close()
     assert str(caught.value) == (
-        "gpu-1: pull bot:latest: stalled: nothing new for 0.1s after 'pulling manifest'"
+        "gpu-1: pull bot:latest: stalled: nothing new for 10m00s after 'pulling manifest'"
     )
     assert "resumes" in (caught.value.hint or "")
 
 
 def test_a_pull_that_never_begins_is_stopped() -> None:
     def script(asked: Asked, wire: Wire) -> None:
-        wire.sock.settimeout(20)
+        wire.sock.settimeout(PATIENCE_S)
         wire.sock.recv(1)
         wire.close()
 
@@ -474,24 +493,26 @@ def test_a_pull_that_never_begins_is_stopped() -> None:
 
 def test_a_quiet_step_may_take_long() -> None:
     """Verifying a big download says nothing for minutes; only `quiet_s` bounds it."""
-    go_on = threading.Event()
+    clock = SkippingClock()
 
     def script(asked: Asked, wire: Wire) -> None:
         wire.begin()
         wire.line({"status": "verifying sha256 digest"})
-        go_on.wait(0.3)
         wire.line(SUCCESS)
         wire.end()
 
-    with Serving({"/api/pull": script}) as serving:
-        serving.client.pull(BOT, stall_s=0.1)
+    with ScriptedHost(routes({"/api/pull": script})) as host:
+        limits = TimeLimits(quiet_s=3 * PATIENCE_S)
+        client = OllamaClient(Transport("gpu-1", host.url, clock=clock, limits=limits))
+        client.pull(BOT, on_progress=lambda _: clock.skip(PATIENCE_S), stall_s=PATIENCE_S - 1)
+        client.close()
 
 
 def test_a_pull_is_cancelled_from_another_thread() -> None:
     def script(asked: Asked, wire: Wire) -> None:
         wire.begin()
         wire.line(LAYER)
-        wire.sock.settimeout(20)
+        wire.sock.settimeout(PATIENCE_S)
         wire.sock.recv(1)
         wire.close()
 

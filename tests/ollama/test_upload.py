@@ -41,6 +41,9 @@ class BlobHost:
     def __init__(self, post: Script | None = None) -> None:
         self.blobs: dict[str, bytes] = {}
         self._post = post or self.store
+        # Whoever sets another event makes HEAD wait for it once the blob was sent.
+        self.settled = threading.Event()
+        self.settled.set()
         self.host = ScriptedHost(self.serve, reads_body=False)
 
     def __enter__(self) -> BlobHost:
@@ -54,6 +57,8 @@ class BlobHost:
 
     def serve(self, asked: Asked, wire: Wire) -> None:
         if asked.method == "HEAD":
+            if any(earlier.method == "POST" for earlier in self.host.asked):
+                self.settled.wait()
             there = asked.path.rpartition("/")[2] in self.blobs
             wire.head(200 if there else 404, Content_Length="0")
         else:
@@ -160,15 +165,17 @@ def test_a_connection_that_breaks_without_the_blob_is_an_error_worth_another_try
     assert [asked.method for asked in host.host.asked] == ["HEAD", "POST", "HEAD"]
 
 
-SLOW = TimeLimits(stall_s=0.3, quiet_s=20)
+SLOW = TimeLimits(stall_s=0.3, quiet_s=PATIENCE_S)
 
 
-def test_a_server_that_is_still_busy_with_the_bytes_it_has_is_no_stalled_one(weights: Path) -> None:
+def test_a_server_that_is_still_busy_with_the_bytes_it_has_is_no_stalled_one(tmp_path: Path) -> None:
     """A buffering proxy has taken everything at once, and hands it on while nothing is heard."""
+    weights = tmp_path / "small.gguf"
+    weights.write_bytes(b"so small that the system takes it at once")
 
     def store_slowly(asked: Asked, wire: Wire) -> None:
         body = wire.read(int(asked.headers["Content-Length"]))
-        done.wait(0.9)
+        done.wait(0.5)
         host.blobs[str(Digest.of(body))] = body
         wire.answer(201)
 
@@ -203,7 +210,7 @@ def test_silence_after_the_last_byte_is_bounded_and_told_as_long_as_it_was(weigh
         gone.wait(PATIENCE_S)
 
     with BlobHost(swallow) as host:
-        host.client.transport.limits = TimeLimits(stall_s=5, quiet_s=0.2)
+        host.client.transport.limits = TimeLimits(stall_s=PATIENCE_S, quiet_s=0.2)
         with pytest.raises(TimeoutExceeded, match=r"nothing moved for 0\.2s$"):
             host.send(weights)
         gone.set()
@@ -219,13 +226,15 @@ def test_a_blob_that_is_there_although_nobody_said_so_is_not_sent_again(
     def store(asked: Asked, wire: Wire) -> None:
         body = wire.read(int(asked.headers["Content-Length"]))
         host.blobs[str(Digest.of(body))] = body
+        host.settled.set()
         if status is None:
             gone.wait(PATIENCE_S)
         else:
             wire.answer(status)
 
     with BlobHost(store) as host:
-        host.client.transport.limits = TimeLimits(stall_s=5, quiet_s=0.2)
+        host.settled.clear()
+        host.client.transport.limits = TimeLimits(stall_s=PATIENCE_S, quiet_s=0.2)
         assert host.send(weights) is True
         gone.set()
     assert [asked.method for asked in host.host.asked] == ["HEAD", "POST", "HEAD"]

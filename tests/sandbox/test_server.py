@@ -18,6 +18,7 @@ import requests
 from patience import PATIENCE_S
 from sandbox_caller import WEIGHTS, Caller, Json, a_caller, a_gguf, digest_of
 
+from ollamaops.sandbox import server
 from ollamaops.sandbox.behavior import NEWEST, RECORDED, behavior_for
 from ollamaops.sandbox.loaded_models import LoadedModels
 from ollamaops.sandbox.server import Sandbox
@@ -50,15 +51,16 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
         Sandbox(tmp_path / "two", port=one.address[1]).start()
 
 
-def test_stopping_does_not_wait_for_a_client_that_is_still_sending(tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_a_client_that_is_still_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_STOP_S", None)  # if stopping waited for the client, it would wait forever
     with Sandbox(tmp_path) as sandbox, socket.create_connection(sandbox.address) as client:
         client.sendall(
             f"POST /api/blobs/{digest_of(b'x')} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nabc".encode()
         )
         requests.get(sandbox.url, timeout=PATIENCE_S)
-        started = time.monotonic()
         sandbox.stop()
-        assert time.monotonic() - started < 2
     assert not list((tmp_path / "blobs").iterdir())
 
 
@@ -259,11 +261,9 @@ def test_an_upload_that_is_cut_leaves_nothing(sent: int, tmp_path: Path) -> None
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    """Look again and again until it holds; fail after ten seconds."""
+    """Look again and again until it holds."""
     waiting = threading.Event()
-    end = time.monotonic() + 10
     while not holds():
-        assert time.monotonic() < end
         waiting.wait(0.01)
 
 
