@@ -15,11 +15,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ollamaops.sandbox.inference_routes import infer
+from ollamaops.sandbox.inference_routes import Endpoint, infer
 from ollamaops.sandbox.registry_api import answer_as_registry, is_registry_path
 from ollamaops.sandbox.responses import (
     JSON,
     Refusal,
+    Work,
     answer,
     bad_request,
     failure,
@@ -40,49 +41,40 @@ async def _root(_: Service, __: Request) -> Response:
     return Response("Ollama is running", headers={"content-type": "text/plain; charset=utf-8"})
 
 
-async def _version(service: Service, _: Request) -> Response:
-    return answer({"version": service.version})
+def _answers(ask: Callable[[Service, bytes], object]) -> Handler:
+    """Answers with the document that `ask` makes of the body."""
+
+    async def handle(service: Service, request: Request) -> Response:
+        return answer(await run_in_threadpool(ask, service, await request.body()))
+
+    return handle
 
 
-async def _cloud_status(_: Service, __: Request) -> Response:
-    return answer({"cloud": {"disabled": True, "source": "env"}})
+def _acts(act: Callable[[Service, bytes], None]) -> Handler:
+    """Does what the body asks for and answers with an empty 200."""
+
+    async def handle(service: Service, request: Request) -> Response:
+        await run_in_threadpool(act, service, await request.body())
+        return Response()
+
+    return handle
 
 
-async def _tags(service: Service, _: Request) -> Response:
-    return answer({"models": await run_in_threadpool(service.tags)})
+def _works(begin: Callable[[Service, bytes], tuple[bool, Work]]) -> Handler:
+    """Answers with the lines of work, or with its last line if the body asks for no stream."""
+
+    async def handle(service: Service, request: Request) -> Response:
+        stream, work = await run_in_threadpool(begin, service, await request.body())
+        return await send_work(work, service.behavior, stream=stream)
+
+    return handle
 
 
-async def _ps(service: Service, _: Request) -> Response:
-    return answer({"models": service.loaded()})
+def _infers(endpoint: Endpoint) -> Handler:
+    async def handle(service: Service, request: Request) -> Response:
+        return await infer(service, endpoint, await request.body())
 
-
-async def _show(service: Service, request: Request) -> Response:
-    return answer(await run_in_threadpool(service.show, await request.body()))
-
-
-async def _create(service: Service, request: Request) -> Response:
-    stream, work = await run_in_threadpool(service.create, await request.body())
-    return await send_work(work, service.behavior, stream=stream)
-
-
-async def _pull(service: Service, request: Request) -> Response:
-    stream, work = await run_in_threadpool(service.pull, await request.body())
-    return await send_work(work, service.behavior, stream=stream)
-
-
-async def _push(service: Service, request: Request) -> Response:
-    stream, work = await run_in_threadpool(service.push, await request.body())
-    return await send_work(work, service.behavior, stream=stream)
-
-
-async def _copy(service: Service, request: Request) -> Response:
-    await run_in_threadpool(service.copy, await request.body())
-    return Response()
-
-
-async def _delete(service: Service, request: Request) -> Response:
-    await run_in_threadpool(service.delete, await request.body())
-    return Response()
+    return handle
 
 
 async def _head_blob(service: Service, request: Request) -> Response:
@@ -102,7 +94,7 @@ async def _post_blob(service: Service, request: Request) -> Response:
 async def _receive_blob(store: Store, request: Request, digest: str) -> None:
     """Store the body of `request` as a blob, in constant memory. Refusal.
 
-    Bytes that do not have the digest are kept under their true one; of a connection that is cut nothing is.
+    Bytes with another digest are kept under that one. When the connection is cut, nothing is kept.
     """
     try:
         with store.begin_upload() as upload:
@@ -155,38 +147,25 @@ def _has_blob(service: Service, request: Request) -> bool:
         raise bad_request(str(error)) from error
 
 
-async def _generate(service: Service, request: Request) -> Response:
-    return await infer(service, "generate", await request.body())
-
-
-async def _chat(service: Service, request: Request) -> Response:
-    return await infer(service, "chat", await request.body())
-
-
-async def _embed(service: Service, request: Request) -> Response:
-    return await infer(service, "embed", await request.body())
-
-
-async def _embeddings(service: Service, request: Request) -> Response:
-    return await infer(service, "embeddings", await request.body())
-
-
+_VERSION = _answers(lambda service, _: {"version": service.version})
+_TAGS = _answers(lambda service, _: {"models": service.tags()})
 _ROUTES: dict[str, dict[str, Handler]] = {
     "/": {"GET": _root, "HEAD": _root},
-    "/api/version": {"GET": _version, "HEAD": _version},
-    "/api/tags": {"GET": _tags, "HEAD": _tags},
-    "/api/ps": {"GET": _ps},
-    "/api/show": {"POST": _show},
-    "/api/create": {"POST": _create},
-    "/api/pull": {"POST": _pull},
-    "/api/push": {"POST": _push},
-    "/api/copy": {"POST": _copy},
-    "/api/delete": {"DELETE": _delete},
-    "/api/generate": {"POST": _generate},
-    "/api/chat": {"POST": _chat},
-    "/api/embed": {"POST": _embed},
-    "/api/embeddings": {"POST": _embeddings},
+    "/api/version": {"GET": _VERSION, "HEAD": _VERSION},
+    "/api/tags": {"GET": _TAGS, "HEAD": _TAGS},
+    "/api/ps": {"GET": _answers(lambda service, _: {"models": service.loaded()})},
+    "/api/show": {"POST": _answers(Service.show)},
+    "/api/create": {"POST": _works(Service.create)},
+    "/api/pull": {"POST": _works(Service.pull)},
+    "/api/push": {"POST": _works(Service.push)},
+    "/api/copy": {"POST": _acts(Service.copy)},
+    "/api/delete": {"DELETE": _acts(Service.delete)},
+    "/api/generate": {"POST": _infers("generate")},
+    "/api/chat": {"POST": _infers("chat")},
+    "/api/embed": {"POST": _infers("embed")},
+    "/api/embeddings": {"POST": _infers("embeddings")},
 }
+_CLOUD_STATUS = _answers(lambda _, __: {"cloud": {"disabled": True, "source": "env"}})
 _BLOB_ROUTE: dict[str, Handler] = {"HEAD": _head_blob, "POST": _post_blob}
 _BLOB_PATH = re.compile(r"/api/blobs/([^/]+)")
 
@@ -194,14 +173,14 @@ _BLOB_PATH = re.compile(r"/api/blobs/([^/]+)")
 class App:
     """The ASGI app that answers for `service`. A middleware reaches the store through `app.service.store`.
 
-    With `registry`, paths below /v2/ are answered as by a registry that has the catalogue; a real server has none.
+    With `registry`, paths below /v2/ are answered as by a registry that has the built-in models.
     """
 
     def __init__(self, service: Service, *, registry: bool = False) -> None:
         self.service, self._is_registry = service, registry
         self._routes = dict(_ROUTES)
         if service.behavior.cloud_status_endpoint:
-            self._routes["/api/status"] = {"GET": _cloud_status}
+            self._routes["/api/status"] = {"GET": _CLOUD_STATUS}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.service.store.enter()

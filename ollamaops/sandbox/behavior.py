@@ -18,7 +18,7 @@ NEWEST = "0.33.0-rc2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRules:
-    """In what the servers differ; a default is the newest behavior, its comment the first version that has it."""
+    """How inference differs. The defaults are the newest behavior; the comments name its first version."""
 
     empty_embed: bool = True  # 0.3.6: embed without input loads and answers `embeddings: []`
     unload_without_loading: bool = True  # 0.3.11
@@ -28,9 +28,7 @@ class InferenceRules:
     fractional_keep_alive: bool = True  # 0.11.8
     dimensions: bool = True  # 0.11.11
     tool_call_ids: bool = True  # 0.12.10
-    strict_modalities: bool = (
-        True  # 0.30.0: images to a text model and embeddings of a chat model are refused
-    )
+    strict_modalities: bool = True  # 0.30.0: no images to a text model, no embeddings of a chat model
 
 
 NEWEST_RULES = InferenceRules()
@@ -298,12 +296,12 @@ BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
     (0, 32, 7): ("config_rootfs",),
 }
 """Version → what is from then on as in the next recorded server: flags of Behavior and of its InferenceRules."""
-# what show says from 0.15.0 to 0.17.7, and no recorded server
+# show's answer from 0.15.0 to 0.17.7; no server in between was recorded
 _UNQUALIFIED = (500, "unqualified name: {full}")
 
 
 def behavior_for(version: str) -> Behavior:
-    """The behavior of a server of that version: recorded, or put together from the recorded ones around it."""
+    """The behavior of a server of that version: recorded, or put together from its recorded neighbors."""
     wanted = _order(version) or _order(NEWEST)
     older = [name for name in RECORDED if _order(name) <= wanted]
     newer = [name for name in RECORDED if _order(name) > wanted]
@@ -324,9 +322,9 @@ def _laid_over(old: Behavior, new: Behavior, flags: Iterable[str]) -> Behavior:
 
 
 def _order(version: str) -> tuple[int, ...]:
-    """For comparing: the first three numbers; a suffix such as `-rc2` does not count. Empty for 0.0.0 and no number.
+    """The first three numbers, for comparing; a suffix such as `-rc2` does not count.
 
-    A server built from source calls itself 0.0.0.
+    Empty for text without a number, and for 0.0.0, which a server built from source calls itself.
     """
     numbers = re.match(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", version)
     order = tuple(int(part or 0) for part in numbers.groups()) if numbers else ()

@@ -55,7 +55,7 @@ _QUANTIZED = {"F16": 1, "Q4_0": 2}
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """One stand-in: `name` as pulled, further `tags` that are the same, and what the real one looks like."""
+    """One stand-in: the `name` it is pulled by, other `tags` of the same model, and what the real one looks like."""
 
     name: str
     family: str
@@ -99,6 +99,7 @@ def _embedding(
 
 
 _QWEN3 = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "stop": _STOP}
+_DEEPSEEK = {"temperature": 0.6}
 _GEMMA = {"temperature": 1, "top_k": 64, "top_p": 0.95, "stop": _STOP}
 BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     _chat("llama3.2:1b", "llama", "1.2B", 131072, "1b-instruct-q8_0", quantization="Q8_0"),
@@ -124,16 +125,8 @@ BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     _chat("gemma3:12b", "gemma3", "12.2B", 131072, template=_CHAT, parameters=_GEMMA, sees=True),
     _chat("phi4-mini:3.8b", "phi3", "3.8B", 131072, "latest"),
     _chat("phi4:14b", "phi3", "14.7B", 16384, "latest", template=_CHAT),
-    _chat("deepseek-r1:1.5b", "qwen2", "1.8B", 131072, template=_THINKING, parameters={"temperature": 0.6}),
-    _chat(
-        "deepseek-r1:8b",
-        "qwen3",
-        "8.2B",
-        131072,
-        "latest",
-        template=_THINKING,
-        parameters={"temperature": 0.6},
-    ),
+    _chat("deepseek-r1:1.5b", "qwen2", "1.8B", 131072, template=_THINKING, parameters=_DEEPSEEK),
+    _chat("deepseek-r1:8b", "qwen3", "8.2B", 131072, "latest", template=_THINKING, parameters=_DEEPSEEK),
     _chat("gpt-oss:20b", "gptoss", "20.9B", 131072, "latest", template=_THINKING, quantization="Q8_0"),
     _chat("tinyllama:1.1b", "llama", "1B", 2048, "latest", quantization="Q4_0", template=_CHAT),
     _chat("smollm2:135m", "llama", "134.52M", 8192, quantization="F16"),

@@ -67,7 +67,7 @@ class Creator:
         return self.models.behavior
 
     def checked(self, request: CreateRequest) -> Name:
-        """The target's name. Refusal for what is refused before the work begins."""
+        """The name of the model to make. Refusal if the server refuses before the work begins."""
         files = {**(request.files or {}), **(request.draft_files or {} if self.behavior.drafts else {})}
         if self.behavior.file_paths_checked and not all(map(_is_plain_path, files)):
             raise bad_request("file path must be relative")
@@ -78,7 +78,7 @@ class Creator:
         name = parse_name(request.model)
         if not name.is_valid:
             raise bad_request("invalid model name")
-        return self.models.spelt(name)
+        return self.models.spelled(name)
 
     def create(self, request: CreateRequest, name: Name) -> Work:
         """The lines of making `name`."""
@@ -98,14 +98,14 @@ class Creator:
         yield line(SUCCESS)
 
     def old_manifest(self, name: Name) -> Manifest | None:
-        """What a create of `name` replaces, if it can be read."""
+        """The manifest that a create of `name` replaces; None if there is none or it cannot be read."""
         try:
             return self.models.manifest(name)
         except (NoSuchModel, CorruptManifest):
             return None
 
     def remove_layers(self, old: Manifest | None) -> None:
-        """Remove those blobs of a replaced manifest that no other uses."""
+        """Remove the blobs of a replaced manifest that no other manifest uses."""
         for layer in old.blobs if old else ():
             self.store.remove_unused_blob(layer.digest)
 
@@ -316,7 +316,7 @@ def _licenses(value: object) -> list[str]:
 
 
 def _informed(config: Config, info: Mapping[str, object], *, strict: bool) -> Config:
-    """The config with `info` laid over; what `info` does not name is emptied. Wrong types are a Refusal if strict."""
+    """The config with `info` laid over it; what it does not name is emptied. Refusal for a wrong type if strict."""
     texts = {}
     for key, attribute in _INFO_TEXTS.items():
         value = info.get(key, "")

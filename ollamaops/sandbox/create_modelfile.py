@@ -87,7 +87,7 @@ class ModelfileCreator:
     _converted: dict[str, str] = field(default_factory=dict)
 
     def checked(self, request: CreateRequest) -> tuple[Name, list[tuple[str, str]]]:
-        """The target and the commands. Refusal for what is refused before the work begins."""
+        """The name of the model to make, and the commands. Refusal if the server refuses before the work begins."""
         name = parse_name(request.model)
         if not name.is_valid:
             raise bad_request("invalid model name")
@@ -236,7 +236,7 @@ def _float(text: str) -> float:
 
 
 def sniff(start: bytes) -> str:
-    """A media type; `unknown` for bytes that are no text and no known kind."""
+    """The media type by Go's `http.DetectContentType`; `unknown` for binary data of no known kind."""
     for signature, media_type in _SIGNATURES:
         if start.startswith(signature):
             return media_type

@@ -48,7 +48,7 @@ class Shaper:
 
 
 class Lines(Shaper, ABC):
-    """Sees the answer line by line, the last one (with or without its newline) apart from the others."""
+    """Handles the answer line by line; the last line, with or without its newline, gets its own method."""
 
     reframes = True
 
@@ -93,7 +93,7 @@ class CutEnd(Lines):
 
 
 class CutAfterLines(Shaper):
-    """Ends cleanly after some lines and hangs up on the application."""
+    """Ends cleanly after some lines, and hangs up on the application."""
 
     reframes = True
 
@@ -133,7 +133,7 @@ class ResetDuring(Lines):
 
 
 class Stalling(Lines):
-    """Stands still once: after a number of lines, at the first progress line, or before the last line."""
+    """Stops once for a while: after a number of lines, at the first progress line, or before the last line."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class Swallow(Shaper):
 
 
 class ActBeforeEnd(Shaper):
-    """Does something before the last bytes leave; the answer starts no sooner than its first bytes."""
+    """Acts before the last bytes leave. The head of the answer waits for the first bytes of its body."""
 
     def __init__(self, send: Send, act: Act) -> None:
         super().__init__(send)
@@ -228,7 +228,7 @@ class ActBeforeEnd(Shaper):
 
 
 class Throttle(Shaper):
-    """So many bytes a second."""
+    """Passes `bytes_per_s` at most."""
 
     def __init__(self, send: Send, bytes_per_s: int, sleep: Callable[[float], Awaitable[object]]) -> None:
         super().__init__(send)

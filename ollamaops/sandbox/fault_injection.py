@@ -91,7 +91,7 @@ class _Exchange:
 
 
 def with_faults(script: FaultScript) -> Callable[[App], FaultInjector]:
-    """What `Sandbox(faults=…)` takes: puts the script around a sandbox's application, its store and its runners."""
+    """What `Sandbox(faults=…)` takes: it puts the script around a sandbox's application, store and loaded models."""
 
     def wrap(app: App) -> FaultInjector:
         service = app.service
@@ -129,7 +129,7 @@ class FaultInjector:
         self._errands: set[asyncio.Task[None]] = set()
 
     def attach(self, server: uvicorn.Server) -> None:
-        """Say which server this application runs in: for refused connections and for the end of stalls."""
+        """Name the server that this application runs in, so that it can refuse connections and end stalls."""
         self._gate = ListenerGate(server)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -214,7 +214,7 @@ class FaultInjector:
             served.result()
 
     async def _stand_still(self, exchange: _Exchange, for_s: float | None, repeat: Act | None = None) -> bool:
-        """Wait, at most until the client or the server goes; whether both are still there."""
+        """Wait, at most until the client or the server goes. True if both are still there."""
         transport = transport_of(exchange.scope)
         waited = 0.0
         while for_s is None or waited < for_s:
@@ -249,7 +249,7 @@ class FaultInjector:
         await self._cut_off(exchange)
 
     async def _cut_off(self, exchange: _Exchange) -> None:
-        """Reset the connection, and see it gone, so that uvicorn misses no answer."""
+        """Reset the connection and wait until it is gone, so that uvicorn does not miss an answer."""
         reset_connection(transport_of(exchange.scope))
         while (await exchange.receive())["type"] != "http.disconnect":
             pass

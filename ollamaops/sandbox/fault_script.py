@@ -199,7 +199,7 @@ class Rule:
     times: int | None = None
 
     def wants(self, number: int, place: int) -> bool:
-        """Whether this rule, the `place`-th of its script, fires at its `number`-th matching call (from 1)."""
+        """Whether this rule, at index `place` of its script, fires at its `number`-th matching call (from 1)."""
         if self.calls and not any(first <= number <= (last or number) for first, last in self.calls):
             return False
         return self.share >= 1 or SeededChoice("fault").branch(self.seed, place, number).share() < self.share
@@ -218,7 +218,7 @@ class FaultScript:
         self.hits = self.hits or [0] * len(self.rules)
 
     def decide(self, call: Call) -> Fault | None:
-        """Count the call, and say what happens to it; None: nothing out of the ordinary."""
+        """Count the call. The fault that happens to it, or None."""
         winner: Rule | None = None
         for place, rule in enumerate(self.rules):
             if not rule.on.matches(call):

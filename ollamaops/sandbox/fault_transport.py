@@ -52,7 +52,7 @@ def reset_connection(transport: asyncio.Transport) -> None:
     """Close with a TCP RST and drop what was not sent yet."""
     peer = transport.get_extra_info("socket")
     if peer is not None and not transport.is_closing():
-        with contextlib.suppress(OSError):  # the peer was quicker
+        with contextlib.suppress(OSError):  # the peer has closed it already
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
 
@@ -78,7 +78,7 @@ class ListenerGate:
                 reset_connection(transport)
 
     async def refuse(self, for_s: float, sleep: Callable[[float], Awaitable[object]]) -> None:
-        """Reset all connections, refuse new ones for so long; the last of several opens, unless the server stops."""
+        """Reset all connections, refuse new ones for `for_s`. The last of several refusals opens the gate."""
         self._refusals += 1
         self._stop_listening()
         self.drop_connections()
@@ -99,7 +99,7 @@ class ListenerGate:
         self._server.servers = []
 
     async def _listen_on(self, bound: socket.socket) -> None:
-        """The server knows the listener before anyone else has a turn: who stops the server, stops this too."""
+        """Listen again. The server knows the listener at once, so that stopping the server stops this too."""
         config = self._server.config
 
         def protocol() -> asyncio.Protocol:
@@ -117,7 +117,7 @@ class ListenerGate:
 
 
 def _bound(family: int, address: object) -> socket.socket:
-    """A socket that holds the address without listening: connecting to it is refused."""
+    """A socket that keeps the address without listening: connecting to it is refused."""
     holder = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so that asyncio sends at once
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:

@@ -117,7 +117,7 @@ class Header:
 
     @property
     def kind(self) -> str:
-        """`model`, `adapter`, `projector` …: `general.type`, `unknown` when it is not said."""
+        """`model`, `adapter`, `projector` …: `general.type`, or `unknown`."""
         return self.text("general.type") or "unknown"
 
     @cached_property
@@ -195,7 +195,7 @@ def _format_of(kind: int) -> str:
 
 
 def is_gguf(start: bytes) -> bool:
-    """Whether a file that begins so is GGUF to the server (its first four bytes)."""
+    """Whether the server takes a file that begins with these bytes for GGUF."""
     return start[:4] == b"GGUF"
 
 

@@ -48,7 +48,7 @@ _EMBEDDED = re.compile(r"(a|mm|mtp|s|v)\.")
 
 
 def file_type_name(header: Header) -> str:
-    """The quantization that a file says it has: `unknown` for none, for 0 (F32) and for what is not known."""
+    """The quantization that a file declares; `unknown` if it declares none, 0 (F32) or an unknown number."""
     number = header.number("general.file_type")
     return FILE_TYPES[number] if 0 < number < len(FILE_TYPES) else "unknown"
 
@@ -92,7 +92,7 @@ def _stamped(header: Header, kind: int) -> dict[str, Field]:
 
 
 def _guess(tensors: Iterable[Tensor]) -> int:
-    """The file type that llama.cpp works out for a file that does not say."""
+    """The file type that llama.cpp guesses for a file that does not declare one."""
     counted = Counter(TENSOR_TYPES[tensor.kind].name for tensor in tensors)
     name = counted.most_common(1)[0][0] if counted else "F32"
     name = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}.get(name, name)

@@ -140,7 +140,7 @@ def _find(service: Service, endpoint: Endpoint, given: str) -> StoredModel:
     if not name.is_valid:
         raise _unqualified(service, endpoint, given)
     try:
-        model = service.models.load(name if endpoint == "embeddings" else service.models.spelt(name))
+        model = service.models.load(name if endpoint == "embeddings" else service.models.spelled(name))
     except (NoSuchModel, FileNotFoundError) as error:
         raise _missing(service, endpoint, given) from error
     except CorruptManifest as error:

@@ -72,7 +72,7 @@ def parse_name(text: str) -> Name:
 
 
 def adopt_spelling(name: Name, stored: Iterable[Name]) -> Name:
-    """`name` with each part spelt as in a stored name that has it in another case (servers ≥ 0.5.2)."""
+    """`name` with each part spelled as in a stored name that has it in another case (servers ≥ 0.5.2)."""
     parts = [name.host, name.namespace, name.model, name.tag]
     others = [(other.host, other.namespace, other.model, other.tag) for other in sorted(stored)]
     for index, part in enumerate(parts):

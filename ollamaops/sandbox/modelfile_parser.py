@@ -24,9 +24,9 @@ _LINE = re.compile(r"([^\r\n]*)([\r\n]?)")
 
 
 class BadModelfile(ValueError):
-    """A text that the server refuses in these words. `line` is the number that newer servers put in front, if any.
+    """A text that the server refuses, in its words. `line` is the number that servers from 0.4.2 on put in front.
 
-    They count CR and LF apart, and the line end at which they give up as well.
+    They count CR and LF separately, and also the line end at which they give up.
     """
 
     def __init__(self, message: str, line: int | None = None) -> None:
@@ -54,7 +54,7 @@ def parse_modelfile(text: str, commands: Sequence[str] = COMMANDS) -> list[tuple
 
 def _head(text: str, start: int, commands: Sequence[str]) -> tuple[str, str, int]:
     """The command at `start`, what its value begins with, and where the rest of the value does."""
-    # any character opens a word, and Go's buffer forgets it again if it cannot be printed
+    # any character opens a word; one that Go cannot print is dropped from it again
     end = _end(_LETTERS, text, start + 1)
     command = (_printable(text[start]) + text[start + 1 : end]).lower()
     is_followed = _is_followed_by_blank(text, end)

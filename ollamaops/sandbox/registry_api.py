@@ -34,7 +34,7 @@ def is_registry_path(path: str) -> bool:
 
 
 def answer_as_registry(builtin: BuiltinModels, request: Request) -> Response:
-    """The registry's answer. Nothing can be written: 405."""
+    """The registry's answer; 405 to whatever would write."""
     path = request.url.path
     if request.method not in {"GET", "HEAD"}:
         return _error(405, "UNSUPPORTED", "this registry is read-only")
@@ -60,7 +60,7 @@ def _manifest(builtin: BuiltinModels, repository: str, reference: str) -> Respon
 
 
 def _blob(builtin: BuiltinModels, request: Request, repository: str, digest: str) -> Response:
-    """The way to the blob; the blob itself to HEAD, and where no other name for this machine is known."""
+    """A redirect to the blob; the blob itself for HEAD, and where this machine has no other known name."""
     host = request.url.hostname or ""
     if request.method == "HEAD" or host not in _OTHER_NAME:
         return _stored_blob(builtin, request, repository, digest)

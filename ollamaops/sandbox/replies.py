@@ -91,7 +91,7 @@ def thoughts_on(turns: Sequence[Turn], choice: SeededChoice) -> str:
 def tool_call_for(
     turns: Sequence[Turn], tools: Sequence[Mapping[str, object]], choice: SeededChoice
 ) -> ToolCall | None:
-    """A call of the first tool of which a word of the name is in the prompt; None: answer in words."""
+    """A call of the first tool whose name shares a word with the prompt; None: answer in words."""
     if not turns or turns[-1].role != "user":
         return None
     asked = set(_WORD.findall(turns[-1].content.casefold()))

@@ -170,7 +170,7 @@ def _array(schema: Schema, root: Schema, choice: SeededChoice, depth: int) -> li
 
 
 class _StableRandom(random.Random):
-    """rstr chooses characters out of sets, whose order is another one in every process."""
+    """rstr chooses characters from sets, whose order differs from process to process."""
 
     def choice(self, seq: Any) -> Any:
         return super().choice(sorted(seq) if isinstance(seq[0], str) else seq)

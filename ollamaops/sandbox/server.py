@@ -35,14 +35,14 @@ Wrap = Callable[[App], ASGIApp]
 
 @runtime_checkable
 class NeedsServer(Protocol):
-    """An app around ours that wants to know the running server, to shut its door or cut its connections."""
+    """An app around ours that needs the running server, to refuse or cut its connections."""
 
     def attach(self, server: uvicorn.Server) -> None:
         """Called in the server's event loop before it serves."""
 
 
 def _protocol(app: object) -> type[asyncio.Protocol]:
-    """Plain HTTP; for scripts of faults, HTTP whose connections can be cut."""
+    """Plain HTTP, or for fault scripts HTTP whose connections can be cut."""
     return FaultProtocol if isinstance(app, NeedsServer) else HttpToolsProtocol
 
 
@@ -111,7 +111,7 @@ class Sandbox:
     """A pretend Ollama server in a thread. A context manager; `start` and `stop` do the same by hand.
 
     `store` is the folder of models (a temporary one if None), `as_version` the server to be, `port` 0 for any free
-    one. `faults` wraps the app, for scripts of things going wrong. `behavior` overrides what the version says.
+    one. `faults` wraps the app, for fault scripts. `behavior` overrides what the version says.
     `registry` also serves the built-in models as registry.ollama.ai does, below /v2/, which no real server has.
     `max_loaded` is how many models it keeps in memory at once; None: any number.
     """
@@ -142,7 +142,7 @@ class Sandbox:
 
     @property
     def store(self) -> Store:
-        """The models on disk, and handles to spoil them."""
+        """The models on disk, and ways to damage them."""
         return self.service.store
 
     @property

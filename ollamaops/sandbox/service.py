@@ -63,7 +63,7 @@ class Service:
         if not name.is_valid:
             status, text = self.behavior.invalid_show
             raise Refusal(status, text.format(given, full=name.full))
-        name = self.models.spelt(name)
+        name = self.models.spelled(name)
         try:
             model = self.models.load(name)
             if model.config.remote_host and reference.is_local:
@@ -94,7 +94,7 @@ class Service:
             raise bad_request(f'source "{source_text}" is invalid')
         if not target.is_valid:
             raise bad_request(f'destination "{target_text}" is invalid')
-        source, target = self.models.spelt(source), self.models.spelt(target)
+        source, target = self.models.spelled(source), self.models.spelled(target)
         if self.models.collides(target):
             raise bad_request("a model with that name already exists")
         if source == target:
@@ -114,7 +114,7 @@ class Service:
         name = parse_name(self._pull_target(given))
         if not name.is_valid:
             raise bad_request(f'name "{given}" is invalid')
-        name = self.models.spelt(name)
+        name = self.models.spelled(name)
         with self.store.lock:
             try:
                 manifest = self.models.manifest(name)
@@ -155,7 +155,7 @@ class Service:
         name = parse_name(self._pull_target(request.model))
         if not name.is_valid:
             raise bad_request("invalid model name")
-        name = self.models.spelt(name)
+        name = self.models.spelled(name)
         if self.models.collides(name):
             raise bad_request("a model with that name already exists")
         return request.stream, self.transfer.pull(name, insecure=request.insecure)
@@ -165,7 +165,7 @@ class Service:
         request = read_model_request(body, "PushRequest")
         if not request.model:
             raise bad_request("model is required")
-        name = self.models.spelt(parse_name(request.model))
+        name = self.models.spelled(parse_name(request.model))
         return request.stream, self.transfer.push(
             name, insecure=request.insecure, is_http=request.model.startswith("http://")
         )

@@ -99,7 +99,7 @@ def _commands(model: StoredModel) -> Iterator[str]:
 
 
 def _printed(text: str) -> str:
-    """The text as a Modelfile's value; the printer quotes only what spans lines or begins or ends with a space."""
+    """The text as a value in a Modelfile; only text with line ends or outer spaces is quoted."""
     if "\n" not in text and not text.startswith(" ") and not text.endswith(" "):
         return text
     quote = '"""' if '"' in text else '"'
@@ -113,7 +113,7 @@ def _model_info(header: Header, behavior: Behavior, *, verbose: bool) -> dict[st
 
 
 def _remote_info(config: Config) -> dict[str, object]:
-    """What the config of a remote stub says about the model that is elsewhere."""
+    """What the config of a remote stub says about its model."""
     family = config.model_family
     known = {
         "general.architecture": family,

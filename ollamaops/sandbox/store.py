@@ -48,7 +48,7 @@ class Upload:
         self._file.write(data)
 
     def finish(self) -> tuple[str, bool]:
-        """Make the blob visible; its digest comes back, and whether it is new."""
+        """Make the blob visible. Returns its digest, and whether it is new."""
         self._file.close()
         digest = f"sha256:{self._hash.hexdigest()}"
         is_new = not self._store.has_blob(digest)
@@ -84,13 +84,13 @@ class Store:
         self._life = 0
 
     def enter(self) -> None:
-        """Say that the request at hand came in this life of the server; it may not outlive it. See `prune`."""
+        """Note in which life of the server this request came; it may not write in a later one. See `prune`."""
         _life.set(self._life)
 
     # -- blobs
 
     def blob_path(self, digest: str) -> Path:
-        """Where the blob is or would be; the folder of blobs for no digest at all. InvalidDigest."""
+        """Where the blob is or would be; for an empty digest the folder of blobs. InvalidDigest."""
         if not digest:
             return self.blobs
         if not _DIGEST.fullmatch(digest):
@@ -114,7 +114,7 @@ class Store:
         return Upload(self)
 
     def add_blob(self, data: bytes) -> tuple[str, bool]:
-        """Store `data`; its digest, and whether it is new."""
+        """Store `data`. Returns its digest, and whether it is new."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if self.has_blob(digest):
             self.touch_blob(digest)
@@ -128,19 +128,19 @@ class Store:
         os.utime(self.blob_path(digest))
 
     def remove_blob(self, digest: str) -> bool:
-        """Delete a blob, used or not; whether it was there."""
+        """Delete a blob, used or not. Returns whether it was there."""
         path = self.blob_path(digest)
         found = path.exists()
         path.unlink(missing_ok=True)
         return found
 
     def remove_unused_blob(self, digest: str) -> bool:
-        """Delete a blob that no manifest uses; whether it was deleted."""
+        """Delete a blob unless a manifest uses it. Returns whether it was deleted."""
         with self.lock:
             return digest not in self.used_digests() and self.remove_blob(digest)
 
     def check_space(self, path: Path) -> None:
-        """OSError with a real server's words while `disk_full`."""
+        """OSError in a real server's words while `disk_full` is set."""
         if self.disk_full:
             raise OSError(28, "no space left on device", str(path))
 
@@ -157,8 +157,8 @@ class Store:
     def read_manifest(self, name: Name) -> bytes:
         """The bytes of a manifest. FileNotFoundError (or another OSError) when there is none.
 
-        Servers (up to 0.33) write in place, and who reads in these microseconds finds half of it. With Python's
-        threads they would be milliseconds, so here nobody does.
+        Servers (up to 0.33) write in place, so a reader may find half a manifest for some microseconds. With
+        Python's threads these would be milliseconds, so here reading waits for writing.
         """
         with self.lock:
             return self.manifest_path(name).read_bytes()
@@ -207,11 +207,11 @@ class Store:
     def prune(self, grace_s: float = 0, *, stop_at_corrupt: bool = True) -> list[str]:
         """What a server does when it starts: remove the files in `blobs/` that nothing uses. A new life begins.
 
-        Work of the life before may still run here in a thread. A real server's died with it, so it may not write
-        a manifest of blobs that are gone.
+        Work of the life before may still run in a thread here, while a real server's work died with it. Such work
+        may not write manifests any more, because their blobs may be gone.
 
-        Files changed less than `grace_s` ago stay. Nothing is removed while a manifest is corrupt, if so asked.
-        The names of the removed files come back.
+        Files changed less than `grace_s` ago stay. With `stop_at_corrupt`, nothing is removed while a manifest is
+        corrupt. Returns the names of the removed files.
         """
         with self.lock:
             self._life += 1

@@ -49,7 +49,7 @@ class StoredModel:
     licenses: tuple[str, ...] = ()
 
     def header(self) -> Header | None:
-        """The weights' GGUF header, None for somebody else's model. OSError (also without weights) or BadGGUF."""
+        """The GGUF header of the weights; None for a remote model. BadGGUF, or OSError (also when there are none)."""
         if self.weights is None and not self.config.remote_model:
             raise FileNotFoundError(2, "no weights", "")
         return read_header(self.weights) if self.weights else None
@@ -101,7 +101,7 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class Listed:
-    """What tags needs of a model: less than all its layers, so that a missing blob does not hide it."""
+    """What tags needs of a model. It does not read all layers, so a missing blob does not hide the model."""
 
     name: Name
     manifest: Manifest
@@ -115,7 +115,7 @@ class StoredModels:
     def __init__(self, store: Store, behavior: Behavior) -> None:
         self.store, self.behavior = store, behavior
 
-    def spelt(self, name: Name) -> Name:
+    def spelled(self, name: Name) -> Name:
         """The name as stored, if a stored one differs only in case (servers that fold case)."""
         return adopt_spelling(name, self.store.names()) if self.behavior.names_fold_case else name
 
@@ -175,7 +175,7 @@ class StoredModels:
 
 
 class _Parts:
-    """A model's layers, put where they belong; of two with one meaning the later counts."""
+    """Sorts a model's layers by meaning; of two with the same meaning the later one counts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -211,7 +211,7 @@ class _Parts:
             case kinds.MESSAGES:
                 self.messages = self._document(path, [])
             case _:
-                pass  # kinds of layers that this server does not know
+                pass  # a kind of layer that this server does not know
 
     def _text(self, path: Path) -> str:
         return path.read_bytes().decode("utf-8", "replace")

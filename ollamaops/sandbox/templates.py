@@ -13,24 +13,8 @@ from dataclasses import dataclass
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
 _FUNCTIONS = {
-    *(
-        "and",
-        "break",
-        "call",
-        "continue",
-        "eq",
-        "ge",
-        "gt",
-        "html",
-        "index",
-        "js",
-        "le",
-        "len",
-        "lt",
-        "ne",
-        "not",
-    ),
-    *("or", "print", "printf", "println", "slice", "urlquery"),
+    *("and", "break", "call", "continue", "eq", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne"),
+    *("not", "or", "print", "printf", "println", "slice", "urlquery"),
     *("currentDate", "json", "toTypeScriptType", "yesterdayDate"),  # Ollama's own
 }
 _BLOCKS = frozenset({"if", "range", "with", "block", "define"})
@@ -164,7 +148,7 @@ _NEAR = 100
 
 @dataclass(frozen=True, slots=True)
 class BuiltinTemplate:
-    """One recognized template: `jinja` as models carry it, the `text` stored in its place, its `stop` words."""
+    """A recognized template: the `jinja` that models carry, the `text` stored instead, and its `stop` words."""
 
     name: str
     jinja: str
@@ -197,7 +181,7 @@ _OLD_TEMPLATES = (
 
 
 def recognize(jinja: str, *, old: bool) -> BuiltinTemplate | None:
-    """The built-in template nearest to a model's own, if it is near enough."""
+    """The built-in template that is nearest to a model's own, or None if none is near."""
     known = _OLD_TEMPLATES if old else _TEMPLATES
     near = [(_distance(jinja, template.jinja), template) for template in known]
     distance, template = min(near, key=lambda pair: pair[0])
