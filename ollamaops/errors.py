@@ -37,7 +37,9 @@ carry a `hint`: what to do about it, one sentence. Messages read "what: why", lo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import ClassVar
 
 MAX_SERVER_TEXT = 256
@@ -47,6 +49,13 @@ def cut_text(text: str, limit: int = MAX_SERVER_TEXT) -> str:
     """One line of at most `limit` characters of what a server said; longer text ends in `…`."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`: did you mean 'x'?`, or nothing when no known word is near."""
+    folded = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return f": did you mean '{folded[near[0]]}'?" if near else ""
 
 
 class OllamaopsError(Exception):

@@ -26,7 +26,7 @@ from ollamaops.cli.options import (
     shared_options,
     take_shared,
 )
-from ollamaops.errors import Cancelled, ManifestError, OllamaopsError
+from ollamaops.errors import Cancelled, ManifestError, OllamaopsError, did_you_mean
 
 # command → its one line of help; the module of the same name in this package holds it as `command`
 COMMANDS = {
@@ -83,15 +83,8 @@ class LazyCommands(Commands):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(_unknown(args[0]), ctx)
+            raise click.UsageError(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
-
-
-def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, COMMANDS, n=1)
-    return f"no command '{name}'" + (f": did you mean '{close[0]}'?" if close else "")
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

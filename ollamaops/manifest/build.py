@@ -1,23 +1,24 @@
 """Checked trees → the values of types.py: hosts, models, policy.
 
-Decides how each written value reads as a typed one; what cannot be read is a problem, and its entry is left out.
-Leaves the disk to load.py, which passes in what an entry's files hold, and the rules between keys to check.py.
-Easily missed: the trees have passed schema.json, so that the kinds of nodes are known here.
+The trees have passed schema.json, so the kinds of nodes are known here. A value that cannot be read is a problem, and
+its entry is left out. The caller passes in what is in an entry's files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
+from zoneinfo import ZoneInfo
 
-from ollamaops.errors import InvalidValue
-from ollamaops.manifest.check import Gathered, source_kind
+from ollamaops.errors import InvalidValue, Problem
+from ollamaops.manifest.check import EntryFiles, SourceKind, source_kind
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
 from ollamaops.manifest.hosts import parse_selector, parse_url
-from ollamaops.manifest.parameters import Recipe, normalize_parameter
-from ollamaops.manifest.problems import Findings
+from ollamaops.manifest.parameters import normalize_parameter
+from ollamaops.manifest.problems import parse_scalar
 from ollamaops.manifest.types import (
     AbsentSpec,
     Auth,
@@ -52,15 +53,37 @@ T = TypeVar("T")
 class FindPath(Protocol):
     """Gives the path of a certificate, key or secret."""
 
-    def __call__(self, node: Scalar, *, must_exist: bool) -> Path: ...
+    def __call__(self, node: Scalar, *, must_exist: bool) -> Path | Problem: ...
 
 
 class _Reader:
-    """The scalars of one table, typed."""
+    """The values of one table, typed. What cannot be read is a problem; all tables of an entry share `problems`."""
 
-    def __init__(self, table: Table, findings: Findings) -> None:
+    def __init__(self, table: Table, problems: list[Problem]) -> None:
         self._table = table
-        self._findings = findings
+        self.problems = problems
+
+    def below(self, key: str) -> _Reader:
+        """The reader of the table at `key`, of an empty one if there is none."""
+        return _Reader(self.table(key) or Table(self._table.place), self.problems)
+
+    def has(self, key: str) -> bool:
+        return key in self._table.nodes
+
+    def pairs(self, key: str) -> list[tuple[str, Node]]:
+        """Key and value of each node in the table at `key`."""
+        table = self.table(key)
+        return list(table.nodes.items()) if table else []
+
+    def node(self, key: str) -> Node | None:
+        return self._table.get(key)
+
+    def value(self, found: T | Problem, default: T) -> T:
+        """What was found; the default if it is a problem."""
+        if isinstance(found, Problem):
+            self.problems.append(found)
+            return default
+        return found
 
     def text(self, key: str) -> str | None:
         node = self._table.get(key)
@@ -77,34 +100,32 @@ class _Reader:
     def parsed(self, key: str, parse: Callable[[str], T], default: T) -> T:
         """What `parse` makes of the text, the default if there is none or it cannot be read (a problem)."""
         node = self._table.get(key)
-        if not isinstance(node, Scalar):
-            return default
-        value = self._findings.read(node, parse)
-        return default if value is None else value
+        return self.value(parse_scalar(node, parse), default) if isinstance(node, Scalar) else default
 
     def all(self, key: str, parse: Callable[[str], T]) -> tuple[T, ...]:
-        """Each item of a list, but those that cannot be read (problems)."""
+        """Each item of a list, except those that cannot be read (problems)."""
         node = self._table.get(key)
         if not isinstance(node, Items):
             return ()
-        values = [self._findings.read(cast("Scalar", item), parse) for item in node.nodes]
-        return tuple(value for value in values if value is not None)
+        values = [parse_scalar(cast("Scalar", item), parse) for item in node.nodes]
+        self.problems += [value for value in values if isinstance(value, Problem)]
+        return tuple(value for value in values if not isinstance(value, Problem))
 
     def table(self, key: str) -> Table | None:
         node = self._table.get(key)
         return node if isinstance(node, Table) else None
 
 
-def build_host(name: str, table: Table, place: Place, find: FindPath, findings: Findings) -> HostSpec:
+def build_host(name: str, table: Table, place: Place, find: FindPath) -> tuple[HostSpec, list[Problem]]:
     """The host; what cannot be read is a problem and keeps its default. `find` gives the path of a file."""
-    read = _Reader(table, findings)
-    return HostSpec(
+    read = _Reader(table, [])
+    host = HostSpec(
         name=name,
         url=read.parsed("url", parse_url, ""),
-        labels={key: cast("Scalar", node).text for key, node in _nodes(read.table("labels"))},
-        auth=_auth(read.table("auth"), find),
-        headers=_headers(table, find),
-        tls=_tls(read.table("tls"), find, findings),
+        labels={key: cast("Scalar", node).text for key, node in read.pairs("labels")},
+        auth=_auth(read, find),
+        headers=_headers(read, find),
+        tls=_tls(read.below("tls"), read.pairs("tls"), find),
         proxy=read.text("proxy"),
         timeout_s=read.parsed("timeout", parse_timeout, 30.0),
         stall_s=read.parsed("stall", parse_timeout, 300.0),
@@ -113,6 +134,7 @@ def build_host(name: str, table: Table, place: Place, find: FindPath, findings: 
         place=place,
         written=dict(_written(table)),
     )
+    return host, read.problems
 
 
 def _written(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -125,51 +147,41 @@ def _written(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tup
         yield from _written(each, (*path, key))
 
 
-def _nodes(table: Table | None) -> list[tuple[str, Node]]:
-    return list(table.nodes.items()) if table else []
-
-
-def _auth(table: Table | None, find: FindPath) -> Auth | None:
-    match table.nodes if table else {}:
+def _auth(read: _Reader, find: FindPath) -> Auth | None:
+    match dict(read.pairs("auth")):
         case {"bearer": Table() as bearer}:
-            return BearerAuth(_secret(bearer, find))
+            return BearerAuth(_secret(bearer, read, find))
         case {"basic": Table(nodes={"user": Scalar() as user, "password": Table() as password})}:
-            return BasicAuth(user.text, _secret(password, find))
+            return BasicAuth(user.text, _secret(password, read, find))
         case _:
             return None
 
 
-def _headers(table: Table, find: FindPath) -> dict[str, str | Secret]:
-    auth = table.get("auth")
-    secret = auth.get("headers") if isinstance(auth, Table) else None
-    nodes = [
-        pair for part in (table.get("headers"), secret) if isinstance(part, Table) for pair in _nodes(part)
-    ]
+def _headers(read: _Reader, find: FindPath) -> dict[str, str | Secret]:
+    pairs = [*read.pairs("headers"), *read.below("auth").pairs("headers")]
     return {
-        key: node.text if isinstance(node, Scalar) else _secret(cast("Table", node), find)
-        for key, node in nodes
+        key: node.text if isinstance(node, Scalar) else _secret(cast("Table", node), read, find)
+        for key, node in pairs
     }
 
 
-def _secret(table: Table, find: FindPath) -> Secret:
+def _secret(table: Table, read: _Reader, find: FindPath) -> Secret:
     ((kind, node),) = table.nodes.items()
     if isinstance(node, Items):
         return SecretFromCommand(tuple(cast("Scalar", item).text for item in node.nodes))
     reference = cast("Scalar", node)
-    return (
-        SecretFromEnv(reference.text) if kind == "env" else SecretFromFile(find(reference, must_exist=False))
-    )
+    if kind == "env":
+        return SecretFromEnv(reference.text)
+    return SecretFromFile(read.value(find(reference, must_exist=False), Path()))
 
 
-def _tls(table: Table | None, find: FindPath, findings: Findings) -> Tls:
-    if table is None:
-        return Tls()
+def _tls(read: _Reader, pairs: list[tuple[str, Node]], find: FindPath) -> Tls:
     paths = {
-        key: find(node, must_exist=True)
-        for key, node in table.nodes.items()
+        key: read.value(find(node, must_exist=True), Path())
+        for key, node in pairs
         if key != "verify" and isinstance(node, Scalar)
     }
-    return Tls(**paths, verify=_Reader(table, findings).flag("verify", True))
+    return Tls(**paths, verify=read.flag("verify", True))
 
 
 # stands for a name that cannot be read until its entry is left out
@@ -178,84 +190,86 @@ _UNREADABLE_PATTERN = NamePattern.parse("unreadable")
 
 
 def build_model(
-    entry: Table, gathered: Gathered, update: Update, findings: Findings
-) -> ModelSpec | AbsentSpec | None:
-    """What one entry declares; None, and problems, if it cannot be read. `update` is what holds if none is given."""
-    before = len(findings.problems)
-    is_absent = source_kind(entry) == "absent"
-    spec = _absent(entry, findings) if is_absent else _model(entry, gathered, update, findings)
-    return spec if len(findings.problems) == before else None
+    entry: Table, files: EntryFiles, update: Update
+) -> tuple[ModelSpec | AbsentSpec | None, list[Problem]]:
+    """What one entry declares; None, and problems, if it cannot be read. `update` is the default."""
+    read = _Reader(entry, [])
+    spec = (
+        _absent(read) if source_kind(entry) == "absent" else _model(read, source_kind(entry), files, update)
+    )
+    return (None if read.problems else spec), read.problems
 
 
-def _absent(entry: Table, findings: Findings) -> AbsentSpec:
-    node = cast("Scalar", entry.nodes["name"])
-    pattern = findings.read(node, NamePattern.parse) or _UNREADABLE_PATTERN
-    return AbsentSpec(pattern=pattern, where=_where(entry, findings), place=node.place)
-
-
-def _where(entry: Table, findings: Findings) -> Selector:
-    return _Reader(entry, findings).parsed("where", parse_selector, cast("Selector", ()))
-
-
-def _model(entry: Table, gathered: Gathered, update: Update, findings: Findings) -> ModelSpec:
-    read = _Reader(entry, findings)
-    node = cast("Scalar", entry.nodes["name"])
-    name = findings.read(node, ModelName.parse) or _UNREADABLE
-    source = _source(name, entry, gathered, findings)
-    push, push_insecure = _push(entry, findings)
-    return ModelSpec(
-        name=name,
-        source=source,
-        where=_where(entry, findings),
-        update=cast("Update", read.text("update") or update),
-        insecure=read.flag("insecure", False),
-        digest=read.parsed("digest", Digest.parse, None),
-        resident=_resident(entry, findings),
-        protect=read.flag("protect", False),
-        ignore=read.all("ignore", str),
-        expect=_expect(entry.get("expect")),
-        staged=read.flag("staged", False),
-        keep_previous=read.count("keep_previous", 0),
-        push=push,
-        push_insecure=push_insecure,
-        moved_from=read.parsed("moved_from", ModelName.parse, None),
-        retries=read.count("retries", 5),
-        place=node.place,
+def _absent(read: _Reader) -> AbsentSpec:
+    return AbsentSpec(
+        pattern=read.parsed("name", NamePattern.parse, _UNREADABLE_PATTERN),
+        where=_where(read),
+        place=cast("Scalar", read.node("name")).place,
     )
 
 
-def _source(name: ModelName, entry: Table, gathered: Gathered, findings: Findings) -> Source:
-    read = _Reader(entry, findings)
-    match source_kind(entry):
+def _where(read: _Reader) -> Selector:
+    return read.parsed("where", parse_selector, cast("Selector", ()))
+
+
+def _model(read: _Reader, kind: SourceKind, files: EntryFiles, update: Update) -> ModelSpec:
+    name = read.parsed("name", ModelName.parse, _UNREADABLE)
+    insecure = read.flag("insecure", False)
+    push = read.below("push") if read.table("push") else None
+    return ModelSpec(
+        name=name,
+        source=_source(name, read, kind, files),
+        where=_where(read),
+        update=cast("Update", read.text("update") or update),
+        insecure=insecure,
+        digest=read.parsed("digest", Digest.parse, None),
+        resident=_resident(read),
+        protect=read.flag("protect", False),
+        ignore=read.all("ignore", str),
+        expect=_expect(read.node("expect")),
+        staged=read.flag("staged", False),
+        keep_previous=read.count("keep_previous", 0),
+        push=push.parsed("name", ModelName.parse, None)
+        if push
+        else read.parsed("push", ModelName.parse, None),
+        push_insecure=push.flag("insecure", insecure) if push else insecure,
+        moved_from=read.parsed("moved_from", ModelName.parse, None),
+        retries=read.count("retries", 5),
+        place=cast("Scalar", read.node("name")).place,
+    )
+
+
+def _source(name: ModelName, read: _Reader, kind: SourceKind, files: EntryFiles) -> Source:
+    match kind:
         case "pull":
             return Pull(ref=read.parsed("pull", ModelName.parse, name), insecure=read.flag("insecure", False))
         case "copy":
             return Copy(source=read.parsed("copy", ModelName.parse, _UNREADABLE))
         case "from":
-            return _build(read.parsed("from", ModelName.parse, _UNREADABLE), entry, gathered, findings)
+            return _build(read.parsed("from", ModelName.parse, _UNREADABLE), read, files)
         case _:
-            return _build(gathered.base, entry, gathered, findings)
+            return _build(files.asked.base, read, files)
 
 
-def _build(base: ModelName | None, entry: Table, gathered: Gathered, findings: Findings) -> Build:
-    read = _Reader(entry, findings)
-    recipe = gathered.recipe or Recipe(from_args=(), parameters={})
-    messages = [Message(role, content) for role, content in recipe.messages]
-    return Build(
+def _build(base: ModelName | None, read: _Reader, files: EntryFiles) -> Build:
+    """What the Modelfile asks for, with the entry's own keys over it."""
+    asked = files.asked
+    return replace(
+        asked,
         base=base,
-        files=() if base else gathered.files,  # a server takes `from` and forgets `files` when both are given
-        adapters=gathered.adapters,
-        drafts=gathered.drafts,
-        template=gathered.texts.get("template") or recipe.template,
-        system=gathered.texts.get("system") or recipe.system,
-        parameters={**recipe.parameters, **_parameters(entry, findings)},
-        messages=(*messages, *_messages(entry.get("messages"))),
-        licenses=(*recipe.licenses, *gathered.licenses),
+        files=() if base else files.files,  # a server takes `from` and forgets `files` when both are given
+        adapters=files.adapters,
+        drafts=files.drafts,
+        template=files.texts.get("template") or asked.template,
+        system=files.texts.get("system") or asked.system,
+        parameters={**asked.parameters, **_parameters(read)},
+        messages=(*asked.messages, *_messages(read.node("messages"))),
+        licenses=(*asked.licenses, *files.licenses),
         quantize=_upper(read.text("quantize")),
         draft_quantize=_upper(read.text("draft_quantize")),
-        renderer=read.text("renderer") or recipe.renderer,
-        parser=read.text("parser") or recipe.parser,
-        requires=(read.text("requires") or "").removeprefix("v") or recipe.requires,
+        renderer=read.text("renderer") or asked.renderer,
+        parser=read.text("parser") or asked.parser,
+        requires=(read.text("requires") or "").removeprefix("v") or asked.requires,
     )
 
 
@@ -263,13 +277,13 @@ def _upper(text: str | None) -> str | None:
     return text.upper() if text else None
 
 
-def _parameters(entry: Table, findings: Findings) -> dict[str, ParameterValue]:
+def _parameters(read: _Reader) -> dict[str, ParameterValue]:
     parameters: dict[str, ParameterValue] = {}
-    for key, node in _nodes(_Reader(entry, findings).table("parameters")):
+    for key, node in read.pairs("parameters"):
         try:
             parameters[key] = normalize_parameter(key, to_plain(node))
         except InvalidValue:
-            continue  # check.py has said so
+            continue  # check.py has reported it
     return parameters
 
 
@@ -279,11 +293,11 @@ def _messages(node: Node | None) -> list[Message]:
     return [Message(pair["role"], pair["content"]) for pair in pairs]
 
 
-def _resident(entry: Table, findings: Findings) -> bool | float | None:
-    node = entry.get("resident")
-    if not isinstance(node, Scalar) or isinstance(node.value, bool):
-        return cast("bool | None", node.value if isinstance(node, Scalar) else None)
-    return findings.read(node, parse_duration)
+def _resident(read: _Reader) -> bool | float | None:
+    node = read.node("resident")
+    if isinstance(node, Scalar) and isinstance(node.value, bool):
+        return node.value
+    return read.parsed("resident", parse_duration, None)
 
 
 def _expect(node: Node | None) -> tuple[Mapping[str, object], ...]:
@@ -291,35 +305,25 @@ def _expect(node: Node | None) -> tuple[Mapping[str, object], ...]:
     return tuple(cast("Mapping[str, object]", to_plain(table)) for table in tables)
 
 
-def _push(entry: Table, findings: Findings) -> tuple[ModelName | None, bool]:
-    node = entry.get("push")
-    read = _Reader(
-        node if isinstance(node, Table) else Table(entry.place, {"name": node} if node else {}), findings
-    )
-    insecure = _Reader(entry, findings).flag("insecure", False)
-    return read.parsed("name", ModelName.parse, None), read.flag("insecure", insecure)
-
-
-def build_policy(table: Table, findings: Findings) -> Policy:
+def build_policy(table: Table) -> tuple[Policy, list[Problem]]:
     """The policy; what cannot be read is a problem and keeps its default."""
-    read = _Reader(table, findings)
-    change = _Reader(read.table("max_change") or Table(table.place), findings)
-    allow_table = read.table("allow") or Table(table.place)
-    allow = _Reader(allow_table, findings)
+    read = _Reader(table, [])
+    change, allow = read.below("max_change"), read.below("allow")
     prune = read.text("prune")
-    return Policy(
+    policy = Policy(
         prune="owned" if prune == "owned" else read.all("prune", NamePattern.parse) or False,
         protect=read.all("protect", NamePattern.parse),
         ignore=read.all("ignore", NamePattern.parse),
         max_delete=change.parsed("delete", _limit, None),
         max_replace=change.parsed("replace", _limit, None),
-        registries=allow.all("registries", _registry) if "registries" in allow_table.nodes else None,
-        licenses=allow.all("licenses", str) if "licenses" in allow_table.nodes else None,
+        registries=allow.all("registries", _registry) if allow.has("registries") else None,
+        licenses=allow.all("licenses", str) if allow.has("licenses") else None,
         cloud=allow.flag("cloud", False),
         min_version=read.parsed("min_version", _version, None),
         busy=cast('Literal["refuse", "wait", "force"] | None', read.text("busy")),
-        windows=_windows(table.get("windows"), findings),
+        windows=_windows(read),
     )
+    return policy, read.problems
 
 
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
@@ -357,13 +361,13 @@ def _registry(text: str) -> str:
     return text.lower()
 
 
-def _windows(node: Node | None, findings: Findings) -> tuple[Window, ...]:
+def _windows(read: _Reader) -> tuple[Window, ...]:
+    node = read.node("windows")
     tables = node.nodes if isinstance(node, Items) else ()
-    return tuple(_window(cast("Table", table), findings) for table in tables)
+    return tuple(_window(_Reader(cast("Table", table), read.problems)) for table in tables)
 
 
-def _window(table: Table, findings: Findings) -> Window:
-    read = _Reader(table, findings)
+def _window(read: _Reader) -> Window:
     begins, ends = read.parsed("hours", _hours, (0, 24 * 60))
     return Window(
         days=read.all("days", str),
@@ -387,17 +391,11 @@ def _hours(text: str) -> tuple[int, int]:
 def _zone(text: str) -> str:
     if not _ZONE.fullmatch(text):
         raise InvalidValue(f"'{text[:60]}' is not a time zone", hint="write an IANA name like Europe/Paris")
-    if text.upper() != "UTC":
-        _require_zone(text)
-    return text
-
-
-def _require_zone(name: str) -> None:
-    """InvalidValue if this system has no such time zone (a folder of zones or a corrupt file is none either)."""
-    from zoneinfo import ZoneInfo
-
+    if text.upper() == "UTC":
+        return text
     try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):  # also for a folder of zones or a corrupt file
         hint = "write an IANA name like Europe/Paris; a system without time zones needs: pip install tzdata"
-        raise InvalidValue(f"'{name[:60]}' is not a time zone that this system knows", hint=hint) from None
+        raise InvalidValue(f"'{text[:60]}' is not a time zone that this system knows", hint=hint) from None
+    return text

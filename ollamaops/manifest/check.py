@@ -1,23 +1,26 @@
-"""The rules between the keys of an entry: what schema.json cannot say.
+"""The rules between the keys of one entry, which schema.json cannot express; crosscheck.py has those between models.
 
-`check_entry` judges one model's entry, `check_host` one host's, `check_hosts` the inventory. Leaves the shape of
-values to the schema, reading them to build.py, and what models ask of each other to crosscheck.py. Easily missed:
-problems are about what is written, so that an entry which cannot be read is still checked as far as it goes.
+`check_entry` is about one model's entry, `check_host` about one host's, `check_hosts` about the inventory. They look
+at what is written, so that an entry whose values cannot be read is still checked as far as possible.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from ollamaops.errors import InvalidName
+from jsonschema import validators
+from jsonschema.exceptions import best_match
+
+from ollamaops.errors import InvalidName, Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
-from ollamaops.manifest.parameters import GONE_PARAMETERS, PARAMETER_TYPES, Recipe, check_parameter
-from ollamaops.manifest.problems import Findings, did_you_mean
-from ollamaops.manifest.types import HostSpec, Place, WeightsFile
+from ollamaops.manifest.modelfile import Modelfile
+from ollamaops.manifest.parameters import GONE_PARAMETERS, PARAMETER_TYPES, check_parameter
+from ollamaops.manifest.problems import parse_scalar, problem_at
+from ollamaops.manifest.types import Build, HostSpec, Place, WeightsFile
 from ollamaops.names import ModelName
 from ollamaops.units import parse_duration
 
@@ -62,16 +65,20 @@ _SEMVER = re.compile(r"v?[0-9]+(?:\.[0-9]+){0,2}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Z
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """What the files that an entry names hold. `recipe` is its Modelfile, `base` the model that FROM names."""
+class EntryFiles:
+    """What is in the files that an entry names.
 
-    texts: Mapping[str, str] = field(default_factory=dict)
-    licenses: tuple[str, ...] = ()
-    recipe: Recipe | None = None
-    base: ModelName | None = None
-    files: tuple[WeightsFile, ...] = ()
-    adapters: tuple[WeightsFile, ...] = ()
-    drafts: tuple[WeightsFile, ...] = ()
+    `modelfile` is its Modelfile, without commands if it has none that can be read; `asked` the model that this asks
+    for, with the base that FROM names. `files`, `adapters` and `drafts` are the weights that the two name.
+    """
+
+    texts: Mapping[str, str]
+    licenses: tuple[str, ...]
+    modelfile: Modelfile
+    asked: Build
+    files: tuple[WeightsFile, ...]
+    adapters: tuple[WeightsFile, ...]
+    drafts: tuple[WeightsFile, ...]
 
 
 def source_kind(entry: Table) -> SourceKind:
@@ -91,71 +98,69 @@ def keep_useful(defaults: Table, entry: Table) -> Table:
     )
 
 
-def check_version(root: Table, findings: Findings) -> bool:
-    """Whether this version of ollamaops can read the file; a newer one is a problem with the hint to upgrade."""
+def check_version(root: Table) -> Problem | None:
+    """The problem of a file for a newer ollamaops; it is not read any further."""
     node = root.get("version")
     if not isinstance(node, Scalar) or isinstance(node.value, bool) or not isinstance(node.value, int):
-        return True
+        return None
     if node.value <= MANIFEST_VERSION:
-        return True
+        return None
     message = (
         f"version {node.value} of the manifest is newer than {MANIFEST_VERSION}, which this ollamaops reads"
     )
-    findings.add(node, message, "upgrade ollamaops: pip install --upgrade ollamaops")
-    return False
+    return problem_at(node, message, "upgrade ollamaops: pip install --upgrade ollamaops")
 
 
-def check_host(table: Table, findings: Findings) -> None:
+def check_host(table: Table) -> Iterator[Problem]:
     """The rules about one host that the schema cannot say."""
     headers = table.get("headers")
     for name, node in headers.nodes.items() if isinstance(headers, Table) else ():
         if isinstance(node, Scalar) and _SECRET_HEADER.search(name):
             hint = "write {env: NAME}, {file: PATH} or {command: [..]}"
-            findings.add(node, f"{name}: a literal secret is refused", hint)
+            yield problem_at(node, f"{name}: a literal secret is refused", hint)
     proxy = table.get("proxy")
     if isinstance(proxy, Scalar) and not re.fullmatch(r"(?:https?|socks[45][ah]?)://[^\s/@]+/?", proxy.text):
-        findings.add(
+        yield problem_at(
             proxy, "proxy: not a URL without user and password", "write it like http://proxy.lan:3128"
         )
 
 
-def check_hosts(hosts: Sequence[HostSpec], findings: Findings) -> None:
+def check_hosts(hosts: Sequence[HostSpec]) -> Iterator[Problem]:
     """No two hosts may be one server: their runs would not know of each other."""
     first: dict[str, HostSpec] = {}
     for host in hosts:
         other = first.setdefault(host.url, host)
         if host.url and other.place != host.place:  # a range whose hosts share a url has been complained of
             message = f"host '{host.name}' has the same url as '{other.name}' at {other.place}"
-            findings.add(host.place, message, "one server is one host: give it both labels")
+            yield problem_at(host.place, message, "one server is one host: give it both labels")
 
 
-def check_entry(entry: Table, gathered: Gathered, findings: Findings) -> None:
+def check_entry(entry: Table, files: EntryFiles) -> Iterator[Problem]:
     """The rules about one model's entry and what its files hold."""
     kind = source_kind(entry)
-    _check_source(entry, kind, findings)
-    _check_names(entry, kind, findings)
-    if kind == "from" or gathered.base is not None:
-        _check_cleared(entry, gathered.texts, findings)
-    if gathered.recipe is not None:
-        _check_repeated(entry, gathered.recipe, findings)
-    _check_parameters(entry, findings)
-    _check_ignored(entry, gathered, findings)
+    yield from _check_source(entry, kind)
+    yield from _check_names(entry, kind)
+    if kind == "from" or files.asked.base is not None:
+        yield from _check_cleared(entry, files.texts)
+    yield from _check_repeated(entry, files)
+    yield from _check_parameters(entry)
+    yield from _check_ignored(entry, files)
     for key in ("quantize", "draft_quantize"):
-        _check_quantize(entry.get(key), findings)
-    _check_has_draft(entry, gathered.recipe, findings)
-    _check_requires(entry.get("requires"), findings)
-    _check_expectations(entry.get("expect"), findings)
+        yield from _check_quantize(entry.get(key))
+    yield from _check_has_draft(entry, files.modelfile)
+    yield from _check_requires(entry.get("requires"))
+    yield from _check_expectations(entry.get("expect"))
 
 
-def _check_source(entry: Table, kind: SourceKind, findings: Findings) -> None:
+def _check_source(entry: Table, kind: SourceKind) -> Iterator[Problem]:
     given = [key for key in entry.nodes if key in SOURCES]
     if kind != "absent" and len(given) > 1:
         places = " and ".join(f"'{key}' at {entry.keys[key]}" for key in given)
-        findings.add(entry.keys[given[1]], f"a model has one source: {places}", "keep one of them")
+        yield problem_at(entry.keys[given[1]], f"a model has one source: {places}", "keep one of them")
         return
     for key in entry.nodes:
         if key not in _KEYS[kind]:
-            findings.add(
+            yield problem_at(
                 entry.keys[key], f"'{key}' has no use here: {_no_use(key, kind)}", _no_use_hint(key, kind)
             )
 
@@ -182,110 +187,108 @@ def name_at(node: Node | None) -> ModelName | None:
         return None
 
 
-def _check_names(entry: Table, kind: SourceKind, findings: Findings) -> None:
+def _check_names(entry: Table, kind: SourceKind) -> Iterator[Problem]:
     node, name = entry.nodes["name"], name_at(entry.nodes["name"])
     pulled = name_at(entry.get("pull"))
     is_made = kind in ("from", "files", "modelfile", "copy") or (pulled is not None and pulled != name)
     if name is not None and is_made:
-        _refuse_suffix(node, name, findings)
+        yield from _refuse_suffix(node, name)
     elif name is not None:
-        _refuse_local(node, name, findings, is_absent=kind == "absent")
+        yield from _refuse_local(node, name, is_absent=kind == "absent")
     if name is not None and name.is_ledger:
         message = f"'{_shown(node)}' is a reserved name: what is remembered of a host is kept there"
-        findings.add(node, message, "choose another name")
+        yield problem_at(node, message, "choose another name")
     for key in ("name", "pull", "from", "copy", "moved_from"):
-        _refuse_aside(entry.get(key), findings)
+        yield from _refuse_aside(entry.get(key))
     for key in ("pull", "from", "copy", "moved_from"):
         if (other := name_at(entry.get(key))) is not None:
-            _refuse_local(entry.nodes[key], other, findings)
+            yield from _refuse_local(entry.nodes[key], other)
             if key == "moved_from" and other == name:
-                findings.add(entry.nodes[key], "moved_from: the old name is the new one", "leave it out")
-    _check_push(entry.get("push"), findings)
+                yield problem_at(entry.nodes[key], "moved_from: the old name is the new one", "leave it out")
+    yield from _check_push(entry.get("push"))
 
 
-def _refuse_aside(node: Node | None, findings: Findings) -> None:
+def _refuse_aside(node: Node | None) -> Iterator[Problem]:
     name = name_at(node)
     if node is not None and name is not None and name.is_aside:
         message = f"'{_shown(node)}' is a reserved name: versions of a model wait there"
-        findings.add(
+        yield problem_at(
             node, message, "choose a tag that does not end in -ollamaops-next or -ollamaops-previous"
         )
 
 
-def _refuse_suffix(node: Node, name: ModelName, findings: Findings) -> None:
+def _refuse_suffix(node: Node, name: ModelName) -> Iterator[Problem]:
     if name.source_suffix != "none":
         message = f"no model can be made as '{_shown(node)}': servers since 0.18.0 read that ending as a place to run"
         hint = "choose a tag other than local, cloud and …-cloud"
-        findings.add(node, message, hint)
+        yield problem_at(node, message, hint)
 
 
 def _shown(node: Node) -> str:
     return node.shown if isinstance(node, Scalar) else ""
 
 
-def _refuse_local(node: Node, name: ModelName, findings: Findings, *, is_absent: bool = False) -> None:
+def _refuse_local(node: Node, name: ModelName, *, is_absent: bool = False) -> Iterator[Problem]:
     is_secret = isinstance(node, Scalar) and node.secret_as is not None
     hint = "write another tag" if is_secret else f"write {name.base}"
     if is_absent:
         hint = "remove its file below manifests/ on the server by hand"
-    refuse_local(node, _shown(node), name, hint, findings)
+    yield from refuse_local(node, _shown(node), name, hint)
 
 
-def refuse_local(at: Node | Place, shown: str, name: ModelName, hint: str, findings: Findings) -> None:
+def refuse_local(at: Node | Place, shown: str, name: ModelName, hint: str) -> Iterator[Problem]:
     """A problem if the model is called `…:local`, which no server since 0.18.0 can be asked for."""
     if name.source_suffix == "local":
         message = f"'{shown}': servers since 0.18.0 read ':local' as a place to run, not as a tag"
-        findings.add(at, message, hint)
+        yield problem_at(at, message, hint)
 
 
-def _check_push(node: Node | None, findings: Findings) -> None:
+def _check_push(node: Node | None) -> Iterator[Problem]:
     target = node.get("name") if isinstance(node, Table) else node
-    _refuse_aside(target, findings)
+    yield from _refuse_aside(target)
     name = name_at(target)
     if target is None or name is None:
         return
-    _refuse_suffix(target, name, findings)
+    yield from _refuse_suffix(target, name)
     if name.is_default_registry and name.namespace.lower() == "library":
-        findings.add(
+        yield problem_at(
             target, "a push needs a namespace of your own", f"write it like me/{name.model}:{name.tag}"
         )
 
 
-def _check_cleared(entry: Table, texts: Mapping[str, str], findings: Findings) -> None:
+def _check_cleared(entry: Table, texts: Mapping[str, str]) -> Iterator[Problem]:
     for key in ("system", "template", "messages"):
         node = entry.get(key)
         if node is not None and (texts.get(key) == "" or (isinstance(node, Items) and not node.nodes)):
             message = f"an inherited {key} cannot be cleared: servers since 0.5.5 take an empty one for none"
             hint = "leave it out to inherit it, write another one, or build from weights with files:"
-            findings.add(node, message, hint)
+            yield problem_at(node, message, hint)
 
 
-def _check_repeated(entry: Table, recipe: Recipe, findings: Findings) -> None:
-    """What the Modelfile sets may not be set beside it: nobody could say which one holds."""
-    parameters = entry.get("parameters")
+def _check_repeated(entry: Table, files: EntryFiles) -> Iterator[Problem]:
+    """What the Modelfile sets may not be set beside it, because it would not be clear which of the two counts."""
+    asked, parameters = files.asked, entry.get("parameters")
     set_there: Mapping[str, object] = {
-        "system": recipe.system,
-        "template": recipe.template,
-        "messages": recipe.messages,
-        "license": recipe.licenses,
-        "adapters": recipe.adapters,
-        "drafts": recipe.drafts,
-        "renderer": recipe.renderer,
-        "parser": recipe.parser,
-        "requires": recipe.requires,
+        "system": asked.system,
+        "template": asked.template,
+        "messages": asked.messages,
+        "license": asked.licenses,
+        "adapters": files.modelfile.args_of("adapter"),
+        "drafts": files.modelfile.args_of("draft"),
+        "renderer": asked.renderer,
+        "parser": asked.parser,
+        "requires": asked.requires,
     }
     twice = [(key, entry.keys[key]) for key, value in set_there.items() if value and key in entry.nodes]
     if isinstance(parameters, Table):
         twice += [
-            (f"parameters.{key}", parameters.keys[key])
-            for key in parameters.nodes
-            if key in recipe.parameters
+            (f"parameters.{key}", parameters.keys[key]) for key in parameters.nodes if key in asked.parameters
         ]
     for key, place in twice:
-        findings.add(place, f"'{key}' is set by the modelfile already", "keep one of the two")
+        yield problem_at(place, f"'{key}' is set by the modelfile already", "keep one of the two")
 
 
-def _check_parameters(entry: Table, findings: Findings) -> None:
+def _check_parameters(entry: Table) -> Iterator[Problem]:
     parameters, lifted = entry.get("parameters"), entry.get("allow_unknown_parameters")
     allow_unknown = isinstance(lifted, Scalar) and lifted.value is True
     for name, node in parameters.nodes.items() if isinstance(parameters, Table) else ():
@@ -299,95 +302,94 @@ def _check_parameters(entry: Table, findings: Findings) -> None:
             node.place if is_known else parameters.keys[name] if isinstance(parameters, Table) else node.place
         )
         meant = "" if is_known or name in GONE_PARAMETERS else did_you_mean(name, PARAMETER_TYPES)
-        findings.add(place, flaw + meant, None if is_known else "allow_unknown_parameters: true lets it pass")
+        yield problem_at(
+            place, flaw + meant, None if is_known else "allow_unknown_parameters: true lets it pass"
+        )
 
 
-def _check_ignored(entry: Table, gathered: Gathered, findings: Findings) -> None:
-    """A parameter that nobody knows would be tolerated in vain."""
+def _check_ignored(entry: Table, files: EntryFiles) -> Iterator[Problem]:
+    """Ignoring an unknown parameter has no effect."""
     ignored, lifted = entry.get("ignore"), entry.get("allow_unknown_parameters")
     if isinstance(lifted, Scalar) and lifted.value is True:
         return
-    known = {*PARAMETER_TYPES, *GONE_PARAMETERS, *(gathered.recipe.parameters if gathered.recipe else ())}
+    known = {*PARAMETER_TYPES, *GONE_PARAMETERS, *files.asked.parameters}
     for node in ignored.nodes if isinstance(ignored, Items) else ():
         name = node.text.partition("parameters.")[2] if isinstance(node, Scalar) else ""
         if name and name not in known:
-            findings.add(node, f"ignore: unknown parameter '{name}'{did_you_mean(name, PARAMETER_TYPES)}")
+            yield problem_at(node, f"ignore: unknown parameter '{name}'{did_you_mean(name, PARAMETER_TYPES)}")
 
 
-def _check_quantize(node: Node | None, findings: Findings) -> None:
+def _check_quantize(node: Node | None) -> Iterator[Problem]:
     if isinstance(node, Scalar) and node.text.upper() not in QUANTIZATIONS:
         meant = did_you_mean(node.text, QUANTIZATIONS)
         hint = "servers since 0.7.0 take F32, F16, BF16, Q4_K_S, Q4_K_M and Q8_0"
-        findings.add(node, f"unknown quantization '{node.shown}'{meant}", hint)
+        yield problem_at(node, f"unknown quantization '{node.shown}'{meant}", hint)
 
 
-def _check_has_draft(entry: Table, recipe: Recipe | None, findings: Findings) -> None:
+def _check_has_draft(entry: Table, modelfile: Modelfile) -> Iterator[Problem]:
     """Servers: `--draft-quantize requires a DRAFT model`."""
-    if "draft_quantize" not in entry.nodes or "drafts" in entry.nodes or (recipe and recipe.drafts):
+    if "draft_quantize" not in entry.nodes or "drafts" in entry.nodes or modelfile.args_of("draft"):
         return
     at = entry.keys["draft_quantize"]
-    findings.add(at, "'draft_quantize' has no use here: there is no draft", "name it under drafts:")
+    yield problem_at(at, "'draft_quantize' has no use here: there is no draft", "name it under drafts:")
 
 
-def _check_requires(node: Node | None, findings: Findings) -> None:
+def _check_requires(node: Node | None) -> Iterator[Problem]:
     if isinstance(node, Scalar) and not _SEMVER.fullmatch(node.text):
-        findings.add(node, f"requires: '{node.shown}' is not a version", "write it like 0.14.0")
+        yield problem_at(node, f"requires: '{node.shown}' is not a version", "write it like 0.14.0")
 
 
-def _check_expectations(node: Node | None, findings: Findings) -> None:
+def _check_expectations(node: Node | None) -> Iterator[Problem]:
     for table in node.nodes if isinstance(node, Items) else [node]:
         if isinstance(table, Table):
-            _check_expectation(table, findings)
+            yield from _check_expectation(table)
 
 
-def _check_expectation(table: Table, findings: Findings) -> None:
+def _check_expectation(table: Table) -> Iterator[Problem]:
     pattern, load = table.get("matches"), table.get("max_load")
     if isinstance(pattern, Scalar) and not _is_regular(pattern.text):
-        findings.add(pattern, "matches: not a regular expression", "it is read by Python's re module")
-    if isinstance(load, Scalar):
-        findings.read(load, parse_duration)
-    _check_options(table.get("options"), findings)
-    _check_schema(table.get("json_schema"), findings)
+        yield problem_at(pattern, "matches: not a regular expression", "it is read by Python's re module")
+    if isinstance(load, Scalar) and isinstance(problem := parse_scalar(load, parse_duration), Problem):
+        yield problem
+    yield from _check_options(table.get("options"))
+    yield from _check_schema(table.get("json_schema"))
     if "prompt" in table.nodes and "messages" in table.nodes:
-        findings.add(
+        yield problem_at(
             table.keys["messages"], "messages beside a prompt: one of the two is asked", "keep one of them"
         )
     if "prompt" in table.nodes or "messages" in table.nodes:
         return
     for key in ("matches", "contains", "json", "json_schema", "tools", "min_tokens_per_s", "length", "think"):
         if key in table.nodes:
-            findings.add(
+            yield problem_at(
                 table.keys[key], f"'{key}' needs a prompt or messages: there is no answer without", None
             )
 
 
-def _check_options(options: Node | None, findings: Findings) -> None:
+def _check_options(options: Node | None) -> Iterator[Problem]:
     """Servers answer 500 to an option of the wrong type, which would look like a fault of the model."""
     for name, node in options.nodes.items() if isinstance(options, Table) else ():
         if flaw := check_parameter(name, to_plain(node)):
             if isinstance(node, Scalar) and node.secret_as is not None:
                 flaw = f"what {node.shown} stands for does not fit parameter '{name}'"
-            findings.add(
+            yield problem_at(
                 node, flaw + ("" if name in PARAMETER_TYPES else did_you_mean(name, PARAMETER_TYPES))
             )
 
 
-def _check_schema(node: Node | None, findings: Findings) -> None:
+def _check_schema(node: Node | None) -> Iterator[Problem]:
     if not isinstance(node, Table):
         return
-    from jsonschema import validators  # costs 50 ms, so only when there is one
-    from jsonschema.exceptions import best_match
-
     schema = cast("dict[str, Any]", to_plain(node))
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
     error = best_match(kind(kind.META_SCHEMA).iter_errors(schema))
     if error is not None:
         place = error.json_path.removeprefix("$.")
-        findings.add(node, f"json_schema: not a JSON Schema: {place} is wrong")
+        yield problem_at(node, f"json_schema: not a JSON Schema: {place} is wrong")
 
 
 def _is_regular(pattern: str) -> bool:
-    with warnings.catch_warnings():  # of signs that may mean something else one day
+    with warnings.catch_warnings():  # about syntax that may get another meaning one day
         warnings.simplefilter("ignore")
         try:
             re.compile(pattern)

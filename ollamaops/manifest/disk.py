@@ -1,7 +1,7 @@
 """The files that a manifest names: where a path leads, whether it may be read, and what is in it.
 
-Decides that no path leaves the manifest's folder unless the user lifts that; leaves what is read to others. The
-one fact a reader would miss: `shown` is what messages say in place of a path that came from `${env:NAME}`.
+No path leaves the manifest's folder unless the user lifts that. `shown` is what messages show instead of a path that
+came from `${env:NAME}`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ollamaops.errors import InvalidValue
+from ollamaops.errors import InvalidValue, Problem
 from ollamaops.files.confine import confine
 from ollamaops.manifest.document import MAX_BYTES, Scalar
-from ollamaops.manifest.problems import Findings
+from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Place
 from ollamaops.names import hide_credentials
 
@@ -29,7 +29,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A path as somebody wrote it, where, and relative to what. `shown` differs from `text` if that is a secret."""
+    """A path as it is written, where, and relative to what. `shown` differs from `text` if that is a secret."""
 
     text: str
     shown: str
@@ -40,9 +40,8 @@ class Named:
 class Disk:
     """Finds and reads files. `folders` has one Folder for each manifest file, by the path that places show."""
 
-    def __init__(self, folders: Mapping[str, Folder], findings: Findings, *, allow_outside: bool) -> None:
+    def __init__(self, folders: Mapping[str, Folder], *, allow_outside: bool) -> None:
         self._folders = folders
-        self._findings = findings
         self._allow_outside = allow_outside
 
     def folder_of(self, place: Place) -> Folder:
@@ -53,12 +52,8 @@ class Disk:
         shown = node.text if node.secret_as is None else node.shown
         return Named(node.text, shown, node.place, self.folder_of(node.place))
 
-    def refuse(self, named: Named, why: str, hint: str | None = None) -> None:
-        """One more problem, about a path."""
-        self._findings.add(named.place, f"{_without_password(named.shown)}: {why}", hint)
-
-    def locate(self, named: Named) -> Path | None:
-        """Where the path leads, absolute; None, and a problem, if it may not be used."""
+    def locate(self, named: Named) -> Path | Problem:
+        """Where the path leads, absolute; the problem if it may not be used."""
         folder, text = named.folder, named.text
         if text.strip() and not text.startswith("~"):
             text = str(PurePath(os.path.relpath(folder.path, folder.root)) / text)
@@ -66,58 +61,58 @@ class Disk:
             return Path(os.path.normpath(confine(folder.root, text, allow_outside=self._allow_outside)))
         except InvalidValue as error:
             if named.shown == named.text == _without_password(named.text):
-                self._findings.add(named.place, str(error).replace(repr(text), f"'{named.text}'"), error.hint)
-            else:
-                self.refuse(named, "not a path in the manifest's folder")
-            return None
+                message = str(error).replace(repr(text), f"'{named.text}'")
+                return problem_at(named.place, message, error.hint)
+            return about(named, "not a path in the manifest's folder")
 
-    def find_trusted(self, node: Scalar, *, must_exist: bool) -> Path:
+    def find_trusted(self, node: Scalar, *, must_exist: bool) -> Path | Problem:
         """The path of a certificate, key or secret. An absolute one may be anywhere: it is not sent as a model.
 
-        `must_exist` makes it a problem when nothing is at a relative path.
+        With `must_exist` it is a problem when nothing is at a relative path.
         """
         if PurePath(node.text).is_absolute():
             return Path(node.text)
         named = self.named(node)
-        path = self.existing(named) if must_exist else self.locate(named)
-        return path or named.folder.path
+        return self.existing(named) if must_exist else self.locate(named)
 
-    def existing(self, named: Named) -> Path | None:
-        """Where the path leads, if something is there; else None, and a problem."""
+    def existing(self, named: Named) -> Path | Problem:
+        """Where the path leads; a problem if nothing is there."""
         path = self.locate(named)
-        if path is None or is_there(path):
+        if isinstance(path, Problem) or is_there(path):
             return path
-        self.refuse(named, "no such file or folder", "paths are relative to the file that names them")
-        return None
+        return about(named, "no such file or folder", "paths are relative to the file that names them")
 
-    def read(self, named: Named) -> bytes | None:
-        """What the file holds, at most 4 MiB; None, and a problem, if it cannot be read."""
+    def read(self, named: Named) -> bytes | Problem:
+        """What is in the file, at most 4 MiB."""
         path = self.existing(named)
-        if path is None:
-            return None
+        if isinstance(path, Problem):
+            return path
         try:
             return read_bounded(path)
         except InvalidValue as error:
-            self.refuse(named, str(error))
-            return None
+            return about(named, str(error))
 
-    def read_text(self, named: Named) -> str | None:
-        """The UTF-8 text of the file, without a byte order mark; else None, and a problem."""
+    def read_text(self, named: Named) -> str | Problem:
+        """The UTF-8 text of the file, without a byte order mark."""
         data = self.read(named)
         try:
-            return None if data is None else data.decode("utf-8-sig")
+            return data if isinstance(data, Problem) else data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            self.refuse(named, "is not UTF-8 text", "save the file as UTF-8")
-            return None
+            return about(named, "is not UTF-8 text", "save the file as UTF-8")
+
+
+def about(named: Named, why: str, hint: str | None = None) -> Problem:
+    """A problem about a path."""
+    return problem_at(named.place, f"{_without_password(named.shown)}: {why}", hint)
 
 
 def is_there(path: Path) -> bool:
-    """Whether something is at the path. Nothing is where a name is too long, or a folder may not be entered."""
+    """Whether something is at the path; False for a name that is too long and a folder that may not be entered."""
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is at the path; not where that cannot be known."""
+    """Whether a folder is at the path; False where that cannot be known."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
 
 
@@ -134,10 +129,10 @@ def read_bounded(path: Path) -> bytes:
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says of it, in small letters."""
+    """What the system says about it, in lower case."""
     return (error.strerror or "unknown reason").lower()
 
 
 def _without_password(text: str) -> str:
-    """The path, for a message; in place of one there may be a model's name that holds a password."""
+    """The path, for a message; what is written there may be a model's name with a password in it."""
     return hide_credentials(text) if ":" in text.partition("@")[0] else text

@@ -1,7 +1,6 @@
-"""What a Modelfile does that its author surely did not mean.
+"""Warnings about a valid Modelfile: what it does and its author probably did not mean.
 
-Decides what is legal but suspicious; leaves what is invalid to `parse_modelfile` and `to_recipe`. Easily missed:
-nothing here changes what is sent. Ollama says none of this, since its parser never complains about a value.
+Nothing here changes what is sent. Ollama itself reports none of this, since its parser accepts any value.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _COMMENT_IN_WORD = re.compile(r"[ \t]#")
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A command with what stands around it. `word` is in capitals, `raw` the value as written, quotes and all."""
+    """A command with its text. `word` is in capitals, `raw` the value as written, quotes and all."""
 
     found: FoundCommand
     word: str
@@ -53,7 +52,7 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class _Warning:
     """Where (an offset into the text), what, and the way out."""
 
     offset: int
@@ -64,14 +63,14 @@ class _Finding:
 def lint_modelfile(text: str, path: str = "Modelfile") -> tuple[Problem, ...]:
     """Warnings about a valid Modelfile, sorted by place. ModelfileError if it is not valid."""
     seen = [_see(found, text) for found in find_commands(text, path)]
-    findings = [finding for check in _CHECKS for one in seen for finding in check(one)]
-    findings += _repeated(seen)
+    warnings = [warning for check in _CHECKS for one in seen for warning in check(one)]
+    warnings += _repeated(seen)
     starts = [0, *(match.end() for match in _LINE_BREAK.finditer(text))]
     problems = []
-    for finding in findings:
-        line = bisect_right(starts, finding.offset)
-        column = finding.offset - starts[line - 1] + 1
-        problems.append(Problem(path, line, column, finding.message, finding.hint))
+    for warning in warnings:
+        line = bisect_right(starts, warning.offset)
+        column = warning.offset - starts[line - 1] + 1
+        problems.append(Problem(path, line, column, warning.message, warning.hint))
     return tuple(sorted(problems, key=lambda p: (p.line, p.column, p.message)))
 
 
@@ -80,12 +79,12 @@ def _see(found: FoundCommand, text: str) -> _Seen:
     return _Seen(found, word, text[found.value_start : found.end])
 
 
-def _dropped(seen: _Seen) -> Iterator[_Finding]:
+def _dropped(seen: _Seen) -> Iterator[_Warning]:
     lost = [sign for sign in dict.fromkeys(seen.raw) if sign not in "\t\r\n" and not is_printable(sign)]
     for sign in lost:
         count = seen.raw.count(sign)
         times = "" if count == 1 else f" ({count} times)"
-        yield _Finding(
+        yield _Warning(
             seen.found.value_start + seen.raw.index(sign),
             f"{describe_character(sign)} is dropped from {seen.head}{times}",
             "a Modelfile carries printable characters, spaces, tabs and line ends only; the manifest's own keys"
@@ -93,17 +92,17 @@ def _dropped(seen: _Seen) -> Iterator[_Finding]:
         )
 
 
-def _undecodable(seen: _Seen) -> Iterator[_Finding]:
+def _undecodable(seen: _Seen) -> Iterator[_Warning]:
     offset = seen.raw.find("\ufffd")
     if offset >= 0:
-        yield _Finding(
+        yield _Warning(
             seen.found.value_start + offset,
             f"{seen.head} has U+FFFD where a byte was not UTF-8",
             "save the file as UTF-8",
         )
 
 
-def _runs_on(seen: _Seen) -> Iterator[_Finding]:
+def _runs_on(seen: _Seen) -> Iterator[_Warning]:
     """A quote that closes in the middle of its line does not end the value."""
     value = seen.raw.strip()
     quote = next(quote for quote in ('"""', '"', "") if value.startswith(quote))
@@ -111,7 +110,7 @@ def _runs_on(seen: _Seen) -> Iterator[_Finding]:
     if not more:
         return
     if quote in first[len(quote) :]:
-        yield _Finding(
+        yield _Warning(
             seen.found.start,
             f"{seen.head} goes on for {len(more) + 1} lines: more text follows the closing quote on the first",
             'a quote ends a value only as the last thing on a line; put """ around text that has quotes in it',
@@ -120,41 +119,41 @@ def _runs_on(seen: _Seen) -> Iterator[_Finding]:
         yield from _command_lines(seen)
 
 
-def _command_lines(seen: _Seen) -> Iterator[_Finding]:
+def _command_lines(seen: _Seen) -> Iterator[_Warning]:
     for match in _COMMAND_LINE.finditer(seen.raw):
-        yield _Finding(
+        yield _Warning(
             seen.found.value_start + match.start(1),
             f"this line is part of {seen.head}, which begins on line {seen.found.command.line}",
             "close the quote on the line before, if it is meant as a command",
         )
 
 
-def _inline_comment(seen: _Seen) -> Iterator[_Finding]:
+def _inline_comment(seen: _Seen) -> Iterator[_Warning]:
     shape = _COMMENT if seen.name in _PROSE or seen.name == "stop" else _COMMENT_IN_WORD
     match = None if seen.is_quoted else shape.search(seen.raw)
     if match:
-        yield _Finding(
+        yield _Warning(
             seen.found.value_start + match.start(),
             f"the text from # on is part of {seen.head}",
             "put the comment on a line of its own",
         )
 
 
-def _single_quotes(seen: _Seen) -> Iterator[_Finding]:
+def _single_quotes(seen: _Seen) -> Iterator[_Warning]:
     value = seen.raw.strip()
     if len(value) > 1 and value[0] == value[-1] == "'":
-        yield _Finding(seen.found.start, f"the single quotes are part of {seen.head}", 'use "…"')
+        yield _Warning(seen.found.start, f"the single quotes are part of {seen.head}", 'use "…"')
 
 
-def _outer_blanks(seen: _Seen) -> Iterator[_Finding]:
+def _outer_blanks(seen: _Seen) -> Iterator[_Warning]:
     blank = seen.raw[:1] in " \t" or seen.raw[-1:] in " \t"
     if blank and seen.raw.strip() and not seen.is_quoted and (seen.name in _PROSE or seen.name == "stop"):
-        yield _Finding(
+        yield _Warning(
             seen.found.value_start, f"the blanks around {seen.head} are lost", 'keep them with "…"'
         )
 
 
-def _empty(seen: _Seen) -> Iterator[_Finding]:
+def _empty(seen: _Seen) -> Iterator[_Warning]:
     if value_of(seen.found.command):
         return
     if seen.name in ("system", "template"):
@@ -165,26 +164,26 @@ def _empty(seen: _Seen) -> Iterator[_Finding]:
         hint = "write FROM . if that is meant"
     else:
         message, hint = f"{seen.head} has no value", "leave the line out, or give it a value"
-    yield _Finding(seen.found.start, message, hint)
+    yield _Warning(seen.found.start, message, hint)
 
 
-def _odd_name(seen: _Seen) -> Iterator[_Finding]:
+def _odd_name(seen: _Seen) -> Iterator[_Warning]:
     if seen.word == "PARAMETER" and not seen.name:
         message = f"two blanks after PARAMETER make its name empty and its value '{seen.raw.strip()}'"
-        yield _Finding(seen.found.start, message, "write one blank")
+        yield _Warning(seen.found.start, message, "write one blank")
     elif seen.word == "PARAMETER" and not seen.found.command.is_parameter:
         message = f"PARAMETER {seen.name} is read as {seen.head}"
-        yield _Finding(seen.found.start, message, f"Ollama has no parameter '{seen.name}'")
+        yield _Warning(seen.found.start, message, f"Ollama has no parameter '{seen.name}'")
 
 
-def _gone(seen: _Seen) -> Iterator[_Finding]:
+def _gone(seen: _Seen) -> Iterator[_Warning]:
     if seen.name in GONE_PARAMETERS:
         last = GONE_PARAMETERS[seen.name]
         message = f"PARAMETER {seen.name} is skipped: Ollama {last} was the last to know it"
-        yield _Finding(seen.found.start, message, "leave the line out")
+        yield _Warning(seen.found.start, message, "leave the line out")
 
 
-_CHECKS: tuple[Callable[[_Seen], Iterator[_Finding]], ...] = (
+_CHECKS: tuple[Callable[[_Seen], Iterator[_Warning]], ...] = (
     _dropped,
     _undecodable,
     _runs_on,
@@ -197,13 +196,13 @@ _CHECKS: tuple[Callable[[_Seen], Iterator[_Finding]], ...] = (
 )
 
 
-def _repeated(all_seen: list[_Seen]) -> Iterator[_Finding]:
+def _repeated(all_seen: list[_Seen]) -> Iterator[_Warning]:
     lines: dict[str, int] = {}
     for seen in all_seen:
         command = seen.found.command
         wins = command.is_parameter and command.name != "stop"
         if (wins or command.name in _LAST_WINS) and command.name in lines:
-            yield _Finding(
+            yield _Warning(
                 seen.found.start,
                 f"this {seen.head} replaces the one on line {lines[command.name]}",
                 "keep one of them: the last wins",

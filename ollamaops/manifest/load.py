@@ -1,28 +1,26 @@
-"""Paths → Manifest: the way into this room. Reads through sources.py, disk.py and gather.py, the only ones that do.
+"""Paths → Manifest, the way into this room: read files, merge them, check and build each entry, check across entries.
 
-Decides in which order the pure steps run: fill in variables, check, join, lay the environment over, put defaults
-under, gather, build, check across entries. Leaves each step to its module. Easily missed: what a check refuses is
-cut out and the rest is checked on, so that one run reports every problem of every file.
+What a check refuses is cut out and the rest is checked further, so that one run reports every problem of every file.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from ollamaops.errors import InvalidValue, ManifestError, Problem
+from ollamaops.errors import InvalidValue, ManifestError, Problem, did_you_mean
 from ollamaops.manifest.build import build_host, build_model, build_policy
 from ollamaops.manifest.check import check_entry, check_host, check_hosts, check_version, keep_useful
-from ollamaops.manifest.crosscheck import Written, check_models
+from ollamaops.manifest.crosscheck import Written, check_models, warn_of_models
 from ollamaops.manifest.disk import Disk, is_there
 from ollamaops.manifest.document import Items, Node, Scalar, Table
-from ollamaops.manifest.entry_files import Gatherer
-from ollamaops.manifest.hosts import LOCAL_HOST, labels_of, matches, parse_ollama_host
-from ollamaops.manifest.manifest_files import ManifestFile, SourceReader
+from ollamaops.manifest.entry_files import collect_files
+from ollamaops.manifest.hosts import LOCAL_HOST, parse_ollama_host
+from ollamaops.manifest.manifest_files import ManifestFile, read_manifest_files
 from ollamaops.manifest.merge import (
     as_entry,
     cut,
@@ -34,11 +32,10 @@ from ollamaops.manifest.merge import (
     with_defaults,
     without_nulls,
 )
-from ollamaops.manifest.problems import Findings, did_you_mean
+from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.schema import schema_flaws
 from ollamaops.manifest.types import AbsentSpec, HostSpec, Manifest, ModelSpec, Place, Update
 from ollamaops.manifest.variables import Variables
-from ollamaops.manifest.warnings import warn_of_capabilities, warn_of_labels
 
 DEFAULT_FILE = "ollamaops.yaml"
 DEFAULT_FOLDER = "manifests"
@@ -73,25 +70,33 @@ def load_manifest(
     current folder. `environ` is read for `${env:…}` and OLLAMA_HOST. `allow_outside` lets paths leave the
     manifest's folder. `locked`, whether there is a lock file, makes `locked` the default of `update`.
     """
-    findings, warnings = Findings(), Findings()
-    reader = SourceReader(findings, stdin or sys.stdin.buffer, allow_outside=allow_outside)
-    files = reader.read_all(paths or default_paths(Path.cwd()))
-    whole = _combine(files, environment, environ, findings)
-    disk = Disk({file.shown: file.folder for file in files}, findings, allow_outside=allow_outside)
-    hosts = _hosts(whole, disk, environ, findings)
+    files, problems = read_manifest_files(
+        paths or default_paths(Path.cwd()), stdin or sys.stdin.buffer, allow_outside=allow_outside
+    )
+    whole, found = _merge(files, environment, environ)
+    problems += found
+    if "models" not in whole.nodes and not problems:
+        hint = "begin with models: and a list of names"
+        problems.append(
+            problem_at(Place(files[0].shown), "no models: a manifest lists them, if only as []", hint)
+        )
+    disk = Disk({file.shown: file.folder for file in files}, allow_outside=allow_outside)
+    hosts, found = _hosts(whole, disk, environ)
+    problems += found
+    if not hosts and not problems:
+        hint = "leave hosts: out for OLLAMA_HOST or http://127.0.0.1:11434"
+        problems.append(problem_at(whole.nodes["hosts"], "no host is left", hint))
     entries = _entries(whole)
-    specs = _models(entries, Gatherer(disk, findings, warnings), "locked" if locked else "missing", findings)
+    specs, found, warnings = _models(entries, disk, "locked" if locked else "missing")
+    problems += found
     models = tuple(spec for spec in specs if isinstance(spec, ModelSpec))
     absent = tuple(spec for spec in specs if isinstance(spec, AbsentSpec))
+    policy, found = build_policy(_table_at(whole, "policy") or Table(Place()))
     written = Written.of(entries)
-    check_hosts(hosts, findings)
-    check_models(models, absent, hosts, written, findings)
-    policy = build_policy(_table_at(whole, "policy") or Table(Place()), findings)
-    _warn_of_nowhere(models, hosts, written, warnings)
-    warn_of_labels(models, hosts, warnings)
-    warn_of_capabilities(models, warnings)
-    if findings.problems:
-        raise ManifestError(tuple(dict.fromkeys(findings.problems)))
+    problems += [*found, *check_hosts(hosts), *check_models(models, absent, hosts, written)]
+    if problems:
+        raise ManifestError(_each_once(problems))
+    warnings += warn_of_models(models, hosts, written)
     return Manifest(
         root=files[0].folder.root,
         files=tuple(file.shown for file in files),
@@ -99,37 +104,46 @@ def load_manifest(
         models=models,
         absent=absent,
         policy=policy,
-        warnings=ManifestError(tuple(dict.fromkeys(warnings.problems))).problems,
+        warnings=ManifestError(_each_once(warnings)).problems,  # sorted
         state="server" if _is_on_server(whole.get("state")) else "local",
     )
+
+
+def _each_once(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(dict.fromkeys(problems))
 
 
 def _is_on_server(node: Node | None) -> bool:
     return isinstance(node, Scalar) and node.value == "server"
 
 
-def _combine(
-    files: Sequence[ManifestFile], environment: str | None, environ: Mapping[str, str], findings: Findings
-) -> Table:
+def _merge(
+    files: Sequence[ManifestFile], environment: str | None, environ: Mapping[str, str]
+) -> tuple[Table, list[Problem]]:
     """The files as one tree: variables filled in, checked, joined, ranges unfolded, the environment laid over."""
-    roots = [file.root for file in files if check_version(file.root, findings)]
-    _require_environment(environment, roots, findings)
-    here = Variables(_variables(roots, environment), environ, findings)
-    remote_weights = Variables(_variables(roots, None), environ, Findings())
-    filled = [_filled(root, environment, here, remote_weights) for root in roots]
-    mute = here.unresolved | remote_weights.unresolved
-    whole = join([_checked(root, mute, findings) for root in filled], findings)
+    problems = [problem for file in files if (problem := check_version(file.root))]
+    roots = [file.root for file in files if check_version(file.root) is None]
+    problems += _require_environment(environment, roots)
+    here = Variables(_variables(roots, environment), environ)
+    others = Variables(_variables(roots, None), environ)  # what other environments lack here is not a problem
+    filled = [_filled(root, environment, here, others) for root in roots]
+    problems += here.problems
+    reported = here.unresolved | others.unresolved
+    checked = [_checked(root, reported) for root in filled]
+    whole, found = join([root for root, _ in checked])
+    problems += [*(problem for _, flaws in checked for problem in flaws), *found]
     changes = _table_at(whole, "environments", environment or "")
-    whole = _unfolded(
-        replace(whole, nodes={key: node for key, node in whole.nodes.items() if key != "environments"}),
-        findings,
-    )
+    nodes = {key: node for key, node in whole.nodes.items() if key != "environments"}
+    whole, found = _unfolded(replace(whole, nodes=nodes))
+    problems += found
     if changes is not None:
-        whole = _checked(overlay(whole, _unfolded(changes, findings), findings), mute, findings)
-    if "models" not in whole.nodes and not findings.problems:
-        hint = "begin with models: and a list of names"
-        findings.add(Place(files[0].shown), "no models: a manifest lists them, if only as []", hint)
-    return whole
+        changes, found = _unfolded(changes)
+        problems += found
+        whole, found = overlay(whole, changes)
+        problems += found
+        whole, found = _checked(whole, reported)
+        problems += found
+    return whole, problems
 
 
 def _table_at(root: Table, *path: str) -> Table | None:
@@ -139,14 +153,14 @@ def _table_at(root: Table, *path: str) -> Table | None:
     return node if isinstance(node, Table) else None
 
 
-def _require_environment(environment: str | None, roots: Sequence[Table], findings: Findings) -> None:
+def _require_environment(environment: str | None, roots: Sequence[Table]) -> Iterator[Problem]:
     tables = [table for root in roots if (table := _table_at(root, "environments"))]
     known = sorted({name for table in tables for name in table.nodes})
     if environment is None or environment in known or not roots:
         return
     hint = f"known here: {', '.join(known)}" if known else "no file has environments:"
     place = tables[0].place if tables else Place(roots[0].place.path)
-    findings.add(place, f"unknown environment '{environment}'{did_you_mean(environment, known)}", hint)
+    yield problem_at(place, f"unknown environment '{environment}'{did_you_mean(environment, known)}", hint)
 
 
 def _variables(roots: Sequence[Table], environment: str | None) -> Table:
@@ -158,18 +172,18 @@ def _variables(roots: Sequence[Table], environment: str | None) -> Table:
     return Table(Place(), {name: node for name, node in nodes.items() if not is_null(node)})
 
 
-def _filled(root: Table, environment: str | None, here: Variables, remote_weights: Variables) -> Table:
-    """The file with its references filled in; what other environments lack here is no problem of this one."""
+def _filled(root: Table, environment: str | None, here: Variables, others: Variables) -> Table:
+    """The file with its references filled in, in other environments by `others`."""
     nodes = {key: node if key in _NOT_FILLED else here.fill(node) for key, node in root.nodes.items()}
     if (table := _table_at(root, "environments")) is not None:
         pairs = table.nodes.items()
-        filled = {name: (here if name == environment else remote_weights).fill(node) for name, node in pairs}
+        filled = {name: (here if name == environment else others).fill(node) for name, node in pairs}
         nodes["environments"] = replace(table, nodes=filled)
     return replace(root, nodes=nodes)
 
 
-def _checked(root: Table, mute: Set[Place], findings: Findings) -> Table:
-    """What is left of the tree when schema.json has spoken. Places in `mute` have been complained of already."""
+def _checked(root: Table, reported: Set[Place]) -> tuple[Table, list[Problem]]:
+    """What schema.json leaves of the tree. Values at places in `reported` have a problem already and go too."""
     environments = root.get("environments")
     nodes = (
         root.nodes if environments is None else {**root.nodes, "environments": without_nulls(environments)}
@@ -177,71 +191,67 @@ def _checked(root: Table, mute: Set[Place], findings: Findings) -> Table:
     flaws = [
         flaw
         for flaw in schema_flaws(replace(root, nodes=nodes))
-        if Place(flaw.problem.path, flaw.problem.line, flaw.problem.column) not in mute
+        if Place(flaw.problem.path, flaw.problem.line, flaw.problem.column) not in reported
     ]
-    findings.extend(flaw.problem for flaw in flaws)
-    return cut(root, [*(flaw.path for flaw in flaws), *(paths_to(root, mute) if mute else ())])
+    unresolved = paths_to(root, reported) if reported else ()
+    return cut(root, [*(flaw.path for flaw in flaws), *unresolved]), [flaw.problem for flaw in flaws]
 
 
-def _unfolded(table: Table, findings: Findings) -> Table:
-    hosts = expand_hosts(table.get("hosts"), findings)
-    return table if hosts is None else replace(table, nodes={**table.nodes, "hosts": hosts})
+def _unfolded(table: Table) -> tuple[Table, list[Problem]]:
+    hosts, problems = expand_hosts(table.get("hosts"))
+    return (table if hosts is None else replace(table, nodes={**table.nodes, "hosts": hosts})), problems
 
 
-def _hosts(whole: Table, disk: Disk, environ: Mapping[str, str], findings: Findings) -> tuple[HostSpec, ...]:
+def _hosts(
+    whole: Table, disk: Disk, environ: Mapping[str, str]
+) -> tuple[tuple[HostSpec, ...], list[Problem]]:
     """The declared hosts; without any, the one that OLLAMA_HOST names."""
-    hosts = whole.get("hosts")
-    if not isinstance(hosts, Table):
-        hosts = _local_host(environ.get("OLLAMA_HOST", ""), findings)
-    elif not hosts.nodes and not findings.problems:
-        findings.add(hosts, "no host is left", "leave hosts: out for OLLAMA_HOST or http://127.0.0.1:11434")
+    declared = whole.get("hosts")
+    problems: list[Problem] = []
+    if isinstance(declared, Table):
+        hosts = declared
+    else:
+        hosts, problems = _local_host(environ.get("OLLAMA_HOST", ""))
     built = []
     for name, node in hosts.nodes.items():
         table = with_defaults(_table_at(whole, "defaults", "host"), as_entry(node))
-        check_host(table, findings)
-        built.append(build_host(name, table, hosts.keys[name], disk.find_trusted, findings))
-    return tuple(built)
+        host, found = build_host(name, table, hosts.keys[name], disk.find_trusted)
+        built.append(host)
+        problems += [*check_host(table), *found]
+    return tuple(built), problems
 
 
-def _local_host(address: str, findings: Findings) -> Table:
+def _local_host(address: str) -> tuple[Table, list[Problem]]:
     place = Place("OLLAMA_HOST") if address else Place()
     try:
         url = parse_ollama_host(address)
     except InvalidValue as error:
-        findings.add(place, f"the environment variable is {error}", error.hint)
-        return Table(place)
+        return Table(place), [problem_at(place, f"the environment variable is {error}", error.hint)]
     host = Table(place, {"url": Scalar(place, url, url)}, {"url": place})
-    return Table(place, {LOCAL_HOST: host}, {LOCAL_HOST: place})
+    return Table(place, {LOCAL_HOST: host}, {LOCAL_HOST: place}), []
 
 
 def _entries(whole: Table) -> list[Table]:
     """The models' entries, each with the defaults that mean something for it."""
     models, defaults = whole.get("models"), _table_at(whole, "defaults", "model")
     entries = [as_entry(node) for node in (models.nodes if isinstance(models, Items) else ())]
-    return (
-        entries
-        if defaults is None
-        else [with_defaults(keep_useful(defaults, entry), entry) for entry in entries]
-    )
+    if defaults is None:
+        return entries
+    return [with_defaults(keep_useful(defaults, entry), entry) for entry in entries]
 
 
 def _models(
-    entries: Sequence[Table], gatherer: Gatherer, update: Update, findings: Findings
-) -> tuple[ModelSpec | AbsentSpec, ...]:
-    specs = []
+    entries: Sequence[Table], disk: Disk, update: Update
+) -> tuple[list[ModelSpec | AbsentSpec], list[Problem], list[Problem]]:
+    """What the entries declare, the problems, and the warnings."""
+    specs: list[ModelSpec | AbsentSpec] = []
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
     for entry in entries:
-        gathered = gatherer.gather(entry)
-        check_entry(entry, gathered, findings)
-        specs.append(build_model(entry, gathered, update, findings))
-    return tuple(spec for spec in specs if spec is not None)
-
-
-def _warn_of_nowhere(
-    models: Sequence[ModelSpec], hosts: Sequence[HostSpec], written: Written, warnings: Findings
-) -> None:
-    labels = [labels_of(host) for host in hosts]
-    for model in models:
-        if not any(matches(model.where, one) for one in labels):
-            name = written.say(model.name)
-            message = f"'{name}' is meant for no host: none has the labels that its where: asks for"
-            warnings.add(model.place, message, "correct where:, or the labels of a host")
+        files, of_files, warned = collect_files(entry, disk)
+        spec, unreadable = build_model(entry, files, update)
+        problems += [*of_files, *check_entry(entry, files), *unreadable]
+        warnings += warned
+        if spec is not None:
+            specs.append(spec)
+    return specs, problems, warnings

@@ -1,8 +1,8 @@
-"""Which files make up a manifest: what `-f` names, what a folder holds, what `include:` adds, each read once.
+"""The files that make up a manifest: what `-f` names, what is in a folder, what `include:` adds; each is read once.
 
-Decides the order (as given, folders by name, included files after the one that includes them) and where paths in a
-file start and end. Leaves what the files say to others. Easily missed: a folder given with `-f` is the limit for
-everything in it, a file given with `-f` is limited to its own folder; included files share that limit.
+They come in the order given, those of a folder by name, included ones after the file that includes them. A folder
+given with `-f` is the limit for all paths in it, a file given with `-f` is limited to its own folder; included files
+share that limit.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ollamaops.errors import InvalidValue
+from ollamaops.errors import InvalidValue, Problem
 from ollamaops.manifest.disk import Disk, Folder, Named, is_there, read_bounded, reason_of
-from ollamaops.manifest.document import MAX_BYTES, Items, Scalar, Table, parse_document
-from ollamaops.manifest.problems import Findings
+from ollamaops.manifest.document import MAX_BYTES, Items, Node, Scalar, Table, parse_document
+from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Place
 
 STDIN = "-"
 _ENDINGS = (".yaml", ".yml", ".json")
-_NO_MANIFEST = ".schema.json"  # what `ollamaops schema` writes may lie beside the manifests
+_SCHEMA_ENDING = ".schema.json"  # what `ollamaops schema` writes may lie beside the manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +34,33 @@ class ManifestFile:
     root: Table
 
 
-class SourceReader:
+def read_manifest_files(
+    paths: Sequence[str | Path], stdin: BinaryIO, *, allow_outside: bool
+) -> tuple[list[ManifestFile], list[Problem]]:
+    """Every file that the paths stand for; those that cannot be read are problems and left out."""
+    reader = _Reader(allow_outside)
+    for path in paths:
+        if str(path) == STDIN:
+            here = Path.cwd()
+            reader.parse(stdin.read(MAX_BYTES + 1), "<stdin>", Folder(here, here), ())
+        else:
+            reader.read_given(Path(path))
+    return reader.files, reader.problems
+
+
+class _Reader:
     """Reads manifest files and what they include."""
 
-    def __init__(self, findings: Findings, stdin: BinaryIO, *, allow_outside: bool) -> None:
-        self._findings = findings
-        self._stdin = stdin
-        self._allow_outside = allow_outside
-        self._files: list[ManifestFile] = []
+    def __init__(self, allow_outside: bool) -> None:
+        self.files: list[ManifestFile] = []
+        self.problems: list[Problem] = []
+        self._disk = Disk({}, allow_outside=allow_outside)
         self._seen: set[Path] = set()
 
-    def read_all(self, paths: Sequence[str | Path]) -> list[ManifestFile]:
-        """Every file that the paths stand for; those that cannot be read are problems and left out."""
-        for path in paths:
-            if str(path) == STDIN:
-                here = Path.cwd()
-                data = self._stdin.read(MAX_BYTES + 1)
-                self._parse(data, "<stdin>", Folder(here, here), ())
-            else:
-                self._read_given(Path(path))
-        return self._files
+    def _add_problem(self, at: Node | Place, message: str, hint: str | None = None) -> None:
+        self.problems.append(problem_at(at, message, hint))
 
-    def _read_given(self, path: Path) -> None:
+    def read_given(self, path: Path) -> None:
         path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links
         if not is_there(path) or not path.is_dir():
             self._read(path, path.parent, ())
@@ -63,10 +68,10 @@ class SourceReader:
         try:
             found = [file for file in sorted(path.iterdir()) if _is_manifest(file)]
         except OSError as error:
-            self._findings.add(Place(shown_path(path)), f"the folder cannot be read: {reason_of(error)}")
+            self._add_problem(Place(shown_path(path)), f"the folder cannot be read: {reason_of(error)}")
             return
         if not found:
-            self._findings.add(Place(shown_path(path)), "no *.yaml, *.yml or *.json in this folder")
+            self._add_problem(Place(shown_path(path)), "no *.yaml, *.yml or *.json in this folder")
         for file in found:
             self._read(file, path, ())
 
@@ -79,22 +84,22 @@ class SourceReader:
         try:
             data = read_bounded(path)
         except InvalidValue as error:
-            self._findings.add(Place(shown), str(error), error.hint)
+            self._add_problem(Place(shown), str(error), error.hint)
             return
-        self._parse(data, shown, Folder(path.parent, root), (*open_files, path))
+        self.parse(data, shown, Folder(path.parent, root), (*open_files, path))
 
-    def _parse(self, data: bytes, shown: str, folder: Folder, open_files: tuple[Path, ...]) -> None:
+    def parse(self, data: bytes, shown: str, folder: Folder, open_files: tuple[Path, ...]) -> None:
         document = parse_document(data, shown)
-        self._findings.extend(document.problems)
+        self.problems += document.problems
         if document.root is None:
             return
         root = document.root
         if not isinstance(root, Table):
-            self._findings.add(
+            self._add_problem(
                 root, "the manifest: expected a mapping", "begin with models: and a list of names"
             )
             return
-        self._files.append(ManifestFile(shown, folder, root))
+        self.files.append(ManifestFile(shown, folder, root))
         include = root.get("include")
         for node in include.nodes if isinstance(include, Items) else ():
             if isinstance(node, Scalar) and isinstance(node.value, str) and node.value:
@@ -102,30 +107,31 @@ class SourceReader:
 
     def _include(self, node: Scalar, folder: Folder, open_files: tuple[Path, ...]) -> None:
         if "${" in node.text:
-            self._findings.add(node, "include: variables are not filled in here", "write the path itself")
+            self._add_problem(node, "include: variables are not filled in here", "write the path itself")
             return
-        matched = self._matched(node, folder)
-        if matched == []:
-            self._findings.add(node, *_why_nothing_matched(node, folder.path))
-        for path in matched or ():
+        for path in self._matched(node, folder):
             if path in open_files:
                 circle = " → ".join(shown_path(one) for one in (*open_files[open_files.index(path) :], path))
-                self._findings.add(node, f"files include each other in a circle: {circle}")
+                self._add_problem(node, f"files include each other in a circle: {circle}")
             elif path.is_dir():
                 hint = f"write {node.shown.rstrip('/')}/*.yaml"
-                self._findings.add(node, f"include: {shown_path(path)} is a folder", hint)
+                self._add_problem(node, f"include: {shown_path(path)} is a folder", hint)
             else:
                 self._read(path, folder.root, open_files)
 
-    def _matched(self, node: Scalar, folder: Folder) -> list[Path] | None:
-        """What the glob matches; None, and a problem, if it may not be used."""
-        disk = Disk({}, self._findings, allow_outside=self._allow_outside)
-        if disk.locate(Named(node.text, node.shown, node.place, folder)) is None:
-            return None
+    def _matched(self, node: Scalar, folder: Folder) -> list[Path]:
+        """The files that the glob matches and that may be used."""
+        refusal = self._disk.locate(Named(node.text, node.shown, node.place, folder))
+        if isinstance(refusal, Problem):
+            self.problems.append(refusal)
+            return []
         # unlike Path.glob it passes over hidden files, as a shell does
         names = sorted(glob.glob(node.text, root_dir=folder.path, recursive=True))  # noqa: PTH207
-        located = [disk.locate(Named(name, name, node.place, folder)) for name in names]
-        return [path for path in located if path is not None] or ([] if not names else None)
+        if not names:
+            self._add_problem(node, *_why_nothing_matched(node, folder.path))
+        located = [self._disk.locate(Named(name, name, node.place, folder)) for name in names]
+        self.problems += [problem for problem in located if isinstance(problem, Problem)]
+        return [path for path in located if isinstance(path, Path)]
 
 
 def _why_nothing_matched(node: Scalar, start: Path) -> tuple[str, str | None]:
@@ -147,7 +153,9 @@ def _why_nothing_matched(node: Scalar, start: Path) -> tuple[str, str | None]:
 def _is_manifest(path: Path) -> bool:
     name = path.name
     is_hidden = name.startswith(".")
-    return name.endswith(_ENDINGS) and not name.endswith(_NO_MANIFEST) and not is_hidden and not path.is_dir()
+    return (
+        name.endswith(_ENDINGS) and not name.endswith(_SCHEMA_ENDING) and not is_hidden and not path.is_dir()
+    )
 
 
 def shown_path(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Several trees → one: files joined, an environment laid over them, defaults laid under hosts and models.
 
-Decides which keys merge and which replace. Nothing is checked here but what only shows in merging: a key given in
-two files, a null that removes nothing. Easily missed: values with alternatives inside (`auth`, `system`, `push`,
-`expect` …) are replaced as a whole, since `{env: A}` merged with `{file: B}` would be neither.
+The only problems found here are those that merging shows: a key given in two files, a null that removes nothing.
+Values with alternatives inside (`auth`, `system`, `push`, `expect` …) are replaced as a whole: `{env: A}` merged with
+`{file: B}` would be neither.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import assert_never
 
-from ollamaops.errors import InvalidName, InvalidValue
+from ollamaops.errors import InvalidName, InvalidValue, Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.hosts import expand_range
-from ollamaops.manifest.problems import Findings, did_you_mean
+from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Place
 from ollamaops.names import ModelName, hide_credentials
 
@@ -25,16 +25,17 @@ _WHOLE = frozenset({"auth", "system", "template", "license", "modelfile", "messa
 _PER_FILE = frozenset({"$schema", "version", "include"})
 
 
-def join(roots: Sequence[Table], findings: Findings) -> Table:
+def join(roots: Sequence[Table]) -> tuple[Table, list[Problem]]:
     """The files as one: lists one after the other, mappings united; a value given twice is a problem."""
+    problems: list[Problem] = []
     whole = Table(roots[0].place if roots else Place())
     for root in roots:
         part = replace(root, nodes={key: node for key, node in root.nodes.items() if key not in _PER_FILE})
-        whole = _unite(whole, part, (), findings)
-    return whole
+        whole = _unite(whole, part, (), problems)
+    return whole, problems
 
 
-def _unite(first: Table, second: Table, path: Path, findings: Findings) -> Table:
+def _unite(first: Table, second: Table, path: Path, problems: list[Problem]) -> Table:
     nodes, keys = dict(first.nodes), dict(first.keys)
     for key, node in second.nodes.items():
         there = nodes.get(key)
@@ -44,10 +45,10 @@ def _unite(first: Table, second: Table, path: Path, findings: Findings) -> Table
         elif isinstance(there, Items) and isinstance(node, Items) and key not in _WHOLE:
             nodes[key] = replace(there, nodes=(*there.nodes, *node.nodes))
         elif isinstance(there, Table) and isinstance(node, Table) and _is_section((*path, key)):
-            nodes[key] = _unite(there, node, (*path, key), findings)
+            nodes[key] = _unite(there, node, (*path, key), problems)
         else:
             message = f"'{key}' is given twice: the first one is at {keys[key]}"
-            findings.add(second.keys[key], message, "keep one of the two")
+            problems.append(problem_at(second.keys[key], message, "keep one of the two"))
     return replace(first, nodes=nodes, keys=keys)
 
 
@@ -58,28 +59,29 @@ def _is_section(path: Path) -> bool:
     return len(path) == 1 or path[0] in ("defaults", "policy")
 
 
-def overlay(base: Table, patch: Table, findings: Findings) -> Table:
+def overlay(base: Table, patch: Table) -> tuple[Table, list[Problem]]:
     """`base` with an environment laid over it: mappings merged, lists replaced, null removes, models by name."""
+    problems: list[Problem] = []
     models = patch.get("models")
     if not isinstance(models, Items | Table):
-        return _merge(base, patch, "the manifest", findings)
-    merged = _overlay_models(base.get("models"), models, findings)
+        return _merge(base, patch, "the manifest", problems), problems
+    merged = _overlay_models(base.get("models"), models, problems)
     others = {key: node for key, node in patch.nodes.items() if key != "models"}
-    whole = _merge(base, replace(patch, nodes=others), "the manifest", findings)
+    whole = _merge(base, replace(patch, nodes=others), "the manifest", problems)
     keys = {"models": patch.keys["models"], **whole.keys}
-    return replace(whole, nodes={**whole.nodes, "models": merged}, keys=keys)
+    return replace(whole, nodes={**whole.nodes, "models": merged}, keys=keys), problems
 
 
-def _merge(base: Table, patch: Table, name: str, findings: Findings) -> Table:
+def _merge(base: Table, patch: Table, name: str, problems: list[Problem]) -> Table:
     """Key by key. `name` is the key that holds the two."""
     nodes, keys = dict(base.nodes), dict(base.keys)
     for key, node in patch.nodes.items():
         there = nodes.get(key)
         keys.setdefault(key, patch.keys[key])
         if is_null(node):
-            _remove(nodes, key, node, name, findings)
+            _remove(nodes, key, node, name, problems)
         elif isinstance(node, Table) and key not in _WHOLE and name != "headers":
-            nodes[key] = _merge(there if isinstance(there, Table) else Table(node.place), node, key, findings)
+            nodes[key] = _merge(there if isinstance(there, Table) else Table(node.place), node, key, problems)
         else:
             nodes[key] = node
     return replace(base, nodes=nodes, keys=keys)
@@ -90,14 +92,16 @@ def is_null(node: Node) -> bool:
     return isinstance(node, Scalar) and node.value is None
 
 
-def _remove(nodes: dict[str, Node], key: str, null: Node, name: str, findings: Findings) -> None:
+def _remove(nodes: dict[str, Node], key: str, null: Node, name: str, problems: list[Problem]) -> None:
     if nodes.pop(key, None) is not None:
         return
     if name == "parameters":
         nodes[key] = null  # not declared here, so it un-sets the inherited one
         return
-    findings.add(
-        null, f"null removes '{key}', which is not in {hide_credentials(name)}{did_you_mean(key, nodes)}"
+    problems.append(
+        problem_at(
+            null, f"null removes '{key}', which is not in {hide_credentials(name)}{did_you_mean(key, nodes)}"
+        )
     )
 
 
@@ -114,16 +118,16 @@ def as_entry(node: Node) -> Table:
     return node if isinstance(node, Table) else Table(node.place, {"name": node}, {"name": node.place})
 
 
-def _overlay_models(base: Node | None, patch: Items | Table, findings: Findings) -> Items:
+def _overlay_models(base: Node | None, patch: Items | Table, problems: list[Problem]) -> Items:
     entries = [as_entry(node) for node in base.nodes] if isinstance(base, Items) else []
     for name, place, node in _patches(patch):
         same = [index for index, entry in enumerate(entries) if _name_of(entry) == _key(name)]
         if is_null(node):
-            _remove_models(entries, same, name, node, findings)
+            _remove_models(entries, same, name, node, problems)
             continue
         change = as_entry(node)
         for index in same:
-            entries[index] = _merge(entries[index], _without_name(change, name), name, findings)
+            entries[index] = _merge(entries[index], _without_name(change, name), name, problems)
         if not same:
             entries.append(_with_name(change, name, place))
     return Items(base.place if base else patch.place, tuple(entries))
@@ -150,11 +154,15 @@ def _with_name(entry: Table, name: str, place: Place) -> Table:
     return Table(place, nodes, {"name": place, **entry.keys})
 
 
-def _remove_models(entries: list[Table], same: list[int], name: str, null: Node, findings: Findings) -> None:
+def _remove_models(
+    entries: list[Table], same: list[int], name: str, null: Node, problems: list[Problem]
+) -> None:
     if not same:
         nodes = [node for entry in entries if isinstance(node := entry.get("name"), Scalar)]
         meant = did_you_mean(name, [hide_credentials(node.text) for node in nodes])
-        findings.add(null, f"null removes '{hide_credentials(name)}', which is not in models{meant}")
+        problems.append(
+            problem_at(null, f"null removes '{hide_credentials(name)}', which is not in models{meant}")
+        )
     for index in reversed(same):
         del entries[index]
 
@@ -244,10 +252,11 @@ def paths_to(node: Node, places: Set[Place], path: FlawPath = ()) -> Iterator[Fl
         yield from paths_to(item, places, (*path, part))
 
 
-def expand_hosts(hosts: Node | None, findings: Findings) -> Table | None:
+def expand_hosts(hosts: Node | None) -> tuple[Table | None, list[Problem]]:
     """The hosts with their ranges unfolded, `{}` filled with the number; None if there are none to unfold."""
+    problems: list[Problem] = []
     if not isinstance(hosts, Table):
-        return None
+        return None, problems
     nodes: dict[str, Node] = {}
     keys: dict[str, Place] = {}
     for pattern, node in hosts.nodes.items():
@@ -255,26 +264,30 @@ def expand_hosts(hosts: Node | None, findings: Findings) -> Table | None:
         try:
             names = expand_range(pattern)
         except InvalidValue as error:
-            findings.add(place, str(error), error.hint)
+            problems.append(problem_at(place, str(error), error.hint))
             continue
-        _check_url(pattern, node, len(names), findings)
+        _check_url(pattern, node, len(names), problems)
         for name, number in names:
             if name in nodes:
-                findings.add(place, f"two hosts are called '{name}': the first one is at {keys[name]}")
+                problems.append(
+                    problem_at(place, f"two hosts are called '{name}': the first one is at {keys[name]}")
+                )
             else:
                 nodes[name], keys[name] = _numbered(node, number), place
-    return replace(hosts, nodes=nodes, keys=keys)
+    return replace(hosts, nodes=nodes, keys=keys), problems
 
 
-def _check_url(pattern: str, node: Node, count: int, findings: Findings) -> None:
+def _check_url(pattern: str, node: Node, count: int, problems: list[Problem]) -> None:
     url = node.get("url") if isinstance(node, Table) else None
     if not isinstance(url, Scalar):
         return
     if count > 1 and "{}" not in url.text:
-        findings.add(url, f"{count} hosts would share one url", "put {} where the number goes")
+        problems.append(problem_at(url, f"{count} hosts would share one url", "put {} where the number goes"))
     if "[" not in pattern and "{}" in url.text:
-        findings.add(
-            url, "{} stands for the number of a range, but the host's name has none", "name it x-[01:20]"
+        problems.append(
+            problem_at(
+                url, "{} stands for the number of a range, but the host's name has none", "name it x-[01:20]"
+            )
         )
 
 

@@ -1,9 +1,9 @@
-"""Modelfile text ↔ commands, as Ollama's own parser and printer do it, and what that parser hides from its users.
+"""Modelfile text ↔ commands, as Ollama's own parser and printer do it, and the model that the commands ask for.
 
-Decides what a Modelfile says. Leaves to `recipe` what the commands mean for a create request, and to the caller
-every look at the disk. Easily missed: the parser drops each character that is not printable (no-break spaces,
-zero-width joiners), knows no escapes and no comments after a value, and reads on past a closing quote that is
-not the last thing on its line. Source: Ollama's parser, unchanged from 0.3.0 to 0.33.0 but for new commands.
+The parser drops every character that is not printable (no-break spaces, zero-width joiners), knows no escapes and no
+comments after a value, and reads on past a closing quote that is not the last thing on its line.
+
+Source: Ollama's parser, unchanged from 0.3.0 to 0.33.0 but for new commands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ollamaops.errors import ModelfileError
+from ollamaops.errors import InvalidValue, ModelfileError, Problem
+from ollamaops.manifest.parameters import GONE_PARAMETERS, parse_parameter
+from ollamaops.manifest.types import Build, Message, ParameterValue
 
 # command word → the name of the command; `PARAMETER x` is named x itself
 COMMANDS = {
@@ -61,6 +63,15 @@ _UNICODE_15 = re.compile(
     "\U0001faf7\U0001faf8\U0002b739\U00031350-\U000323af]"
 )
 
+_NUMBER = r"(?:0|[1-9][0-9]*)"
+_PRERELEASE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_BUILD = r"[0-9A-Za-z-]+"
+# as golang.org/x/mod/semver takes it: `1` and `1.2` are versions too
+_SEMVER = re.compile(
+    rf"v?({_NUMBER}(?:\.{_NUMBER}"
+    rf"(?:\.{_NUMBER}(?:-{_PRERELEASE}(?:\.{_PRERELEASE})*)?(?:\+{_BUILD}(?:\.{_BUILD})*)?)?)?)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -80,7 +91,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Modelfile:
-    """The commands of one Modelfile, in order. At least one is a `model`, if it was parsed."""
+    """The commands of one Modelfile, in order; at least one of a parsed one is a `model`."""
 
     commands: tuple[Command, ...]
 
@@ -220,9 +231,55 @@ def keep_printable(line: str) -> str:
     return "".join(character for character in line if character == "\t" or is_printable(character))
 
 
-def render_modelfile(modelfile: Modelfile) -> str:
-    """The text as Ollama prints it, in `show` too. Quotes are not escaped: what is read back may differ."""
-    return "".join(f"{head_of(command)} {_printed_value(command)}\n" for command in modelfile.commands)
+def build_from_modelfile(modelfile: Modelfile, path: str = "Modelfile") -> tuple[Build, list[Problem]]:
+    """What `ollama create -f` sends, and every parameter and version that it would refuse.
+
+    What FROM, ADAPTER and DRAFT name is left out: whether that is a file takes a look at the disk.
+    """
+    parameters, problems = _parameters(modelfile, path)
+    requires: str | None = None
+    for command in modelfile.commands:
+        if command.name == "requires":
+            match = _SEMVER.fullmatch(command.args)
+            requires = match[1] if match else None
+            if match is None:
+                message = "requires must be a valid semver (e.g. 0.14.0)"
+                problems.append(Problem(path, command.line, 1, message))
+    messages = (args.partition(": ") for args in modelfile.args_of("message"))
+    build = Build(
+        template=_last(modelfile, "template"),
+        system=_last(modelfile, "system"),
+        licenses=modelfile.args_of("license"),
+        parameters=parameters,
+        messages=tuple(Message(role, content) for role, _, content in messages),
+        renderer=_last(modelfile, "renderer"),
+        parser=_last(modelfile, "parser"),
+        requires=requires,
+    )
+    return build, problems
+
+
+def _last(modelfile: Modelfile, name: str) -> str | None:
+    """The value that wins. An empty one is not sent, so it means "not given"."""
+    args = modelfile.args_of(name)
+    return args[-1] or None if args else None
+
+
+def _parameters(modelfile: Modelfile, path: str) -> tuple[dict[str, ParameterValue], list[Problem]]:
+    parameters: dict[str, ParameterValue] = {}
+    problems: list[Problem] = []
+    for command in modelfile.commands:
+        name = command.name
+        if not command.is_parameter or name in GONE_PARAMETERS:
+            continue
+        try:
+            value = parse_parameter(name, command.args)
+        except InvalidValue as error:
+            problems.append(Problem(path, command.line, 1, str(error)))
+            continue
+        former = parameters.get(name)
+        parameters[name] = former + value if isinstance(former, tuple) and isinstance(value, tuple) else value
+    return parameters, problems
 
 
 def head_of(command: Command) -> str:
@@ -237,13 +294,6 @@ def head_of(command: Command) -> str:
 def value_of(command: Command) -> str:
     """The value without the role of a message."""
     return command.args.partition(": ")[2] if command.name == "message" else command.args
-
-
-def _printed_value(command: Command) -> str:
-    value = value_of(command)
-    if command.name == "model" or not ("\n" in value or value.startswith(" ") or value.endswith(" ")):
-        return value
-    return f'"""{value}"""' if '"' in value else f'"{value}"'
 
 
 def render_for_wire(modelfile: Modelfile, path: str = "Modelfile") -> str:

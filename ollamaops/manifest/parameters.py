@@ -1,8 +1,7 @@
-"""What a Modelfile asks for: the values of a create request, and the types of Ollama's parameters.
+"""Ollama's parameters: their types, how a value is read and sent, and when two values are the same.
 
-Decides which value each field gets and whether a parameter is one. Leaves to the caller which FROM and ADAPTER
-arguments are files, since that needs a look at the disk. Easily missed: servers ≥ 0.5.5 check no parameter at
-all, so what is not refused here is stored with 200 and fails when the model runs.
+Servers from 0.5.5 on check no parameter: what is not refused here is stored with status 200 and fails when the model
+runs.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
-from ollamaops.errors import InvalidValue, ManifestError, Problem, cut_text
-from ollamaops.manifest.modelfile import Modelfile
+from ollamaops.errors import InvalidValue, cut_text
 from ollamaops.manifest.types import ParameterValue
 
 ParameterType = Literal["int", "float", "bool", "list"]
@@ -57,95 +54,6 @@ _BOOLS = {
     **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
 }
 _INT64 = range(-(2**63), 2**63)
-_NUMBER = r"(?:0|[1-9][0-9]*)"
-_PRERELEASE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_BUILD = r"[0-9A-Za-z-]+"
-# as golang.org/x/mod/semver takes it: `1` and `1.2` are versions too
-_SEMVER = re.compile(
-    rf"v?({_NUMBER}(?:\.{_NUMBER}"
-    rf"(?:\.{_NUMBER}(?:-{_PRERELEASE}(?:\.{_PRERELEASE})*)?(?:\+{_BUILD}(?:\.{_BUILD})*)?)?)?)"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """The values that a Modelfile gives to a create request; None and empty mean "not given".
-
-    `from_args`, `adapters` (one at most) and `drafts` are arguments as written: names, paths or `@sha256:…`.
-    `parameters` are typed, `messages` are (role, content).
-    """
-
-    from_args: tuple[str, ...]
-    adapters: tuple[str, ...] = ()
-    drafts: tuple[str, ...] = ()
-    template: str | None = None
-    system: str | None = None
-    licenses: tuple[str, ...] = ()
-    parameters: Mapping[str, ParameterValue]
-    messages: tuple[tuple[str, str], ...] = ()
-    renderer: str | None = None
-    parser: str | None = None
-    requires: str | None = None
-
-
-def to_recipe(modelfile: Modelfile, path: str = "Modelfile") -> Recipe:
-    """What `ollama create -f` sends. ManifestError with every parameter and version that it would refuse."""
-    problems: list[Problem] = []
-    recipe = Recipe(
-        from_args=modelfile.args_of("model"),
-        adapters=modelfile.args_of("adapter")[-1:],
-        drafts=modelfile.args_of("draft"),
-        template=_last(modelfile, "template"),
-        system=_last(modelfile, "system"),
-        licenses=modelfile.args_of("license"),
-        parameters=_parameters(modelfile, path, problems),
-        messages=tuple(_message(args) for args in modelfile.args_of("message")),
-        renderer=_last(modelfile, "renderer"),
-        parser=_last(modelfile, "parser"),
-        requires=_requires(modelfile, path, problems),
-    )
-    if problems:
-        raise ManifestError(problems)
-    return recipe
-
-
-def _last(modelfile: Modelfile, name: str) -> str | None:
-    """The value that wins. An empty one is not sent, so it means "not given"."""
-    args = modelfile.args_of(name)
-    return args[-1] or None if args else None
-
-
-def _message(args: str) -> tuple[str, str]:
-    role, _, content = args.partition(": ")
-    return role, content
-
-
-def _requires(modelfile: Modelfile, path: str, problems: list[Problem]) -> str | None:
-    version: str | None = None
-    for command in modelfile.commands:
-        if command.name == "requires":
-            match = _SEMVER.fullmatch(command.args)
-            version = match[1] if match else None
-            if match is None:
-                message = "requires must be a valid semver (e.g. 0.14.0)"
-                problems.append(Problem(path, command.line, 1, message))
-    return version
-
-
-def _parameters(modelfile: Modelfile, path: str, problems: list[Problem]) -> dict[str, ParameterValue]:
-    parameters: dict[str, ParameterValue] = {}
-    for command in modelfile.commands:
-        name = command.name
-        if not command.is_parameter or name in GONE_PARAMETERS:
-            continue
-        try:
-            value = parse_parameter(name, command.args)
-        except InvalidValue as error:
-            problems.append(Problem(path, command.line, 1, str(error)))
-            continue
-        former = parameters.get(name)
-        parameters[name] = former + value if isinstance(former, tuple) and isinstance(value, tuple) else value
-    return parameters
 
 
 def parse_parameter(name: str, text: str) -> int | float | bool | tuple[str, ...]:
@@ -160,7 +68,7 @@ def parse_parameter(name: str, text: str) -> int | float | bool | tuple[str, ...
 
 
 def _from_text(kind: Literal["int", "float", "bool"], text: str) -> int | float | bool | None:
-    """As Go's ParseInt(10), ParseFloat(32) and ParseBool read it; None if they refuse, or it is no number."""
+    """As Go's ParseInt(10), ParseFloat(32) and ParseBool read it; None if they refuse it, or it is inf or nan."""
     if kind == "int":
         return int(text) if _INT.fullmatch(text) and int(text) in _INT64 else None
     if kind == "float":

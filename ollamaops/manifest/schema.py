@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
-from ollamaops.errors import Problem
+from ollamaops.errors import Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
-from ollamaops.manifest.problems import did_you_mean
 from ollamaops.manifest.types import Place
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""`${vars.NAME}`, `${env:NAME}`, `${env:NAME:-default}`: filled into the texts of a tree. Nothing else is evaluated.
+"""Fills `${vars.NAME}`, `${env:NAME}` and `${env:NAME:-default}` into the texts of a tree. Nothing else is evaluated.
 
-Decides what a reference stands for; the environment is passed in. `$${` stands for a plain `${`. Easily missed: a
-value that is nothing but one unquoted reference takes the type of what it refers to (`num_ctx: ${vars.ctx}` is a
-number), and a value that holds something of the environment is marked, so that no message shows it.
+`$${` stands for a plain `${`. A value that is nothing but one unquoted reference takes the type of what it refers to
+(`num_ctx: ${vars.ctx}` is a number). A value with something of the environment in it is marked, so that no message
+shows it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
+from ollamaops.errors import Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, resolve_plain
-from ollamaops.manifest.problems import Findings, did_you_mean
+from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Place
 
 _REFERENCE = re.compile(
@@ -27,13 +28,16 @@ _REFERENCE = re.compile(
 class Variables:
     """Fills references in. `unresolved` are the places of values that stayed as they were written."""
 
-    def __init__(self, table: Table, environ: Mapping[str, str], findings: Findings) -> None:
+    def __init__(self, table: Table, environ: Mapping[str, str]) -> None:
         self._table = table
         self._environ = environ
-        self._findings = findings
         self._known: dict[str, Scalar | None] = {}
         self._open: list[str] = []
+        self.problems: list[Problem] = []
         self.unresolved: set[Place] = set()
+
+    def _add_problem(self, node: Node, message: str, hint: str | None = None) -> None:
+        self.problems.append(problem_at(node, message, hint))
 
     def fill(self, node: Node) -> Node:
         """The node with every reference in its texts replaced; an unknown one is a problem."""
@@ -71,13 +75,13 @@ class Variables:
             found = self._from_environment(match["env"], match["default"], node)
             return found and replace(found, reference=match[0])
         hint = "write ${vars.NAME}, ${env:NAME} or ${env:NAME:-default}; $${ is a plain ${"
-        self._findings.add(node, "a reference that begins with ${" + match["bad"] + " cannot be read", hint)
+        self._add_problem(node, "a reference that begins with ${" + match["bad"] + " cannot be read", hint)
         return None
 
     def _variable(self, name: str, node: Scalar) -> Scalar | None:
         if name in self._open:
             circle = " → ".join([*self._open[self._open.index(name) :], name])
-            self._findings.add(node, f"variables refer to each other in a circle: {circle}")
+            self._add_problem(node, f"variables refer to each other in a circle: {circle}")
             return None
         if name not in self._known:
             self._open.append(name)
@@ -90,13 +94,11 @@ class Variables:
         if value is None:
             known = ", ".join(self._table.nodes)
             hint = f"variables here: {known}" if known else "define it: vars: {" + name + ": …}"
-            self._findings.add(
-                node, f"unknown variable '{name}'{did_you_mean(name, self._table.nodes)}", hint
-            )
+            self._add_problem(node, f"unknown variable '{name}'{did_you_mean(name, self._table.nodes)}", hint)
             return None
         filled = self.fill(value)
         if not isinstance(filled, Scalar) or filled.value is None or value.place in self.unresolved:
-            return None  # what is wrong with it is said at its own place
+            return None  # its problem is reported at its own place
         return filled
 
     def _from_environment(self, name: str, default: str | None, node: Scalar) -> Scalar | None:
@@ -105,16 +107,16 @@ class Variables:
             text = text or default
         if text is None:
             hint = "set it, or give a default: ${env:" + name + ":-…}"
-            self._findings.add(node, f"the environment variable {name} is not set", hint)
+            self._add_problem(node, f"the environment variable {name} is not set", hint)
             return None
         if any("\ud800" <= sign <= "\udfff" for sign in text):
-            self._findings.add(node, f"the environment variable {name} is not UTF-8 text")
+            self._add_problem(node, f"the environment variable {name} is not UTF-8 text")
             return None
         return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=node.text)
 
 
 def escape_references(text: str) -> str:
-    """What to write so that `text` is read: every `${` in it is then no reference."""
+    """The text to write for `text`, in which no `${` is a reference."""
     return text.replace("${", "$${")
 
 

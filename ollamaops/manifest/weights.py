@@ -1,11 +1,31 @@
-"""Which weights files a manifest names."""
+"""Which weights a model is made from, and which files can make a model, an adapter or a draft together.
+
+The caller has looked at the files: `kinds` and `headers` say what is in them. `made` has the weights under the key
+that names them (`files`, `adapters`, `drafts`). Only the names of remote files are known here, so the rules about
+headers apply to local files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import reduce
 
+from ollamaops.errors import Problem, WeightsError
+from ollamaops.files.gguf_types import UNKNOWN, GgufHeader
 from ollamaops.files.location import Location
-from ollamaops.manifest.types import Build, ModelSpec, WeightsFile
+from ollamaops.files.shards import check_shard_headers, parse_shard
+from ollamaops.files.sniff import Kind
+from ollamaops.manifest.document import Table
+from ollamaops.manifest.problems import problem_at
+from ollamaops.manifest.types import Build, ModelSpec, Place, WeightsFile
+
+WEIGHTS_ENDINGS = (".gguf", ".safetensors", ".bin", ".pth")
+_QUANTIZABLE = ("F16", "BF16", UNKNOWN)  # F32 is number 0, which is also what a header without a type has
+
+Made = Mapping[str, Sequence[WeightsFile]]
+Kinds = Mapping[Location, Kind]
+Headers = Mapping[Location, GgufHeader]
 
 
 def weights_of(build: Build) -> tuple[WeightsFile, ...]:
@@ -21,3 +41,113 @@ def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
             for file in weights_of(spec.source):
                 found.setdefault(file.path, file)
     return tuple(found.values())
+
+
+def is_gguf(where: Location, kinds: Kinds) -> bool:
+    """Whether it is one by its name, or by what is in it."""
+    return where.name.endswith(".gguf") or kinds.get(where) == "gguf"
+
+
+def place_of(entry: Table, key: str) -> Place:
+    """Where an entry names the weights under `key`, which its Modelfile may do."""
+    return (entry.get(key) or entry.get("modelfile") or entry).place
+
+
+def without_folders(message: str, paths: Iterable[Location]) -> str:
+    """The message with files by their names only: whole paths are long, and differ from machine to machine."""
+    folders = {str(path)[: -len(path.name)] for path in paths}
+    return reduce(lambda text, folder: text.replace(folder, ""), sorted(folders, reverse=True), message)
+
+
+def check_kinds(entry: Table, made: Made, kinds: Kinds) -> Iterator[Problem]:
+    """A server takes either GGUF files or others, never both, and one GGUF adapter."""
+    for key in ("files", "adapters"):
+        place, paths = place_of(entry, key), [file.path for file in made[key]]
+        gguf = [path for path in paths if is_gguf(path, kinds)]
+        if gguf and len(gguf) < len(paths):
+            yield problem_at(
+                place, f"{key}: GGUF files and others together: a server takes one kind", "name one"
+            )
+        elif paths and not gguf and not any(path.name.endswith(WEIGHTS_ENDINGS) for path in paths):
+            yield problem_at(place, f"{key}: no weights among them", "name GGUF files, or a folder")
+        if len(set(paths)) < len(paths):
+            yield problem_at(place, f"{key}: a file is named twice", "keep one of the two")
+        elif name := _first_twice(file.name for file in made[key]):
+            yield problem_at(
+                place, f"{key}: two files would be called '{name}'", "let one of them have another name"
+            )
+        if key == "adapters" and len(gguf) > 1:
+            yield problem_at(place, f"{len(gguf)} GGUF adapters: a server takes one", "keep one")
+
+
+def check_headers(entry: Table, made: Made, headers: Headers) -> Iterator[Problem]:
+    """A model is made from the weights of one, and what is a model or a projector adapts none."""
+    if listed := entry.get("files"):
+        found = {
+            _without_number(file.path): file.path.name
+            for file in reversed(made["files"])
+            if (header := headers.get(file.path)) and not (header.is_projector or header.is_adapter)
+        }
+        if len(found) > 1:
+            names = " and ".join(sorted(found.values()))
+            message = f"files: {len(found)} whole models: {names}: a model is made from one"
+            yield problem_at(listed, message, "keep one, and its projector if it has one")
+    for file in made["files"]:
+        if (header := headers.get(file.path)) and header.is_adapter:
+            message = f"files: {file.path.name} is an adapter by its header, not a model"
+            yield problem_at(
+                place_of(entry, "files"), message, "name it under adapters: (ADAPTER in a Modelfile)"
+            )
+    for file in made["adapters"]:
+        if (header := headers.get(file.path)) and (header.is_whole_model or header.is_projector):
+            what = "a projector" if header.is_projector else "a whole model"
+            message = f"adapters: {file.path.name} is {what} by its header, not an adapter"
+            hint = "name a LoRA; to make a model from this one use files:"
+            yield problem_at(place_of(entry, "adapters"), message, hint)
+
+
+def check_sets(entry: Table, made: Made, headers: Headers, *, has_base: bool) -> Iterator[Problem]:
+    """The rules about files that were found usable one by one, and all of which are there."""
+    for key, files in made.items():
+        paths = [file.path for file in files]
+        try:
+            check_shard_headers({str(path): headers[path] for path in paths if path in headers})
+        except WeightsError as error:
+            yield problem_at(place_of(entry, key), f"{key}: {without_folders(str(error), paths)}", error.hint)
+    files = made["files"]
+    known = [header for file in files if (header := headers.get(file.path))]
+    if known and len(known) == len(files) and not has_base and all(header.is_projector for header in known):
+        message = f"files: {files[0].path.name} is a projector by its header, and no model is beside it"
+        yield problem_at(place_of(entry, "files"), message, "name the model's GGUF too")
+    yield from _check_drafts(entry, made, headers)
+
+
+def _check_drafts(entry: Table, made: Made, headers: Headers) -> Iterator[Problem]:
+    own = {file.path for file in made["files"]}
+    quantize = entry.get("draft_quantize")
+    for draft in made["drafts"]:
+        header = headers.get(draft.path)
+        if draft.path in own:
+            message = f"drafts: {draft.path.name} is the model itself"
+            yield problem_at(place_of(entry, "drafts"), message, "name a smaller model as its draft")
+        if quantize and header and header.file_type not in _QUANTIZABLE:
+            message = f"draft_quantize: {draft.path.name} is {header.file_type} by its header"
+            hint = "leave it out, or name a draft of F16, BF16 or F32"
+            yield problem_at(quantize, message, hint)
+
+
+def _without_number(where: Location) -> str:
+    """One text for all shards of a model."""
+    with suppress(WeightsError):  # reported when its set was completed
+        if shard := parse_shard(str(where)):
+            return shard.prefix
+    return str(where)
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

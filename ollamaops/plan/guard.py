@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
-from ollamaops.errors import InvalidValue, cut_text
+from ollamaops.errors import InvalidValue, cut_text, did_you_mean
 from ollamaops.lockfile.build import needs_lock
-from ollamaops.manifest.problems import did_you_mean
 from ollamaops.manifest.types import Limit, Window
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (

@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 import yaml
-from manifest_folder import Case, problems_of
+from manifest_folder import Case, load_text, problems_of
 
+from ollamaops.errors import did_you_mean
 from ollamaops.manifest.check import QUANTIZATIONS, check_hosts
 from ollamaops.manifest.crosscheck import Written, check_models
 from ollamaops.manifest.hosts import parse_selector
-from ollamaops.manifest.problems import Findings, did_you_mean
 from ollamaops.manifest.types import Copy, HostSpec, ModelSpec, Place, Pull
 from ollamaops.names import ModelName
 
@@ -60,18 +60,15 @@ def test_a_problem_of_many_hosts_is_said_once() -> None:
         a_model("A:latest", where="n>5"),
         a_model("b", copy="c", where="n<9"),
     ]
-    findings = Findings()
-    check_models(models, (), hosts, Written(), findings)
-    assert [problem.message for problem in findings.problems] == [
+    problems = check_models(models, (), hosts, Written())
+    assert [problem.message for problem in problems] == [
         "'A:latest' is declared twice for host h6: the first one is at m:1:1"
     ]
 
 
 def test_hosts_whose_url_could_not_be_read_are_not_compared() -> None:
-    findings = Findings()
     hosts = [HostSpec(name=name, url="", place=Place("m", line, 1)) for line, name in enumerate("ab", 1)]
-    check_hosts(hosts, findings)
-    assert findings.problems == []
+    assert list(check_hosts(hosts)) == []
 
 
 @pytest.mark.parametrize(
@@ -86,3 +83,25 @@ def test_hosts_whose_url_could_not_be_read_are_not_compared() -> None:
 )
 def test_a_near_word_is_proposed(word: str, known: list[str], said: str) -> None:
     assert did_you_mean(word, known) == said
+
+
+LEGAL_BUT_ODD = """
+hosts:
+  a: {url: "http://a", labels: {vram: lots, site: lyon}}
+  b: {url: "http://b", labels: {vram: 48GiB, site: 2}}
+  c: {url: "http://c"}
+models:
+  - {name: big, where: vram>=24GiB}
+  - {name: here, where: "site=lyon,host>a", expect: [{capabilities: [completion, tool]}, {capabilities: [fly]}]}
+  - {name: silent, expect: {max_load: 90s}}
+"""
+
+
+def test_values_that_no_host_can_have_get_a_warning(tmp_path: Path) -> None:
+    said = [warning.message for warning in load_text(tmp_path, LEGAL_BUT_ODD).warnings]
+    assert sorted(said) == [
+        "'here:latest' is meant for no host: none has the labels that its where: asks for",
+        "expect: no Ollama up to 0.33 lists the capability 'fly'",
+        "expect: no Ollama up to 0.33 lists the capability 'tool': did you mean 'tools'?",
+        "label 'vram' of host 'a' is not a number or a size, but where: compares it with one",
+    ]

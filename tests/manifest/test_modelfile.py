@@ -13,17 +13,19 @@ from typing import Any, NotRequired, TypedDict
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from printed_modelfile import render_modelfile
 
 from ollamaops.errors import ModelfileError
 from ollamaops.manifest.lint import lint_modelfile
 from ollamaops.manifest.modelfile import (
     Command,
     Modelfile,
+    build_from_modelfile,
     decode_modelfile,
     parse_modelfile,
     render_for_wire,
-    render_modelfile,
 )
+from ollamaops.manifest.types import Build, Message
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 
@@ -461,3 +463,97 @@ def test_lint_takes_every_text_that_the_parser_takes(text: str) -> None:
     except ModelfileError:
         return
     assert all(problem.line > 0 and problem.column > 0 for problem in lint_modelfile(text))
+
+
+FULL = '''
+FROM ./weights
+FROM qwen3:32b
+ADAPTER ./a.gguf
+ADAPTER ./b.gguf
+DRAFT ./d1.gguf
+DRAFT ./d2.gguf
+TEMPLATE first
+TEMPLATE """{{ .Prompt }}"""
+SYSTEM You are Mario.
+LICENSE MIT
+LICENSE BSD
+PARAMETER temperature 1
+PARAMETER stop a
+PARAMETER num_ctx 16384
+PARAMETER temperature 0.7
+PARAMETER stop "b c"
+PARAMETER use_mmap F
+PARAMETER mirostat 2
+MESSAGE user hi: there
+MESSAGE assistant yo
+RENDERER gemma4
+PARSER gemma4
+REQUIRES v0.14.0
+'''
+
+
+def asked_by(text: str) -> Build:
+    build, problems = build_from_modelfile(parse_modelfile(text))
+    assert problems == []
+    return build
+
+
+def problems_of(text: str, path: str = "Modelfile") -> list[str]:
+    _, problems = build_from_modelfile(parse_modelfile(text), path)
+    return [f"{problem.place}: {problem.message}" for problem in problems]
+
+
+def test_every_value_that_create_sends_is_asked_for() -> None:
+    assert asked_by(FULL) == Build(
+        template="{{ .Prompt }}",
+        system="You are Mario.",
+        licenses=("MIT", "BSD"),
+        parameters={"temperature": 0.7, "stop": ("a", "b c"), "num_ctx": 16384, "use_mmap": False},
+        messages=(Message("user", "hi: there"), Message("assistant", "yo")),
+        renderer="gemma4",
+        parser="gemma4",
+        requires="0.14.0",
+    )
+
+
+def test_a_bare_from_asks_for_nothing_else() -> None:
+    assert asked_by("FROM llama3") == Build()
+
+
+@pytest.mark.parametrize("word", ["SYSTEM", "TEMPLATE", "RENDERER", "PARSER"])
+def test_an_empty_value_is_not_sent_even_after_another(word: str) -> None:
+    assert asked_by(f'FROM a\n{word} x\n{word} ""') == Build()
+
+
+def test_everything_that_ollama_would_refuse_is_said_at_once_with_its_line() -> None:
+    text = (
+        "FROM a\nPARAMETER num_ctx 1.048576e+06\nPARAMETER temprature 1\nREQUIRES latest\nPARAMETER  stop x"
+    )
+    assert sorted(problems_of(text, "bots/Modelfile")) == [
+        "bots/Modelfile:2:1: invalid int value [1.048576e+06]",
+        "bots/Modelfile:3:1: unknown parameter 'temprature'",
+        "bots/Modelfile:4:1: requires must be a valid semver (e.g. 0.14.0)",
+        "bots/Modelfile:5:1: unknown parameter ''",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("0.14.0", "0.14.0"),
+        ("v1", "1"),
+        ("1.2", "1.2"),
+        ("0.14.0-rc2", "0.14.0-rc2"),
+        ("1.2.3+b.1", "1.2.3+b.1"),
+    ],
+)
+def test_a_required_version_is_sent_without_its_v(text: str, version: str) -> None:
+    assert asked_by(f"FROM a\nREQUIRES {text}").requires == version
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "01.2.3", "1.2.3.4", "1.2.3-", "vv1", "1-rc1", ">=0.14.0", "1.2.3-01"]
+)
+def test_what_is_not_a_version_is_refused(text: str) -> None:
+    (problem,) = problems_of(f"FROM a\nREQUIRES {text}\n")
+    assert "must be a valid semver" in problem

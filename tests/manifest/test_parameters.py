@@ -1,4 +1,4 @@
-"""What a Modelfile asks for, and the types of parameters."""
+"""The types of parameters, and when two values are the same."""
 
 from __future__ import annotations
 
@@ -9,106 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollamaops.errors import InvalidValue, ManifestError
-from ollamaops.manifest.modelfile import parse_modelfile
+from ollamaops.errors import InvalidValue
 from ollamaops.manifest.parameters import (
     GONE_PARAMETERS,
     PARAMETER_TYPES,
-    Recipe,
     check_parameter,
     normalize_parameter,
     parse_parameter,
     same_parameter,
-    to_recipe,
 )
-
-FULL = '''
-FROM ./weights
-FROM qwen3:32b
-ADAPTER ./a.gguf
-ADAPTER ./b.gguf
-DRAFT ./d1.gguf
-DRAFT ./d2.gguf
-TEMPLATE first
-TEMPLATE """{{ .Prompt }}"""
-SYSTEM You are Mario.
-LICENSE MIT
-LICENSE BSD
-PARAMETER temperature 1
-PARAMETER stop a
-PARAMETER num_ctx 16384
-PARAMETER temperature 0.7
-PARAMETER stop "b c"
-PARAMETER use_mmap F
-PARAMETER mirostat 2
-MESSAGE user hi: there
-MESSAGE assistant yo
-RENDERER gemma4
-PARSER gemma4
-REQUIRES v0.14.0
-'''
-
-
-def test_a_recipe_has_every_value_that_create_sends() -> None:
-    assert to_recipe(parse_modelfile(FULL)) == Recipe(
-        from_args=("./weights", "qwen3:32b"),
-        adapters=("./b.gguf",),
-        drafts=("./d1.gguf", "./d2.gguf"),
-        template="{{ .Prompt }}",
-        system="You are Mario.",
-        licenses=("MIT", "BSD"),
-        parameters={"temperature": 0.7, "stop": ("a", "b c"), "num_ctx": 16384, "use_mmap": False},
-        messages=(("user", "hi: there"), ("assistant", "yo")),
-        renderer="gemma4",
-        parser="gemma4",
-        requires="0.14.0",
-    )
-
-
-def test_a_bare_from_asks_for_nothing_else() -> None:
-    assert to_recipe(parse_modelfile("FROM llama3")) == Recipe(from_args=("llama3",), parameters={})
-
-
-@pytest.mark.parametrize("word", ["SYSTEM", "TEMPLATE", "RENDERER", "PARSER"])
-def test_an_empty_value_is_not_sent_even_after_another(word: str) -> None:
-    recipe = to_recipe(parse_modelfile(f'FROM a\n{word} x\n{word} ""'))
-    assert recipe == Recipe(from_args=("a",), parameters={})
-
-
-def test_everything_that_ollama_would_refuse_is_said_at_once_with_its_line() -> None:
-    text = (
-        "FROM a\nPARAMETER num_ctx 1.048576e+06\nPARAMETER temprature 1\nREQUIRES latest\nPARAMETER  stop x"
-    )
-    with pytest.raises(ManifestError) as caught:
-        to_recipe(parse_modelfile(text), "bots/Modelfile")
-    assert str(caught.value) == (
-        "bots/Modelfile:2:1: invalid int value [1.048576e+06]\n"
-        "bots/Modelfile:3:1: unknown parameter 'temprature'\n"
-        "bots/Modelfile:4:1: requires must be a valid semver (e.g. 0.14.0)\n"
-        "bots/Modelfile:5:1: unknown parameter ''"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [
-        ("0.14.0", "0.14.0"),
-        ("v1", "1"),
-        ("1.2", "1.2"),
-        ("0.14.0-rc2", "0.14.0-rc2"),
-        ("1.2.3+b.1", "1.2.3+b.1"),
-    ],
-)
-def test_a_required_version_is_sent_without_its_v(text: str, version: str) -> None:
-    assert to_recipe(parse_modelfile(f"FROM a\nREQUIRES {text}")).requires == version
-
-
-@pytest.mark.parametrize(
-    "text", ["", "x", "01.2.3", "1.2.3.4", "1.2.3-", "vv1", "1-rc1", ">=0.14.0", "1.2.3-01"]
-)
-def test_what_is_not_a_version_is_refused(text: str) -> None:
-    with pytest.raises(ManifestError, match="must be a valid semver"):
-        to_recipe(parse_modelfile(f"FROM a\nREQUIRES {text}\n"))
 
 
 @pytest.mark.parametrize(

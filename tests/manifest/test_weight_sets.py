@@ -233,7 +233,7 @@ def test_a_pipe_in_a_folder_is_refused_without_being_read(tmp_path: Path) -> Non
     from os import mkfifo
 
     mkfifo(a_folder(tmp_path / "st", "model-00001-of-00002.safetensors") / "model-00002-of-00002.safetensors")
-    assert "model-00002-of-00002.safetensors: is no regular file" in said_of(tmp_path, "files: [st]")
+    assert "model-00002-of-00002.safetensors: is not a regular file" in said_of(tmp_path, "files: [st]")
 
 
 def test_a_configuration_that_is_a_link_to_nothing_is_a_problem_as_for_ollama_create(tmp_path: Path) -> None:

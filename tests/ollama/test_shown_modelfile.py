@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from printed_modelfile import render_modelfile
 
-from ollamaops.manifest.modelfile import Command, Modelfile, render_modelfile
+from ollamaops.manifest.modelfile import Command, Modelfile
 from ollamaops.names import Digest
 from ollamaops.ollama.shown_modelfile import ShownModelfile, parse_shown_modelfile
 
