@@ -39,7 +39,7 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
     --check finds that the lock does not fit, 3 when a registry could not be asked.
     """
     from ollamaops.cli.context import load_unlocked, lock_path, open_fleet, read_lock, targets_of
-    from ollamaops.lockfile.build import held_by_lock, references_on
+    from ollamaops.lockfile.build import locked_references, references_on
     from ollamaops.lockfile.file import load_lock
     from ollamaops.lockfile.lock import Lock
     from ollamaops.manifest.hosts import models_on
@@ -49,7 +49,7 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
     old = read_lock(shared) if check else load_lock(path)
     with open_fleet(shared, load_unlocked(shared, locked=True)) as fleet:
         targets = targets_of(shared, fleet.manifest, fleet.hosts)
-        references = held_by_lock(
+        references = locked_references(
             reference
             for host in fleet.hosts
             for reference in references_on(models_on(host, fleet.manifest), targets)

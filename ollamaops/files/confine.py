@@ -12,30 +12,31 @@ from pathlib import Path
 from ollamaops.errors import InvalidValue
 
 
-def confine(root: Path, relative: str, *, allow_outside: bool = False) -> Path:
-    """The absolute path of `relative`, read from the folder `root`.
+def confine(root: Path, relative: str, *, shown: str | None = None, allow_outside: bool = False) -> Path:
+    """The absolute path of `relative`, read from the folder `root`. Messages show `shown`, if that is given.
 
     InvalidValue for an empty or impossible path, and, unless `allow_outside`, for one that is absolute,
     begins with `~`, or leads out of `root` by `..` or by a symbolic link.
     """
-    _require_possible(relative)
+    shown = repr(relative) if shown is None else f"'{shown}'"
+    _require_possible(relative, shown)
     folder = Path(os.path.abspath(root))  # noqa: PTH100 - Path.resolve would follow links
     if allow_outside:
-        return folder / _expand_home(relative)
+        return folder / _expand_home(relative, shown)
     if relative.startswith("~"):
-        raise _outside(relative, "it begins with '~', a home folder", folder)
+        raise _outside(shown, "it begins with '~', a home folder", folder)
     if Path(relative).is_absolute():
-        raise _outside(relative, "it is absolute", folder)
+        raise _outside(shown, "it is absolute", folder)
     path = folder / relative
     if not Path(os.path.normpath(path)).is_relative_to(folder):
-        raise _outside(relative, "its '..' lead out of it", folder)
+        raise _outside(shown, "its '..' lead out of it", folder)
     target = Path(os.path.realpath(path))
     if not target.is_relative_to(os.path.realpath(folder)):
-        raise _outside(relative, f"a symbolic link leads to {target}", folder)
+        raise _outside(shown, f"a symbolic link leads to {target}", folder)
     return path
 
 
-def _require_possible(relative: str) -> None:
+def _require_possible(relative: str, shown: str) -> None:
     if not relative.strip():
         raise InvalidValue("a path is empty", hint="name a file or folder")
     try:
@@ -43,20 +44,20 @@ def _require_possible(relative: str) -> None:
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise InvalidValue(f"{relative!r} is not a path: it has characters that no file name can have")
+        raise InvalidValue(f"{shown} is not a path: it has characters that no file name can have")
 
 
-def _expand_home(relative: str) -> Path:
+def _expand_home(relative: str, shown: str) -> Path:
     try:
         return Path(relative).expanduser()
     except RuntimeError as error:
         raise InvalidValue(
-            f"{relative!r} cannot be read: no such user", hint="write the path without '~'"
+            f"{shown} cannot be read: no such user", hint="write the path without '~'"
         ) from error
 
 
-def _outside(relative: str, why: str, folder: Path) -> InvalidValue:
+def _outside(shown: str, why: str, folder: Path) -> InvalidValue:
     return InvalidValue(
-        f"{relative!r} is outside the manifest's folder: {why}",
+        f"{shown} is outside the manifest's folder: {why}",
         hint=f"keep it below {folder}, or allow it with --allow-outside",
     )

@@ -1,1 +1,1 @@
-"""What the lock file holds, and what it means."""
+"""The lock file: what is in it, how it is built, checked and compared, and which models are outdated."""

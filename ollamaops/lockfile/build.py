@@ -1,42 +1,41 @@
-"""What the lock file should hold, and what it means for a plan.
+"""What belongs into the lock file, and what it means for a plan: which names a manifest pulls, which of them a lock
+fixes, and which digests a locked model may have.
 
-Decides which names a declaration pulls, which of them a lock fixes, and which digests a locked model may have;
-leaves asking registries and reading files to apply/ and cli/. Easily missed: a host whose server is older than 0.19
-shows another digest for the same content, so a lock's entry stands for several tags digests, all of which can be
-told without asking anybody.
+A server before 0.19 shows another digest for the same content, so one entry of a lock stands for several tags
+digests. All of them follow from the entry alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ollamaops.errors import Problem
+from ollamaops.lockfile.lock import Lock
 from ollamaops.manifest.graph import base_is_insecure, source_of, with_needs
 from ollamaops.manifest.types import Manifest, ModelSpec, Pull, Update
 from ollamaops.names import Digest, ModelName, NamePattern
-
-if TYPE_CHECKING:
-    from ollamaops.lockfile.lock import Lock
-    from ollamaops.registry.documents import FetchedManifest
+from ollamaops.registry.documents import FetchedManifest
 
 Cause = Literal["unreached", "refused", "gone", "tampered"]
-NO_MODEL_HINT = "check the name: a container image, perhaps, or another artefact"
-HELD: frozenset[Update] = frozenset({"locked", "missing"})  # latest follows its tag, never is never pulled
+NO_MODEL_HINT = "check the name: it may be a container image or another artifact"
+FOLLOWS_LOCK: frozenset[Update] = frozenset(
+    {"locked", "missing"}
+)  # latest follows its tag, never is never pulled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered:
     """Why it is not known what a registry has. `gone`: it says that there is no such model; `tampered`: what it
-    sent is not what its digest says; `unreached`: nobody answered; `refused`: anything else."""
+    sent does not match its digest; `unreached`: there was no answer; `refused`: anything else."""
 
     error: str
     hint: str | None = None
     cause: Cause = "unreached"
 
 
-Answer: TypeAlias = "FetchedManifest | Unanswered"
+Answer: TypeAlias = FetchedManifest | Unanswered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class Reference:
 
 
 def references_on(specs: Sequence[ModelSpec], targets: Sequence[NamePattern] = ()) -> tuple[Reference, ...]:
-    """Everything that a host with these entries pulls, undeclared bases among it, in the order of the entries.
+    """Everything that a host with these entries pulls, undeclared bases included, in the order of the entries.
 
     With `targets` only what the matching entries need.
     """
@@ -76,7 +75,7 @@ def references_on(specs: Sequence[ModelSpec], targets: Sequence[NamePattern] = (
 
 
 def _reference(spec: ModelSpec, declared: Mapping[ModelName, ModelSpec]) -> Reference | None:
-    """What is pulled for one entry; None when nothing is, or when another entry speaks for it."""
+    """What is pulled for one entry; None when nothing is, or when another entry declares it."""
     if isinstance(spec.source, Pull):
         return Reference(
             ref=spec.source.ref,
@@ -91,23 +90,20 @@ def _reference(spec: ModelSpec, declared: Mapping[ModelName, ModelSpec]) -> Refe
     return Reference(ref=base, model=base, insecure=base_is_insecure(spec, base))
 
 
-def held_by_lock(references: Iterable[Reference]) -> tuple[Reference, ...]:
-    """Those whose content a lock fixes, each name once, sorted by name. One of a name's pins stays, if it has any."""
-    held: dict[ModelName, Reference] = {}
+def locked_references(references: Iterable[Reference]) -> tuple[Reference, ...]:
+    """Those whose content a lock fixes, each name once, sorted by name. If a name has pins, one of them is kept."""
+    found: dict[ModelName, Reference] = {}
     for reference in references:
-        if reference.update in HELD:
-            other = held.get(reference.ref, reference)
-            held[reference.ref] = replace(
+        if reference.update in FOLLOWS_LOCK:
+            other = found.get(reference.ref, reference)
+            found[reference.ref] = replace(
                 other, insecure=other.insecure or reference.insecure, pin=other.pin or reference.pin
             )
-    return tuple(held[name] for name in sorted(held))
-
-
-# a declaration held to a lock
+    return tuple(found[name] for name in sorted(found))
 
 
 def with_lock(manifest: Manifest, lock: Lock, *, required: bool = False) -> Manifest:
-    """The manifest with what the lock says of its models: which digest they are pinned to, which ones they may have.
+    """The manifest with what the lock says about its models: the digest they are pinned to, and those they may have.
 
     A digest that the manifest itself declares stays. Models that follow the lock and are not in it are taken as
     `update: missing`, with a warning; with `required` the guard refuses them instead.
@@ -118,16 +114,16 @@ def with_lock(manifest: Manifest, lock: Lock, *, required: bool = False) -> Mani
     )
     return replace(
         manifest,
-        models=tuple(_held(spec, lock) for spec in manifest.models),
+        models=tuple(_locked(spec, lock) for spec in manifest.models),
         policy=replace(manifest.policy, require_lock=required),
         warnings=(*manifest.warnings, *warnings),
     )
 
 
-def _held(spec: ModelSpec, lock: Lock) -> ModelSpec:
-    """The entry with its lock's digests. `update: missing` pins nothing that is there, only what may be pulled."""
+def _locked(spec: ModelSpec, lock: Lock) -> ModelSpec:
+    """The entry with its lock's digests. `update: missing` limits what may be pulled and pins nothing that is there."""
     name, is_pulled = _pulled_name(spec), isinstance(spec.source, Pull)
-    entry = lock.entries.get(name) if name and (spec.update in HELD or not is_pulled) else None
+    entry = lock.entries.get(name) if name and (spec.update in FOLLOWS_LOCK or not is_pulled) else None
     if entry is None or spec.digest not in (None, entry.digest):
         return spec
     follows = is_pulled and spec.update == "locked"
@@ -157,5 +153,5 @@ def _warning(spec: ModelSpec) -> Problem:
 
 
 def needs_lock(spec: ModelSpec) -> bool:
-    """Whether nothing says what pulling this model has to give, although a lock could."""
-    return isinstance(spec.source, Pull) and spec.update in HELD and not (spec.accepts or spec.digest)
+    """Whether a lock could say what a pull of this model must give, and neither a lock nor the manifest does."""
+    return isinstance(spec.source, Pull) and spec.update in FOLLOWS_LOCK and not (spec.accepts or spec.digest)

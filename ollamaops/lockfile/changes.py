@@ -1,32 +1,29 @@
-"""What an update of the lock file changes, and what a check of it finds.
+"""What an update of the lock file changes, and what a check of it finds, given what registries answered.
 
-Decides from what registries answered; asking them and reading files is left to apply/ and cli/. Easily missed: an
-entry that no registry answered for stays as it is, and the same digest with other layers is damage, not an update.
+An entry without an answer stays as it is. The same digest with other layers is damage, not an update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ollamaops.lockfile.build import NO_MODEL_HINT, Answer, Cause, Reference, Unanswered
+from ollamaops.lockfile.lock import Lock, LockEntry, compare_entry
 from ollamaops.names import Digest, ModelName
+from ollamaops.registry.documents import Layer, LayerChange, compare
 
-if TYPE_CHECKING:
-    from ollamaops.lockfile.lock import Lock, LockEntry
-    from ollamaops.registry.documents import Layer, LayerChange
-
-LayerPair: TypeAlias = "tuple[Layer | None, Layer | None]"
+LayerPair: TypeAlias = tuple[Layer | None, Layer | None]
 StepState = Literal["kept", "added", "updated", "removed", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockStep:
-    """What became of one entry of the lock. `failed` keeps the old entry, if there was one, and says why in `error`.
+    """What happened to one entry of the lock. `failed` keeps the old entry, if any, and says why in `error`.
 
     `changes` is what an update changed, kind by kind; empty when only the registry manifest's own bytes did.
-    `altered` are blobs that stayed, but are described otherwise: as before, as now.
+    `altered` are blobs that stayed but are described differently: as before, as now.
     """
 
     ref: ModelName
@@ -50,7 +47,7 @@ class LockUpdate:
 def to_ask(
     lock: Lock, references: Iterable[Reference], renew: Callable[[Reference], bool]
 ) -> tuple[Reference, ...]:
-    """Those that a registry has to be asked for: not locked yet, to be renewed, or locked against the manifest."""
+    """Those that a registry must be asked about: not locked yet, to be renewed, or in conflict with the manifest."""
     return tuple(
         reference
         for reference in references
@@ -67,8 +64,6 @@ def update_lock(
 
     `complete` says that `references` is all that is declared, so that every other entry goes.
     """
-    from ollamaops.lockfile.lock import Lock
-
     steps = [_step(reference, lock.entries.get(reference.ref), answers) for reference in references]
     entries = {step.ref: step.after for step in steps if step.after}
     named = {step.ref for step in steps}
@@ -80,9 +75,6 @@ def update_lock(
 
 
 def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelName, Answer]) -> LockStep:
-    from ollamaops.lockfile.lock import LockEntry
-    from ollamaops.registry.documents import compare
-
     ref, answer = reference.ref, answers.get(reference.ref)
     if answer is None:
         return LockStep(ref=ref, state="kept", before=entry, after=entry)
@@ -91,7 +83,7 @@ def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelN
             ref=ref, state="failed", before=entry, after=entry, error=answer.error, hint=answer.hint
         )
     if not answer.document.is_model:
-        error = "what the registry has there is no Ollama model"
+        error = "what the registry has under this name is not an Ollama model"
         return LockStep(ref=ref, state="failed", before=entry, after=entry, error=error, hint=NO_MODEL_HINT)
     if reference.pin not in (None, answer.digest):
         return LockStep(
@@ -100,7 +92,7 @@ def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelN
             before=entry,
             after=entry,
             error=f"the manifest pins {reference.pin.short}, the registry has {answer.digest.short}",
-            hint="change digest: in the manifest, or take it out and leave it to the lock",
+            hint="change digest: in the manifest, or remove it and leave it to the lock",
         )
     found = LockEntry(answer.digest, answer.document)
     if entry is None:
@@ -139,10 +131,10 @@ Inspection = tuple[LayerFlaw, ...] | Unanswered
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a check found out about one entry. `found` is the digest that the registry has, if it said.
+    """The result of checking one entry. `found` is the digest that the registry has, if it answered.
 
-    `forged` are pairs of layers that ought to be equal: in the lock, in the registry (None: not there). `altered`
-    are blobs that the registry still has but describes otherwise since it moved on, in the same order.
+    `forged` are pairs of layers that should be equal: in the lock, in the registry (None: not there). `altered` are
+    blobs that the registry still has but describes differently since its tag moved, in the same order.
     """
 
     ref: ModelName
@@ -166,9 +158,9 @@ def check_lock(
     *,
     complete: bool,
 ) -> tuple[Finding, ...]:
-    """What is to say of each entry, in the order of names. Nothing is asked for what is not in the lock.
+    """The finding for each entry, in the order of names. What is not in the lock needs no answer.
 
-    `layers` holds what looking at the layers themselves gave, for entries that the registry confirms.
+    `layers` says what the layers themselves are like, for entries that the registry confirms.
     """
     found = [
         _find(reference, lock.entries[reference.ref], answers[reference.ref], layers.get(reference.ref, ()))
@@ -184,8 +176,6 @@ def check_lock(
 
 
 def _find(reference: Reference, entry: LockEntry, answer: Answer, layers: Inspection) -> Finding:
-    from ollamaops.lockfile.lock import compare_entry
-
     base = Finding(ref=reference.ref, state="same", entry=entry, pin=reference.pin)
     if reference.pin not in (None, entry.digest):
         return replace(base, state="contradicted")
@@ -208,13 +198,13 @@ def _unanswered(finding: Finding, answer: Unanswered) -> Finding:
 
 
 def _altered(before: Sequence[Layer], now: Sequence[Layer]) -> tuple[LayerPair, ...]:
-    """Blobs of both whose size, media type or name differ; where it is the size, one of the two is wrong."""
+    """Blobs of both whose size, media type or name differ. If the size differs, one of the two is wrong."""
     pairs = _forged(before, now)
     return tuple((ours, theirs) for ours, theirs in pairs if ours and theirs and ours.digest == theirs.digest)
 
 
 def _forged(locked: Sequence[Layer], found: Sequence[Layer]) -> tuple[LayerPair, ...]:
-    """Layers that differ, each beside its like: of the same digest, else of the same kind, else alone."""
+    """Layers that differ, in pairs: of the same digest, else of the same kind, else alone."""
     ours = [layer for layer in locked if layer not in found]
     theirs = [layer for layer in found if layer not in locked]
     pairs: list[LayerPair] = []

@@ -1,7 +1,7 @@
 """The lock file on disk: read it whole, replace it in one step.
 
-What its text means is lock.py's. The fact a reader would miss: a new lock is written beside the old one and renamed
-over it, so that a crash, a full disk or another reader at the same moment never meets half a lock.
+A new lock is written beside the old one and renamed over it, so that neither a crash nor a full disk leaves half a
+lock, and another reader never sees one.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def load_lock(path: Path) -> Lock | None:
 
 
 def save_lock(path: Path, lock: Lock) -> bool:
-    """Write the lock unless the file has these very bytes; whether it was written. StateError when it cannot be.
+    """Write the lock unless the file has exactly these bytes; True if it was written. StateError when it cannot be.
 
-    A symbolic link stays one: the file that it leads to is replaced. The file's permissions are kept.
+    A symbolic link stays one: the file it leads to is replaced. The file keeps its permissions.
     """
     data = render_lock(lock).encode()
     target = Path(os.path.realpath(path))
@@ -78,7 +78,7 @@ def _mode_of(target: Path) -> int:
 
 
 def _blocks(path: Path) -> bool:
-    """Whether reading it could take for ever: opening a pipe waits for somebody who writes."""
+    """Whether reading could block: opening a pipe waits until something writes to it."""
     mode = path.stat().st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 

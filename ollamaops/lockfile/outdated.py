@@ -1,8 +1,7 @@
-"""Is what a host has still what the registry has, and if not, what kind of thing changed?
+"""Whether a host still has what the registry has, and if not, what kind of layer changed.
 
-Decides from digests, from the lock, from what the host shows of its model and from which blobs it has; leaves asking
-to observe/outdated.py. The fact a reader would miss: a host keeps every blob of its models, so a layer whose blob is
-not there is certainly new, whatever else is known of the model.
+This is told from digests, from the lock, from what the host shows of its model and from which blobs it has. A host
+keeps every blob of its models, so a layer whose blob is not there is certainly new, whatever else is known.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Change:
 class Freshness:
     """One pulled model on one host. `digest` and `registry_digest` are bare hex, empty when not known.
 
-    `unclear` are kinds of which nobody can say whether they changed; `new_blobs` is what an update would download
+    `unclear` are kinds that may have changed; `new_blobs` is what an update would download
     (None: not known). `is_locked` says that the lock holds what the host has, `is_answered` that the registry said
     what it has, and `is_gone` that this is nothing; a model that is missing may be either.
     """
@@ -231,7 +230,7 @@ def _template_differs(texts: list[str], shown: Contents, evidence: Evidence) -> 
 
 
 def _messages(text: str) -> list[tuple[str, str]] | None:
-    """(role, content) of each message in a layer; None for what is no list of messages."""
+    """(role, content) of each message in a layer; None if it is not a list of messages."""
     tree = _json(text or "[]")
     if not isinstance(tree, list) or not all(isinstance(item, dict) for item in tree):
         return None

@@ -362,7 +362,7 @@ def _check_expectation(table: Table) -> Iterator[Problem]:
     for key in ("matches", "contains", "json", "json_schema", "tools", "min_tokens_per_s", "length", "think"):
         if key in table.nodes:
             yield problem_at(
-                table.keys[key], f"'{key}' needs a prompt or messages: there is no answer without", None
+                table.keys[key], f"'{key}' needs a prompt or messages: there is no answer without one", None
             )
 
 

@@ -57,12 +57,13 @@ class Disk:
         folder, text = named.folder, named.text
         if text.strip() and not text.startswith("~"):
             text = str(PurePath(os.path.relpath(folder.path, folder.root)) / text)
+        shown = None if text == named.text else named.text
         try:
-            return Path(os.path.normpath(confine(folder.root, text, allow_outside=self._allow_outside)))
+            path = confine(folder.root, text, shown=shown, allow_outside=self._allow_outside)
+            return Path(os.path.normpath(path))
         except InvalidValue as error:
             if named.shown == named.text == _without_password(named.text):
-                message = str(error).replace(repr(text), f"'{named.text}'")
-                return problem_at(named.place, message, error.hint)
+                return problem_at(named.place, str(error), error.hint)
             return about(named, "not a path in the manifest's folder")
 
     def find_trusted(self, node: Scalar, *, must_exist: bool) -> Path | Problem:

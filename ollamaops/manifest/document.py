@@ -33,7 +33,7 @@ ScalarValue = str | int | float | bool | None
 class Scalar:
     """One value. `text` is its text; `secret_as` what messages show instead when it came from `${env:}`.
 
-    `reference` is then what could be written elsewhere to mean the same: it refers to the environment alone.
+    `reference` is then the text that means the same in any file: it refers to the environment alone.
     """
 
     place: Place

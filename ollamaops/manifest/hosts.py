@@ -1,8 +1,7 @@
 """The inventory: ranges of hosts, addresses, label selectors, and which model goes where.
 
-Decides which hosts a name, a range, a glob or a selector stands for. Leaves to others what to do when nothing is
-selected. Easily missed: every host has the label `host`, its own name, unless the manifest gives it another; and
-labels are compared as numbers or as sizes when both sides are, so that `vram>=24GiB` holds for `48GiB`.
+Every host has the label `host`, its own name, unless the manifest gives it another. Labels are compared as numbers or
+as sizes when both sides are, so that `vram>=24GiB` is true of `48GiB`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _RANGE_HINT = "write it like lab-[01:20], with {} where the number goes in the u
 
 
 def expand_range(pattern: str) -> tuple[tuple[str, str], ...]:
-    """(name, number) of each host in `lab-[01:20]`, or the name itself with the number "" if it is no range.
+    """(name, number) of each host in `lab-[01:20]`, or the name itself with the number "" if it is not a range.
 
     Both ends belong to the range; a first number with leading zeros gives the width. InvalidValue for a name or
     a range that cannot be, or one of more than 1000 hosts.
@@ -65,7 +64,7 @@ def parse_ollama_host(text: str) -> str:
     """The URL that a client reaches for `OLLAMA_HOST`, read as Ollama reads it (envconfig, all versions).
 
     Without a scheme http and port 11434; `http://` port 80, `https://` port 443; a path is kept; blanks and
-    quotes around it are dropped; a port that is none becomes the default. InvalidValue as for `parse_url`.
+    quotes around it are dropped; a port that is not a number becomes the default. InvalidValue as for `parse_url`.
     """
     return _read_url(text.strip(" \t\r\n\"'"), strict=False)
 

@@ -1,7 +1,7 @@
-"""Which local files a Modelfile means: paths in its arguments, and the weights in a folder.
+"""Which files of a folder make a model. The caller has listed the folder and sniffed the files.
 
-Pure: the caller says where home folders are and lists and sniffs the folder. Easily missed: `ollama create` takes
-one group of weights from a folder, the first of its list that is there, and every JSON file beside it.
+`ollama create` takes one group of weights from a folder, the first of its list that is there, and every JSON file
+beside it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""schema.json at work: what it finds in a tree, in words for people, with places.
+"""What schema.json has against a tree, in words for people and with places.
 
-Decides how each kind of schema error reads and, where several forms are allowed, which one was meant. Leaves
-rules between keys to check.py. Easily missed: in schema.json a `title` that begins with a small letter or `{` is
-what follows "expected …" (`a duration like 30s`); one with a capital is a heading for editors.
+In schema.json a `title` that begins with a small letter or `{` is what follows "expected …" (`a duration like 30s`);
+one that begins with a capital is a heading for editors.
 """
 
 from __future__ import annotations
@@ -13,15 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
 
 from ollamaops.errors import Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
-from ollamaops.manifest.types import Place
-
-if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import ValidationError
+from ollamaops.manifest.problems import problem_at
 
 Path = tuple[str | int, ...]
 Schema = Mapping[str, object]
@@ -45,24 +43,21 @@ def manifest_schema() -> dict[str, object]:
 
 @cache
 def _validator() -> Draft202012Validator:
-    from jsonschema import Draft202012Validator  # costs 50 ms, so only when something is validated
-
     return Draft202012Validator(manifest_schema())
 
 
 def schema_flaws(root: Node) -> tuple[Flaw, ...]:
     """Everything that schema.json has against the tree, one flaw per mistake, in no particular order."""
     errors = _validator().iter_errors(to_plain(root))
-    return tuple(flaw for error in errors for flaw in _flaws(error, root))
+    # jsonschema has one error for each key that is missing, and none of them says which; so all are found with each
+    return tuple(dict.fromkeys(flaw for error in errors for flaw in _flaws(error, root)))
 
 
 def _flaws(error: ValidationError, root: Node) -> Iterator[Flaw]:
     if error.validator == "anyOf":
         yield from _flaws_of_choice(error, root)
-        return
-    write = _WORDS[str(error.validator)]
-    for path, place, message, hint in write(_Context(error, root)):
-        yield Flaw(path, Problem(place.path, place.line, place.column, message, hint))
+    else:
+        yield from _WORDS[str(error.validator)](_Context(error, root))
 
 
 def _flaws_of_choice(error: ValidationError, root: Node) -> Iterator[Flaw]:
@@ -73,10 +68,7 @@ def _flaws_of_choice(error: ValidationError, root: Node) -> Iterator[Flaw]:
         for cause in causes:
             yield from _flaws(cause, root)
         return
-    context = _Context(error, root)
-    message, hint = context.wrong_type()
-    place = context.node.place
-    yield Flaw(context.path, Problem(place.path, place.line, place.column, message, hint))
+    yield from _type(_Context(error, root))
 
 
 def _is_other_form(cause: ValidationError, choice: ValidationError) -> bool:
@@ -84,7 +76,6 @@ def _is_other_form(cause: ValidationError, choice: ValidationError) -> bool:
 
 
 _OPEN_HOST_KEYS = ("labels", "timeout", "stall", "parallel", "disk", "verify")
-Finding = tuple[Path, Place, str, str | None]
 
 
 class _Context:
@@ -135,8 +126,14 @@ class _Context:
         text = _as_yaml(examples[0]) if isinstance(examples, list) else ""
         return f"for example {text}" if 0 < len(text) <= 80 else None
 
-    def here(self, message: str, hint: str | None = None) -> list[Finding]:
-        return [(self.path, self.node.place, f"{self.subject}: {message}", hint or self.example)]
+    def here(self, message: str, hint: str | None = None) -> list[Flaw]:
+        """The one flaw of the node."""
+        text = f"{self.subject}: {message}"
+        return [Flaw(self.path, problem_at(self.node, text, hint or self.example))]
+
+    def at_key(self, key: str, message: str, hint: str | None) -> Flaw:
+        """A flaw of one key of the mapping."""
+        return Flaw((*self.path, key), problem_at(cast("Table", self.node).keys[key], message, hint))
 
     def got(self) -> str:
         """The value in words; never a secret."""
@@ -149,15 +146,7 @@ class _Context:
             return "something else"
         return self.node.shown if isinstance(self.node.value, bool) else f"the {kind} '{self.node.shown}'"
 
-    def wrong_type(self) -> tuple[str, str | None]:
-        if self.schema.get("writeOnly") and isinstance(self.node, Scalar):
-            return f"{self.subject}: a literal secret is refused", f"write {self.schema['title']}"
-        return (
-            f"{self.subject}: expected {_form(self.schema)}, got {self.got()}",
-            self._type_hint() or self.example,
-        )
-
-    def _type_hint(self) -> str | None:
+    def type_hint(self) -> str | None:
         if not isinstance(self.node, Scalar):
             return None
         forms = _form(self.schema)
@@ -231,14 +220,14 @@ def _as_yaml(value: object) -> str:
     return value
 
 
-def _type(context: _Context) -> list[Finding]:
-    message, hint = context.wrong_type()
-    return [(context.path, context.node.place, message, hint)]
+def _type(context: _Context) -> list[Flaw]:
+    if context.schema.get("writeOnly") and isinstance(context.node, Scalar):
+        return context.here("a literal secret is refused", f"write {context.schema['title']}")
+    return context.here(f"expected {_form(context.schema)}, got {context.got()}", context.type_hint())
 
 
-def _unknown_keys(context: _Context) -> list[Finding]:
-    places = cast("Table", context.node).keys
-    return [((*context.path, key), places[key], *_unknown_key(key, context)) for key in context.unknown_keys]
+def _unknown_keys(context: _Context) -> list[Flaw]:
+    return [context.at_key(key, *_unknown_key(key, context)) for key in context.unknown_keys]
 
 
 def _unknown_key(key: str, context: _Context) -> tuple[str, str | None]:
@@ -253,23 +242,25 @@ def _unknown_key(key: str, context: _Context) -> tuple[str, str | None]:
     return f"unknown key '{key[:60]}'{meant}", hint
 
 
-def _missing_keys(context: _Context) -> list[Finding]:
-    """One `required` error names one key, but only in its message. A misspelt key is reported as that alone."""
-    lacking = next(
-        key for key in cast("list[str]", context.wanted) if context.error.message.startswith(f"'{key}'")
-    )
-    misspelt = any(did_you_mean(key, [lacking]) for key in context.unknown_keys)
-    return [] if misspelt else context.here(f"{lacking} is missing")
+def _missing_keys(context: _Context) -> list[Flaw]:
+    """The keys that are missing; a misspelt one is only reported as that."""
+    return [
+        flaw
+        for lacking in cast("list[str]", context.wanted)
+        if lacking not in context.keys
+        and not any(did_you_mean(key, [lacking]) for key in context.unknown_keys)
+        for flaw in context.here(f"{lacking} is missing")
+    ]
 
 
-def _not_allowed(context: _Context) -> list[Finding]:
+def _not_allowed(context: _Context) -> list[Flaw]:
     values = cast("list[object]", context.wanted)
     words = [_as_yaml(value) for value in values]
     meant = did_you_mean(str(context.error.instance), words)
     return context.here(f"expected one of {', '.join(words)}, got {context.got()}{meant}")
 
 
-def _pattern(context: _Context) -> list[Finding]:
+def _pattern(context: _Context) -> list[Flaw]:
     if isinstance(context.node, Table):  # from propertyNames, which is about a key
         return _bad_key(context)
     return context.here(
@@ -277,38 +268,37 @@ def _pattern(context: _Context) -> list[Finding]:
     )
 
 
-def _bad_key(context: _Context) -> list[Finding]:
+def _bad_key(context: _Context) -> list[Flaw]:
     key = str(context.error.instance)
-    place = cast("Table", context.node).keys[key]
     shown = context.subject if context.has_secret_keys else f"'{key[:60]}'"
-    return [((*context.path, key), place, f"{shown} is not possible: {context.schema['description']}", None)]
+    return [context.at_key(key, f"{shown} is not possible: {context.schema['description']}", None)]
 
 
-def _too_small(context: _Context) -> list[Finding]:
+def _too_small(context: _Context) -> list[Flaw]:
     return context.here(f"expected at least {context.wanted}, got {context.got()}")
 
 
-def _not_above(context: _Context) -> list[Finding]:
+def _not_above(context: _Context) -> list[Flaw]:
     return context.here(f"expected more than {context.wanted}, got {context.got()}")
 
 
-def _too_big(context: _Context) -> list[Finding]:
+def _too_big(context: _Context) -> list[Flaw]:
     return context.here(f"expected at most {context.wanted}, got {context.got()}")
 
 
-def _empty(context: _Context) -> list[Finding]:
+def _empty(context: _Context) -> list[Flaw]:
     return context.here("is empty")
 
 
-def _wrong_count(context: _Context) -> list[Finding]:
+def _wrong_count(context: _Context) -> list[Flaw]:
     return context.here(f"expected {context.wanted} items, got {len(cast('Items', context.node).nodes)}")
 
 
-def _few_items(context: _Context) -> list[Finding]:
+def _few_items(context: _Context) -> list[Flaw]:
     return _wrong_count(context) if context.error.instance else _empty(context)
 
 
-def _one_of_the_keys(context: _Context) -> list[Finding]:
+def _one_of_the_keys(context: _Context) -> list[Flaw]:
     given = [key for key in context.keys if key in context.known_keys]
     if context.unknown_keys and len(given) < 2:
         return []  # an unknown key is the mistake, and reported as such
@@ -316,13 +306,13 @@ def _one_of_the_keys(context: _Context) -> list[Finding]:
     return context.here(f"expected one of the keys {known}, got {', '.join(given) or 'none'}")
 
 
-def _key_needs_key(context: _Context) -> list[Finding]:
+def _key_needs_key(context: _Context) -> list[Flaw]:
     pairs = cast("Mapping[str, list[str]]", context.wanted)
     key, needed = next((key, needed) for key, needed in pairs.items() if key in context.keys)
     return context.here(f"{key} needs {', '.join(needed)} beside it")
 
 
-_WORDS: Mapping[str, Callable[[_Context], list[Finding]]] = {
+_WORDS: Mapping[str, Callable[[_Context], list[Flaw]]] = {
     "type": _type,
     "additionalProperties": _unknown_keys,
     "required": _missing_keys,

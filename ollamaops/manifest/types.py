@@ -1,7 +1,6 @@
 """The manifest as values: what is wanted, with defaults merged, variables filled in and names parsed.
 
-load.py makes these from text, plan/ reads them. Nothing here opens a file; paths are absolute and already confined.
-The fact a reader would miss: `from:`, `files:` and `modelfile:` all end up as one kind of source, `Build`.
+Paths are absolute and already confined. `from:`, `files:` and `modelfile:` all become one kind of source, `Build`.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ class HostSpec:
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A file, on this disk or elsewhere, that goes to the server as a blob.
+    """A file, local or remote, that goes to the server as a blob.
 
     `name` is relative to the common folder of the files (what the server is told), `known` the digest the
     manifest states, if it does.
@@ -196,7 +195,7 @@ class ModelSpec:
     `insecure`: the registry of what it is made from speaks plain http (`Pull` and `push_insecure` say it for theirs).
     `expect` is the declared expectation as plain JSON values; `resident` None means "not managed", True
     forever, False unloaded, a number seconds. `accepts` comes from the lock file: every tags digest (bare hex)
-    that stands for what may be pulled for this model, be it itself or a base that nobody declares; none: anything.
+    that stands for what may be pulled for this model or for its undeclared base; none: anything.
     """
 
     name: ModelName
@@ -276,7 +275,7 @@ class Manifest:
     """Everything the user's files declare for one environment.
 
     `root` is the folder that paths were confined to, `files` every file that was read (relative to the current
-    folder where possible), `warnings` what is legal but surely not meant. `state` is where facts about hosts are
+    folder where possible), `warnings` what is legal and probably a mistake. `state` is where facts about hosts are
     kept: in the local state folder, or on each host itself.
     """
 

@@ -15,7 +15,7 @@ from ollamaops.lockfile.build import (
     Cause,
     Reference,
     Unanswered,
-    held_by_lock,
+    locked_references,
     needs_lock,
     references_on,
     with_lock,
@@ -152,18 +152,18 @@ class TestWhatALockHolds:
     def test_what_follows_its_tag_or_is_never_pulled_is_not_locked(
         self, update: Update, is_held: bool
     ) -> None:
-        assert bool(held_by_lock(references_on([a_spec("qwen3", update=update)]))) == is_held
+        assert bool(locked_references(references_on([a_spec("qwen3", update=update)]))) == is_held
 
     def test_a_name_that_two_entries_pull_is_held_once_and_strictly(self) -> None:
         ref, pin = a_name("corp.example/team/bot:v1"), Digest.of(b"pin")
         one = Reference(ref=ref, model=a_name("one"), insecure=True)
         two = Reference(ref=ref, model=a_name("two"), pin=pin)
-        (held,) = held_by_lock([one, two])
+        (held,) = locked_references([one, two])
         assert (held.insecure, held.pin) == (True, pin)
 
     @given(st.permutations(["b", "a", "C", "d:v1"]))
     def test_the_order_of_the_manifest_does_not_matter(self, names: list[str]) -> None:
-        held = held_by_lock(references_on([a_spec(name) for name in names]))
+        held = locked_references(references_on([a_spec(name) for name in names]))
         assert [str(reference.ref) for reference in held] == ["a:latest", "b:latest", "C:latest", "d:v1"]
 
 

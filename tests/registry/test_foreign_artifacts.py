@@ -50,7 +50,7 @@ def test_a_container_image_is_neither_pulled_nor_locked(world: World, registry: 
     publish(registry, "team/mario:v1")
     world.declare(entry(registry, "team/web:v1"), entry(registry, "team/mario:v1"))
     code, text = world.run("lock")
-    assert (code, "what the registry has there is no Ollama model" in text) == (3, True), text
+    assert (code, "what the registry has under this name is not an Ollama model" in text) == (3, True), text
     code, text = world.run("apply", "-y", "--lock-file", str(world.lock))
     assert (code, f"'{registry.host}/team/web:v1' is no Ollama model" in text) == (3, True), text
     assert "team/web:v1 on gpu: pull" not in text
