@@ -121,7 +121,7 @@ def with_lock(manifest: Manifest, lock: Lock, *, required: bool = False) -> Mani
 
 
 def _locked(spec: ModelSpec, lock: Lock) -> ModelSpec:
-    """The entry with its lock's digests. `update: missing` limits what may be pulled and pins nothing that is there."""
+    """The entry with its lock's digests. `update: missing` limits what may be pulled and pins nothing."""
     name, is_pulled = _pulled_name(spec), isinstance(spec.source, Pull)
     entry = lock.entries.get(name) if name and (spec.update in FOLLOWS_LOCK or not is_pulled) else None
     if entry is None or spec.digest not in (None, entry.digest):
