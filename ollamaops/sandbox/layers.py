@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.golang import json_line, json_text
@@ -99,6 +100,7 @@ class Manifest:
         return json_line(self.to_json(names=False))
 
 
+@lru_cache(maxsize=512)
 def parse_manifest(raw: bytes) -> Manifest:
     """The manifest in `raw`. CorruptManifest when it is none."""
     try:
@@ -206,6 +208,7 @@ class Config:
         return json_line(document)
 
 
+@lru_cache(maxsize=512)
 def parse_config(raw: bytes) -> Config:
     """The config in a blob. CorruptManifest when it is none."""
     try:

@@ -10,7 +10,7 @@ from ollamaops.sandbox.gguf_file import TENSOR_TYPES, BadGGUF, Field, Header, Te
 from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
 from ollamaops.sandbox.golang import shortest_float32, time_text, value_syntax, value_text
 from ollamaops.sandbox.layers import MODEL, Config, CorruptManifest
-from ollamaops.sandbox.stored_models import Listed, NoSuchModel, StoredModel, StoredModels
+from ollamaops.sandbox.stored_models import Listed, StoredModel, StoredModels
 
 _HIDDEN = ("general.name", "tokenizer.chat_template")
 
@@ -176,12 +176,12 @@ def _extras(models: StoredModels, listed: Listed) -> dict[str, object]:
     }
     capabilities: list[str] = []
     try:
-        model = models.load(listed.name)
+        model = models.read_layers(listed.name, listed.manifest)
         capabilities = model.capabilities()
         header = model.header()
         if header:
             lengths = {key: length or header.of_architecture(key) for key, length in lengths.items()}
-    except (NoSuchModel, CorruptManifest, OSError, BadGGUF):
+    except (CorruptManifest, OSError, BadGGUF):
         pass
     details = listed.config.details(parent) | {key: value for key, value in lengths.items() if value}
     return {"details": details} | ({"capabilities": capabilities} if capabilities else {})

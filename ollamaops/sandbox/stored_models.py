@@ -136,7 +136,10 @@ class StoredModels:
 
     def load(self, name: Name) -> StoredModel:
         """The model of exactly that name. NoSuchModel, CorruptManifest or OSError (a blob is missing)."""
-        manifest = self.manifest(name)
+        return self.read_layers(name, self.manifest(name))
+
+    def read_layers(self, name: Name, manifest: Manifest) -> StoredModel:
+        """The model with that manifest. CorruptManifest or OSError (a blob is missing)."""
         parts = _Parts(self.store)
         for layer in manifest.layers:
             parts.add(layer)

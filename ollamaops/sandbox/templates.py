@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
@@ -54,6 +55,7 @@ def check_template(text: str) -> None:
         raise _error(1 + text.count("\n"), "unexpected EOF")
 
 
+@lru_cache(maxsize=512)
 def template_variables(text: str) -> frozenset[str]:
     """The names of the fields and variables that a template uses, in lower case. Empty for a bad template."""
     try:
