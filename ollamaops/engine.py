@@ -140,7 +140,7 @@ def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     The rules whose answer depends on the moment are asked again. RefusedError names each fact that has changed; a
     host that does not answer becomes an unreached one.
     """
-    from ollamaops.plan.pulls import hold_to_registry
+    from ollamaops.plan.pulls import pin_to_registry
 
     by_host = {case.spec.name: case for case in cases}
     jobs = [(by_host[host.host], host) for host in plan.hosts]
@@ -156,9 +156,7 @@ def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     return replace(
         plan,
         hosts=tuple(
-            hold_to_registry(each)
-            for each in judged
-            if isinstance(each, HostPlan) and each.host not in silent
+            pin_to_registry(each) for each in judged if isinstance(each, HostPlan) and each.host not in silent
         ),
         unreached=(*plan.unreached, *unreached),
     )

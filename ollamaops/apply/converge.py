@@ -101,7 +101,7 @@ class _Cycle:
             if isinstance(seen, UnreachedHost):
                 return replace(self._report, unreached=seen)
             if seen.leftovers:
-                stands = {*seen.unchanged, *seen.held}
+                stands = {*seen.unchanged, *seen.rolled_back}
                 tidied = settle_leftovers(self._bench, self._case.models, stands=stands)
                 self._report = replace(self._report, tidied=tidied)
         except Cancelled:

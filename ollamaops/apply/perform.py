@@ -44,11 +44,11 @@ from ollamaops.plan.actions import (
     CreateModel,
     DeleteModel,
     LoadModel,
-    ProbeModel,
     PullModel,
     PushModel,
     UnloadModel,
     UploadBlob,
+    VerifyModel,
     id_of,
     subject_of,
     verb_of,
@@ -153,7 +153,7 @@ def _carry_out(bench: Workbench, action: Action) -> bool:
             return _delete(bench, action)
         case PushModel():
             return _push(bench, action)
-        case ProbeModel():
+        case VerifyModel():
             return prove(bench, action)
         case LoadModel():
             return load(bench, action)
@@ -183,7 +183,7 @@ def _copy(bench: Workbench, action: CopyModel) -> bool:
             host=bench.spec.name,
             hint="somebody else may have changed it: plan again",
         )
-    if action.hold:
+    if action.rollback_key:
         bench.remember_rollback(action, seen)
     else:
         bench.remember_copy(action, seen)

@@ -59,7 +59,7 @@ def survey(
         ask_registry=case.options.ask_registry,
         distrust=distrust,
         made=made,
-        settled=settled,
+        residency_done=settled,
         evicted=recall_evictions(around.ledger, case.spec.name) if is_managed(desired) else {},
         release=case.options.release,
     )

@@ -21,7 +21,7 @@ def pull(bench: Workbench, action: PullModel) -> bool:
     """Pull the model; True if it was not there, or is another now. ProtocolError when it cannot be opened."""
     before = bench.tags().get(action.model)
     with keeping_previous(bench, action, before):
-        if action.on_trial and before is None:
+        if action.verify and before is None:
             bench.remember_pull_begun(action)
         seen = _download(bench, action, before)
         seen = _usable(bench, action, seen)
@@ -30,7 +30,7 @@ def pull(bench: Workbench, action: PullModel) -> bool:
             seen,
             "pulled",
             action.fingerprint,
-            status="unverified" if action.on_trial else "applied",
+            status="unverified" if action.verify else "applied",
             base=_origin(bench, action, seen),
         )
     return before is None or before.digest != seen.digest

@@ -11,7 +11,7 @@ from ollamaops.errors import OllamaopsError, RemoteError
 from ollamaops.observe.host import Glance
 from ollamaops.observe.session import Seen, Workbench
 from ollamaops.observe.verify import examine
-from ollamaops.plan.actions import ProbeModel
+from ollamaops.plan.actions import VerifyModel
 from ollamaops.plan.expectations import Expectation, Verdict
 
 MOST_TOLD = 3
@@ -23,7 +23,7 @@ class NotAsExpected(OllamaopsError):
     exit_code = 5
 
 
-def prove(bench: Workbench, action: ProbeModel) -> bool:
+def prove(bench: Workbench, action: VerifyModel) -> bool:
     """Hold the new content to the action's expectations; False: nothing has changed. NotAsExpected; RemoteError."""
     seen = bench.require(action.at, bench.tags(), "to prove")
     glance = Glance(spec=bench.spec, client=bench.client, cancel=bench.cancel)
@@ -37,7 +37,7 @@ def prove(bench: Workbench, action: ProbeModel) -> bool:
 
 
 def _not_as_expected(
-    bench: Workbench, action: ProbeModel, verdict: Verdict, what_became: str
+    bench: Workbench, action: VerifyModel, verdict: Verdict, what_became: str
 ) -> NotAsExpected:
     told = "; ".join(map(str, verdict.failures[:MOST_TOLD]))
     more = len(verdict.failures) - MOST_TOLD
@@ -50,7 +50,7 @@ def _not_as_expected(
     )
 
 
-def _reject(bench: Workbench, action: ProbeModel, seen: Seen) -> str:
+def _reject(bench: Workbench, action: VerifyModel, seen: Seen) -> str:
     """Undo what can be undone, and say how things are now."""
     try:
         if action.at == action.model:
@@ -62,12 +62,12 @@ def _reject(bench: Workbench, action: ProbeModel, seen: Seen) -> str:
         return f"it could not be taken back, which the next run does: {error}"
 
 
-def _say_old(bench: Workbench, action: ProbeModel) -> str:
+def _say_old(bench: Workbench, action: VerifyModel) -> str:
     is_there = action.model in bench.tags()
     return "the version that was there stays" if is_there else "there was none before, and there is none now"
 
 
-def _reject_pulled(bench: Workbench, action: ProbeModel, seen: Seen) -> str:
+def _reject_pulled(bench: Workbench, action: VerifyModel, seen: Seen) -> str:
     if take_back(bench, action.model):
         bench.touched.add(action.model)
         bench.mark_doubtful({action.model})

@@ -18,7 +18,7 @@ from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
 from ollamaops.observe.session import Seen, Workbench, read_tags
 from ollamaops.plan.actions import Action, CopyModel, PullModel
-from ollamaops.plan.versions import Step, finish, left_behind, next_of, previous_of, tidy, undo, vacate
+from ollamaops.plan.versions import Step, commit, left_behind, next_of, previous_of, revert, set_aside, sweep
 
 RETRIES = 2
 
@@ -33,7 +33,7 @@ def secure(bench: Workbench, before: Seen) -> None:
 def make_room(bench: Workbench, action: CopyModel) -> None:
     """Before something is copied there, what the model holds gets a name aside, for `settle` to keep or delete."""
     with bench.changing:
-        for step in vacate(action.model, _digests(bench), former=action.former):
+        for step in set_aside(action.model, _digests(bench), former=action.former):
             bench.retrying(action, partial(_take, bench, step))
 
 
@@ -44,14 +44,14 @@ def settle(bench: Workbench, action: Action, *, keep: int | None) -> None:
     the next run.
     """
     with suppress(RemoteError), bench.changing:
-        _follow(bench, finish(action.model, _digests(bench), keep=keep), bench.teller(action))
+        _follow(bench, commit(action.model, _digests(bench), keep=keep), bench.teller(action))
 
 
 def take_back(bench: Workbench, model: ModelName) -> bool:
     """The content of the model does not count: what waited aside is back; False when nothing did."""
     with bench.changing:
         digests = _digests(bench)
-        _follow(bench, undo(model, digests))
+        _follow(bench, revert(model, digests))
     return previous_of(model) in digests
 
 
@@ -68,7 +68,7 @@ def keeping_previous(bench: Workbench, pull: PullModel, before: Seen | None) -> 
     A model that was not there before and does not meet its pin is removed again. A pull that is neither pinned nor
     on trial, and of which no previous version is to be kept, just replaces.
     """
-    if not (pull.pin or pull.on_trial or pull.keep):
+    if not (pull.pin or pull.verify or pull.keep):
         yield
         return
     if before is not None:
@@ -81,7 +81,7 @@ def keeping_previous(bench: Workbench, pull: PullModel, before: Seen | None) -> 
         ):  # the failure itself is what the user must hear of; the next run settles this
             _settle_failure(bench, pull, before)
         raise
-    if not pull.on_trial:
+    if not pull.verify:
         settle(bench, pull, keep=pull.keep)
 
 
@@ -89,7 +89,7 @@ def _settle_failure(bench: Workbench, pull: PullModel, before: Seen | None) -> N
     """What is pinned and has arrived, or is the first to have that name, stays: it may still be proven."""
     now = _tags(bench).get(pull.model)
     if now is not None and now.digest in pull.pin:
-        if not pull.on_trial:
+        if not pull.verify:
             settle(bench, pull, keep=pull.keep)
     elif not take_back(bench, pull.model) and before is None:
         if now is None:
@@ -101,11 +101,11 @@ def _settle_failure(bench: Workbench, pull: PullModel, before: Seen | None) -> N
 def settle_leftovers(
     bench: Workbench, declared: Sequence[ModelSpec], *, stands: Collection[ModelName]
 ) -> tuple[ModelName, ...]:
-    """Finish or undo whatever a killed run began; the names that are gone now. `stands` are models that a look has
+    """Finish or revert whatever a killed run began; the names that are gone now. `stands` are models that a look has
     found as declared, or held."""
     known = bench.ledger.load(bench.spec.memory_key)
     ours = [ModelName.parse(key) for key, fact in known.items() if fact.is_ours]
-    steps = tidy(_digests(bench), declared, stands=stands, ours=ours, ignored=bench.policy.ignore)
+    steps = sweep(_digests(bench), declared, stands=stands, ours=ours, ignored=bench.policy.ignore)
     _follow(bench, steps)
     return left_behind(steps)
 

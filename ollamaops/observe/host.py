@@ -1,6 +1,6 @@
 """Hosts → ObservedState: ask as little as settles the question, and remember what was found in sync.
 
-Version and tags come first; planner.questions then says which models have to be looked into and which registries
+Version and tags come first; plan/lookups.py then says which models have to be looked into and which registries
 have to be asked. An unreachable host is an error, never an empty one.
 """
 
@@ -26,7 +26,7 @@ from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import TaggedModel
 from ollamaops.plan.actions import HostPlan, PullModel, UploadBlob
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
+from ollamaops.plan.lookups import PlanOptions, is_trusted, lookups
 from ollamaops.plan.observed import (
     ObservedHost,
     ObservedModel,
@@ -103,7 +103,7 @@ def look(eyes: Eyes, desired: DesiredHost, options: PlanOptions) -> ObservedHost
         observed = replace(observed, models=eyes.models().models)
     if is_managed(desired):
         observed = eyes.loaded(observed, residents_of(desired))
-    wanted = questions(desired, observed, options)
+    wanted = lookups(desired, observed, options)
     observed = replace(
         observed,
         shown=eyes.show(observed, wanted.show),

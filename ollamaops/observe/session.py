@@ -34,10 +34,10 @@ from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
-    ProbeModel,
     PullModel,
     PushModel,
     UploadBlob,
+    VerifyModel,
     id_of,
 )
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, LedgerStore, ModelRecord, Status
@@ -246,7 +246,7 @@ class Workbench:
         """Write down that the model was rolled back to this content, and stays so."""
         self.touched.add(action.model)
         record = ModelRecord(
-            how="copied", status="rolled_back", entry=action.hold, digest=seen.digest, at=self.now()
+            how="copied", status="rolled_back", entry=action.rollback_key, digest=seen.digest, at=self.now()
         )
         self._file(action, lambda: self._remember(action.model, record))
 
@@ -257,7 +257,7 @@ class Workbench:
         )
         self._file(action, lambda: self._remember(action.model, record))
 
-    def remember_verified(self, action: ProbeModel, seen: Seen) -> None:
+    def remember_verified(self, action: VerifyModel, seen: Seen) -> None:
         """Write down that what was pulled does what is expected of it."""
         self.touched.add(action.model)
 

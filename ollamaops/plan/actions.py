@@ -26,7 +26,7 @@ Kind = Literal[
     "alias",  # a copy does not point where it should
     "moved",  # it is there under the name it had before
     "unpushed",  # the registry is not known to have this content
-    "unproven",  # it was pulled, and nobody has seen yet that it does what is expected
+    "unverified",  # it was pulled, and nobody has seen yet that it does what is expected
     "unknown",  # cannot be told from here; asking the server to pull settles it
     "resident",  # in memory or not, against the declaration
 ]
@@ -112,7 +112,7 @@ class PullModel(_Step):
     """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `current`
     the tags digests that stand for it, `pin` those one of which the result must have (none: anything).
 
-    `on_trial`: a ProbeModel says afterwards whether it stays, until when the previous content is kept. `keep` is how
+    `verify`: a VerifyModel says afterwards whether it stays, until when the previous content is kept. `keep` is how
     many previous versions stay on the host for good.
     """
 
@@ -121,7 +121,7 @@ class PullModel(_Step):
     registry_digest: str = ""
     current: tuple[str, ...] = ()
     pin: tuple[str, ...] = ()
-    on_trial: bool = False
+    verify: bool = False
     keep: int = 0
     fingerprint: Fingerprint = NO_FINGERPRINT
 
@@ -157,12 +157,12 @@ class CreateModel(_Step):
 class CopyModel(_Step):
     """Make `model` the same as `source`, which goes afterwards when it is an aside. `keep` is how many previous
     versions of `model` stay on the host; what is still called `former` is one of them when the model is not there.
-    `hold` is what a rollback is remembered under."""
+    `rollback_key` is what a rollback is remembered under."""
 
     source: ModelName
     keep: int = 0
     former: ModelName | None = None
-    hold: str = ""
+    rollback_key: str = ""
     fingerprint: Fingerprint = NO_FINGERPRINT
 
 
@@ -180,7 +180,7 @@ class PushModel(_Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeModel(_Step):
+class VerifyModel(_Step):
     """See that the new content of `model`, which is found under the name `at`, does what is expected of it.
 
     No expectation means that it can be loaded. When it fails and `at` is the model itself, which was pulled on
@@ -211,7 +211,7 @@ Action = (
     | CopyModel
     | DeleteModel
     | PushModel
-    | ProbeModel
+    | VerifyModel
     | LoadModel
     | UnloadModel
 )
@@ -232,8 +232,8 @@ def verb_of(action: Action) -> str:
             return "delete"
         case PushModel():
             return "push"
-        case ProbeModel():
-            return "probe"
+        case VerifyModel():
+            return "verify"
         case LoadModel():
             return "load"
         case UnloadModel():
@@ -249,7 +249,7 @@ def subject_of(action: Action) -> str:
 
 def continues_another(action: Action) -> bool:
     """Whether the action is a step of what another one began with the same model, for whose reasons it is there."""
-    return isinstance(action, ProbeModel | CopyModel) and not action.because
+    return isinstance(action, VerifyModel | CopyModel) and not action.because
 
 
 def id_of(action: Action) -> str:
@@ -288,15 +288,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
-    """What one host needs. `unmanaged` are models that nobody declared and nothing will touch, `held` those that
-    were rolled back and stay so. `leftovers` are asides that a run which was stopped may have left behind.
+    """What one host needs.
+
+    `unmanaged` are models that nobody declared and nothing will touch, `rolled_back` those that stay at a previous
+    version. `leftovers` are reserved names that an interrupted run may have left behind.
     """
 
     host: str
     actions: tuple[Action, ...] = ()
     unchanged: tuple[ModelName, ...] = ()
     unmanaged: tuple[ModelName, ...] = ()
-    held: tuple[ModelName, ...] = ()
+    rolled_back: tuple[ModelName, ...] = ()
     leftovers: tuple[ModelName, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Note, ...] = ()

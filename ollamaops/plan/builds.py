@@ -21,118 +21,120 @@ from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import is_staged, next_of
 
 
-def plan_build(draft: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
+def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
     """A built model has the weights of its base or files, and the base's values overlaid with the declared ones."""
-    place = place_of(model, draft.desired, draft.observed)
-    because = _reasons(draft, model, recipe, place)
+    place = place_of(model, builder.desired, builder.observed)
+    because = _reasons(builder, model, recipe, place)
     if because is None:
         return
     if because:
-        _plan_create(draft, model, recipe, because)
+        _plan_create(builder, model, recipe, because)
     elif place == model.name:
-        draft.keep(model)
+        builder.keep(model)
     else:
-        rename(draft, model)
+        rename(builder, model)
 
 
 def _reasons(
-    draft: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName | None
+    builder: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName | None
 ) -> Because | None:
     """Why `model` must be made; None, with a note, when it has to wait for its base or cannot be judged."""
     if place is None:
-        return draft.why(model.name, "missing")
-    if recipe.base and _changes_with(draft, recipe.base, model):
-        return draft.why(model.name, "base", desired=str(recipe.base))
-    if is_trusted(model, draft.observed, draft.options, place):
-        memory = draft.recall(place)
+        return builder.why(model.name, "missing")
+    if recipe.base and _changes_with(builder, recipe.base, model):
+        return builder.why(model.name, "base", desired=str(recipe.base))
+    if is_trusted(model, builder.observed, builder.options, place):
+        memory = builder.recall(place)
         if memory is not None and not memory.weights_verified:
-            _note_unverified(draft, model, are_shown=bool(memory.blobs))
+            _note_unverified(builder, model, are_shown=bool(memory.blobs))
         return ()
-    return _look_inside(draft, model, recipe, place)
+    return _look_inside(builder, model, recipe, place)
 
 
-def _changes_with(draft: PlanBuilder, base: ModelName, model: DesiredModel) -> bool:
+def _changes_with(builder: PlanBuilder, base: ModelName, model: DesiredModel) -> bool:
     """Whether this plan changes the base in what the model takes over: words always, weights unless it tolerates
     others."""
-    if base not in draft.replaced:
+    if base not in builder.replaced:
         return False
     if not ignores_weights(model.spec.ignore):
         return True
-    steps = (step for step in draft.actions.values() if step.model == base)
+    steps = (step for step in builder.actions.values() if step.model == base)
     changes = (step for step in steps if isinstance(step, CreateModel | CopyModel))
     return any(why.kind != "weights" for step in changes for why in step.because)
 
 
-def _look_inside(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName) -> Because | None:
-    own = draft.observed.shown.get(place)
-    if draft.observed.models[place].is_cloud:
-        return _judge_stub(draft, model)
+def _look_inside(
+    builder: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName
+) -> Because | None:
+    own = builder.observed.shown.get(place)
+    if builder.observed.models[place].is_cloud:
+        return _judge_stub(builder, model)
     if own is None:
-        return draft.why(model.name, "missing", observed="listed, but it cannot be shown")
-    base = _base_of(draft, recipe)
+        return builder.why(model.name, "missing", observed="listed, but it cannot be shown")
+    base = _base_of(builder, recipe)
     comparison = compare_build(
-        draft.host,
+        builder.host,
         model,
         own,
         base,
-        draft.features,
-        memory=draft.recall(place),
-        just_made=model.name in draft.options.made,
+        builder.features,
+        memory=builder.recall(place),
+        just_made=model.name in builder.options.made,
     )
     if comparison.differences:
         return comparison.differences
     if recipe.base is not None and base is None:
-        is_ours = draft.find(recipe.base) is None and _is_remembered(draft, model, place)
-        return () if is_ours else _wait_for(draft, model, recipe.base)
+        is_ours = builder.find(recipe.base) is None and _is_remembered(builder, model, place)
+        return () if is_ours else _wait_for(builder, model, recipe.base)
     if comparison.weights == "unverified":
-        if draft.options.verify_weights:
-            return draft.why(model.name, "weights", "weights", desired="verified", observed="not verified")
-        _note_unverified(draft, model, are_shown=bool(own.blobs))
+        if builder.options.verify_weights:
+            return builder.why(model.name, "weights", "weights", desired="verified", observed="not verified")
+        _note_unverified(builder, model, are_shown=bool(own.blobs))
     return ()
 
 
-def _base_of(draft: PlanBuilder, recipe: Recipe) -> Contents | None:
+def _base_of(builder: PlanBuilder, recipe: Recipe) -> Contents | None:
     """What the base holds, or what becomes the base when it is renamed by this plan."""
     if recipe.base is None:
         return None
     place = recipe.base
-    change = draft.actions.get(draft.changing.get(recipe.base, ""))
+    change = builder.actions.get(builder.changing.get(recipe.base, ""))
     if isinstance(change, CopyModel) and any(why.kind == "moved" for why in change.because):
         place = change.source
-    return draft.observed.shown.get(place)
+    return builder.observed.shown.get(place)
 
 
-def _judge_stub(draft: PlanBuilder, model: DesiredModel) -> Because:
+def _judge_stub(builder: PlanBuilder, model: DesiredModel) -> Because:
     """Nobody can look into what runs on ollama.com, so memory alone counts, even right after it was made."""
-    if _is_remembered(draft, model, model.name):
+    if _is_remembered(builder, model, model.name):
         return ()
-    return draft.why(model.name, "missing", observed="a cloud stub, and not known to be this one")
+    return builder.why(model.name, "missing", observed="a cloud stub, and not known to be this one")
 
 
-def _is_remembered(draft: PlanBuilder, model: DesiredModel, place: ModelName) -> bool:
+def _is_remembered(builder: PlanBuilder, model: DesiredModel, place: ModelName) -> bool:
     """Whether it is what we filed, be it in this very run."""
-    return is_trusted(model, draft.observed, replace(draft.options, distrust=frozenset()), place)
+    return is_trusted(model, builder.observed, replace(builder.options, distrust=frozenset()), place)
 
 
-def _wait_for(draft: PlanBuilder, model: DesiredModel, base: ModelName) -> Because | None:
+def _wait_for(builder: PlanBuilder, model: DesiredModel, base: ModelName) -> Because | None:
     """Nothing declared differs, but what is inherited cannot be compared."""
-    there = draft.find(base)
+    there = builder.find(base)
     if there is not None and there.is_cloud:
         return ()
     if there is not None:
-        draft.doubt(
+        builder.doubt(
             model.name,
             f"cannot be compared with '{base}', which is listed but cannot be shown",
             f"delete '{base}' if it is broken: it is then pulled or made again",
         )
-    elif ensure(draft, base, model.name):
-        draft.wait(model.name, base)
+    elif ensure(builder, base, model.name):
+        builder.wait(model.name, base)
     return None
 
 
-def _note_unverified(draft: PlanBuilder, model: DesiredModel, *, are_shown: bool) -> None:
+def _note_unverified(builder: PlanBuilder, model: DesiredModel, *, are_shown: bool) -> None:
     why = "the server stores them rewritten" if are_shown else "the server does not show them"
-    draft.note(
+    builder.note(
         model.name,
         f"weights not verified: {why}, and only the header could be compared",
         f"--verify-weights builds the model again{' from the declared file' if are_shown else ''}",
@@ -140,10 +142,10 @@ def _note_unverified(draft: PlanBuilder, model: DesiredModel, *, are_shown: bool
     )
 
 
-def _plan_create(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, because: Because) -> None:
-    if draft.find(model.name) is not None and model.spec.update == "never":
+def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, because: Because) -> None:
+    if builder.find(model.name) is not None and model.spec.update == "never":
         what = ", ".join(dict.fromkeys(reason.path or reason.kind for reason in because))
-        draft.give_up(
+        builder.give_up(
             model.name,
             f"not as declared ({what}), and update: never forbids replacing it",
             "set update: missing, or declare what is there",
@@ -151,53 +153,53 @@ def _plan_create(draft: PlanBuilder, model: DesiredModel, recipe: Recipe, becaus
         return
     recipe, blobs = _as_sent(model, recipe)
     problem = (
-        _hollow_base(draft, recipe.base)
-        or _quantized_base(draft, recipe)
-        or unsupported(recipe, draft.features, model.weights)
+        _hollow_base(builder, recipe.base)
+        or _quantized_base(builder, recipe)
+        or unsupported(recipe, builder.features, model.weights)
     )
     if problem:
         what, hint = problem
-        draft.give_up(model.name, f"cannot be made by Ollama {draft.observed.version}: {what}", hint)
+        builder.give_up(model.name, f"cannot be made by Ollama {builder.observed.version}: {what}", hint)
         return
-    if recipe.base and not ensure(draft, recipe.base, model.name):
+    if recipe.base and not ensure(builder, recipe.base, model.name):
         return
-    uploads = dict.fromkeys(_add_upload(draft, model, blob) for blob in blobs)
+    uploads = dict.fromkeys(_add_upload(builder, model, blob) for blob in blobs)
     aside = next_of(model.name) if is_staged(model.spec) else None
-    draft.add(
+    builder.add(
         CreateModel(
-            host=draft.host,
+            host=builder.host,
             model=model.name,
             recipe=recipe,
             aside=aside,
             because=because,
-            needs=(*draft.needs(recipe.base), *uploads),
-            expects=draft.expect(model.name, recipe.base),
+            needs=(*builder.needs(recipe.base), *uploads),
+            expects=builder.expect(model.name, recipe.base),
             fingerprint=model.fingerprint,
             retries=model.spec.retries,
         )
     )
     if aside is not None:
-        draft.add_probe(model, aside)
-        draft.add(
+        builder.add_verify(model, aside)
+        builder.add(
             CopyModel(
-                host=draft.host,
+                host=builder.host,
                 model=model.name,
                 source=aside,
-                needs=draft.needs(model.name),
-                expects=draft.expect(model.name),
+                needs=builder.needs(model.name),
+                expects=builder.expect(model.name),
                 keep=model.spec.keep_previous,
-                former=former_of(model, draft.desired, draft.observed),
+                former=former_of(model, builder.desired, builder.observed),
                 fingerprint=model.fingerprint,
                 retries=model.spec.retries,
             )
         )
 
 
-def _hollow_base(draft: PlanBuilder, base: ModelName | None) -> tuple[str, str] | None:
+def _hollow_base(builder: PlanBuilder, base: ModelName | None) -> tuple[str, str] | None:
     """(what and why, the way out) for a cloud model that the server would take for an ordinary one without layers."""
-    if base is None or (draft.features.suffix_routing and base.source_suffix == "cloud"):
+    if base is None or (builder.features.suffix_routing and base.source_suffix == "cloud"):
         return None
-    there = draft.find(base)
+    there = builder.find(base)
     if there.is_cloud if there else base.source_suffix == "cloud":
         since = first_version_with("suffix_routing")
         return (
@@ -207,10 +209,10 @@ def _hollow_base(draft: PlanBuilder, base: ModelName | None) -> tuple[str, str] 
     return None
 
 
-def _quantized_base(draft: PlanBuilder, recipe: Recipe) -> tuple[str, str] | None:
+def _quantized_base(builder: PlanBuilder, recipe: Recipe) -> tuple[str, str] | None:
     """(what and why, the way out) for a base that no server quantizes once more, not even to what it is."""
-    there = draft.find(recipe.base)
-    if not recipe.quantize or there is None or there.name in draft.changing:
+    there = builder.find(recipe.base)
+    if not recipe.quantize or there is None or there.name in builder.changing:
         return None
     if not there.quantization.upper().startswith(("Q", "IQ")):
         return None
@@ -229,11 +231,11 @@ def _as_sent(model: DesiredModel, recipe: Recipe) -> tuple[Recipe, tuple[LocalBl
     return sent, (model.archive, *model.blobs[len(recipe.files) :])
 
 
-def _add_upload(draft: PlanBuilder, model: DesiredModel, blob: LocalBlob) -> str:
+def _add_upload(builder: PlanBuilder, model: DesiredModel, blob: LocalBlob) -> str:
     """Plan to send a file, once for all models that need it; which of them it names does not depend on order."""
-    is_there = blob.digest in draft.observed.present_blobs
+    is_there = blob.digest in builder.observed.present_blobs
     upload = UploadBlob(
-        host=draft.host,
+        host=builder.host,
         model=model.name,
         digest=blob.digest,
         path=blob.path,
@@ -246,8 +248,8 @@ def _add_upload(draft: PlanBuilder, model: DesiredModel, blob: LocalBlob) -> str
         ),
         retries=model.spec.retries,
     )
-    before = draft.actions.get(id_of(upload))
+    before = builder.actions.get(id_of(upload))
     if isinstance(before, UploadBlob):
         first = min(before, upload, key=lambda one: (one.model, one.path))
         upload = replace(first, retries=max(before.retries, upload.retries))
-    return draft.add(upload)
+    return builder.add(upload)

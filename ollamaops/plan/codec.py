@@ -26,20 +26,20 @@ from ollamaops.plan.actions import (
     HostPlan,
     LoadModel,
     Plan,
-    ProbeModel,
     PullModel,
     PushModel,
     Refusal,
     UnloadModel,
     UnreachedHost,
     UploadBlob,
+    VerifyModel,
     id_of,
     verb_of,
 )
 from ollamaops.state.records import Fingerprint
 
 FORMAT = "ollamaops-plan"
-VERSION = 1
+VERSION = 2
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -50,7 +50,7 @@ ACTION_TYPES: Mapping[str, type[Action]] = {
     "copy": CopyModel,
     "delete": DeleteModel,
     "push": PushModel,
-    "probe": ProbeModel,
+    "verify": VerifyModel,
     "load": LoadModel,
     "unload": UnloadModel,
 }
@@ -67,7 +67,7 @@ _PROSE: Mapping[type, frozenset[str]] = {
 # Tuples whose order says nothing; all others (stop words, messages, licenses) mean what they say in order.
 _UNORDERED: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"needs", "expects", "current", "pin"})),
-    HostPlan: frozenset({"actions", "unchanged", "unmanaged", "held", "refusals"}),
+    HostPlan: frozenset({"actions", "unchanged", "unmanaged", "rolled_back", "refusals"}),
     Plan: frozenset({"hosts", "unreached"}),
 }
 _NEW_PLAN = "make a new one with: ollamaops plan --out FILE"
@@ -179,6 +179,8 @@ def _check_head(document: object) -> Mapping[str, object]:
         raise UsageError(
             f"not a saved plan: version {_found(version)} is not a number from 1 up", hint=_NEW_PLAN
         )
+    if version < VERSION:
+        raise UsageError(f"the saved plan has version {version}: an older ollamaops made it", hint=_NEW_PLAN)
     if version > VERSION:
         raise UsageError(
             f"the saved plan has version {version}: this ollamaops reads up to {VERSION}",

@@ -16,7 +16,7 @@ from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.versions import is_proven_first, previous_of
+from ollamaops.plan.versions import needs_verifying, previous_of
 from ollamaops.state.records import ModelRecord
 
 Because = tuple[Difference, ...]
@@ -24,17 +24,19 @@ Because = tuple[Difference, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """How to plan. `distrust` are models whose memory is not to be believed (just changed by this run);
-    `made` those of them that this run built; `ask_registry` False takes the server's word for `latest`; `settled`
-    are models that this run has loaded or unloaded already; `evicted` those that did not stay in memory after the
-    last run had loaded them, each with what was declared resident beside it; `release` gives nothing for a rollback.
+    """How to plan.
+
+    `distrust` are models that this run has just changed, so what we remember of them does not count; `made` those of
+    them that it built. `ask_registry` False takes the server's word for `latest`. `residency_done` are models that
+    this run has loaded or unloaded already. `evicted` are those that did not stay in memory after the last run had
+    loaded them, each with what was declared resident beside it. `release` forgets rollbacks.
     """
 
     verify_weights: bool = False
     ask_registry: bool = True
     distrust: frozenset[ModelName] = frozenset()
     made: frozenset[ModelName] = frozenset()
-    settled: frozenset[ModelName] = frozenset()
+    residency_done: frozenset[ModelName] = frozenset()
     evicted: Mapping[ModelName, frozenset[ModelName]] = field(default_factory=dict)
     release: bool = False
 
@@ -47,12 +49,12 @@ class Lookups:
     upstream: frozenset[ModelName] = frozenset()
 
 
-def questions(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) -> Lookups:
+def lookups(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) -> Lookups:
     """What `plan_host` needs to know beyond tags and memory."""
     models = [
         model
         for model in desired.models
-        if not is_left_alone(desired, model.name) and (options.release or not is_held(model, observed))
+        if not is_left_alone(desired, model.name) and (options.release or not is_rolled_back(model, observed))
     ]
     upstream = {name for model in models for name in _to_ask(model, desired, observed)}
     return Lookups(
@@ -194,19 +196,19 @@ def tolerates_content(spec: ModelSpec) -> bool:
     return ignores_weights(spec.ignore)
 
 
-def hold_of(model: DesiredModel) -> str:
+def rollback_key_of(model: DesiredModel) -> str:
     """What a rollback is remembered under: it holds as long as the entry says the same of content and updates."""
     spec = model.spec
     words = [str(model.fingerprint), str(spec.digest or ""), spec.update, *sorted(spec.accepts)]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def is_held(model: DesiredModel, observed: ObservedHost) -> bool:
+def is_rolled_back(model: DesiredModel, observed: ObservedHost) -> bool:
     """Whether the model was rolled back to what it is now, and its entry has not changed since."""
     own, memory = observed.models.get(model.name), observed.memory.get(model.name)
     if own is None or memory is None or memory.status != "rolled_back":
         return False
-    return memory.digest == own.digest and memory.entry == hold_of(model)
+    return memory.digest == own.digest and memory.entry == rollback_key_of(model)
 
 
 def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
@@ -215,11 +217,11 @@ def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
     return memory is not None and memory.digest == own.digest and memory.status == "unusable"
 
 
-def awaits_proof(model: DesiredModel, observed: ObservedHost) -> bool:
+def awaits_verifying(model: DesiredModel, observed: ObservedHost) -> bool:
     """Whether a run ended after pulling the model and before proving it: memory says so, or the content aside."""
     name = model.name
     own, memory = observed.models.get(name), observed.memory.get(name)
-    if own is None or not is_proven_first(model.spec):
+    if own is None or not needs_verifying(model.spec):
         return False
     if memory is not None and memory.status == "unverified" and memory.digest in ("", own.digest):
         return True

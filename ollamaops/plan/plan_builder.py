@@ -20,18 +20,18 @@ from ollamaops.plan.actions import (
     Kind,
     LoadModel,
     Note,
-    ProbeModel,
     PullModel,
     PushModel,
     UnloadModel,
     UploadBlob,
+    VerifyModel,
     id_of,
 )
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone
 from ollamaops.plan.observed import ObservedHost, ObservedModel
-from ollamaops.plan.versions import is_proven_first, left_behind, tidy
+from ollamaops.plan.versions import left_behind, needs_verifying, sweep
 from ollamaops.state.records import ModelRecord
 
 
@@ -51,7 +51,7 @@ class PlanBuilder:
     replaced: set[ModelName] = field(default_factory=set)
     unusable: set[ModelName] = field(default_factory=set)
     unchanged: list[ModelName] = field(default_factory=list)
-    held: list[ModelName] = field(default_factory=list)
+    rolled_back: list[ModelName] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     @property
@@ -95,7 +95,7 @@ class PlanBuilder:
         action_id = id_of(action)
         is_new = action_id not in self.actions
         self.actions[action_id] = action
-        if isinstance(action, ProbeModel):
+        if isinstance(action, VerifyModel):
             self.changing[action.model] = action_id
             return action_id
         if not isinstance(action, UploadBlob | PushModel | LoadModel | UnloadModel):
@@ -107,8 +107,8 @@ class PlanBuilder:
         return action_id
 
     def _had_other_content(self, action: Action) -> bool:
-        """Whether a model that is not there held something else when we made it last, or holds it under the name
-        it had before. Of what is renamed nobody knows that, nor of a pull before a registry or a lock has said it."""
+        """Whether a model that is not there had another content when we made it last, or has one under its former
+        name. Of a rename that is not known, nor of a pull unless a registry or a lock has said what it brings."""
         memory = self.recall(action.model)
         if isinstance(action, CopyModel):
             return action.source in self.replaced
@@ -122,11 +122,11 @@ class PlanBuilder:
             or (memory is not None and memory.is_ours and not memory.is_applied_for(action.fingerprint))
         )
 
-    def add_probe(self, model: DesiredModel, at: ModelName, because: Because = ()) -> None:
+    def add_verify(self, model: DesiredModel, at: ModelName, because: Because = ()) -> None:
         """Plan to prove what will be at `at` by then, if the model is to be proven."""
-        if is_proven_first(model.spec):
+        if needs_verifying(model.spec):
             self.add(
-                ProbeModel(
+                VerifyModel(
                     host=self.host,
                     model=model.name,
                     at=at,
@@ -151,13 +151,13 @@ class PlanBuilder:
         """The model is as declared."""
         self.unchanged.append(model.name)
 
-    def hold(self, model: DesiredModel) -> None:
+    def keep_rolled_back(self, model: DesiredModel) -> None:
         """The model was rolled back, and stays so."""
-        self.held.append(model.name)
+        self.rolled_back.append(model.name)
         self.note(
             model.name,
-            "held at its previous version since it was rolled back",
-            f"change its entry, or let it go: ollamaops rollback {model.name} --release",
+            "stays at its previous version since it was rolled back",
+            f"change its entry, or release it: ollamaops rollback {model.name} --release",
         )
 
     def note(
@@ -185,10 +185,10 @@ class PlanBuilder:
         if not self.desired.complete or not self.observed.asides:
             return ()
         digests = {name: own.digest for name, own in self.observed.models.items()}
-        steps = tidy(
+        steps = sweep(
             {**digests, **self.observed.asides},
             [model.spec for model in self.desired.declared],
-            stands={*self.unchanged, *self.held},
+            stands={*self.unchanged, *self.rolled_back},
             ours=[name for name, memory in self.observed.memory.items() if memory.is_ours],
             ignored=self.desired.policy.ignore,
         )
@@ -201,7 +201,7 @@ class PlanBuilder:
             actions=tuple(self.actions.values()),
             unchanged=tuple(self.unchanged),
             unmanaged=unmanaged,
-            held=tuple(self.held),
+            rolled_back=tuple(self.rolled_back),
             leftovers=self._leftovers(),
             notes=tuple(self.notes),
             server_version=self.observed.version,

@@ -1,7 +1,7 @@
 """Plan one host: desired and observed in, a HostPlan out.
 
 The order: pulls, what is made from other models, pushes, what is loaded into memory, deletions. What cannot be found
-out becomes an unresolved note, never "in sync". Entries that would undo each other's work in every run are found
+out becomes an unresolved note, never "in sync". Entries that would revert each other's work in every run are found
 here by the names that they write on the host; nothing is planned for them.
 """
 
@@ -15,60 +15,58 @@ from ollamaops.plan.actions import HostPlan
 from ollamaops.plan.builds import plan_build
 from ollamaops.plan.deletions import plan_absent, plan_moves, plan_prune
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.lookups import Lookups, PlanOptions, is_held, is_trusted, questions
+from ollamaops.plan.lookups import PlanOptions, is_rolled_back
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import plan_copy, plan_pulls
 from ollamaops.plan.pushes import plan_pushes
 from ollamaops.plan.residency import plan_residency
 
-__all__ = ["Lookups", "PlanOptions", "is_trusted", "plan_host", "questions"]
-
 
 def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions | None = None) -> HostPlan:
     """Everything this host needs, deletions last."""
-    draft = PlanBuilder(desired, observed, options or PlanOptions())
-    models, held = _plannable(draft)
-    plan_pulls(draft, models)
+    builder = PlanBuilder(desired, observed, options or PlanOptions())
+    models, rolled_back = _plannable(builder)
+    plan_pulls(builder, models)
     for model in models:
-        _plan_made(draft, model)
-    plan_pushes(draft, models)
-    plan_residency(draft, [*models, *held])
-    plan_moves(draft, models)
-    plan_absent(draft)
-    return draft.finish(unmanaged=plan_prune(draft))
+        _plan_made(builder, model)
+    plan_pushes(builder, models)
+    plan_residency(builder, [*models, *rolled_back])
+    plan_moves(builder, models)
+    plan_absent(builder)
+    return builder.finish(unmanaged=plan_prune(builder))
 
 
-def _plannable(draft: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredModel]]:
+def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredModel]]:
     """The declared models but those that are never looked at, that contradict each other, or whose weights nobody
     knows (a note each); and those that a rollback holds."""
-    conflicts = find_conflicts(draft.desired.declared)
-    models, held = [], []
-    for model in draft.desired.models:
+    conflicts = find_conflicts(builder.desired.declared)
+    models, rolled_back = [], []
+    for model in builder.desired.models:
         if model.implicit:
             continue
-        if draft.leaves_alone(model.name):
-            draft.note(model.name, "declared, but policy.ignore covers it: not looked at")
+        if builder.leaves_alone(model.name):
+            builder.note(model.name, "declared, but policy.ignore covers it: not looked at")
         elif model.name in conflicts:
-            draft.give_up(model.name, conflicts[model.name], "change one of the entries")
+            builder.give_up(model.name, conflicts[model.name], "change one of the entries")
         elif model.unavailable is not None:
             why = f"its weights cannot be asked about: {model.unavailable.error}"
-            draft.give_up(model.name, why, model.unavailable.hint)
-        elif is_held(model, draft.observed) and not draft.options.release:
-            draft.hold(model)
-            held.append(model)
+            builder.give_up(model.name, why, model.unavailable.hint)
+        elif is_rolled_back(model, builder.observed) and not builder.options.release:
+            builder.keep_rolled_back(model)
+            rolled_back.append(model)
         else:
             models.append(model)
-    return models, held
+    return models, rolled_back
 
 
-def _plan_made(draft: PlanBuilder, model: DesiredModel) -> None:
+def _plan_made(builder: PlanBuilder, model: DesiredModel) -> None:
     """What is made from another model on the host; everything that is pulled has been planned before."""
     source = model.spec.source
     if isinstance(source, Copy):
-        plan_copy(draft, model, source.source)
+        plan_copy(builder, model, source.source)
     elif model.recipe is not None:
-        plan_build(draft, model, model.recipe)
+        plan_build(builder, model, model.recipe)
 
 
 def find_conflicts(models: Iterable[DesiredModel]) -> dict[ModelName, str]:

@@ -19,28 +19,28 @@ from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import add_copy
 
 
-def plan_pushes(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:
+def plan_pushes(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
     """Push what this host has to push, after everything that changes it; but nothing that could not be judged."""
-    as_declared = {*draft.unchanged, *draft.changing}
+    as_declared = {*builder.unchanged, *builder.changing}
     for model in models:
         ref = model.spec.push
-        if ref is None or model.name not in draft.desired.pushes or model.name not in as_declared:
+        if ref is None or model.name not in builder.desired.pushes or model.name not in as_declared:
             continue
-        if not _has_registry(draft, model, ref):
-            _add_push(draft, model, ref)
+        if not _has_registry(builder, model, ref):
+            _add_push(builder, model, ref)
 
 
-def _has_registry(draft: PlanBuilder, model: DesiredModel, ref: ModelName) -> bool:
+def _has_registry(builder: PlanBuilder, model: DesiredModel, ref: ModelName) -> bool:
     """Whether the registry is known to have what the host has and keeps; memory counts when it does not say."""
-    own, answer = draft.find(model.name), draft.observed.upstream.get(ref)
-    if own is None or model.name in draft.replaced:
+    own, answer = builder.find(model.name), builder.observed.upstream.get(ref)
+    if own is None or model.name in builder.replaced:
         return False
     if answer and (answer.gone or not answer.error):
-        return _is_same(model, own, answer, draft.observed)
-    if not is_pushed(model.spec, own, draft.observed):
+        return _is_same(model, own, answer, builder.observed)
+    if not is_pushed(model.spec, own, builder.observed):
         return False
     if answer:
-        draft.note(
+        builder.note(
             model.name,
             f"pushed to '{ref}' before; whether that is still there is not known: {answer.error}",
             answer.hint,
@@ -60,35 +60,35 @@ def _is_same(model: DesiredModel, own: ObservedModel, answer: RegistryAnswer, ob
     return any({own.digest, answer.registry_digest} <= digests for digests in contents)
 
 
-def _in_registry(draft: PlanBuilder, ref: ModelName) -> str:
+def _in_registry(builder: PlanBuilder, ref: ModelName) -> str:
     """What the registry has in place of what the host has, or will have: a digest, "nothing", or "" if unknown."""
-    answer = draft.observed.upstream.get(ref)
+    answer = builder.observed.upstream.get(ref)
     if answer is None:
         return ""
     return "nothing" if answer.gone else answer.registry_digest
 
 
-def _add_push(draft: PlanBuilder, model: DesiredModel, ref: ModelName) -> None:
+def _add_push(builder: PlanBuilder, model: DesiredModel, ref: ModelName) -> None:
     name = model.name
-    because = draft.why(ref, "unpushed", desired=str(name), observed=_in_registry(draft, ref))
-    if draft.leaves_alone(ref):
-        draft.doubt(
+    because = builder.why(ref, "unpushed", desired=str(name), observed=_in_registry(builder, ref))
+    if builder.leaves_alone(ref):
+        builder.doubt(
             name,
             f"not pushed: '{ref}' would become an alias of it, but policy.ignore covers that name",
             "take it out of ignore, or push to another name",
         )
         return
-    own, alias = draft.find(name), draft.find(ref)
-    if ref != name and (name in draft.changing or not own or not alias or alias.digest != own.digest):
-        add_copy(draft, model, name, because, to=ref)
-    draft.add(
+    own, alias = builder.find(name), builder.find(ref)
+    if ref != name and (name in builder.changing or not own or not alias or alias.digest != own.digest):
+        add_copy(builder, model, name, because, to=ref)
+    builder.add(
         PushModel(
-            host=draft.host,
+            host=builder.host,
             model=ref,
             source=name,
             because=because,
-            needs=draft.needs(name, ref),
-            expects=draft.expect(name),
+            needs=builder.needs(name, ref),
+            expects=builder.expect(name),
             insecure=model.spec.push_insecure,
             retries=model.spec.retries,
         )

@@ -105,38 +105,38 @@ def _serving(observed: ObservedHost, own: ObservedModel) -> list[Loaded]:
     return [one for one in observed.loaded or () if one.serves(own.name, own.digest)]
 
 
-def plan_residency(draft: PlanBuilder, models: Iterable[DesiredModel]) -> None:
+def plan_residency(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
     """Load and unload what the declaration says. Those that stay for ever come last: they may share a runner."""
-    if draft.observed.loaded is None:
+    if builder.observed.loaded is None:
         return
     for model in sorted(models, key=lambda model: model.spec.resident is True):
         if wants_loaded(model.spec):
-            _plan_load(draft, model)
+            _plan_load(builder, model)
         elif wants_unloaded(model.spec):
-            _plan_unload(draft, model)
+            _plan_unload(builder, model)
 
 
-def _plan_load(draft: PlanBuilder, model: DesiredModel) -> None:
+def _plan_load(builder: PlanBuilder, model: DesiredModel) -> None:
     name = model.name
-    if draft.find(name) is None and name not in draft.changing:
+    if builder.find(name) is None and name not in builder.changing:
         return  # why it is not there has been said
-    problem = cannot_stay(name, draft.find(name), draft.features)
+    problem = cannot_stay(name, builder.find(name), builder.features)
     if problem:
-        draft.note(name, problem, "leave out resident")
+        builder.note(name, problem, "leave out resident")
         return
-    why = _why_load(draft, model)
+    why = _why_load(builder, model)
     if not why:
-        _note_leftovers(draft, name)
-    elif name in draft.options.settled or (why == NOT_THERE and _would_be_evicted(draft, name)):
-        _report_eviction(draft, model, why)
+        _note_leftovers(builder, name)
+    elif name in builder.options.residency_done or (why == NOT_THERE and _would_be_evicted(builder, name)):
+        _report_eviction(builder, model, why)
     else:
-        draft.add(
+        builder.add(
             LoadModel(
-                host=draft.host,
+                host=builder.host,
                 model=name,
-                because=draft.why(name, "resident", desired="in memory", observed=why),
-                needs=_everything_about(draft, name),
-                expects=draft.expect(name),
+                because=builder.why(name, "resident", desired="in memory", observed=why),
+                needs=_everything_about(builder, name),
+                expects=builder.expect(name),
                 keep_alive_s=keep_alive_of(model.spec),
                 retries=model.spec.retries,
             )
@@ -152,90 +152,92 @@ def cannot_stay(name: ModelName, own: ObservedModel | None, features: Features) 
     return ""
 
 
-def _why_load(draft: PlanBuilder, model: DesiredModel) -> str:
+def _why_load(builder: PlanBuilder, model: DesiredModel) -> str:
     """What is not as declared; nothing if it is in memory, for as long as is wanted."""
-    own = draft.find(model.name)
+    own = builder.find(model.name)
     if own is None:
         return NOT_THERE
-    if model.name in draft.replaced:
+    if model.name in builder.replaced:
         return CONTENT_CHANGES
-    serving = _serving(draft.observed, own)
+    serving = _serving(builder.observed, own)
     if not serving:
-        is_stale = any(one.name == own.name for one in draft.observed.loaded or ())
+        is_stale = any(one.name == own.name for one in builder.observed.loaded or ())
         return "an older content is in memory" if is_stale else NOT_THERE
     if model.spec.resident is True:
         return "" if any(one.is_forever for one in serving) else "in memory for a while only"
-    is_too_long = all(one.is_forever and not _is_kept_for_another(draft, one) for one in serving)
+    is_too_long = all(one.is_forever and not _is_kept_for_another(builder, one) for one in serving)
     return "in memory for good" if is_too_long else ""
 
 
-def _is_kept_for_another(draft: PlanBuilder, one: Loaded) -> bool:
+def _is_kept_for_another(builder: PlanBuilder, one: Loaded) -> bool:
     """Whether a model that is declared to stay for ever uses this runner too."""
-    lasting = (draft.find(model.name) for model in draft.desired.models if model.spec.resident is True)
+    lasting = (builder.find(model.name) for model in builder.desired.models if model.spec.resident is True)
     return any(other and one.serves(other.name, other.digest) for other in lasting)
 
 
-def _would_be_evicted(draft: PlanBuilder, name: ModelName) -> bool:
+def _would_be_evicted(builder: PlanBuilder, name: ModelName) -> bool:
     """Whether all is as it was when the last run loaded it and the others drove it out again."""
-    residents = (model.name for model in draft.desired.declared if wants_loaded(model.spec))
-    beside = frozenset(other for other in residents if other != name and not draft.leaves_alone(other))
-    others = [own for other in beside - draft.options.evicted.keys() if (own := draft.find(other))]
-    is_same = draft.options.evicted.get(name) == beside and name not in draft.changing
-    return is_same and bool(others) and all(_serving(draft.observed, own) for own in others)
+    residents = (model.name for model in builder.desired.declared if wants_loaded(model.spec))
+    beside = frozenset(other for other in residents if other != name and not builder.leaves_alone(other))
+    others = [own for other in beside - builder.options.evicted.keys() if (own := builder.find(other))]
+    is_same = builder.options.evicted.get(name) == beside and name not in builder.changing
+    return is_same and bool(others) and all(_serving(builder.observed, own) for own in others)
 
 
-def _everything_about(draft: PlanBuilder, name: ModelName) -> tuple[str, ...]:
+def _everything_about(builder: PlanBuilder, name: ModelName) -> tuple[str, ...]:
     """The actions on the model that come before: it is loaded when it is what it should be, and proven."""
     return tuple(
         action_id
-        for action_id, action in draft.actions.items()
+        for action_id, action in builder.actions.items()
         if action.model == name and not isinstance(action, UploadBlob)
     )
 
 
-def _report_eviction(draft: PlanBuilder, model: DesiredModel, why: str) -> None:
+def _report_eviction(builder: PlanBuilder, model: DesiredModel, why: str) -> None:
     """This run or the last one has loaded it: to do so again would evict another one."""
-    others = [one for one in draft.observed.loaded or () if one.name != model.name]
+    others = [one for one in builder.observed.loaded or () if one.name != model.name]
     listed = ", ".join(f"{one.name} ({format_size(one.size_bytes)})" for one in others)
     said = f"; in memory now: {listed}" if listed else ""
     if why == NOT_THERE:
-        draft.doubt(
+        builder.doubt(
             model.name,
             f"was loaded, and is not in memory any more: evicted{said}",
             "they do not fit together: declare fewer models resident, or raise OLLAMA_MAX_LOADED_MODELS "
             "and restart the server",
         )
     else:
-        draft.doubt(model.name, f"was loaded, but: {why}{said}", "look at what else uses it, then run again")
+        builder.doubt(
+            model.name, f"was loaded, but: {why}{said}", "look at what else uses it, then run again"
+        )
 
 
-def _plan_unload(draft: PlanBuilder, model: DesiredModel) -> None:
+def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
     name = model.name
-    if draft.find(name) is None or not any(one.name == name for one in draft.observed.loaded or ()):
+    if builder.find(name) is None or not any(one.name == name for one in builder.observed.loaded or ()):
         return
-    if name in draft.options.settled:
-        draft.doubt(
+    if name in builder.options.residency_done:
+        builder.doubt(
             name,
             "was unloaded, and is still or again in memory",
             "somebody uses it: stop that, or leave out resident",
         )
         return
-    draft.add(
+    builder.add(
         UnloadModel(
-            host=draft.host,
+            host=builder.host,
             model=name,
-            because=draft.why(name, "resident", desired=NOT_THERE, observed="in memory"),
+            because=builder.why(name, "resident", desired=NOT_THERE, observed="in memory"),
             retries=model.spec.retries,
         )
     )
 
 
-def _note_leftovers(draft: PlanBuilder, name: ModelName) -> None:
+def _note_leftovers(builder: PlanBuilder, name: ModelName) -> None:
     """Weights that were replaced while they were kept for good have no name by which a server would drop them."""
-    own = draft.find(name)
-    for one in draft.observed.loaded or ():
+    own = builder.find(name)
+    for one in builder.observed.loaded or ():
         if own and one.name == name and one.digest != own.digest and one.is_forever:
-            draft.note(
+            builder.note(
                 name,
                 f"an older content of it is in memory as well ({format_size(one.size_bytes)})",
                 "the server drops it when it needs the space; to have it now, restart the server",

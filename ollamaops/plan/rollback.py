@@ -1,7 +1,7 @@
-"""What rolling models of one host back takes: one copy each, from the version that was kept, and a load if resident.
+"""Plan a rollback: one copy for each model, from a version that was kept, and a load if it is resident.
 
-Decides which kept version it is and what becomes of the current one, which is kept in its turn. The fact a reader
-would miss: the switch moves no weights, and what it leaves behind is held until the entry changes (holds.py).
+The switch moves no weights. The current version is kept in its turn, and the model stays rolled back until its entry
+in the manifest changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
 from ollamaops.plan.actions import CopyModel, Difference, Fact, HostPlan, LoadModel, Note, id_of
 from ollamaops.plan.desired import DesiredHost, DesiredModel
-from ollamaops.plan.lookups import hold_of
+from ollamaops.plan.lookups import rollback_key_of
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.residency import CONTENT_CHANGES, cannot_stay, keep_alive_of, wants_loaded
 from ollamaops.plan.versions import MOST_KEPT, kept_of
@@ -48,7 +48,7 @@ def plan_rollback(
 def narrowed(seen: HostPlan, agreed: HostPlan) -> HostPlan:
     """What a look says of the models that `agreed` rolls back, which is all that a rollback answers for; everything,
     if it is no rollback."""
-    own = {action.model for action in agreed.actions if isinstance(action, CopyModel) and action.hold}
+    own = {action.model for action in agreed.actions if isinstance(action, CopyModel) and action.rollback_key}
     if not own:
         return seen
     return replace(
@@ -80,7 +80,7 @@ def _roll_back(host: str, model: DesiredModel, observed: ObservedHost, version: 
         because=(change,),
         expects=(Fact(name, now or None),),
         keep=max(1, model.spec.keep_previous),
-        hold=hold_of(model),
+        rollback_key=rollback_key_of(model),
         retries=model.spec.retries,
     )
 

@@ -20,7 +20,7 @@ from ollamaops.names import NEXT, PREVIOUS, ModelName, NamePattern
 MOST_KEPT = 20
 
 
-def is_proven_first(spec: ModelSpec) -> bool:
+def needs_verifying(spec: ModelSpec) -> bool:
     """Whether a change of the model has to be seen to work before it counts."""
     return bool(spec.expect) or (spec.staged and not _runs_elsewhere(spec))
 
@@ -38,7 +38,7 @@ def _runs_elsewhere(spec: ModelSpec) -> bool:
 
 def is_staged(spec: ModelSpec) -> bool:
     """Whether a new version is made aside and then switched to: it has to be proven, or the old one to be kept."""
-    return is_proven_first(spec) or spec.staged or spec.keep_previous > 0
+    return needs_verifying(spec) or spec.staged or spec.keep_previous > 0
 
 
 def next_of(name: ModelName) -> ModelName:
@@ -51,7 +51,7 @@ def previous_of(name: ModelName) -> ModelName:
     return name.aside(PREVIOUS)
 
 
-def dropped_of(name: ModelName) -> ModelName:
+def discarded_of(name: ModelName) -> ModelName:
     """Where content of `name` that nobody wants gets a name, so that it can be deleted."""
     return name.aside(f"{PREVIOUS}-0")
 
@@ -73,7 +73,7 @@ def owners_of(names: Iterable[ModelName]) -> Mapping[ModelName, ModelName]:
 
 def _waiting_of(name: ModelName) -> tuple[ModelName, ...]:
     """The names in use while `name` changes, and only then."""
-    return next_of(name), previous_of(name), dropped_of(name)
+    return next_of(name), previous_of(name), discarded_of(name)
 
 
 def names_of(models: Iterable[ModelSpec]) -> frozenset[ModelName]:
@@ -89,7 +89,7 @@ class Step:
     target: ModelName | None = None
 
 
-def vacate(
+def set_aside(
     owner: ModelName, digests: Mapping[ModelName, str], *, former: ModelName | None = None
 ) -> tuple[Step, ...]:
     """What has to be done before a copy goes over `owner`: its content gets a name aside, to be settled afterwards.
@@ -108,7 +108,7 @@ def vacate(
 
 def _drop(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
     """Give the content of `owner` the name of what is dropped; what has that name goes first."""
-    aside = _spelt(dropped_of(owner), digests)
+    aside = _spelt(discarded_of(owner), digests)
     if digests.get(aside) == digests[owner]:
         return ()
     in_the_way = [Step(aside)] if aside in digests else []
@@ -120,7 +120,7 @@ def _spelt(name: ModelName, digests: Iterable[ModelName]) -> ModelName:
     return next((one for one in digests if one == name), name)
 
 
-def finish(
+def commit(
     owner: ModelName, digests: Mapping[ModelName, str], *, keep: int | None, now: str | None = None
 ) -> tuple[Step, ...]:
     """What is left to do when the content of `owner` counts: `keep` previous versions stay, newest first.
@@ -153,7 +153,7 @@ def _in_safe_order(moves: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]
     yield from (move for move in moves if move[0] > move[1])
 
 
-def undo(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
+def revert(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]:
     """What is left to do when the content of `owner` does not count: what waits aside comes back."""
     aside = previous_of(owner)
     steps: list[Step] = []
@@ -164,7 +164,7 @@ def undo(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...]
     return (*steps, *(Step(_spelt(name, there)) for name in _waiting_of(owner) if name in there))
 
 
-def tidy(
+def sweep(
     digests: Mapping[ModelName, str],
     models: Sequence[ModelSpec],
     *,
@@ -174,9 +174,9 @@ def tidy(
 ) -> tuple[Step, ...]:
     """What is left to do on a host, whatever a run that was stopped has left behind.
 
-    `models` are those declared, `stands` the names of those that are as declared, or held; `ours` what we remember
-    to have made. The kept versions of a model that is on the host and neither declared nor ours are somebody else's.
-    What stands beside an `ignored` model is not touched, not even when that has gone. A model that was renamed has
+    `models` are those declared, `stands` the names of those that are as declared or rolled back; `ours` what we
+    remember to have made. The kept versions of a model that is on the host and neither declared nor ours are not
+    ours either. What stands beside an `ignored` model is not touched, even when that has gone. A renamed model has
     the versions that were kept under its former name.
     """
     declared = dict.fromkeys(names_of(models), 0) | {model.name: model.keep_previous for model in models}
@@ -191,11 +191,11 @@ def tidy(
         if _is_ignored(owner, ignored):
             continue
         if owner in declared and owner not in proven:
-            steps += undo(owner, digests)
+            steps += revert(owner, digests)
         elif owner in declared or owner not in digests or owner in is_ours:
-            steps += finish(owner, digests, keep=declared.get(owner, 0))
+            steps += commit(owner, digests, keep=declared.get(owner, 0))
         else:
-            steps += finish(owner, digests, keep=None)
+            steps += commit(owner, digests, keep=None)
     return tuple(steps)
 
 

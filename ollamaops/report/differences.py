@@ -62,7 +62,7 @@ def render_difference(difference: Difference) -> str:
             return _render_unpushed(shorten_digests(observed))
         case "resident":
             return observed
-        case "unproven":
+        case "unverified":
             return "pulled by a run that stopped before verifying it"
         case "unknown":
             return "the server finds out whether it is current"

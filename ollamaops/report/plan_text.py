@@ -20,7 +20,6 @@ from ollamaops.plan.actions import (
     LoadModel,
     Note,
     Plan,
-    ProbeModel,
     PullModel,
     PushModel,
     Recipe,
@@ -28,6 +27,7 @@ from ollamaops.plan.actions import (
     UnloadModel,
     UnreachedHost,
     UploadBlob,
+    VerifyModel,
     continues_another,
     id_of,
     subject_of,
@@ -38,7 +38,7 @@ from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_l
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration, format_size
 
-_VERBS = ("pull", "create", "copy", "delete", "push", "probe", "load", "unload")
+_VERBS = ("pull", "create", "copy", "delete", "push", "verify", "load", "unload")
 _ALWAYS_COUNTED = frozenset({"pull", "create", "delete"})
 
 
@@ -162,7 +162,7 @@ def trouble_lines(plan: Plan) -> list[Line]:
 
 def _host_lines(host: HostPlan, *, verbose: bool) -> Iterator[Line]:
     uploads = {id_of(action): action for action in host.actions if isinstance(action, UploadBlob)}
-    verified = {action.model for action in host.actions if isinstance(action, ProbeModel)}
+    verified = {action.model for action in host.actions if isinstance(action, VerifyModel)}
     for action in host.actions:
         if isinstance(action, UploadBlob) or (continues_another(action) and not verbose):
             continue
@@ -202,7 +202,7 @@ def mark_of(action: Action) -> Mark:
     match action:
         case DeleteModel():
             return "delete"
-        case CopyModel() if action.hold:
+        case CopyModel() if action.rollback_key:
             return "change"
         case CopyModel() | PushModel() | UploadBlob():
             return "send"
@@ -210,7 +210,7 @@ def mark_of(action: Action) -> Mark:
             return "unknown"
         case PullModel() | CreateModel():
             return "change" if kinds - {"missing"} else "new"
-        case ProbeModel():
+        case VerifyModel():
             return "unknown"
         case LoadModel() | UnloadModel():
             return "change"
@@ -223,11 +223,11 @@ def render_verb(action: Action) -> str:
     match action:
         case CreateModel() if mark_of(action) == "new":
             return f"create{_render_origin(action.recipe)}"
-        case CopyModel() if action.hold:
+        case CopyModel() if action.rollback_key:
             return "roll back to the previous version"
         case CopyModel() if action.source.is_aside:
             return "switch"
-        case ProbeModel():
+        case VerifyModel():
             return "verify"
         case CopyModel():
             return f"copy of {action.source}"
@@ -245,7 +245,7 @@ def _render_staging(action: Action, verified: Collection[ModelName]) -> str:
     match action:
         case CreateModel(aside=aside) if aside is not None:
             return " (verified before the switch)" if is_verified else " (built beside it, then switched to)"
-        case PullModel() if action.on_trial:
+        case PullModel() if action.verify:
             return " (undone unless it is verified)"
         case CopyModel() if is_verified and action.because:
             return " (verified before)"

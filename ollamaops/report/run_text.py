@@ -15,8 +15,8 @@ from ollamaops.plan.actions import (
     Action,
     CopyModel,
     CreateModel,
-    ProbeModel,
     UploadBlob,
+    VerifyModel,
     continues_another,
     subject_of,
     verb_of,
@@ -42,7 +42,7 @@ PAST: Mapping[str, str] = {
     "copy": "copied",
     "delete": "deleted",
     "push": "pushed",
-    "probe": "verified",
+    "verify": "verified",
     "load": "loaded",
     "unload": "unloaded",
 }
@@ -76,7 +76,7 @@ def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
     for result in results:
         if isinstance(result.outcome, Succeeded) and not isinstance(result.action, UploadBlob):
             text = _render_done(result.action, has_changed=result.outcome.changed)
-            mark: Mark | None = "passed" if isinstance(result.action, ProbeModel) else None
+            mark: Mark | None = "passed" if isinstance(result.action, VerifyModel) else None
             seconds[_result_line(result, text, mark)] = result.outcome.seconds
     for line in group_lines(seconds):
         time = f" in {format_duration(seconds[line])}" if line in seconds else ""
@@ -85,10 +85,10 @@ def _succeeded_lines(results: Iterable[ActionResult]) -> Iterator[Line]:
 
 def _render_done(action: Action, *, has_changed: bool) -> str:
     if isinstance(action, CopyModel) and action.source.is_aside:
-        return ROLLED_BACK if action.hold else "switched to"
+        return ROLLED_BACK if action.rollback_key else "switched to"
     if isinstance(action, CreateModel) and action.aside is not None:
         return "created beside the current version"
-    is_idle = not has_changed and not isinstance(action, ProbeModel)
+    is_idle = not has_changed and not isinstance(action, VerifyModel)
     return PAST[verb_of(action)] + (", nothing to transfer" if is_idle else "")
 
 
@@ -174,7 +174,7 @@ def _render_end(report: RunReport, is_declared: Sequence[bool]) -> str:
 def _is_tried(result: ActionResult) -> bool:
     """Whether what was done counts only when the steps after it have worked as well."""
     action = result.action
-    return isinstance(action, ProbeModel) or (isinstance(action, CreateModel) and action.aside is not None)
+    return isinstance(action, VerifyModel) or (isinstance(action, CreateModel) and action.aside is not None)
 
 
 def _render_outcomes(results: Sequence[ActionResult]) -> Iterator[str]:
@@ -200,7 +200,7 @@ def _has_changed(result: ActionResult) -> bool:
 def _count_as(action: Action) -> str:
     """What has become of a model all in all: a switch completes what was created aside."""
     if isinstance(action, CopyModel) and action.source.is_aside:
-        return ROLLED_BACK if action.hold else PAST["create"]
+        return ROLLED_BACK if action.rollback_key else PAST["create"]
     return PAST[verb_of(action)]
 
 

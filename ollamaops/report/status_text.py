@@ -92,7 +92,7 @@ def _is_unmanaged(row: Mapping[str, Cell]) -> bool:
 def _host_cells(host: HostPlan) -> dict[ModelName, Cell]:
     found = {name: Cell(state="unmanaged") for name in host.unmanaged}
     found |= {name: Cell(state="in sync") for name in host.unchanged}
-    found |= {name: Cell(state="held") for name in host.held}
+    found |= {name: Cell(state="held") for name in host.rolled_back}
     for note in host.notes:
         if note.model and (note.unresolved or note.waits):
             found[note.model] = Cell(state="unknown", why=(note.message,))

@@ -21,7 +21,7 @@ from ollamaops.names import Digest, NamePattern
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import CopyModel, HostPlan, LoadModel, Plan, id_of
 from ollamaops.plan.desired import build_desired
-from ollamaops.plan.lookups import hold_of, is_held
+from ollamaops.plan.lookups import is_rolled_back, rollback_key_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.results import RunReport
 from ollamaops.plan.rollback import plan_rollback
@@ -78,8 +78,8 @@ def test_a_rollback_switches_without_moving_weights_and_is_held(host: LiveHost) 
     assert report.seconds < 1
 
     plan = host.plan(models)
-    assert (plan.actions, plan.held, plan.unchanged) == ((), (BOT,), (name(BASE),))
-    assert [note.message for note in plan.notes] == ["held at its previous version since it was rolled back"]
+    assert (plan.actions, plan.rolled_back, plan.unchanged) == ((), (BOT,), (name(BASE),))
+    assert [note.message for note in plan.notes] == ["stays at its previous version since it was rolled back"]
     assert_converged(host, host.apply(models))
     assert says(host) == "red"
     assert host.plan(models).leftovers == ()
@@ -90,7 +90,7 @@ def test_a_hold_ends_when_the_declaration_changes(host: LiveHost) -> None:
     roll_back(host, through(host, "red", "blue"))
     assert_converged(host, host.apply(a_bot("green")))
     assert says(host) == "green"
-    assert host.plan(a_bot("green")).held == ()
+    assert host.plan(a_bot("green")).rolled_back == ()
 
 
 def test_a_second_rollback_undoes_the_first_and_more_can_be_gone_back(newest: LiveHost) -> None:
@@ -108,7 +108,7 @@ def test_what_is_held_is_let_go_on_release(newest: LiveHost) -> None:
     newest.options = Options(costs=False, release=True)
     assert ids(newest.plan(models).actions) == ["create/bot:latest", "copy/bot:latest"]
     newest.options = Options(costs=False)
-    assert newest.plan(models).held == (BOT,)  # a plan changes nothing
+    assert newest.plan(models).rolled_back == (BOT,)  # a plan changes nothing
 
     newest.options = Options(costs=False, targets=(NamePattern.parse("other"),))
     with newest.around() as around:
@@ -127,14 +127,14 @@ def test_an_apply_with_release_goes_forward_and_stays_there(newest: LiveHost) ->
     assert_converged(newest, newest.apply(models))
     newest.options = Options(costs=False)
     assert says(newest) == "blue"
-    assert newest.plan(models).held == ()
+    assert newest.plan(models).rolled_back == ()
 
 
 def test_a_hold_is_void_once_somebody_else_has_changed_the_model(newest: LiveHost) -> None:
     models = through(newest, "red", "blue")
     roll_back(newest, models)
     newest.stranger.create("bot", BASE, system="Say black.")
-    assert newest.plan(models).held == ()
+    assert newest.plan(models).rolled_back == ()
     assert_converged(newest, newest.apply(models))
     assert says(newest) == "blue"
 
@@ -196,7 +196,7 @@ def test_a_resident_model_is_rolled_back_in_memory_too_and_held(host: LiveHost) 
         ("bot:latest", host.stranger.tags()["bot:latest"])
     ]
     plan = host.plan(declared("blue"))
-    assert (plan.actions, plan.held) == ((), (BOT,))
+    assert (plan.actions, plan.rolled_back) == ((), (BOT,))
     assert says(host) == "red"
 
 
@@ -217,7 +217,7 @@ def test_a_model_that_leaves_memory_after_its_rollback_is_held_all_the_same(newe
     newest.options = Options(costs=False)
     assert exits.code_of_run(report) == exits.PARTIAL
     plan = newest.plan(resident)
-    assert plan.held == (BOT,)
+    assert plan.rolled_back == (BOT,)
     assert "create/bot:latest" not in ids(plan.actions)
 
 
@@ -275,7 +275,7 @@ def test_what_runs_elsewhere_is_switched_and_not_loaded() -> None:
 def test_a_hold_depends_on_the_entry_and_on_what_is_there() -> None:
     def held(spec: ModelSpec, status: Status = "rolled_back", digest: str = "d") -> bool:
         [declared] = build_desired("gpu-1", [model]).models
-        memory = ModelRecord(how="copied", status=status, entry=hold_of(declared), digest=digest)
+        memory = ModelRecord(how="copied", status=status, entry=rollback_key_of(declared), digest=digest)
         observed = ObservedHost(
             host="gpu-1",
             features=features_of(ServerVersion.parse("0.33.0")),
@@ -283,7 +283,7 @@ def test_a_hold_depends_on_the_entry_and_on_what_is_there() -> None:
             memory={model.name: memory},
         )
         [now] = build_desired("gpu-1", [spec]).models
-        return is_held(now, observed)
+        return is_rolled_back(now, observed)
 
     model = a_model("bot", Pull(ref=BOT), update="latest")
     assert held(model)
@@ -329,11 +329,11 @@ def test_the_command_rolls_back_and_the_next_plan_says_so(changed: World) -> Non
     assert "1 rolled back; 1 host as declared" in text
     code, text = changed.run("plan", "--detailed-exitcode")
     assert code == 0
-    assert "bot:latest on gpu-1: held at its previous version since it was rolled back" in text
-    assert "hint: change its entry, or let it go: ollamaops rollback bot:latest --release" in text
+    assert "bot:latest on gpu-1: stays at its previous version since it was rolled back" in text
+    assert "hint: change its entry, or release it: ollamaops rollback bot:latest --release" in text
     assert "bot:latest   held" in changed.run("status")[1]
     document = json.loads(changed.run("plan", "-o", "json")[1])
-    assert document["hosts"][0]["held"] == ["bot:latest"]
+    assert document["hosts"][0]["rolled_back"] == ["bot:latest"]
     assert changed.run("apply", "-y")[0] == 0
     assert changed.run("plan", "--release", "--detailed-exitcode")[0] == 2
 

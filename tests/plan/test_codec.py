@@ -23,7 +23,7 @@ from ollamaops.plan.codec import ACTION_TYPES, fingerprint, plan_from_json, plan
 
 Edit = Callable[[dict[str, Any]], object]
 
-VERBS = "pull, upload, create, copy, delete, push, probe, load, unload"
+VERBS = "pull, upload, create, copy, delete, push, verify, load, unload"
 
 
 def through_text(plan: Plan) -> Any:
@@ -181,9 +181,16 @@ def test_what_a_reader_adds_beside_the_plan_is_left_alone() -> None:
 
 def test_a_plan_of_a_newer_format_is_refused_with_the_way_out() -> None:
     with pytest.raises(UsageError) as caught:
-        plan_from_json({**through_text(fleet_plan()), "version": 2})
-    assert str(caught.value) == "the saved plan has version 2: this ollamaops reads up to 1"
+        plan_from_json({**through_text(fleet_plan()), "version": 3})
+    assert str(caught.value) == "the saved plan has version 3: this ollamaops reads up to 2"
     assert caught.value.hint == "upgrade ollamaops, or make a new plan with this one"
+
+
+def test_a_plan_of_an_older_format_has_to_be_made_anew() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_from_json({**through_text(fleet_plan()), "version": 1})
+    assert str(caught.value) == "the saved plan has version 1: an older ollamaops made it"
+    assert caught.value.hint == "make a new one with: ollamaops plan --out FILE"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +210,7 @@ def test_a_plan_of_a_newer_format_is_refused_with_the_way_out() -> None:
             "not a saved plan: version list is not a number from 1 up",
         ),
         (
-            {"format": "ollamaops-plan", "version": 1},
+            {"format": "ollamaops-plan", "version": 2},
             "the saved plan cannot be read: hosts: null is not a value",
         ),
     ],

@@ -29,16 +29,17 @@ from ollamaops.plan.actions import (
     DeleteModel,
     HostPlan,
     Plan,
-    ProbeModel,
     PushModel,
     UploadBlob,
+    VerifyModel,
     id_of,
 )
 from ollamaops.plan.codec import fingerprint
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
+from ollamaops.plan.lookups import PlanOptions, lookups
 from ollamaops.plan.observed import ObservedHost
-from ollamaops.plan.planner import PlanOptions, plan_host, questions
+from ollamaops.plan.planner import plan_host
 
 CASES = load_cases()
 
@@ -154,8 +155,8 @@ def test_nothing_protected_is_deleted_or_replaced_without_a_refusal(
 ) -> None:
     desired, observed, plan = a_plan(situation)
     refused = {refusal.model for refusal in guard(plan, desired, observed).refusals}
-    proven = {action.model for action in plan.actions if isinstance(action, ProbeModel)}
-    changed = {action.model for action in plan.actions if not isinstance(action, ProbeModel)}
+    proven = {action.model for action in plan.actions if isinstance(action, VerifyModel)}
+    changed = {action.model for action in plan.actions if not isinstance(action, VerifyModel)}
     for name in touched(plan) & observed.models.keys() - (proven - changed):
         assert not desired.protects(name) or name in refused
 
@@ -163,7 +164,7 @@ def test_nothing_protected_is_deleted_or_replaced_without_a_refusal(
 @given(situations())
 def test_nothing_ignored_is_touched_or_looked_into(situation: tuple[DesiredHost, World]) -> None:
     desired, observed, plan = a_plan(situation)
-    asked = questions(desired, observed, PlanOptions()).show
+    asked = lookups(desired, observed, PlanOptions()).show
     for pattern in desired.policy.ignore:
         assert not any(map(pattern.matches, touched(plan) | asked))
 

@@ -10,15 +10,15 @@ from live_host import BASE, a_build, a_copy, a_model, ids, name
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName
 from ollamaops.ollama.features import ServerVersion, features_of
-from ollamaops.plan.actions import CopyModel, CreateModel, Fact, HostPlan, ProbeModel, PullModel, PushModel
+from ollamaops.plan.actions import CopyModel, CreateModel, Fact, HostPlan, PullModel, PushModel, VerifyModel
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.expectations import Expectation
 from ollamaops.plan.lookups import PlanOptions
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.versions import (
-    is_proven_first,
     is_staged,
+    needs_verifying,
     next_of,
     previous_of,
 )
@@ -50,10 +50,10 @@ def planned(*models: ModelSpec, there: ObservedHost | None = None, asks: bool = 
 
 def test_what_is_built_is_made_aside_proven_and_switched_to_in_this_order() -> None:
     model = a_model("bot", a_build("base", system="x"), expect=EXPECT, keep_previous=2, retries=7)
-    create, probe, switch = planned(model, there=observed(base="b")).actions
+    create, verify, switch = planned(model, there=observed(base="b")).actions
     assert isinstance(create, CreateModel)
     assert (create.model, create.aside) == (BOT, next_of(BOT))
-    assert probe == ProbeModel(
+    assert verify == VerifyModel(
         host="gpu-1",
         model=BOT,
         at=next_of(BOT),
@@ -66,7 +66,7 @@ def test_what_is_built_is_made_aside_proven_and_switched_to_in_this_order() -> N
         host="gpu-1",
         model=BOT,
         source=next_of(BOT),
-        needs=("gpu-1/probe/bot:latest",),
+        needs=("gpu-1/verify/bot:latest",),
         expects=(Fact(BOT, None),),
         keep=2,
         fingerprint=create.fingerprint,
@@ -78,9 +78,9 @@ def test_what_is_built_is_made_aside_proven_and_switched_to_in_this_order() -> N
     ("rest", "verbs"),
     [
         ({}, ["create"]),
-        ({"staged": True}, ["create", "probe", "copy"]),
+        ({"staged": True}, ["create", "verify", "copy"]),
         ({"keep_previous": 1}, ["create", "copy"]),
-        ({"expect": EXPECT}, ["create", "probe", "copy"]),
+        ({"expect": EXPECT}, ["create", "verify", "copy"]),
     ],
 )
 def test_only_what_is_to_be_proven_is_asked(rest: dict[str, bool], verbs: list[str]) -> None:
@@ -98,12 +98,12 @@ def test_only_what_is_to_be_proven_is_asked(rest: dict[str, bool], verbs: list[s
 )
 def test_what_runs_elsewhere_is_loaded_nowhere_but_can_be_asked(spec: ModelSpec) -> None:
     assert is_staged(spec)
-    assert not is_proven_first(spec)
-    assert is_proven_first(replace(spec, expect=EXPECT))
+    assert not needs_verifying(spec)
+    assert needs_verifying(replace(spec, expect=EXPECT))
 
 
 def test_weights_of_our_own_can_be_staged() -> None:
-    assert is_proven_first(a_model("bot", a_build(None), staged=True))
+    assert needs_verifying(a_model("bot", a_build(None), staged=True))
 
 
 def test_a_pull_is_on_trial_and_what_is_made_from_it_waits_for_the_proof() -> None:
@@ -115,40 +115,40 @@ def test_a_pull_is_on_trial_and_what_is_made_from_it_waits_for_the_proof() -> No
         assert sorted(ids(plan.actions)) == [
             "copy/mirror:latest",
             "create/child:latest",
-            "probe/base:latest",
             "pull/base:latest",
+            "verify/base:latest",
         ]
         by_id = dict(zip(ids(plan.actions), plan.actions, strict=True))
         pull = by_id["pull/base:latest"]
         assert isinstance(pull, PullModel)
-        assert (pull.on_trial, pull.keep) == (True, 1)
-        assert by_id["probe/base:latest"].needs == ("gpu-1/pull/base:latest",)
-        assert by_id["copy/mirror:latest"].needs == ("gpu-1/probe/base:latest",)
-        assert by_id["create/child:latest"].needs == ("gpu-1/probe/base:latest",)
+        assert (pull.verify, pull.keep) == (True, 1)
+        assert by_id["verify/base:latest"].needs == ("gpu-1/pull/base:latest",)
+        assert by_id["copy/mirror:latest"].needs == ("gpu-1/verify/base:latest",)
+        assert by_id["create/child:latest"].needs == ("gpu-1/verify/base:latest",)
 
 
-def test_asking_a_server_to_pull_replaces_nothing_for_sure_even_if_it_is_proven() -> None:
+def test_asking_a_server_to_pull_replaces_nothing_for_sure_even_if_it_is_verified() -> None:
     child = a_model("child", a_build(BASE))
     there = observed(**{BASE.replace(":", "__"): "b", "child": "c"})
     plan = planned(a_model(BASE, update="latest", expect=EXPECT), child, there=there, asks=False)
-    assert ids(plan.actions)[:2] == [f"pull/{BASE}", f"probe/{BASE}"]
+    assert ids(plan.actions)[:2] == [f"pull/{BASE}", f"verify/{BASE}"]
     assert not any(why.kind == "base" for action in plan.actions for why in action.because)
 
 
 def test_a_mirror_is_proven_under_its_reference_before_it_is_copied() -> None:
     plan = planned(a_model("mirror", Pull(ref=name("base")), expect=EXPECT, keep_previous=1))
-    pull, probe, copy = plan.actions
+    pull, verify, copy = plan.actions
     assert isinstance(pull, PullModel)
-    assert (pull.on_trial, pull.keep) == (False, 0)
-    assert isinstance(probe, ProbeModel)
-    assert (probe.at, probe.needs) == (name("base"), ("gpu-1/pull/base:latest",))
+    assert (pull.verify, pull.keep) == (False, 0)
+    assert isinstance(verify, VerifyModel)
+    assert (verify.at, verify.needs) == (name("base"), ("gpu-1/pull/base:latest",))
     assert isinstance(copy, CopyModel)
-    assert (copy.keep, copy.needs) == (1, ("gpu-1/probe/mirror:latest", "gpu-1/pull/base:latest"))
+    assert (copy.keep, copy.needs) == (1, ("gpu-1/verify/mirror:latest", "gpu-1/pull/base:latest"))
 
 
 def test_a_rename_changes_nothing_that_would_have_to_be_proven() -> None:
     model = a_model("bot", a_copy("base"), expect=EXPECT, moved_from=name("old"))
-    assert "probe/bot:latest" not in ids(planned(model, there=observed(old="b")).actions)
+    assert "verify/bot:latest" not in ids(planned(model, there=observed(old="b")).actions)
 
 
 def test_the_alias_of_a_push_keeps_no_versions() -> None:
@@ -183,11 +183,11 @@ def with_memory(there: ObservedHost, status: Status, digest: str) -> ObservedHos
         (replace(observed(bot="d"), asides={next_of(BOT): "x"}), False),
     ],
 )
-def test_a_pull_whose_proof_was_never_seen_is_proven(there: ObservedHost, is_awaited: bool) -> None:
+def test_a_pull_whose_proof_was_never_seen_is_verified(there: ObservedHost, is_awaited: bool) -> None:
     plan = planned(PULLED, there=there)
-    assert ids(plan.actions) == (["probe/bot:latest"] if is_awaited else [])
+    assert ids(plan.actions) == (["verify/bot:latest"] if is_awaited else [])
     if is_awaited:
-        assert [why.kind for why in plan.actions[0].because] == ["unproven"]
+        assert [why.kind for why in plan.actions[0].because] == ["unverified"]
     assert planned(replace(PULLED, expect=()), there=there).actions == ()
 
 

@@ -73,7 +73,7 @@ def a_host(*models: ObservedModel, running: tuple[Loaded, ...] | None = ()) -> O
 
 
 def plan(desired: DesiredHost, observed: ObservedHost, *settled: str) -> HostPlan:
-    return plan_host(desired, observed, PlanOptions(settled=names(*settled)))
+    return plan_host(desired, observed, PlanOptions(residency_done=names(*settled)))
 
 
 def notes(plan: HostPlan) -> list[str]:

@@ -12,20 +12,20 @@ from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.plan.versions import (
     Step,
-    dropped_of,
-    finish,
+    commit,
+    discarded_of,
     kept_of,
     left_behind,
     next_of,
     owners_of,
     previous_of,
-    tidy,
-    undo,
-    vacate,
+    revert,
+    set_aside,
+    sweep,
 )
 
 BOT, OLD = ModelName.parse("bot:v1"), ModelName.parse("old:v1")
-NEXT, BEFORE, DROPPED = next_of(BOT), previous_of(BOT), dropped_of(BOT)
+NEXT, BEFORE, DROPPED = next_of(BOT), previous_of(BOT), discarded_of(BOT)
 ONE, TWO, THREE = (kept_of(BOT, number) for number in (1, 2, 3))
 State = Mapping[ModelName, str]
 
@@ -100,15 +100,15 @@ class TestFinishing:
         ],
     )
     def test_the_newest_versions_stay(self, keep: int, state: State, after: State) -> None:
-        assert follow(state, finish(BOT, state, keep=keep)) == after
+        assert follow(state, commit(BOT, state, keep=keep)) == after
 
     def test_kept_versions_may_be_left_alone(self) -> None:
         state = {BOT: "a", BEFORE: "b", NEXT: "c", ONE: "d", DROPPED: "e"}
-        assert follow(state, finish(BOT, state, keep=None)) == {BOT: "a", ONE: "d"}
+        assert follow(state, commit(BOT, state, keep=None)) == {BOT: "a", ONE: "d"}
 
     def test_names_are_used_as_the_host_spells_them(self) -> None:
         shouted = ModelName.parse("BOT:V1-OLLAMAOPS-NEXT")
-        assert [step.source.display for step in finish(BOT, {BOT: "a", shouted: "b"}, keep=0)] == [
+        assert [step.source.display for step in commit(BOT, {BOT: "a", shouted: "b"}, keep=0)] == [
             shouted.display
         ]
 
@@ -125,8 +125,8 @@ class TestMakingRoom:
         ],
     )
     def test_what_is_replaced_has_another_name_by_then(self, state: State, after: State) -> None:
-        assert follow(state, vacate(BOT, state)) == after
-        assert vacate(BOT, after) == ()
+        assert follow(state, set_aside(BOT, state)) == after
+        assert set_aside(BOT, after) == ()
 
     @pytest.mark.parametrize(
         ("state", "after"),
@@ -141,8 +141,8 @@ class TestMakingRoom:
     def test_what_has_its_former_name_alone_is_there_under_another_by_then(
         self, state: State, after: State
     ) -> None:
-        assert follow(state, vacate(BOT, state, former=OLD)) == after
-        assert vacate(BOT, after, former=OLD) == ()
+        assert follow(state, set_aside(BOT, state, former=OLD)) == after
+        assert set_aside(BOT, after, former=OLD) == ()
 
 
 SLOTS = (BEFORE, *(kept_of(BOT, number) for number in range(1, 6)))
@@ -159,7 +159,7 @@ def test_finishing_can_be_cut_off_anywhere_and_begun_again(
 ) -> None:
     """Whatever is aside, the newest versions stay in their order, each once, and none is lost on the way."""
     state = {BOT: current, **asides}
-    steps = finish(BOT, state, keep=keep)
+    steps = commit(BOT, state, keep=keep)
     after = follow(state, steps)
     order = [state[slot] for slot in SLOTS if slot in state]
     wanted = [digest for digest in dict.fromkeys(order) if digest != current][:keep]
@@ -167,8 +167,8 @@ def test_finishing_can_be_cut_off_anywhere_and_begun_again(
     assert set(after) == {BOT, *(kept_of(BOT, i + 1) for i in range(len(wanted)))}
     cut = data.draw(st.integers(0, len(steps)))
     half = follow(state, steps[:cut])
-    assert follow(half, finish(BOT, half, keep=keep)) == after
-    assert finish(BOT, after, keep=keep) == ()
+    assert follow(half, commit(BOT, half, keep=keep)) == after
+    assert commit(BOT, after, keep=keep) == ()
 
 
 class TestUndoing:
@@ -185,16 +185,16 @@ class TestUndoing:
         ],
     )
     def test_what_waits_aside_comes_back(self, state: State, after: State) -> None:
-        steps = undo(BOT, state)
+        steps = revert(BOT, state)
         assert follow(state, steps) == after
         for cut in range(len(steps)):
             half = follow(state, steps[:cut])
-            assert follow(half, undo(BOT, half)) == after
+            assert follow(half, revert(BOT, half)) == after
             assert BOT in half or BOT not in state
 
     def test_names_are_used_as_the_host_spells_them(self) -> None:
         bot, dropped = ModelName.parse("BOT:V1"), ModelName.parse("BOT:v1-ollamaops-PREVIOUS-0")
-        steps = undo(BOT, {bot: "bad", dropped: "worse", BEFORE: "good"})
+        steps = revert(BOT, {bot: "bad", dropped: "worse", BEFORE: "good"})
         assert [step.source.display for step in steps] == [
             *(dropped.display, bot.display, BEFORE.display),  # the way back
             *(BEFORE.display, dropped.display),
@@ -222,7 +222,7 @@ def test_tidying_deletes_nothing_but_names_of_ours_that_no_longer_serve(
 ) -> None:
     """No model, nothing beside what is ignored, and no kept version of a model that is somebody else's."""
     models = [a_bot(keep=keep)] if keep >= 0 else []
-    steps = tidy(state, models, stands=stands, ours=ours, ignored=ignored)
+    steps = sweep(state, models, stands=stands, ours=ours, ignored=ignored)
     gone = set(left_behind(steps))
     assert all(name.is_aside for name in gone)
     assert not ignored or not gone & {NEXT, *SLOTS}
@@ -242,7 +242,7 @@ STATE: State = {BOT: "new", BEFORE: "old", NEXT: "x", ONE: "k"}
 class TestTidying:
     def tidied(self, **how: object) -> dict[ModelName, str]:
         given: dict[str, object] = {"models": (), "stands": (), "ours": (), **how}
-        return follow(STATE, tidy(STATE, **given))  # type: ignore[arg-type]  # by name
+        return follow(STATE, sweep(STATE, **given))  # type: ignore[arg-type]  # by name
 
     def test_a_declared_model_that_is_proven_keeps_what_it_should(self) -> None:
         assert self.tidied(models=[a_bot(keep=2)], stands=[BOT]) == {BOT: "new", ONE: "old", TWO: "k"}
@@ -264,13 +264,13 @@ class TestTidying:
         assert self.tidied(ignored=[NamePattern.parse("bot:*")]) == STATE
 
     def test_each_name_that_goes_is_told_once(self) -> None:
-        steps = tidy(STATE, [a_bot(keep=1)], stands=[BOT], ours=())
+        steps = sweep(STATE, [a_bot(keep=1)], stands=[BOT], ours=())
         assert sorted(map(str, left_behind((*steps, *steps)))) == sorted(map(str, (NEXT, BEFORE)))
 
     def test_names_that_are_needed_on_the_way_only_are_not_told(self) -> None:
         state = {BOT: "bad", BEFORE: "good"}
-        assert left_behind(tidy(state, [a_bot(keep=1)], stands=(), ours=())) == (BEFORE,)
+        assert left_behind(sweep(state, [a_bot(keep=1)], stands=(), ours=())) == (BEFORE,)
 
     def test_what_belongs_to_nobody_goes(self) -> None:
         state = {NEXT: "x", ONE: "k", ModelName.parse("other"): "o"}
-        assert follow(state, tidy(state, (), stands=(), ours=())) == {ModelName.parse("other"): "o"}
+        assert follow(state, sweep(state, (), stands=(), ours=())) == {ModelName.parse("other"): "o"}

@@ -250,7 +250,7 @@ def test_the_last_line_counts(plan: Plan, counts: str) -> None:
 def test_the_counts_of_a_plan_are_there_as_numbers() -> None:
     counts = count_plan(mixed_plan())
     done = {"pull": 4, "create": 3, "copy": 3, "delete": 3, "push": 1}
-    assert counts.actions == done | {"probe": 0, "load": 0, "unload": 0}
+    assert counts.actions == done | {"verify": 0, "load": 0, "unload": 0}
     assert (counts.download_bytes, counts.download_unknown, counts.upload_bytes) == (
         42_400_000_000,
         True,

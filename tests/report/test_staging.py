@@ -17,9 +17,9 @@ from ollamaops.plan.actions import (
     Kind,
     Note,
     Plan,
-    ProbeModel,
     PullModel,
     Recipe,
+    VerifyModel,
 )
 from ollamaops.plan.expectations import Failure, Verdict
 from ollamaops.plan.results import ActionResult, HostReport, HostVerdicts, RunReport
@@ -40,13 +40,13 @@ CREATE = CreateModel(
     aside=next_of(BOT),
     because=(FIELD,),
 )
-PROBE = ProbeModel(host="gpu-1", model=BOT, at=next_of(BOT))
+PROBE = VerifyModel(host="gpu-1", model=BOT, at=next_of(BOT))
 SWITCH = CopyModel(host="gpu-1", model=BOT, source=next_of(BOT))
 BACK = CopyModel(
     host="gpu-1",
     model=BOT,
     source=kept_of(BOT, 1),
-    hold="h",
+    rollback_key="h",
     because=(
         replace(FIELD, kind="content", path="", desired=Digest.of(b"a").hex, observed=Digest.of(b"b").hex),
     ),
@@ -80,7 +80,7 @@ def plan_of(*actions: Action) -> Plan:
         ),
         (
             (
-                PullModel(host="gpu-1", model=BOT, on_trial=True, because=why("missing")),
+                PullModel(host="gpu-1", model=BOT, verify=True, because=why("missing")),
                 replace(PROBE, at=BOT),
             ),
             [
@@ -96,10 +96,10 @@ def plan_of(*actions: Action) -> Plan:
             ],
         ),
         (
-            (replace(PROBE, at=BOT, because=why("unproven")),),
+            (replace(PROBE, at=BOT, because=why("unverified")),),
             [
                 "? bot:latest on gpu-1: verify, pulled by a run that stopped before verifying it",
-                "0 to pull, 0 to create, 0 to delete, 1 to probe, 0 unchanged",
+                "0 to pull, 0 to create, 0 to delete, 1 to verify, 0 unchanged",
             ],
         ),
         (
@@ -125,7 +125,7 @@ def test_a_verbose_plan_shows_every_step() -> None:
 
 
 def test_a_status_tells_of_the_change_and_of_what_is_held() -> None:
-    held = Plan(hosts=(HostPlan(host="gpu-1", held=(BOT,)),))
+    held = Plan(hosts=(HostPlan(host="gpu-1", rolled_back=(BOT,)),))
     assert "bot:latest  drifted" in render_status(plan_of(CREATE, PROBE, SWITCH))
     assert "bot:latest  held" in render_status(held)
     assert '<testcase classname="gpu-1" name="bot:latest"></testcase>' in drift_to_junit(held)
@@ -164,9 +164,9 @@ def test_a_run_counts_a_switch_as_what_it_completes() -> None:
 
 def test_a_run_that_fails_its_proof_has_changed_nothing() -> None:
     failed = Failed(error="gpu-1: 'bot:latest' is not as expected: matches: no", exit_code=5, seconds=3.0)
-    report = run_of((CREATE, DONE), (PROBE, failed), (SWITCH, Skipped(because="gpu-1/probe/bot:latest")))
+    report = run_of((CREATE, DONE), (PROBE, failed), (SWITCH, Skipped(because="gpu-1/verify/bot:latest")))
     assert render_run(report).splitlines() == [
-        "✗ bot:latest on gpu-1: probe failed after 3.0s: 'bot:latest' is not as expected: matches: no",
+        "✗ bot:latest on gpu-1: verify failed after 3.0s: 'bot:latest' is not as expected: matches: no",
         "failed after 2.0s: 1 failed; 0 hosts as declared, 1 not",
     ]
 

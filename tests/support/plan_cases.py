@@ -42,7 +42,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
-from ollamaops.plan.lookups import Lookups, PlanOptions, questions
+from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, ModelRecord
@@ -279,7 +279,7 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
             for name, info in tree.get("memory", {}).items()
         },
     )
-    asked = questions(desired, observed, options)
+    asked = lookups(desired, observed, options)
     upstream = {a_name(name): _upstream(name, info or {}) for name, info in tree.get("upstream", {}).items()}
     observed = replace(
         observed,

@@ -34,15 +34,15 @@ from ollamaops.plan.actions import (
     CreateModel,
     DeleteModel,
     HostPlan,
-    ProbeModel,
     PullModel,
     PushModel,
     Recipe,
+    VerifyModel,
 )
 from ollamaops.plan.desired import DesiredHost
-from ollamaops.plan.lookups import PlanOptions, is_trusted, questions
+from ollamaops.plan.lookups import PlanOptions, is_trusted, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.versions import finish, next_of, previous_of
+from ollamaops.plan.versions import commit, next_of, previous_of
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord
 
 HOST = "h"
@@ -131,7 +131,7 @@ class World:
             memory=dict(self.memory),
             pushed=dict(self.pushed),
         )
-        asked = questions(desired, observed, options)
+        asked = lookups(desired, observed, options)
         return replace(
             observed,
             shown={name: self.models[name] for name in asked.show},
@@ -174,7 +174,7 @@ class World:
                 self.made.add(action.model)
             case CopyModel():
                 self._copy(action)
-            case ProbeModel():
+            case VerifyModel():
                 self._prove(action)
             case DeleteModel():
                 del self.models[action.model]
@@ -201,7 +201,7 @@ class World:
         self.models[name] = inside
         self.touched.add(name)
         if action.fingerprint != NO_FINGERPRINT:
-            is_tried = isinstance(action, PullModel) and action.on_trial
+            is_tried = isinstance(action, PullModel) and action.verify
             self.memory[name] = ModelRecord(
                 how=how,
                 status="unverified" if is_tried else "applied",
@@ -212,15 +212,15 @@ class World:
             )
 
     def _pull(self, action: PullModel) -> None:
-        is_careful = bool(action.pin or action.on_trial or action.keep)
+        is_careful = bool(action.pin or action.verify or action.keep)
         if is_careful:
             self._secure(action.model)
         self._keep(action, self.as_pulled(action.model), "pulled", base=action.registry_digest or None)
         assert not action.pin or self.models[action.model].digest in action.pin
-        if is_careful and not action.on_trial:
+        if is_careful and not action.verify:
             self._settle(action.model, action.keep)
 
-    def _prove(self, action: ProbeModel) -> None:
+    def _prove(self, action: VerifyModel) -> None:
         """Everything is as expected here."""
         assert action.at in self.models
         if action.at == action.model:
@@ -235,7 +235,7 @@ class World:
 
     def _settle(self, name: ModelName, keep: int) -> None:
         digests = {each: inside.digest for each, inside in self.models.items()}
-        for step in finish(name, digests, keep=keep):
+        for step in commit(name, digests, keep=keep):
             if step.target is None:
                 del self.models[step.source]
                 self.memory.pop(step.source, None)
