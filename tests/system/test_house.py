@@ -7,127 +7,106 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from ollamaops.cli.exits import MEANINGS
 from ollamaops.cli.main import COMMANDS, cli, run
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "ollamaops"
-MODULES = sorted(PACKAGE.rglob("*.py"))
-IDS = [str(module.relative_to(ROOT)) for module in MODULES]
-BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core"}
-LOOK_AT_THE_DISK = {"load.py", "manifest_files.py", "disk.py", "entry_files.py", "file.py"}
-PURE = [
-    module
-    for module in MODULES
-    if module.parent.name in ("plan", "manifest", "lockfile") and module.name not in LOOK_AT_THE_DISK
-]
-IMPURE = {
-    "os",
-    "socket",
-    "requests",
-    "subprocess",
-    "threading",
-    "concurrent",
-    "time",
-    "random",
-    "logging",
-    "sqlite3",
+README = (ROOT / "README.md").read_text()
+SOURCES = {
+    str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "ollamaops").rglob("*.py"))
 }
-TALL = 60
+TREES = {module: ast.parse(source) for module, source in SOURCES.items()}
+SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core"}
+MOST_LINES = 500
+MOST_LINES_OF_A_FUNCTION = 60
+HEAVY = {"requests", "rich", "jsonschema", "yaml", "tenacity", "sqlite3", "starlette", "uvicorn"}
 
 
-def functions_of(module: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(module.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
+def test_no_module_is_longer_than_500_lines() -> None:
+    lines = {module: len(source.splitlines()) for module, source in SOURCES.items()}
+    assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
-def imported_by(module: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+def test_no_function_is_longer_than_60_lines() -> None:
+    lines = {
+        f"{module}: {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: count for name, count in lines.items() if count > MOST_LINES_OF_A_FUNCTION} == {}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=IDS)
-def test_no_module_is_longer_than_500_lines(module: Path) -> None:
-    assert len(module.read_text().splitlines()) <= 500
+def test_no_module_is_called_by_a_name_that_says_nothing() -> None:
+    assert [module for module in SOURCES if {*Path(module).with_suffix("").parts} & SAY_NOTHING] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=IDS)
-def test_no_function_is_longer_than_60_lines(module: Path) -> None:
-    tall = [
-        f"{f.name}: {f.end_lineno - f.lineno + 1}"
-        for f in functions_of(module)
-        if f.end_lineno and f.end_lineno - f.lineno + 1 > TALL
-    ]
-    assert tall == []
+def test_every_module_opens_with_what_it_is_for() -> None:
+    assert [module for module, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=IDS)
-def test_no_module_is_called_by_a_name_that_says_nothing(module: Path) -> None:
-    assert not {module.stem, module.parent.name} & BANNED
+def test_only_report_cli_and_sandbox_print() -> None:
+    talkative = ("ollamaops/report/", "ollamaops/cli/", "ollamaops/sandbox/")
+    assert [
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        if not module.startswith(talkative)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ] == []
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.read_text().strip()], ids=str)
-def test_every_module_opens_with_what_it_is_for(module: Path) -> None:
-    assert ast.get_docstring(ast.parse(module.read_text()))
+@pytest.fixture
+def help_of(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    def ask(command: str) -> str:
+        assert run([*command.split(), "--help"]) == 0
+        return capsys.readouterr().out
+
+    return ask
 
 
-@pytest.mark.parametrize("module", PURE, ids=str)
-def test_decisions_touch_nothing_of_the_world(module: Path) -> None:
-    assert not {name.split(".")[0] for name in imported_by(module)} & IMPURE
+def test_every_command_has_help_with_an_example(help_of: Callable[[str], str]) -> None:
+    commands = [*COMMANDS, "sandbox serve", "history show", "history diff"]
+    assert [
+        name for name in commands if not re.search(rf"\n  Examples:\n    .*ollamaops {name}\b", help_of(name))
+    ] == []
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if m.parent.name not in ("report", "cli", "sandbox")], ids=str
-)
-def test_only_report_and_cli_print(module: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
-    assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+def options_of(command: str) -> Iterator[click.Option]:
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    yield from (param for param in found.params if isinstance(param, click.Option))
 
 
-@pytest.mark.parametrize(
-    "name", [*sorted(COMMANDS), "sandbox serve", "history show", "history diff"], ids=str
-)
-def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*name.split(), "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert re.search(rf"\n  Examples:\n    .*ollamaops {name}\b", shown)
+def test_every_option_says_what_it_does() -> None:
+    assert [
+        f"{name} {option.opts[0]}"
+        for name in COMMANDS
+        for option in options_of(name)
+        if not re.fullmatch(r"[A-Z].* .*\.", option.help or "")
+    ] == []
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_option_says_what_it_does_and_a_commands_own_come_first(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    options = [param for param in command.params if isinstance(param, click.Option)]
-    assert [option.name for option in options if not re.fullmatch(r"[A-Z].* .*\.", option.help or "")] == []
-    run([name, "--help"])
-    own, _, shared = capsys.readouterr().out.partition("\nOptions of every command:\n")
-    assert ("--state-dir" in own, "--state-dir" in shared) == (False, name != "sandbox")
+def test_the_options_of_a_command_come_before_those_of_every_command(help_of: Callable[[str], str]) -> None:
+    def are_in_order(name: str) -> bool:
+        own, _, shared = help_of(name).partition("\nOptions of every command:\n")
+        return ("--state-dir" in own, "--state-dir" in shared) == (False, name != "sandbox")
+
+    assert [name for name in COMMANDS if not are_in_order(name)] == []
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_is_in_the_readme(name: str) -> None:
-    assert f"ollamaops {name}" in (ROOT / "README.md").read_text()
+def test_every_command_is_in_the_readme() -> None:
+    assert [name for name in COMMANDS if f"ollamaops {name}" not in README] == []
 
 
 def test_every_exit_code_is_in_the_readme() -> None:
-    from ollamaops.cli.exits import MEANINGS
-
-    readme = (ROOT / "README.md").read_text()
-    assert [code for code in MEANINGS if f"| {code} |" not in readme] == []
+    assert [code for code in MEANINGS if f"| {code} |" not in README] == []
 
 
 def test_the_group_shows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,10 +116,9 @@ def test_the_group_shows_every_command(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_asking_for_the_version_imports_nothing_heavy() -> None:
-    heavy = {"requests", "rich", "jsonschema", "yaml", "tenacity", "sqlite3", "starlette", "uvicorn"}
     code = (
         "import sys; from ollamaops.cli.main import run; run(['--version'])\n"
-        f"print(sorted({heavy!r} & set(sys.modules)))"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
@@ -149,20 +127,7 @@ def test_asking_for_the_version_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1:] == ["[]"]
 
 
-def test_every_decision_is_under_the_contract() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (pure,) = (contract for contract in contracts if contract["name"] == "decisions are pure")
-    rooms = {module.parent.name for module in PURE} - {"plan"}
-    named = {
-        f"ollamaops.{module.parent.name}.{module.stem}" for module in PURE if module.parent.name in rooms
-    }
-    assert {*pure["source_modules"], *(f"ollamaops.{room}.__init__" for room in rooms)} == {
-        *named,
-        "ollamaops.plan",
-    }
-
-
-def test_imports_run_one_way() -> None:
+def test_imports_run_one_way_and_decisions_are_pure() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
         cwd=ROOT,
