@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from pins import CONSTRAINTS, installed, normalized, pins
+from pins import CONSTRAINTS, normalized, pins
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,4 +59,4 @@ def test_whatever_a_pinned_release_needs_is_pinned_too() -> None:
 def test_the_pins_hold_for_every_machine() -> None:
     text = CONSTRAINTS.read_text()
     assert not [line for line in text.splitlines() if "/" in line or "@" in line]
-    assert {"pytest", "click", "hatchling", "uvicorn"} <= pinned().keys() & installed().keys()
+    assert {"pytest", "click", "hatchling", "uvicorn"} <= pinned().keys()
