@@ -1,17 +1,18 @@
-"""Built models: what must be made again, and from which uploads.
+"""Plan built models: what has to be made again, and from which uploads.
 
-Decides by what this very plan does to the base, then by memory, then by a look inside (diff.py). The fact a reader
-would miss: a model cannot be judged while its base is missing, so the base is fetched and the look comes after.
+A model cannot be compared while its base is missing, so the base is fetched first and the model is looked at again.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import first_version_with
 from ollamaops.plan.actions import Blob, CopyModel, Cost, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown, WeightsEvidence
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.lookups import Because, former_of, is_trusted, place_of
@@ -22,32 +23,39 @@ from ollamaops.plan.versions import is_staged, next_of
 
 
 def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
-    """A built model has the weights of its base or files, and the base's values overlaid with the declared ones."""
+    """Plan a model that is made from a base, whose values it inherits, or from weights files."""
     place = place_of(model, builder.desired, builder.observed)
-    because = _reasons(builder, model, recipe, place)
-    if because is None:
-        return
-    if because:
-        _plan_create(builder, model, recipe, because)
-    elif place == model.name:
-        builder.keep(model)
-    else:
-        rename(builder, model)
+    match _compare(builder, model, recipe, place):
+        case InSync(weights=weights):
+            _note_weights(builder, model, weights)
+            if place == model.name:
+                builder.keep(model)
+            else:
+                rename(builder, model)
+        case Differs(differences):
+            _plan_create(builder, model, recipe, differences)
+        case Unknown(waits_for=base) if base is not None:
+            if ensure(builder, base, model.name):
+                builder.wait(model.name, base)
+        case Unknown(why, hint):
+            builder.doubt(model.name, why, hint)
+        case never:
+            assert_never(never)
 
 
-def _reasons(
+def _compare(
     builder: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName | None
-) -> Because | None:
-    """Why `model` must be made; None, with a note, when it has to wait for its base or cannot be judged."""
+) -> Comparison:
+    """Whether the model has to be made: by what this plan does to its base, by memory, by a look inside."""
     if place is None:
-        return builder.why(model.name, "missing")
+        return Differs(builder.why(model.name, "missing"))
     if recipe.base and _changes_with(builder, recipe.base, model):
-        return builder.why(model.name, "base", desired=str(recipe.base))
+        return Differs(builder.why(model.name, "base", desired=str(recipe.base)))
     if is_trusted(model, builder.observed, builder.options, place):
         memory = builder.recall(place)
-        if memory is not None and not memory.weights_verified:
-            _note_unverified(builder, model, are_shown=bool(memory.blobs))
-        return ()
+        if memory is None or memory.weights_verified:
+            return InSync()
+        return InSync(weights="unverified" if memory.blobs else "hidden")
     return _look_inside(builder, model, recipe, place)
 
 
@@ -63,14 +71,12 @@ def _changes_with(builder: PlanBuilder, base: ModelName, model: DesiredModel) ->
     return any(why.kind != "weights" for step in changes for why in step.because)
 
 
-def _look_inside(
-    builder: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName
-) -> Because | None:
+def _look_inside(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, place: ModelName) -> Comparison:
     own = builder.observed.shown.get(place)
     if builder.observed.models[place].is_cloud:
-        return _judge_stub(builder, model)
+        return _compare_stub(builder, model)
     if own is None:
-        return builder.why(model.name, "missing", observed="listed, but it cannot be shown")
+        return Differs(builder.why(model.name, "missing", observed="listed, but it cannot be shown"))
     base = _base_of(builder, recipe)
     comparison = compare_build(
         builder.host,
@@ -81,16 +87,16 @@ def _look_inside(
         memory=builder.recall(place),
         just_made=model.name in builder.options.made,
     )
-    if comparison.differences:
-        return comparison.differences
+    if isinstance(comparison, Differs):
+        return comparison
     if recipe.base is not None and base is None:
         is_ours = builder.find(recipe.base) is None and _is_remembered(builder, model, place)
-        return () if is_ours else _wait_for(builder, model, recipe.base)
-    if comparison.weights == "unverified":
-        if builder.options.verify_weights:
-            return builder.why(model.name, "weights", "weights", desired="verified", observed="not verified")
-        _note_unverified(builder, model, are_shown=bool(own.blobs))
-    return ()
+        return comparison if is_ours else _without_base(builder, recipe.base)
+    if comparison.weights != "compared" and builder.options.verify_weights:
+        return Differs(
+            builder.why(model.name, "weights", "weights", desired="verified", observed="not verified")
+        )
+    return comparison
 
 
 def _base_of(builder: PlanBuilder, recipe: Recipe) -> Contents | None:
@@ -104,11 +110,11 @@ def _base_of(builder: PlanBuilder, recipe: Recipe) -> Contents | None:
     return builder.observed.shown.get(place)
 
 
-def _judge_stub(builder: PlanBuilder, model: DesiredModel) -> Because:
+def _compare_stub(builder: PlanBuilder, model: DesiredModel) -> Comparison:
     """Nobody can look into what runs on ollama.com, so memory alone counts, even right after it was made."""
     if _is_remembered(builder, model, model.name):
-        return ()
-    return builder.why(model.name, "missing", observed="a cloud stub, and not known to be this one")
+        return InSync()
+    return Differs(builder.why(model.name, "missing", observed="a cloud stub, and not known to be this one"))
 
 
 def _is_remembered(builder: PlanBuilder, model: DesiredModel, place: ModelName) -> bool:
@@ -116,28 +122,33 @@ def _is_remembered(builder: PlanBuilder, model: DesiredModel, place: ModelName) 
     return is_trusted(model, builder.observed, replace(builder.options, distrust=frozenset()), place)
 
 
-def _wait_for(builder: PlanBuilder, model: DesiredModel, base: ModelName) -> Because | None:
-    """Nothing declared differs, but what is inherited cannot be compared."""
+def _without_base(builder: PlanBuilder, base: ModelName) -> Comparison:
+    """Nothing declared differs, but what is inherited from the base cannot be compared."""
     there = builder.find(base)
-    if there is not None and there.is_cloud:
-        return ()
-    if there is not None:
-        builder.doubt(
-            model.name,
-            f"cannot be compared with '{base}', which is listed but cannot be shown",
-            f"delete '{base}' if it is broken: it is then pulled or made again",
-        )
-    elif ensure(builder, base, model.name):
-        builder.wait(model.name, base)
-    return None
+    if there is None:
+        return Unknown(waits_for=base)
+    if there.is_cloud:
+        return InSync()
+    return Unknown(
+        f"cannot be compared with '{base}', which is listed but cannot be shown",
+        f"delete '{base}' if it is broken: it is then pulled or made again",
+    )
 
 
-def _note_unverified(builder: PlanBuilder, model: DesiredModel, *, are_shown: bool) -> None:
-    why = "the server stores them rewritten" if are_shown else "the server does not show them"
+def _note_weights(builder: PlanBuilder, model: DesiredModel, weights: WeightsEvidence) -> None:
+    match weights:
+        case "compared":
+            return
+        case "unverified":
+            why, source = "the server stores them rewritten", " from the declared file"
+        case "hidden":
+            why, source = "the server does not show them", ""
+        case _:
+            assert_never(weights)
     builder.note(
         model.name,
         f"weights not verified: {why}, and only the header could be compared",
-        f"--verify-weights builds the model again{' from the declared file' if are_shown else ''}",
+        f"--verify-weights builds the model again{source}",
         unverified=True,
     )
 

@@ -9,7 +9,7 @@ field counts only when the declaration's words, or the model, changed since we m
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from ollamaops.errors import InvalidName
@@ -20,6 +20,7 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
+from ollamaops.plan.comparison import Differs, InSync
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.state.records import ModelRecord
 
@@ -39,14 +40,6 @@ _UNKNOWN_QUANTIZATIONS = ("", "UNKNOWN")  # every server shows F32 as unknown
 _STOPS_BY_ARCHITECTURE = ("gemma4",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """How a built model compares with its declaration. `unverified` weights agree as far as anybody can tell."""
-
-    differences: tuple[Difference, ...]
-    weights: WeightsVerdict = "same"
-
-
 def compare_build(
     host: str,
     desired: DesiredModel,
@@ -56,7 +49,7 @@ def compare_build(
     *,
     memory: ModelRecord | None = None,
     just_made: bool = False,
-) -> Comparison:
+) -> InSync | Differs:
     """Compare a model that is built (`desired.recipe`) with what the host shows of it.
 
     `base` None means that the base could not be looked at: only what is declared is compared then. `just_made`
@@ -77,7 +70,11 @@ def compare_build(
     if not found and not just_made and _is_stale(memory, desired, own):
         stale = ((path, SERVERS_OWN, observed) for path, observed in open_fields.items())
         found = _as_differences(host, desired, stale)
-    return Comparison(differences=tuple(found), weights=verdict)
+    if found:
+        return Differs(tuple(found))
+    if verdict == "unverified":
+        return InSync(weights="unverified" if own.blobs else "hidden")
+    return InSync()
 
 
 def _as_differences(host: str, desired: DesiredModel, fields: Iterable[Field]) -> list[Difference]:

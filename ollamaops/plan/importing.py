@@ -18,6 +18,7 @@ from ollamaops.manifest.parameters import same_parameter
 from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
+from ollamaops.plan.comparison import InSync
 from ollamaops.plan.desired import build_model
 from ollamaops.plan.diff import compare_build
 from ollamaops.plan.observed import ObservedHost
@@ -193,5 +194,4 @@ def _tidy(value: ParameterValue) -> ParameterValue:
 
 def _is_exact(name: ModelName, build: Build, observed: ObservedHost, own: Contents, base: Contents) -> bool:
     desired = build_model(ModelSpec(name=name, source=build), {})
-    comparison = compare_build(observed.host, desired, own, base, observed.features)
-    return not comparison.differences and comparison.weights != "different"
+    return isinstance(compare_build(observed.host, desired, own, base, observed.features), InSync)

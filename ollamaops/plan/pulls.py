@@ -16,6 +16,7 @@ from ollamaops.lockfile.build import NO_MODEL_HINT
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import CopyModel, Cost, HostPlan, PullModel, id_of
+from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import (
     Because,
@@ -207,24 +208,26 @@ def rename(builder: PlanBuilder, model: DesiredModel) -> bool:
 
 
 def plan_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> None:
-    """An alias has the digest of its source."""
+    """Plan an alias, which has the digest of its source."""
     name, own = model.name, builder.find(model.name)
-    if builder.find(source) is None and _is_settled(builder, model, source):
+    if builder.find(source) is None and _stands_without_source(builder, model, source):
         return
     if not ensure(builder, source, name):
         return
-    because = _copy_reasons(builder, model, source)
-    if because is None:
-        builder.wait(name, source)
-    elif not because:
-        builder.keep(model)
-    elif own is not None and model.spec.update == "never":
-        builder.give_up(name, "another model than its source, and update: never forbids replacing it")
-    else:
-        add_copy(builder, model, source, because)
+    match _compare_copy(builder, model, source):
+        case InSync():
+            builder.keep(model)
+        case Differs() if own is not None and model.spec.update == "never":
+            builder.give_up(name, "another model than its source, and update: never forbids replacing it")
+        case Differs(differences):
+            add_copy(builder, model, source, differences)
+        case Unknown():
+            builder.wait(name, source)
+        case never:
+            assert_never(never)
 
 
-def _is_settled(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> bool:
+def _stands_without_source(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> bool:
     """Without its undeclared source an alias is what we remember to have made, or what it was under its old name."""
     own = builder.find(model.name)
     if builder.implicit(source) is None:
@@ -237,21 +240,20 @@ def _is_settled(builder: PlanBuilder, model: DesiredModel, source: ModelName) ->
     return False
 
 
-def _copy_reasons(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> Because | None:
-    """Why the alias must be set; None while its source is on its way."""
+def _compare_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> Comparison:
     own, origin = builder.find(model.name), builder.find(source)
     if own is None:
-        return builder.why(model.name, "missing")
+        return Differs(builder.why(model.name, "missing"))
     if tolerates_content(model.spec):
-        return ()
+        return InSync()
     if source in builder.replaced:
-        return builder.why(model.name, "base", desired=str(source))
+        return Differs(builder.why(model.name, "base", desired=str(source)))
     if origin is None:
-        return None
+        return Unknown(waits_for=source)
     if own.digest == origin.digest:
-        return ()
+        return InSync()
     wanted = f"{source} ({origin.digest[:12]})"
-    return builder.why(model.name, "alias", "digest", desired=wanted, observed=own.digest[:12])
+    return Differs(builder.why(model.name, "alias", "digest", desired=wanted, observed=own.digest[:12]))
 
 
 def plan_pulls(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
@@ -270,13 +272,17 @@ def plan_pulls(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
 
 
 def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
-    because = _pull_reasons(builder, model, pull)
-    if because:
-        add_pull(builder, model, pull, because)
-    elif because is not None and awaits_verifying(model, builder.observed):
-        builder.add_verify(model, pull.ref, builder.why(model.name, "unverified"))
-    elif because is not None:
-        builder.keep(model)
+    match _compare_pull(builder, model, pull):
+        case InSync() if awaits_verifying(model, builder.observed):
+            builder.add_verify(model, pull.ref, builder.why(model.name, "unverified"))
+        case InSync():
+            builder.keep(model)
+        case Differs(differences):
+            add_pull(builder, model, pull, differences)
+        case Unknown(why, hint):
+            builder.doubt(model.name, why, hint)
+        case never:
+            assert_never(never)
 
 
 def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Because:
@@ -285,18 +291,23 @@ def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Becau
     is_at_hand = source is not None and _is_good(builder, model, pull, source)
     if own is None and is_at_hand:
         return builder.why(model.name, "missing")
-    because = _pull_reasons(builder, model, pull)
-    if because is None:
-        return ()
-    if because and not is_at_hand and not add_pull(builder, model, pull, because):
-        return ()
-    if any(reason.kind == "unknown" for reason in because):
-        return ()  # after the pull somebody looks again
-    if not because and own and source and _has_moved(builder, model, own, source):
-        because = builder.why(model.name, "alias", desired=str(pull.ref), observed=own.digest[:12])
-    if not because:
-        builder.keep(model)
-    return because
+    match _compare_pull(builder, model, pull):
+        case InSync() if own and source and _has_moved(builder, model, own, source):
+            return builder.why(model.name, "alias", desired=str(pull.ref), observed=own.digest[:12])
+        case InSync():
+            builder.keep(model)
+            return ()
+        case Differs(differences):
+            if not is_at_hand and not add_pull(builder, model, pull, differences):
+                return ()
+            # whether the pull brings anything new is seen in the next look
+            is_known = all(difference.kind != "unknown" for difference in differences)
+            return differences if is_known else ()
+        case Unknown(why, hint):
+            builder.doubt(model.name, why, hint)
+            return ()
+        case never:
+            assert_never(never)
 
 
 def _is_good(builder: PlanBuilder, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:
@@ -330,33 +341,34 @@ def _has_moved(builder: PlanBuilder, model: DesiredModel, own: ObservedModel, so
             assert_never(model.spec.update)
 
 
-def _pull_reasons(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Because | None:
-    """Why `model` must be pulled; None, with a note, when that cannot be told."""
+def _compare_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Comparison:
     own, pin = builder.find(model.name), model.spec.digest
     if own is None:
-        return builder.why(model.name, "missing")
+        return Differs(builder.why(model.name, "missing"))
     if is_unusable(own, builder.observed):
-        return builder.why(model.name, "missing", observed="listed, but it cannot be opened")
+        return Differs(builder.why(model.name, "missing", observed="listed, but it cannot be opened"))
     if tolerates_content(model.spec):
-        return ()
-    if pin is not None:
-        is_met = meets_pin(model, own, builder.observed)
-        return () if is_met else builder.why(model.name, "content", desired=pin.hex, observed=own.digest)
-    return _latest_reasons(builder, model, pull, own) if model.spec.update == "latest" else ()
+        return InSync()
+    if pin is not None and not meets_pin(model, own, builder.observed):
+        return Differs(builder.why(model.name, "content", desired=pin.hex, observed=own.digest))
+    if pin is None and model.spec.update == "latest":
+        return _compare_with_latest(builder, model, pull, own)
+    return InSync()
 
 
-def _latest_reasons(
+def _compare_with_latest(
     builder: PlanBuilder, model: DesiredModel, pull: Pull, own: ObservedModel
-) -> Because | None:
+) -> Comparison:
     if is_current(model, own, builder.observed) or _was_just_pulled(builder, pull):
-        return ()
+        return InSync()
     if not builder.options.ask_registry:
-        return builder.why(model.name, "unknown", desired="latest")
+        return Differs(builder.why(model.name, "unknown", desired="latest"))
     known = upstream_of(model, builder.observed)
     if known is not None:
-        return builder.why(model.name, "content", desired=known.registry_digest, observed=own.digest)
+        return Differs(builder.why(model.name, "content", desired=known.registry_digest, observed=own.digest))
     answer = builder.observed.upstream.get(pull.ref)
     error = answer.error if answer else "the registry was not asked"
-    hint = "use --no-registry to let the servers ask it, or update: missing"
-    builder.doubt(model.name, f"whether it is the latest is not known: {error}", hint)
-    return None
+    return Unknown(
+        f"whether it is the latest is not known: {error}",
+        "use --no-registry to let the servers ask it, or update: missing",
+    )

@@ -17,8 +17,10 @@ from ollamaops.manifest.types import Build, Message, ModelSpec, Pull, WeightsFil
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.plan.actions import Difference
+from ollamaops.plan.comparison import Differs, InSync
 from ollamaops.plan.desired import DesiredModel, build_model
-from ollamaops.plan.diff import Comparison, compare_build, ignores_weights, is_ignored
+from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
 from ollamaops.state.records import Fingerprint, ModelRecord
 
 NEW, OLD = features_of(ServerVersion.parse("0.33.0")), features_of(ServerVersion.parse("0.12.11"))
@@ -36,12 +38,23 @@ def inside(**parts: Any) -> Contents:
     return Contents(**{**defaults, **parts})
 
 
-def compared(model: DesiredModel, own: Contents, base: Contents | None = None) -> Comparison:
+def compared(model: DesiredModel, own: Contents, base: Contents | None = None) -> InSync | Differs:
     return compare_build("h", model, own, base, NEW)
 
 
-def said(comparison: Comparison) -> list[tuple[str, str, str]]:
-    return [(found.path, found.observed, found.desired) for found in comparison.differences]
+def differences(comparison: InSync | Differs) -> tuple[Difference, ...]:
+    return comparison.differences if isinstance(comparison, Differs) else ()
+
+
+def verdict_of(comparison: InSync | Differs) -> str:
+    """On weights: "different" if they are among the differences."""
+    if isinstance(comparison, InSync):
+        return "same" if comparison.weights == "compared" else "unverified"
+    return "different" if {"weights", "base"} & {found.kind for found in comparison.differences} else "same"
+
+
+def said(comparison: InSync | Differs) -> list[tuple[str, str, str]]:
+    return [(found.path, found.observed, found.desired) for found in differences(comparison)]
 
 
 BASE = inside(system="s", parameters={"top_k": 40.0}, license_text="MIT", messages=(("user", "hi"),))
@@ -121,7 +134,7 @@ def test_texts_are_those_declared_over_those_of_the_base(
 
 
 def test_two_models_without_any_template_have_the_same() -> None:
-    assert compared(a_model(), inside(template=""), inside(template="")) == Comparison(differences=())
+    assert compared(a_model(), inside(template=""), inside(template="")) == InSync()
 
 
 def test_declared_messages_replace_those_of_the_base() -> None:
@@ -149,8 +162,8 @@ def test_without_a_look_at_the_base_only_what_is_declared_is_compared(
     parts: Mapping[str, Any], change: Mapping[str, Any], paths: list[str]
 ) -> None:
     comparison = compared(a_model(**parts), replace(BASE, **change), None)
-    assert [found.path for found in comparison.differences] == paths
-    assert comparison.weights == "same"
+    assert [found.path for found in differences(comparison)] == paths
+    assert verdict_of(comparison) == "same"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +187,7 @@ def test_a_tolerated_field_covers_what_is_below_it(
 def test_weights_are_tolerated_under_each_of_their_names(word: str) -> None:
     assert ignores_weights((word, "system"))
     comparison = compared(a_model(ignore=(word,)), inside(blobs=()), inside())
-    assert comparison == Comparison(differences=())
+    assert comparison == InSync()
 
 
 def test_other_tolerated_fields_do_not_cover_the_weights() -> None:
@@ -218,8 +231,8 @@ def test_without_memory_rewritten_weights_are_told_by_their_header(
 ) -> None:
     model, _ = a_gguf(tensors=frozenset({("t", (2,))}))
     found = compare_build("h", model, inside(blobs=(Digest.of(b"made"),), **own), None, NEW)
-    assert found.weights == verdict
-    assert [difference.kind for difference in found.differences] == ["weights"] * (verdict == "different")
+    assert verdict_of(found) == verdict
+    assert [difference.kind for difference in differences(found)] == ["weights"] * (verdict == "different")
 
 
 @pytest.mark.parametrize("declared", [(2048, 1), (2048, 1, 1), (2048,)])
@@ -229,15 +242,15 @@ def test_a_tensor_is_the_same_with_and_without_dimensions_of_one_at_its_end(
     model, _ = a_gguf(tensors=frozenset({("t", declared), ("u", (1,)), ("v", (1, 3))}))
     stored = frozenset({("t", (2048,)), ("u", (1,)), ("v", (1, 3))})
     own = inside(blobs=(Digest.of(b"made"),), architecture="llama", tensors=stored)
-    assert compare_build("h", model, own, None, NEW).weights == "unverified"
+    assert verdict_of(compare_build("h", model, own, None, NEW)) == "unverified"
 
 
 def test_the_layer_is_the_file_where_the_server_does_not_rewrite_it() -> None:
     model, _ = a_gguf()
-    assert compare_build("h", model, inside(), None, OLD) == Comparison(differences=())
+    assert compare_build("h", model, inside(), None, OLD) == InSync()
     found = compare_build("h", model, inside(blobs=(Digest.of(b"x"),)), None, OLD)
-    assert [difference.kind for difference in found.differences] == ["weights"]
-    assert [difference.desired for difference in found.differences] == [W.short]
+    assert [difference.kind for difference in differences(found)] == ["weights"]
+    assert [difference.desired for difference in differences(found)] == [W.short]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +270,7 @@ def test_with_memory_rewritten_weights_are_what_came_out_when_they_were_made(
     facts: dict[str, Any] = {"fingerprint": model.fingerprint, "digest": "1" * 64, "how": "created"}
     facts |= {"blobs": (str(Digest.of(b"made")),), **memory}
     own = inside(blobs=(Digest.of(b"made"),))
-    assert compare_build("h", model, own, None, NEW, memory=ModelRecord(**facts)).weights == verdict
+    assert verdict_of(compare_build("h", model, own, None, NEW, memory=ModelRecord(**facts))) == verdict
 
 
 # whatever a server makes of a declaration is the same as the declaration
@@ -271,7 +284,7 @@ def test_what_a_server_makes_of_a_declaration_does_not_differ_from_it(source: Bu
     assert model.recipe is not None
     own = build(model.recipe, base, features)
     found = compare_build("h", model, own, base, features, just_made=True)
-    assert found == Comparison(differences=(), weights="same")
+    assert found == InSync()
 
 
 CHANGES: Mapping[str, Mapping[str, Any]] = {
@@ -292,5 +305,5 @@ def test_exactly_the_changed_fields_differ(base: Contents, changed: set[str]) ->
         if "parameters" in change:
             change["parameters"] = {**own.parameters, **change["parameters"]}
         own = sealed(replace(own, **change))
-    assert {found.path for found in compared(a_model(), own, base).differences} == changed
-    assert compared(a_model(ignore=tuple(changed)), own, base).differences == ()
+    assert {found.path for found in differences(compared(a_model(), own, base))} == changed
+    assert differences(compared(a_model(ignore=tuple(changed)), own, base)) == ()
