@@ -380,7 +380,7 @@ def _window(read: _Reader) -> Window:
 def _hours(text: str) -> tuple[int, int]:
     match = _HOURS.fullmatch(text)
     if match is None:
-        raise InvalidValue(f"'{text[:60]}' are not hours", hint='write it like "22:00-06:00"')
+        raise InvalidValue(f"'{text[:60]}' is not a span of hours", hint='write it like "22:00-06:00"')
     hour, minute = match[3].split(":")
     begins, ends = int(match[1]) * 60 + int(match[2]), int(hour) * 60 + int(minute)
     if begins == ends:

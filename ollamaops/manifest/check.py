@@ -161,7 +161,7 @@ def _check_source(entry: Table, kind: SourceKind) -> Iterator[Problem]:
     for key in entry.nodes:
         if key not in _KEYS[kind]:
             yield problem_at(
-                entry.keys[key], f"'{key}' has no use here: {_no_use(key, kind)}", _no_use_hint(key, kind)
+                entry.keys[key], f"'{key}' does not apply here: {_no_use(key, kind)}", _no_use_hint(key, kind)
             )
 
 
@@ -196,7 +196,7 @@ def _check_names(entry: Table, kind: SourceKind) -> Iterator[Problem]:
     elif name is not None:
         yield from _refuse_local(node, name, is_absent=kind == "absent")
     if name is not None and name.is_ledger:
-        message = f"'{_shown(node)}' is a reserved name: what is remembered of a host is kept there"
+        message = f"'{_shown(node)}' is a reserved name: ollamaops keeps there what it knows about a host"
         yield problem_at(node, message, "choose another name")
     for key in ("name", "pull", "from", "copy", "moved_from"):
         yield from _refuse_aside(entry.get(key))
@@ -211,7 +211,7 @@ def _check_names(entry: Table, kind: SourceKind) -> Iterator[Problem]:
 def _refuse_aside(node: Node | None) -> Iterator[Problem]:
     name = name_at(node)
     if node is not None and name is not None and name.is_aside:
-        message = f"'{_shown(node)}' is a reserved name: versions of a model wait there"
+        message = f"'{_shown(node)}' is a reserved name: other versions of a model are kept there"
         yield problem_at(
             node, message, "choose a tag that does not end in -ollamaops-next or -ollamaops-previous"
         )
@@ -219,7 +219,8 @@ def _refuse_aside(node: Node | None) -> Iterator[Problem]:
 
 def _refuse_suffix(node: Node, name: ModelName) -> Iterator[Problem]:
     if name.source_suffix != "none":
-        message = f"no model can be made as '{_shown(node)}': servers since 0.18.0 read that ending as a place to run"
+        why = "servers since 0.18.0 read that ending as a place to run"
+        message = f"no model can be created as '{_shown(node)}': {why}"
         hint = "choose a tag other than local, cloud and …-cloud"
         yield problem_at(node, message, hint)
 
@@ -260,7 +261,9 @@ def _check_cleared(entry: Table, texts: Mapping[str, str]) -> Iterator[Problem]:
     for key in ("system", "template", "messages"):
         node = entry.get(key)
         if node is not None and (texts.get(key) == "" or (isinstance(node, Items) and not node.nodes)):
-            message = f"an inherited {key} cannot be cleared: servers since 0.5.5 take an empty one for none"
+            message = (
+                f"an inherited {key} cannot be cleared: servers since 0.5.5 treat an empty one as not given"
+            )
             hint = "leave it out to inherit it, write another one, or build from weights with files:"
             yield problem_at(node, message, hint)
 
@@ -285,7 +288,7 @@ def _check_repeated(entry: Table, files: EntryFiles) -> Iterator[Problem]:
             (f"parameters.{key}", parameters.keys[key]) for key in parameters.nodes if key in asked.parameters
         ]
     for key, place in twice:
-        yield problem_at(place, f"'{key}' is set by the modelfile already", "keep one of the two")
+        yield problem_at(place, f"'{key}' is already set by the Modelfile", "keep one of the two")
 
 
 def _check_parameters(entry: Table) -> Iterator[Problem]:
@@ -331,7 +334,7 @@ def _check_has_draft(entry: Table, modelfile: Modelfile) -> Iterator[Problem]:
     if "draft_quantize" not in entry.nodes or "drafts" in entry.nodes or modelfile.args_of("draft"):
         return
     at = entry.keys["draft_quantize"]
-    yield problem_at(at, "'draft_quantize' has no use here: there is no draft", "name it under drafts:")
+    yield problem_at(at, "'draft_quantize' does not apply here: there is no draft", "name it under drafts:")
 
 
 def _check_requires(node: Node | None) -> Iterator[Problem]:
@@ -355,7 +358,9 @@ def _check_expectation(table: Table) -> Iterator[Problem]:
     yield from _check_schema(table.get("json_schema"))
     if "prompt" in table.nodes and "messages" in table.nodes:
         yield problem_at(
-            table.keys["messages"], "messages beside a prompt: one of the two is asked", "keep one of them"
+            table.keys["messages"],
+            "a prompt and messages together: only one of the two is sent",
+            "keep one of them",
         )
     if "prompt" in table.nodes or "messages" in table.nodes:
         return

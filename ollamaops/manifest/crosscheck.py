@@ -108,7 +108,7 @@ def _check_circles(models: Sequence[ModelSpec], written: Written) -> Iterator[Pr
         if key in path:
             circle = [by_name[step] for step in path[path.index(key) :]]
             names = " → ".join(written.say(one.name) for one in [*circle, circle[0]])
-            message = f"models are made from each other in a circle: {names}"
+            message = f"models are made from each other in a cycle: {names}"
             yield problem_at(circle[0].place, message, "let one of them be pulled, or made from another base")
         done.update(path)
 
@@ -121,7 +121,7 @@ def _check_needs(
     declared = {model.name.key: model for model in models}
     needed = {name.key: (name, model) for model in models if (name := source_of(model)) is not None}
     for entry in absent:
-        gone = f"'{say(entry.pattern)}' is to be absent, but"
+        gone = f"'{say(entry.pattern)}' is declared absent, but"
         for model in models:
             if entry.pattern.matches(model.name):
                 message = f"{gone} '{say(model.name)}' is declared at {model.place}"
@@ -129,7 +129,7 @@ def _check_needs(
         for name, model in needed.values():
             if name.key not in declared and entry.pattern.matches(name):
                 message = f"{gone} '{say(model.name)}' at {model.place} is made from it"
-                yield problem_at(entry.place, message, "for a new name alone write moved_from:")
+                yield problem_at(entry.place, message, "to only rename it, use moved_from:")
 
 
 def _check_moves(models: Sequence[ModelSpec], written: Written) -> Iterator[Problem]:
@@ -144,7 +144,7 @@ def _check_moves(models: Sequence[ModelSpec], written: Written) -> Iterator[Prob
         old = model.moved_from
         was = f"'{say(model.name)}' was '{say(old)}'"
         if (other := declared.get(old.key)) is not None and other is not model:
-            message = f"{was}, which is declared itself at {other.place}"
+            message = f"{was}, which is itself declared at {other.place}"
             yield problem_at(
                 model.place, message, "an old name cannot stay: leave out moved_from:, or that entry"
             )
@@ -231,7 +231,7 @@ def warn_of_models(
     for model in models:
         if not any(matches(model.where, labels_of(host)) for host in hosts):
             name = written.say(model.name)
-            message = f"'{name}' is meant for no host: none has the labels that its where: asks for"
+            message = f"'{name}' matches no host: none has the labels that its where: asks for"
             yield problem_at(model.place, message, "correct where:, or the labels of a host")
     yield from _warn_of_labels(models, hosts)
     yield from _warn_of_capabilities(models)

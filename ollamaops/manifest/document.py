@@ -222,7 +222,7 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             raise self._too_deep(error, text) or self._syntax_error(error, text) from None
         if self._root is None or (isinstance(self._root, Scalar) and self._root.value is None):
-            raise _Unreadable(Place(self.path), "the file is empty", "begin with models: and a list of names")
+            raise _Unreadable(Place(self.path), "the file is empty", "start with models: and a list of names")
         return self._root
 
     def _take(self, event: yaml.Event) -> None:

@@ -62,9 +62,9 @@ class _Source:
         """A problem of the text; of a text in a manifest at its place there, with nothing from the environment."""
         if self.inline is None:
             return found
-        message = "the modelfile is not valid" if self.inline.secret_as else found.message
+        message = "the Modelfile is not valid" if self.inline.secret_as else found.message
         if found.line and not message.startswith("(line "):
-            message = f"{message} (line {found.line} of the modelfile)"
+            message = f"{message} (line {found.line} of the Modelfile)"
         return problem_at(self.inline, message, found.hint)
 
 
@@ -214,7 +214,7 @@ class FileCollector:
             self.problems.append(problem_at(named.place, str(error), error.hint))
             return []
         if not ref.name.endswith(_LISTED_ENDINGS):
-            self._refuse(named, "not weights by its name", "name a GGUF or safetensors file")
+            self._refuse(named, "its name is not that of a weights file", "name a GGUF or safetensors file")
             return []
         return [ref]
 
@@ -296,10 +296,10 @@ class FileCollector:
                 path, named, "is a git-lfs pointer, not the file itself", "run: git lfs pull"
             )
         if path.name.endswith(".gguf") and kind != "gguf":
-            what = "is not a GGUF file, whatever its name says"
+            what = "is not a GGUF file, despite its name"
             return self._refuse_file(path, named, what, "download or copy it again")
         if path.name.endswith(".safetensors") and kind == "gguf":
-            what = "is a GGUF file, whatever its name says"
+            what = "is a GGUF file, despite its name"
             return self._refuse_file(path, named, what, "give it a name that ends in .gguf")
         return True
 

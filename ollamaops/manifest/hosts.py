@@ -111,7 +111,7 @@ def _reachable_host(name: str) -> str:
     try:
         return f"[{IPv6Address(host)}]"
     except ValueError:
-        raise InvalidValue("not the URL of a server: the IPv6 address is wrong", hint=_URL_HINT) from None
+        raise InvalidValue("not the URL of a server: the IPv6 address is not valid", hint=_URL_HINT) from None
 
 
 _KEY = r"[A-Za-z0-9_][A-Za-z0-9_./-]*"

@@ -124,7 +124,7 @@ def _command_lines(seen: _Seen) -> Iterator[_Warning]:
         yield _Warning(
             seen.found.value_start + match.start(1),
             f"this line is part of {seen.head}, which begins on line {seen.found.command.line}",
-            "close the quote on the line before, if it is meant as a command",
+            "close the quote on the line before, if you mean it as a command",
         )
 
 
@@ -149,7 +149,7 @@ def _outer_blanks(seen: _Seen) -> Iterator[_Warning]:
     blank = seen.raw[:1] in " \t" or seen.raw[-1:] in " \t"
     if blank and seen.raw.strip() and not seen.is_quoted and (seen.name in _PROSE or seen.name == "stop"):
         yield _Warning(
-            seen.found.value_start, f"the blanks around {seen.head} are lost", 'keep them with "…"'
+            seen.found.value_start, f"the spaces around {seen.head} are lost", 'keep them with "…"'
         )
 
 
@@ -157,11 +157,11 @@ def _empty(seen: _Seen) -> Iterator[_Warning]:
     if value_of(seen.found.command):
         return
     if seen.name in ("system", "template"):
-        message = f"an empty {seen.head} sends nothing: what FROM brings stays"
+        message = f"an empty {seen.head} sends nothing: the inherited one stays"
         hint = "servers since 0.5.5 cannot clear it; leave the line out, or give it a text"
     elif seen.name == "model":
         message = "FROM without a value means the folder of the Modelfile"
-        hint = "write FROM . if that is meant"
+        hint = "write FROM . if you mean that"
     else:
         message, hint = f"{seen.head} has no value", "leave the line out, or give it a value"
     yield _Warning(seen.found.start, message, hint)
@@ -169,8 +169,8 @@ def _empty(seen: _Seen) -> Iterator[_Warning]:
 
 def _odd_name(seen: _Seen) -> Iterator[_Warning]:
     if seen.word == "PARAMETER" and not seen.name:
-        message = f"two blanks after PARAMETER make its name empty and its value '{seen.raw.strip()}'"
-        yield _Warning(seen.found.start, message, "write one blank")
+        message = f"two spaces after PARAMETER make its name empty and its value '{seen.raw.strip()}'"
+        yield _Warning(seen.found.start, message, "write one space")
     elif seen.word == "PARAMETER" and not seen.found.command.is_parameter:
         message = f"PARAMETER {seen.name} is read as {seen.head}"
         yield _Warning(seen.found.start, message, f"Ollama has no parameter '{seen.name}'")
@@ -179,7 +179,7 @@ def _odd_name(seen: _Seen) -> Iterator[_Warning]:
 def _gone(seen: _Seen) -> Iterator[_Warning]:
     if seen.name in GONE_PARAMETERS:
         last = GONE_PARAMETERS[seen.name]
-        message = f"PARAMETER {seen.name} is skipped: Ollama {last} was the last to know it"
+        message = f"PARAMETER {seen.name} is skipped: Ollama {last} was the last version to have it"
         yield _Warning(seen.found.start, message, "leave the line out")
 
 

@@ -76,9 +76,11 @@ def load_manifest(
     whole, found = _merge(files, environment, environ)
     problems += found
     if "models" not in whole.nodes and not problems:
-        hint = "begin with models: and a list of names"
+        hint = "start with models: and a list of names"
         problems.append(
-            problem_at(Place(files[0].shown), "no models: a manifest lists them, if only as []", hint)
+            problem_at(
+                Place(files[0].shown), "no models: a manifest lists them, even if the list is []", hint
+            )
         )
     disk = Disk({file.shown: file.folder for file in files}, allow_outside=allow_outside)
     hosts, found = _hosts(whole, disk, environ)

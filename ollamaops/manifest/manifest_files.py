@@ -96,7 +96,7 @@ class _Reader:
         root = document.root
         if not isinstance(root, Table):
             self._add_problem(
-                root, "the manifest: expected a mapping", "begin with models: and a list of names"
+                root, "the manifest: expected a mapping", "start with models: and a list of names"
             )
             return
         self.files.append(ManifestFile(shown, folder, root))
@@ -112,7 +112,7 @@ class _Reader:
         for path in self._matched(node, folder):
             if path in open_files:
                 circle = " → ".join(shown_path(one) for one in (*open_files[open_files.index(path) :], path))
-                self._add_problem(node, f"files include each other in a circle: {circle}")
+                self._add_problem(node, f"files include each other in a cycle: {circle}")
             elif path.is_dir():
                 hint = f"write {node.shown.rstrip('/')}/*.yaml"
                 self._add_problem(node, f"include: {shown_path(path)} is a folder", hint)

@@ -82,7 +82,9 @@ def check_parameter(name: str, value: object) -> str | None:
     None as the value un-sets a parameter and is right for each.
     """
     if name in GONE_PARAMETERS:
-        return f"parameter '{name}' is gone: Ollama {GONE_PARAMETERS[name]} was the last to know it"
+        return (
+            f"parameter '{name}' was removed: Ollama {GONE_PARAMETERS[name]} was the last version to have it"
+        )
     if name not in PARAMETER_TYPES:
         return f"unknown parameter '{name}'"
     try:

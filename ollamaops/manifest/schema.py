@@ -238,7 +238,7 @@ def _unknown_key(key: str, context: _Context) -> tuple[str, str | None]:
     if context.path[-2:] == ("defaults", "model") and key in _referred("#/$defs/model/properties"):
         return f"'{key}' has no default", "write it at each model"
     if (start := key.partition(":")[0]) in context.known_keys:
-        return f"unknown key '{key[:60]}'", f"put a blank after the colon: '{start}: …'"
+        return f"unknown key '{key[:60]}'", f"put a space after the colon: '{start}: …'"
     return f"unknown key '{key[:60]}'{meant}", hint
 
 
@@ -264,14 +264,14 @@ def _pattern(context: _Context) -> list[Flaw]:
     if isinstance(context.node, Table):  # from propertyNames, which is about a key
         return _bad_key(context)
     return context.here(
-        f"'{cast('Scalar', context.node).shown}' is not possible: {context.schema['description']}"
+        f"'{cast('Scalar', context.node).shown}' is not valid: {context.schema['description']}"
     )
 
 
 def _bad_key(context: _Context) -> list[Flaw]:
     key = str(context.error.instance)
     shown = context.subject if context.has_secret_keys else f"'{key[:60]}'"
-    return [context.at_key(key, f"{shown} is not possible: {context.schema['description']}", None)]
+    return [context.at_key(key, f"{shown} is not valid: {context.schema['description']}", None)]
 
 
 def _too_small(context: _Context) -> list[Flaw]:
@@ -309,7 +309,7 @@ def _one_of_the_keys(context: _Context) -> list[Flaw]:
 def _key_needs_key(context: _Context) -> list[Flaw]:
     pairs = cast("Mapping[str, list[str]]", context.wanted)
     key, needed = next((key, needed) for key, needed in pairs.items() if key in context.keys)
-    return context.here(f"{key} needs {', '.join(needed)} beside it")
+    return context.here(f"{key} also needs {', '.join(needed)}")
 
 
 _WORDS: Mapping[str, Callable[[_Context], list[Flaw]]] = {

@@ -81,7 +81,7 @@ class Variables:
     def _variable(self, name: str, node: Scalar) -> Scalar | None:
         if name in self._open:
             circle = " → ".join([*self._open[self._open.index(name) :], name])
-            self._add_problem(node, f"variables refer to each other in a circle: {circle}")
+            self._add_problem(node, f"variables refer to each other in a cycle: {circle}")
             return None
         if name not in self._known:
             self._open.append(name)

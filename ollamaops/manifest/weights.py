@@ -66,7 +66,7 @@ def check_kinds(entry: Table, made: Made, kinds: Kinds) -> Iterator[Problem]:
         gguf = [path for path in paths if is_gguf(path, kinds)]
         if gguf and len(gguf) < len(paths):
             yield problem_at(
-                place, f"{key}: GGUF files and others together: a server takes one kind", "name one"
+                place, f"{key}: GGUF files mixed with others: a server takes one kind", "name one"
             )
         elif paths and not gguf and not any(path.name.endswith(WEIGHTS_ENDINGS) for path in paths):
             yield problem_at(place, f"{key}: no weights among them", "name GGUF files, or a folder")
@@ -94,14 +94,14 @@ def check_headers(entry: Table, made: Made, headers: Headers) -> Iterator[Proble
             yield problem_at(listed, message, "keep one, and its projector if it has one")
     for file in made["files"]:
         if (header := headers.get(file.path)) and header.is_adapter:
-            message = f"files: {file.path.name} is an adapter by its header, not a model"
+            message = f"files: {file.path.name} is an adapter according to its header, not a model"
             yield problem_at(
                 place_of(entry, "files"), message, "name it under adapters: (ADAPTER in a Modelfile)"
             )
     for file in made["adapters"]:
         if (header := headers.get(file.path)) and (header.is_whole_model or header.is_projector):
             what = "a projector" if header.is_projector else "a whole model"
-            message = f"adapters: {file.path.name} is {what} by its header, not an adapter"
+            message = f"adapters: {file.path.name} is {what} according to its header, not an adapter"
             hint = "name a LoRA; to make a model from this one use files:"
             yield problem_at(place_of(entry, "adapters"), message, hint)
 
@@ -117,7 +117,9 @@ def check_sets(entry: Table, made: Made, headers: Headers, *, has_base: bool) ->
     files = made["files"]
     known = [header for file in files if (header := headers.get(file.path))]
     if known and len(known) == len(files) and not has_base and all(header.is_projector for header in known):
-        message = f"files: {files[0].path.name} is a projector by its header, and no model is beside it"
+        message = (
+            f"files: {files[0].path.name} is a projector according to its header, and no model is beside it"
+        )
         yield problem_at(place_of(entry, "files"), message, "name the model's GGUF too")
     yield from _check_drafts(entry, made, headers)
 
@@ -131,7 +133,7 @@ def _check_drafts(entry: Table, made: Made, headers: Headers) -> Iterator[Proble
             message = f"drafts: {draft.path.name} is the model itself"
             yield problem_at(place_of(entry, "drafts"), message, "name a smaller model as its draft")
         if quantize and header and header.file_type not in _QUANTIZABLE:
-            message = f"draft_quantize: {draft.path.name} is {header.file_type} by its header"
+            message = f"draft_quantize: {draft.path.name} is {header.file_type} according to its header"
             hint = "leave it out, or name a draft of F16, BF16 or F32"
             yield problem_at(quantize, message, hint)
 

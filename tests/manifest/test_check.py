@@ -100,7 +100,7 @@ models:
 def test_values_that_no_host_can_have_get_a_warning(tmp_path: Path) -> None:
     said = [warning.message for warning in load_text(tmp_path, LEGAL_BUT_ODD).warnings]
     assert sorted(said) == [
-        "'here:latest' is meant for no host: none has the labels that its where: asks for",
+        "'here:latest' matches no host: none has the labels that its where: asks for",
         "expect: no Ollama up to 0.33 lists the capability 'fly'",
         "expect: no Ollama up to 0.33 lists the capability 'tool': did you mean 'tools'?",
         "label 'vram' of host 'a' is not a number or a size, but where: compares it with one",

@@ -80,8 +80,8 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         a_file(A[:-1]),
         "w.gguf: cut short",
     ),
-    "empty": (ONE, a_file(b""), "w.gguf: is not a GGUF file, whatever its name says"),
-    "web page": (ONE, a_file(PAGE), "w.gguf: is not a GGUF file, whatever its name says"),
+    "empty": (ONE, a_file(b""), "w.gguf: is not a GGUF file, despite its name"),
+    "web page": (ONE, a_file(PAGE), "w.gguf: is not a GGUF file, despite its name"),
     "pointer": (ONE, a_file(POINTER), "w.gguf: is a git-lfs pointer, not the file itself"),
     "pointer, its digest stated": (
         f"{ONE}, sha256: {{w.gguf: {'a' * 64}}}",

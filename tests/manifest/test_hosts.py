@@ -118,7 +118,7 @@ def test_ollama_host_is_read_as_ollama_reads_it(text: str, url: str) -> None:
         ("hunter2 x", "not the URL of a server"),
         ("http://x?hunter2", "not the URL of a server"),
         ("http://[hunter2]", "not the URL of a server"),
-        ("[:::::]", "not the URL of a server: the IPv6 address is wrong"),
+        ("[:::::]", "not the URL of a server: the IPv6 address is not valid"),
     ],
 )
 def test_what_is_no_address_is_refused_without_repeating_it(text: str, said: str) -> None:

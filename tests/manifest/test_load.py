@@ -314,7 +314,7 @@ def test_a_file_is_read_once_however_often_it_is_named(folder: Path) -> None:
     write(folder / "c.yaml", b"models: [c]")
     with pytest.raises(ManifestError) as caught:
         load_manifest(["b.yaml"], environ={})
-    assert said(caught) == ["b.yaml:1:19: files include each other in a circle: b.yaml → b.yaml"]
+    assert said(caught) == ["b.yaml:1:19: files include each other in a cycle: b.yaml → b.yaml"]
     write(folder / "b.yaml", b"include: [c.yaml, '[ac].yaml']\nmodels: [b]")
     manifest = load_manifest(["a.yaml", "b.yaml", "./c.yaml"], environ={})
     assert manifest.files == ("a.yaml", "c.yaml", "b.yaml")
@@ -608,7 +608,7 @@ def test_a_modelfile_that_is_legal_but_surely_not_meant_gives_warnings(folder: P
         "U+200D ZERO WIDTH JOINER is dropped from SYSTEM",
     )
     assert first.place == "m.yaml:3:31"
-    assert first.message.endswith("(line 3 of the modelfile)")
+    assert first.message.endswith("(line 3 of the Modelfile)")
 
 
 def test_a_model_that_no_host_gets_is_warned_of(folder: Path) -> None:
@@ -616,7 +616,7 @@ def test_a_model_that_no_host_gets_is_warned_of(folder: Path) -> None:
     (warning,) = manifest.warnings
     assert (warning.place, warning.message) == (
         "m.yaml:1:17",
-        "'a:latest' is meant for no host: none has the labels that its where: asks for",
+        "'a:latest' matches no host: none has the labels that its where: asks for",
     )
 
 
@@ -720,7 +720,7 @@ def test_an_environment_may_bring_hosts_and_models_of_its_own(folder: Path) -> N
     assert said(caught)[0].startswith("m.yaml:1:61: 'a b' is not a model name")
     with pytest.raises(ManifestError) as caught:
         load_text(folder, text, environment="t")
-    assert said(caught) == ["m.yaml: no models: a manifest lists them, if only as []"]
+    assert said(caught) == ["m.yaml: no models: a manifest lists them, even if the list is []"]
 
 
 def test_several_files_are_one_manifest(folder: Path) -> None:

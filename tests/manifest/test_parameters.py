@@ -135,7 +135,7 @@ def test_every_parameter_takes_a_value_of_its_type_and_null(name: str) -> None:
         ("stop", 7, "parameter 'stop' takes text or a list of texts, not 7"),
         ("stop", ["a", 7], "parameter 'stop' takes text or a list of texts, not [\"a\", 7]"),
         ("temprature", 0.7, "unknown parameter 'temprature'"),
-        ("tfs_z", 1, "parameter 'tfs_z' is gone: Ollama 0.5.1 was the last to know it"),
+        ("tfs_z", 1, "parameter 'tfs_z' was removed: Ollama 0.5.1 was the last version to have it"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_wanted(name: str, value: object, message: str) -> None:

@@ -103,37 +103,37 @@ GGUF_SETS: dict[str, tuple[str, dict[str, bytes], str, str]] = {
     "a GGUF that is called safetensors": (
         "files: [w/x.safetensors]",
         {"w/x.safetensors": MODEL},
-        "m.yaml:1:28: w/x.safetensors: is a GGUF file, whatever its name says",
+        "m.yaml:1:28: w/x.safetensors: is a GGUF file, despite its name",
         "give it a name that ends in .gguf",
     ),
     "a model without a type as an adapter": (
         "from: x, adapters: [w/f16.gguf]",
         {"w/f16.gguf": MODEL},
-        "m.yaml:1:39: adapters: f16.gguf is a whole model by its header, not an adapter",
+        "m.yaml:1:39: adapters: f16.gguf is a whole model according to its header, not an adapter",
         "name a LoRA; to make a model from this one use files:",
     ),
     "embeddings as an adapter": (
         "from: x, adapters: [w/e.gguf]",
         {"w/e.gguf": a_gguf({"general.architecture": "llama"}, ["token_embd.weight"])},
-        "m.yaml:1:39: adapters: e.gguf is a whole model by its header, not an adapter",
+        "m.yaml:1:39: adapters: e.gguf is a whole model according to its header, not an adapter",
         "name a LoRA; to make a model from this one use files:",
     ),
     "a projector as an adapter": (
         "from: x, adapters: [w/mm.gguf]",
         {"w/mm.gguf": PROJECTOR},
-        "m.yaml:1:39: adapters: mm.gguf is a projector by its header, not an adapter",
+        "m.yaml:1:39: adapters: mm.gguf is a projector according to its header, not an adapter",
         "name a LoRA; to make a model from this one use files:",
     ),
     "a projector alone": (
         "files: [w/mm.gguf]",
         {"w/mm.gguf": PROJECTOR},
-        "m.yaml:1:27: files: mm.gguf is a projector by its header, and no model is beside it",
+        "m.yaml:1:27: files: mm.gguf is a projector according to its header, and no model is beside it",
         "name the model's GGUF too",
     ),
     "a quantized draft": (
         "from: x, drafts: [w/q8.gguf], draft_quantize: q4_K_M",
         {"w/q8.gguf": QUANTIZED},
-        "m.yaml:1:66: draft_quantize: q8.gguf is Q8_0 by its header",
+        "m.yaml:1:66: draft_quantize: q8.gguf is Q8_0 according to its header",
         "leave it out, or name a draft of F16, BF16 or F32",
     ),
 }
