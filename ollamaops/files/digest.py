@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -181,8 +182,6 @@ def hash_files(
         except BaseException:
             stop.set()
             raise
-
-    from concurrent.futures import ThreadPoolExecutor, wait
 
     distinct = tuple(dict.fromkeys(paths))
     with ThreadPoolExecutor(max_workers=workers or min(4, os.cpu_count() or 1)) as pool:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ollamaops.errors import WeightsError
-
-if TYPE_CHECKING:
-    from ollamaops.files.gguf_types import GgufHeader
+from ollamaops.files.gguf_types import GgufHeader
 
 MAX_SHARDS = 9999
 _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)

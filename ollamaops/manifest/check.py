@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, cast
 
 from jsonschema import validators
@@ -20,6 +21,7 @@ from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
 from ollamaops.manifest.modelfile import Modelfile
 from ollamaops.manifest.parameters import GONE_PARAMETERS, PARAMETER_TYPES, check_parameter
 from ollamaops.manifest.problems import parse_scalar, problem_at
+from ollamaops.manifest.schema import model_keys
 from ollamaops.manifest.types import Build, HostSpec, Place, WeightsFile
 from ollamaops.names import ModelName
 from ollamaops.units import parse_duration
@@ -34,21 +36,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_EVERY_MODEL = _words(
-    "name ensure where update insecure resident protect ignore expect staged keep_previous push moved_from retries"
-)
+# the keys of models that are created; those that schema.json has beside them are for every model
 _MADE = _words(
     "system template parameters allow_unknown_parameters messages license renderer parser requires adapters "
     "drafts draft_quantize quantize sha256"
 )
-_KEYS: Mapping[SourceKind, frozenset[str]] = {
-    "absent": frozenset({"name", "ensure", "where"}),
-    "pull": _EVERY_MODEL | {"pull", "digest"},
-    "from": _EVERY_MODEL | _MADE | {"from"},
-    "files": _EVERY_MODEL | _MADE | {"files"},
-    "modelfile": _EVERY_MODEL | _MADE | {"modelfile"},
-    "copy": _EVERY_MODEL | {"copy"},
-}
 _WHAT = {
     "absent": "the model is to be absent",
     "pull": "the model is pulled, not made",
@@ -81,6 +73,21 @@ class EntryFiles:
     drafts: tuple[WeightsFile, ...]
 
 
+@cache
+def _keys(kind: SourceKind) -> frozenset[str]:
+    """The keys that an entry may have if its model comes from there."""
+    of_every_model = model_keys() - _MADE - frozenset(SOURCES) - {"digest"}
+    match kind:
+        case "absent":
+            return _words("name ensure where")
+        case "pull":
+            return of_every_model | {"pull", "digest"}
+        case "copy":
+            return of_every_model | {"copy"}
+        case _:
+            return of_every_model | _MADE | {kind}
+
+
 def source_kind(entry: Table) -> SourceKind:
     """Where the model of an entry comes from; the first that is given if there are several."""
     ensure = entry.get("ensure")
@@ -90,9 +97,9 @@ def source_kind(entry: Table) -> SourceKind:
 
 
 def keep_useful(defaults: Table, entry: Table) -> Table:
-    """The defaults that the entry's source has a use for; what a Modelfile might set is left to it."""
+    """The defaults that apply to the entry's source; what a Modelfile might set is left to it."""
     kind = source_kind(entry)
-    useful = _EVERY_MODEL | {"quantize"} if kind == "modelfile" else _KEYS[kind]
+    useful = _keys(kind) - _MADE | {"quantize"} if kind == "modelfile" else _keys(kind)
     return Table(
         defaults.place, {key: node for key, node in defaults.nodes.items() if key in useful}, defaults.keys
     )
@@ -159,7 +166,7 @@ def _check_source(entry: Table, kind: SourceKind) -> Iterator[Problem]:
         yield problem_at(entry.keys[given[1]], f"a model has one source: {places}", "keep one of them")
         return
     for key in entry.nodes:
-        if key not in _KEYS[kind]:
+        if key not in _keys(kind):
             yield problem_at(
                 entry.keys[key], f"'{key}' does not apply here: {_no_use(key, kind)}", _no_use_hint(key, kind)
             )

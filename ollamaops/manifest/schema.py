@@ -41,6 +41,11 @@ def manifest_schema() -> dict[str, object]:
     return cast("dict[str, object]", json.loads(data))
 
 
+def model_keys() -> frozenset[str]:
+    """The keys of a model's entry."""
+    return frozenset(_referred("#/$defs/model/properties"))
+
+
 @cache
 def _validator() -> Draft202012Validator:
     return Draft202012Validator(manifest_schema())
