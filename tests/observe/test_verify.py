@@ -341,7 +341,8 @@ def a_faulty_host(*rules: Mapping[str, object]) -> Iterator[LiveHost]:
 
 def test_a_model_that_never_answers_fails() -> None:
     with a_faulty_host({"on": {"endpoint": "generate"}, "do": {"stall": True}}) as host:
-        [failure] = hold(host, BASE, PONG, limits=HASTY).failures
+        limits = TimeLimits(idle_s=PATIENCE_S, stall_s=PATIENCE_S, quiet_s=0.2)
+        [failure] = hold(host, BASE, PONG, limits=limits).failures
     assert "nothing moved for 0.2s" in failure.message
 
 
@@ -357,7 +358,7 @@ def test_a_server_that_answers_nothing_at_all_says_nothing_about_a_model(endpoin
 def test_a_server_that_falls_silent_while_it_is_asked_says_nothing_about_a_model() -> None:
     silent = [{"on": {"endpoint": endpoint}, "do": {"stall": True}} for endpoint in ("generate", "version")]
     with a_faulty_host(*silent) as host, pytest.raises(TimeoutExceeded, match="ask for the version"):
-        hold(host, BASE, PONG, limits=HASTY)
+        hold(host, BASE, PONG, limits=TimeLimits(idle_s=1, stall_s=PATIENCE_S, quiet_s=0.2))
 
 
 NO_ROOM_FOUR_TIMES = {
