@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_world import FILES, VERSIONS, build, builds, insides, registry_model, sealed
+from plan_world import FILES, INSIDES, VERSIONS, build, builds, registry_model, sealed
 
 from ollamaops.files.location import FileInfo
 from ollamaops.manifest.types import Build, Message, ModelSpec, Pull, WeightsFile
@@ -297,7 +297,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@given(insides(), st.sets(st.sampled_from(sorted(CHANGES)), min_size=1))
+@given(INSIDES, st.sets(st.sampled_from(sorted(CHANGES)), min_size=1))
 def test_exactly_the_changed_fields_differ(base: Contents, changed: set[str]) -> None:
     own = base
     for field in sorted(changed):

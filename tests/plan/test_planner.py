@@ -13,11 +13,11 @@ from plan_world import (
     ABSENT,
     FILES,
     HOST,
+    INSIDES,
     POLICIES,
     VERSIONS,
     World,
     declarations,
-    insides,
     worlds,
 )
 
@@ -322,7 +322,7 @@ def tamper(world: World, name: ModelName, data: st.DataObject) -> None:
         case "move":
             world.models[name] = world.models[data.draw(st.sampled_from(sorted(world.models)))]
         case _:
-            world.models[name] = data.draw(insides())
+            world.models[name] = data.draw(INSIDES)
 
 
 def dependants(desired: DesiredHost, names: set[ModelName]) -> set[ModelName]:

@@ -342,62 +342,76 @@ PARAMETERS = st.dictionaries(
 ).map(lambda found: {name: ("a",) if name == "stop" else value for name, value in found.items()})
 
 
+# Strategies that depend on nothing drawn before are made once, which is most of what drawing costs.
+MAYBE_TEXTS = st.none() | TEXTS
+LICENSES = st.sampled_from(((), ("BSD",)))
+FILES_USED = st.sampled_from(sorted(FILES))
+ONE_IN_FOUR = st.sampled_from((False, False, False, True))
+BUILDS = st.builds(
+    Build,
+    base=st.none(),
+    files=st.just(()),
+    template=MAYBE_TEXTS,
+    system=MAYBE_TEXTS,
+    parameters=PARAMETERS,
+    messages=st.sampled_from(((), (Message("user", "hi"),))),
+    licenses=LICENSES,
+    quantize=st.sampled_from((None, None, "Q8_0")),
+    renderer=st.sampled_from((None, None, "own")),
+    parser=st.sampled_from((None, None, None, "own")),
+)
+SPECS = st.builds(
+    ModelSpec,
+    name=st.just(a_name("to-be-named")),
+    source=st.just(Pull(ref=a_name("to-be-named"))),
+    update=st.sampled_from(("missing", "latest")),
+    moved_from=st.sampled_from((None, None, None, *map(a_name, FORMER))),
+    push=st.sampled_from((None, None, None, *map(a_name, OTHERS[3:5]))),
+    protect=ONE_IN_FOUR,
+    ignore=st.sampled_from(((), (), (), ("system",), ("weights",))),
+    retries=st.integers(1, 3),
+    staged=ONE_IN_FOUR,
+    keep_previous=st.sampled_from((0, 0, 0, 1, 2)),
+    expect=st.sampled_from(((), (), ({"prompt": "hi"},))),
+)
+KINDS = st.sampled_from(("pull", "mirror", "build", "build", "copy"))
+REFS = st.sampled_from(PULLED[2:])
+
+
 @st.composite
 def builds(draw: st.DrawFn, sources: tuple[str, ...]) -> Build:
-    from_weights = draw(st.integers(0, 3)) == 0
-    path = draw(st.sampled_from(sorted(FILES)))
-    return Build(
-        base=None if from_weights else a_name(draw(st.sampled_from(sources))),
-        files=(WeightsFile(path, path.name),) if from_weights else (),
-        template=draw(st.none() | TEXTS),
-        system=draw(st.none() | TEXTS),
-        parameters=draw(PARAMETERS),
-        messages=draw(st.sampled_from(((), (Message("user", "hi"),)))),
-        licenses=draw(st.sampled_from(((), ("BSD",)))),
-        quantize=draw(st.sampled_from((None, None, "Q8_0"))),
-        renderer=draw(st.sampled_from((None, None, "own"))),
-        parser=draw(st.sampled_from((None, None, None, "own"))),
-    )
+    if draw(ONE_IN_FOUR):
+        path = draw(FILES_USED)
+        return replace(draw(BUILDS), files=(WeightsFile(path, path.name),))
+    return replace(draw(BUILDS), base=a_name(draw(st.sampled_from(sources))))
 
 
-@st.composite
 def specs(draw: st.DrawFn, name: str, sources: tuple[str, ...]) -> ModelSpec:
     """One entry; what it is made from is one of `sources`, so that there are no circles."""
-    kind = draw(st.sampled_from(("pull", "mirror", "build", "build", "copy")))
-    ref = draw(st.sampled_from(PULLED[2:]))
     source: Pull | Build | Copy
-    match kind:
+    match kind := draw(KINDS):
         case "build":
             source = draw(builds(sources))
         case "copy":
             source = Copy(source=a_name(draw(st.sampled_from(sources))))
         case _:
-            source = Pull(ref=a_name(name if kind == "pull" else ref))
-    pin = Digest(registry_model(source.ref.key).digest) if isinstance(source, Pull) else None
-    return ModelSpec(
-        name=a_name(name),
-        source=source,
-        update=draw(st.sampled_from(("missing", "latest"))),
-        digest=pin if draw(st.integers(0, 3)) == 0 else None,
-        moved_from=draw(st.sampled_from((None, None, None, *map(a_name, FORMER)))),
-        push=draw(st.sampled_from((None, None, None, *map(a_name, OTHERS[3:5])))),
-        protect=draw(st.sampled_from((False, False, False, True))),
-        ignore=draw(st.sampled_from(((), (), (), ("system",), ("weights",)))),
-        retries=draw(st.integers(1, 3)),
-        staged=draw(st.sampled_from((False, False, False, True))),
-        keep_previous=draw(st.sampled_from((0, 0, 0, 1, 2))),
-        expect=draw(st.sampled_from(((), (), ({"prompt": "hi"},)))),
-    )
+            source = Pull(ref=a_name(name if kind == "pull" else draw(REFS)))
+    is_pinned = isinstance(source, Pull) and draw(ONE_IN_FOUR)
+    pin = Digest(registry_model(source.ref.key).digest) if isinstance(source, Pull) and is_pinned else None
+    return replace(draw(SPECS), name=a_name(name), source=source, digest=pin)
+
+
+NAMES = st.lists(st.sampled_from((*PULLED[:2], *MADE)), unique=True, min_size=1, max_size=6)
 
 
 @st.composite
 def declarations(draw: st.DrawFn) -> list[ModelSpec]:
-    names = draw(st.permutations((*PULLED[:2], *MADE)))[: draw(st.integers(1, 6))]
+    names = draw(NAMES)
     found: list[ModelSpec] = []
     formers: set[ModelName] = set()
     for name in names:
         sources = (*PULLED[:2], *(spec.name.display for spec in found))
-        spec = draw(specs(name, tuple(source for source in sources if a_name(source) != a_name(name))))
+        spec = specs(draw, name, tuple(source for source in sources if a_name(source) != a_name(name)))
         if spec.moved_from in formers:
             spec = replace(spec, moved_from=None)
         formers |= {spec.moved_from} if spec.moved_from else set()
@@ -432,49 +446,49 @@ ABSENT = st.lists(
 )
 
 
-@st.composite
-def insides(draw: st.DrawFn) -> Contents:
-    """Something that may be in a model: pulled, made of files, and then changed by somebody."""
-    version = features_of(ServerVersion.parse(draw(st.sampled_from(VERSIONS))))
-    start = registry_model(a_name(draw(st.sampled_from(PULLED))).key)
-    recipe = Recipe(
-        system=draw(st.none() | TEXTS),
-        template=draw(st.none() | TEXTS),
-        parameters=draw(PARAMETERS),
-        licenses=draw(st.sampled_from(((), ("BSD",)))),
-    )
-    return build(recipe, start, version)
+BOOLEANS = st.booleans()
+WAYS: st.SearchStrategy[How] = st.sampled_from(("pulled", "created", "copied", "adopted"))
+BASES = st.sampled_from((None, "2" * 64))
+VERSIONS_OF_HOSTS = st.sampled_from(VERSIONS)
+HOST_NAMES = st.lists(st.sampled_from((*PULLED, *MADE, *FORMER, *OTHERS)), unique=True, max_size=10)
+SET_ASIDE = st.lists(st.sampled_from((*PULLED, *MADE)), max_size=2)
+ASIDE_OF = st.sampled_from((next_of, previous_of))
+# Something that may be in a model: pulled, made of files, and then changed by somebody.
+INSIDES = st.builds(
+    build,
+    st.builds(Recipe, system=MAYBE_TEXTS, template=MAYBE_TEXTS, parameters=PARAMETERS, licenses=LICENSES),
+    st.sampled_from([registry_model(a_name(name).key) for name in PULLED]),
+    st.sampled_from([features_of(ServerVersion.parse(version)) for version in VERSIONS]),
+)
 
 
 @st.composite
 def memories(draw: st.DrawFn, inside: Contents, fingerprints: st.SearchStrategy[Fingerprint]) -> ModelRecord:
     """What may be remembered of a model: what was there before, or what is there for another declaration."""
-    is_older = draw(st.booleans())
+    is_older = draw(BOOLEANS)
     return ModelRecord(
         fingerprint=draw(fingerprints) if is_older else Fingerprint("other", "weights"),
         digest="0" * 64 if is_older else inside.digest,
-        how=draw(st.sampled_from(("pulled", "created", "copied", "adopted"))),
-        base_digest=draw(st.sampled_from((None, "2" * 64))),
-        blobs=tuple(map(str, inside.blobs)) if draw(st.booleans()) else (),
-        weights_verified=draw(st.booleans()),
+        how=draw(WAYS),
+        base_digest=draw(BASES),
+        blobs=tuple(map(str, inside.blobs)) if draw(BOOLEANS) else (),
+        weights_verified=draw(BOOLEANS),
     )
 
 
 @st.composite
 def worlds(draw: st.DrawFn, desired: DesiredHost) -> World:
     """A host with models under any of the names, some of them remembered, rightly or wrongly."""
-    world = World(features_of(ServerVersion.parse(draw(st.sampled_from(VERSIONS)))))
-    names = draw(st.permutations((*PULLED, *MADE, *FORMER, *OTHERS)))
-    chosen = names[: draw(st.integers(0, 10))]
+    world = World(features_of(ServerVersion.parse(draw(VERSIONS_OF_HOSTS))))
     fingerprints = st.sampled_from(
         [model.fingerprint for model in desired.models] or [Fingerprint("no", "one")]
     )
-    for name in map(a_name, chosen):
-        is_registry_model = name.display in PULLED and draw(st.booleans())
-        world.models[name] = world.as_pulled(name) if is_registry_model else draw(insides())
-        if draw(st.booleans()):
+    for name in map(a_name, draw(HOST_NAMES)):
+        is_registry_model = name.display in PULLED and draw(BOOLEANS)
+        world.models[name] = world.as_pulled(name) if is_registry_model else draw(INSIDES)
+        if draw(BOOLEANS):
             world.memory[name] = draw(memories(world.models[name], fingerprints))
-    for name in map(a_name, draw(st.lists(st.sampled_from((*PULLED, *MADE)), max_size=2))):
-        aside = draw(st.sampled_from((next_of, previous_of)))
-        world.models[aside(name)] = draw(insides())  # of a run that was killed
+    for name in map(a_name, draw(SET_ASIDE)):
+        aside = draw(ASIDE_OF)
+        world.models[aside(name)] = draw(INSIDES)  # of a run that was killed
     return world
