@@ -18,7 +18,7 @@ from ollamaops.apply.versions import settle_leftovers
 from ollamaops.errors import Cancelled, OllamaopsError
 from ollamaops.events import RoundEnded, Skipped, Succeeded
 from ollamaops.names import ModelName
-from ollamaops.observe.memory import facts_of, recall_evictions
+from ollamaops.observe.memory import ledger_of, load_evictions
 from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.observe.session import Workbench
 from ollamaops.ollama.client import OllamaClient
@@ -77,7 +77,7 @@ class _Cycle:
         self._bench = Workbench(
             spec=case.spec,
             client=client,
-            ledger=facts_of(case, client, around),
+            ledger=ledger_of(case, client, around),
             cancel=around.cancel,
             emit=around.emit,
             run_id=case.options.run_id,
@@ -163,7 +163,7 @@ class _Cycle:
         """What was loaded, and of which the look says that it is not as declared all the same."""
         if self._case.options.targets or not any(model.resident for model in self._case.models):
             return None
-        loaded = _settled(self._report.results) | recall_evictions(self._around.ledger, seen.host).keys()
+        loaded = _settled(self._report.results) | load_evictions(self._around.ledger, seen.host).keys()
         residents = residents_of(desired_of(self._case))
         gone = {note.model for note in seen.notes if note.unresolved} & loaded & set(residents)
         return {

@@ -1,8 +1,7 @@
 """Writing down what a run does: its plan and outcomes in the ledger, each action as a line of the audit log.
 
-Decides what is kept of a run and when: its start before anything is done, each action as it ends. Leaves storing to
-state/. The fact a reader would miss: a run that cannot be written down goes on, and says so once; nothing on a host
-depends on its history.
+The start is written before anything is done, each action as it ends. A run that cannot be written down goes on and
+says so once. Planning never reads the history; what it needs of the last run, the evictions, is a record of its own.
 """
 
 from __future__ import annotations
@@ -56,6 +55,8 @@ class Recorder:
             outcomes=json.dumps([_result_to_json(result) for result in report.results]),
         )
         self.end(exit_code)
+        if self._is_kept:
+            self._keep_evictions(report)
 
     def end(self, exit_code: int) -> None:
         """Keep the exit code of a run, if no other was kept before."""
@@ -83,6 +84,14 @@ class Recorder:
             return
         try:
             self._ledger.record_run(self.run)
+        except StateError as error:
+            self._complain(error)
+
+    def _keep_evictions(self, report: RunReport) -> None:
+        try:
+            for host in report.hosts:
+                if host.evicted is not None:
+                    self._ledger.remember_evictions(host.host, host.evicted)
         except StateError as error:
             self._complain(error)
 
@@ -181,5 +190,4 @@ def _host_to_json(report: HostReport) -> Json:
 
 
 def _evicted_to_json(evicted: Mapping[ModelName, Sequence[ModelName]]) -> Json:
-    """What memory.py reads."""
     return {str(name): [str(other) for other in beside] for name, beside in evicted.items()}

@@ -16,7 +16,7 @@ from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
 from ollamaops.observe.guard_facts import with_circumstances
 from ollamaops.observe.host import Eyes, Glance, look, look_at_digests, remember_in_sync
-from ollamaops.observe.memory import facts_of, recall_evictions
+from ollamaops.observe.memory import ledger_of, load_evictions
 from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.observe.weights import with_headers
 from ollamaops.ollama.client import OllamaClient
@@ -60,7 +60,7 @@ def survey(
         distrust=distrust,
         made=made,
         residency_done=settled,
-        evicted=recall_evictions(around.ledger, case.spec.name) if is_managed(desired) else {},
+        evicted=load_evictions(around.ledger, case.spec.name) if is_managed(desired) else {},
         release=case.options.release,
     )
     eyes = _eyes(case, client, around)
@@ -192,7 +192,7 @@ def _eyes(case: HostCase, client: OllamaClient, around: Surroundings) -> Eyes:
     return Eyes(
         spec=case.spec,
         client=client,
-        ledger=facts_of(case, client, around),
+        ledger=ledger_of(case, client, around),
         registries=around.registries,
         cancel=around.cancel,
         costs=case.options.costs and case.options.ask_registry,

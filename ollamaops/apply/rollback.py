@@ -13,7 +13,7 @@ from ollamaops.apply.plan_host import guarded, unreached
 from ollamaops.errors import OllamaopsError, RemoteError
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.observe.host import Glance
-from ollamaops.observe.memory import facts_of
+from ollamaops.observe.memory import ledger_of
 from ollamaops.observe.run import HostCase, Surroundings, desired_of
 from ollamaops.plan.actions import HostPlan, UnreachedHost
 from ollamaops.plan.rollback import plan_rollback
@@ -40,7 +40,7 @@ def survey_rollback(case: HostCase, around: Surroundings, version: int) -> HostP
 def release_host(case: HostCase, around: Surroundings) -> tuple[ModelName, ...]:
     """Forget what the case's targets are held at; the models that were. RemoteError, StateError."""
     with around.open_client(case.spec, around.cancel) as client:
-        return release(facts_of(case, client, around), case.spec.memory_key, case.options.targets)
+        return release(ledger_of(case, client, around), case.spec.memory_key, case.options.targets)
 
 
 def release(ledger: LedgerStore, host: str, targets: Sequence[NamePattern] = ()) -> tuple[ModelName, ...]:

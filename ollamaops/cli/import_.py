@@ -35,7 +35,7 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
     from ollamaops.cli.printing import write
     from ollamaops.observe.host import Eyes, look_at_all
     from ollamaops.observe.import_facts import with_origins
-    from ollamaops.observe.memory import facts_of
+    from ollamaops.observe.memory import ledger_of
     from ollamaops.plan.importing import import_host
     from ollamaops.report.manifest_text import render_manifest
 
@@ -54,7 +54,7 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
                 spec=case.spec,
                 client=client,
                 cancel=around.cancel,
-                ledger=facts_of(case, client, around),
+                ledger=ledger_of(case, client, around),
                 registries=around.registries,
             )
             observed = with_origins(eyes, observed, ask_registry=case.options.ask_registry)

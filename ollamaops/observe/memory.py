@@ -1,17 +1,14 @@
-"""Where the facts about a host are kept: in the ledger of the state folder, or on the host itself.
+"""Where the records about a host are kept: in the ledger of the state folder, or on the host itself.
 
-Decides which store a look at a host uses; leaves the stores to state/. The fact a reader would miss: a store on a
-host may only be written to by a run that has the host's lock (holding.py); to everybody else it is read-only.
+Only a run that has the host's lock (apply/locks.py) may write to a ledger on a host; for all others it is read-only.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ollamaops.errors import InvalidName, StateError
+from ollamaops.errors import StateError
 from ollamaops.names import ModelName
 from ollamaops.observe.run import HostCase, Surroundings
 from ollamaops.ollama.client import OllamaClient
@@ -21,26 +18,20 @@ from ollamaops.state.records import LedgerStore
 if TYPE_CHECKING:
     from ollamaops.state.server_ledger import ServerLedger
 
-RUNS_TO_ASK = 20
 
-
-def facts_of(case: HostCase, client: OllamaClient, around: Surroundings) -> LedgerStore:
-    """The store of what is remembered of the case's host."""
+def ledger_of(case: HostCase, client: OllamaClient, around: Surroundings) -> LedgerStore:
+    """The ledger that knows the case's host."""
     if case.state == "local":
         return around.ledger
     return around.held.get(case.spec.name) or server_ledger(client, around, writing=False)
 
 
-def recall_evictions(ledger: Ledger, host: str) -> Mapping[ModelName, frozenset[ModelName]]:
-    """Models that did not stay in memory after the last run on that host (by name) had loaded them, each with what
-    was declared resident beside it. The history in the state folder knows; without it nothing was."""
-    with suppress(StateError, ValueError, AttributeError, TypeError, InvalidName):
-        for run in ledger.runs(RUNS_TO_ASK):
-            found = json.loads(run.hosts).get(host, {}).get("evicted")
-            if found is not None:
-                parse = ModelName.parse
-                return {parse(name): frozenset(map(parse, beside)) for name, beside in found.items()}
-    return {}
+def load_evictions(ledger: Ledger, host: str) -> Mapping[ModelName, frozenset[ModelName]]:
+    """As the ledger's own. When it cannot be used, nothing is known: a host that keeps its ledger itself goes on."""
+    try:
+        return ledger.load_evictions(host)
+    except StateError:
+        return {}
 
 
 def server_ledger(client: OllamaClient, around: Surroundings, *, writing: bool) -> ServerLedger:

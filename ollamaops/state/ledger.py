@@ -11,13 +11,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ollamaops.errors import InvalidValue
-from ollamaops.names import Digest
+from ollamaops.names import Digest, ModelName
 from ollamaops.state.database import Cell, Database, Row
 from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, Run, Status
-from ollamaops.state.upgrade import record_cells
+from ollamaops.state.upgrade import is_evictions, record_cells
 
 if TYPE_CHECKING:
     from ollamaops.files.digest import FileStamp
@@ -105,13 +105,34 @@ class Ledger:
         )
 
     def _texts(self, cell: Cell) -> tuple[str, ...]:
-        try:
-            texts = json.loads(str(cell))
-        except ValueError:
-            texts = None
+        texts = self._json(cell)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise self._database.damaged(f"{cell!r} is not a list of texts")
         return tuple(texts)
+
+    def _json(self, cell: Cell) -> Any:
+        try:
+            return json.loads(str(cell))
+        except ValueError as error:
+            raise self._database.damaged(f"{cell!r} is not JSON") from error
+
+    # Evictions
+
+    def load_evictions(self, host: str) -> Mapping[ModelName, frozenset[ModelName]]:
+        """Models that left memory although the last run on that host (by its name in the manifest) had loaded them,
+        each with what else was declared resident then."""
+        for (models,) in self._database.query("SELECT models FROM eviction WHERE host = ?", host):
+            evictions = self._json(models)
+            if not is_evictions(evictions):
+                raise self._database.damaged(f"{models!r} does not say which models were evicted")
+            parse = ModelName.parse
+            return {parse(name): frozenset(map(parse, beside)) for name, beside in evictions.items()}
+        return {}
+
+    def remember_evictions(self, host: str, evictions: Mapping[ModelName, Iterable[ModelName]]) -> None:
+        """Keep what the last run on that host could not keep in memory, in the place of what was known before."""
+        models = {str(name): [str(other) for other in beside] for name, beside in evictions.items()}
+        self._database.write("REPLACE INTO eviction (host, models) VALUES (?, ?)", host, json.dumps(models))
 
     # Digests of local files (a DigestCache)
 

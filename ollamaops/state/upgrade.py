@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
+from ollamaops.errors import InvalidName
+from ollamaops.names import ModelName
 from ollamaops.state.records import NO_FINGERPRINT, WAYS, Fingerprint, How, ModelRecord, Status
 
 if TYPE_CHECKING:
@@ -65,6 +68,20 @@ def record_cells(record: ModelRecord) -> tuple[str | int | None, ...]:
     )
 
 
+def is_evictions(value: object) -> bool:
+    """Whether the JSON value maps names of models to lists of such names."""
+    if not isinstance(value, dict) or not all(isinstance(names, list) for names in value.values()):
+        return False
+    return all(map(_is_name, chain(value, *value.values())))
+
+
+def _is_name(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(ModelName.parse(value))
+    except InvalidName:
+        return False
+
+
 def upgrade_pushed(digests: str) -> tuple[str, ...]:
     """The digests of one push, which 0.1.0 wrote side by side."""
     return tuple(digests.split())
@@ -102,6 +119,20 @@ def _move_pushes(connection: sqlite3.Connection) -> None:
 
 
 # Statements that lead from version N to version N + 1. Published ones are never edited, only added to.
+def _find_evictions(connection: sqlite3.Connection) -> None:
+    """0.1.0 read what a run could not keep in memory out of the last runs in the history."""
+    found: dict[str, str] = {}
+    for (text,) in connection.execute("SELECT hosts FROM run ORDER BY rowid DESC LIMIT 20").fetchall():
+        try:
+            hosts = json.loads(text)
+        except ValueError:
+            continue
+        for host, report in hosts.items() if isinstance(hosts, dict) else ():
+            if isinstance(report, dict) and is_evictions(report.get("evicted")):
+                found.setdefault(host, json.dumps(report["evicted"]))
+    connection.executemany("INSERT INTO eviction VALUES (?, ?)", found.items())
+
+
 MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] = (
     (
         """CREATE TABLE applied (
@@ -133,8 +164,10 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
         """CREATE TABLE push (
             host TEXT NOT NULL, model TEXT NOT NULL, ref TEXT NOT NULL, digests TEXT NOT NULL,
             PRIMARY KEY (host, model, ref))""",
+        "CREATE TABLE eviction (host TEXT PRIMARY KEY, models TEXT NOT NULL)",
         _move_models,
         _move_pushes,
+        _find_evictions,
         "DROP TABLE applied",
         "DROP TABLE pushed",
     ),

@@ -33,14 +33,13 @@ from ollamaops.cli import exits
 from ollamaops.cli.main import run
 from ollamaops.events import Noted, Succeeded
 from ollamaops.manifest.types import Build, ModelSpec, WeightsFile
-from ollamaops.observe.memory import recall_evictions
+from ollamaops.observe.memory import load_evictions
 from ollamaops.observe.run import Options
 from ollamaops.plan.actions import Action, DeleteModel, LoadModel, Plan, PullModel, UnloadModel, id_of
 from ollamaops.plan.codec import plan_from_json, plan_to_json
 from ollamaops.sandbox.builtin_models import BUILTIN_MODELS
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
-from ollamaops.state.records import Run
 
 EMBEDDING = "all-minilm:latest"
 OTHER = "qwen3:0.6b"
@@ -327,22 +326,16 @@ def test_later_runs_do_not_repeat_an_eviction_loop_until_something_changes(
     )  # a server with more room is tried anew
 
 
-def test_a_history_that_cannot_be_read_evicts_nobody(tmp_path: Path) -> None:
+def test_a_ledger_that_cannot_be_read_evicts_nobody(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    assert recall_evictions(ledger, "gpu-1") == {}
-    for hosts in (
-        '{"gpu-1": {"evicted": {"": []}}}',
-        "[]",
-        "{",
-        '{"gpu-1": {"evicted": 1}}',
-        '{"gpu-1": {}}',
-    ):
-        ledger.record_run(
-            Run(run_id=hosts, at="", command="apply", hosts=hosts, manifest_digest="", exit_code=0)
-        )
-        assert recall_evictions(ledger, "gpu-1") == {}
+    assert load_evictions(ledger, "gpu-1") == {}
+    ledger.remember_evictions("gpu-1", {name("a"): (name("b"),)})
+    assert load_evictions(ledger, "gpu-1") == {name("a"): {name("b")}}
+    assert load_evictions(ledger, "gpu-2") == {}
+    ledger.remember_evictions("gpu-1", {})
+    assert load_evictions(ledger, "gpu-1") == {}
     ledger.path.write_bytes(b"not a database, but long enough to be taken for one")
-    assert recall_evictions(ledger, "gpu-1") == {}
+    assert load_evictions(ledger, "gpu-1") == {}
 
 
 def test_a_host_whose_residents_need_more_than_its_vram_is_refused() -> None:

@@ -21,7 +21,7 @@ from ollamaops.errors import Cancelled, OllamaopsError, RefusedError, StateError
 from ollamaops.events import Noted
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec
-from ollamaops.observe.memory import facts_of, server_ledger
+from ollamaops.observe.memory import ledger_of, server_ledger
 from ollamaops.observe.run import HostCase, Options, Surroundings
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.state.host_lock import HostLock
@@ -196,15 +196,15 @@ def test_only_with_the_lock_is_the_ledger_of_a_host_written(host: LiveHost) -> N
     case = on_server(host)
     record = {"m": ModelRecord(how="pulled", digest="d")}
     with host.around() as around, around.open_client(case.spec, around.cancel) as client:
-        facts_of(case, client, around).remember("x", record)
+        ledger_of(case, client, around).remember("x", record)
         assert host.stranger.tags() == {}
         with holding_ledgers([case], around) as holding:
-            facts_of(case, client, holding).remember("x", record)
+            ledger_of(case, client, holding).remember("x", record)
             holder = document(host).holder
             assert holder is not None
             assert (holder.token, holder.process) == ("ours", os.getpid())
         assert document(host).holder is None
-        assert list(facts_of(case, client, around).load("gpu-1")) == ["m"]
+        assert list(ledger_of(case, client, around).load("gpu-1")) == ["m"]
 
 
 def test_a_host_that_another_controller_has_is_refused_and_nothing_is_changed(host: LiveHost) -> None:

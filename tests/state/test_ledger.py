@@ -26,7 +26,7 @@ from unprivileged import as_nobody
 
 from ollamaops.errors import StateError
 from ollamaops.files.digest import FileStamp, digest_of
-from ollamaops.names import Digest
+from ollamaops.names import Digest, ModelName
 from ollamaops.state.database import APPLICATION_ID, VERSION
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import UNFINISHED, Fingerprint, ModelRecord, Run
@@ -231,6 +231,7 @@ READS: list[Callable[[Ledger], object]] = [
     lambda ledger: ledger.load_pushes(HOST),
     lambda ledger: ledger.runs(),
     lambda ledger: ledger.get(STAMP),
+    lambda ledger: ledger.load_evictions("gpu-1"),
 ]
 
 
@@ -489,7 +490,10 @@ def test_the_database_of_another_program_is_not_touched(ledger: Ledger) -> None:
         ("UPDATE model SET how = 'stolen'", READS[0], "a model cannot be 'stolen' and 'doubted'"),
         ("UPDATE model SET status = 'odd'", READS[0], "a model cannot be 'created' and 'odd'"),
         ("UPDATE model SET blobs = '{}'", READS[0], "'{}' is not a list of texts"),
-        ("UPDATE model SET blobs = 'x'", READS[0], "'x' is not a list of texts"),
+        ("UPDATE model SET blobs = 'x'", READS[0], "'x' is not JSON"),
+        ("UPDATE eviction SET models = '[]'", READS[4], "does not say which models were evicted"),
+        ("""UPDATE eviction SET models = '{"": []}'""", READS[4], "does not say which models were evicted"),
+        ("""UPDATE eviction SET models = '{"a": 1}'""", READS[4], "does not say which models were evicted"),
         ("UPDATE file_digest SET digest = 'x'", READS[3], "'x' is not a digest"),
         ("DROP TABLE run", READS[2], "it is damaged: no such table: run"),
     ],
@@ -499,6 +503,7 @@ def test_contents_that_we_did_not_write_are_named(
 ) -> None:
     tell(ledger)
     ledger.put(STAMP, Digest.of(b""))
+    ledger.remember_evictions("gpu-1", {ModelName.parse("a"): ()})
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute(change)
         connection.commit()
