@@ -9,30 +9,21 @@ from pathlib import PurePosixPath
 from ollamaops.manifest.modelfile import Command, Modelfile, render_for_wire
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.features import Features
-from ollamaops.ollama.messages import Message
 from ollamaops.ollama.wire import CreateRequest
 from ollamaops.plan.actions import Blob, Recipe
 from ollamaops.plan.unsupported import commands_of
+from ollamaops.settings import settings_of
 
 
 def build_request(model: ModelName, recipe: Recipe, features: Features) -> CreateRequest:
     """The create request for servers ≥ 0.5.5."""
     return CreateRequest(
+        **settings_of(recipe),
         model=model,
         from_=recipe.base,
         files=_files(recipe.files, features),
         adapters=_named(recipe.adapters),
         drafts=_named(recipe.drafts),
-        template=recipe.template,
-        system=recipe.system,
-        licenses=recipe.licenses,
-        parameters=recipe.parameters,
-        messages=tuple(Message(role, content) for role, content in recipe.messages),
-        quantize=recipe.quantize,
-        draft_quantize=recipe.draft_quantize,
-        renderer=recipe.renderer,
-        parser=recipe.parser,
-        requires=recipe.requires,
     )
 
 

@@ -28,9 +28,7 @@ from ollamaops.manifest.types import (
     Copy,
     HostSpec,
     Limit,
-    Message,
     ModelSpec,
-    ParameterValue,
     Place,
     Policy,
     Pull,
@@ -45,6 +43,7 @@ from ollamaops.manifest.types import (
     Window,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.settings import Message, ParameterValue
 from ollamaops.units import parse_duration, parse_size, parse_timeout
 
 T = TypeVar("T")

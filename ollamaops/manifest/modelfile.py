@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from ollamaops.errors import InvalidValue, ModelfileError, Problem
 from ollamaops.manifest.parameters import GONE_PARAMETERS, parse_parameter
-from ollamaops.manifest.types import Build, Message, ParameterValue
+from ollamaops.manifest.types import Build
+from ollamaops.settings import Message, ParameterValue
 
 # command word → the name of the command; `PARAMETER x` is named x itself
 COMMANDS = {

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ollamaops.errors import InvalidValue, cut_text
-from ollamaops.manifest.types import ParameterValue
+from ollamaops.settings import ParameterValue
 
 ParameterType = Literal["int", "float", "bool", "list"]
 

@@ -13,10 +13,10 @@ from typing import Literal
 from ollamaops.errors import Problem
 from ollamaops.files.location import Location
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.settings import Settings
 
 Update = Literal["missing", "latest", "locked", "never"]
 StatePlace = Literal["local", "server"]
-ParameterValue = int | float | bool | str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +126,6 @@ class WeightsFile:
     known: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One MESSAGE: role (system, user, assistant) and content."""
-
-    role: str
-    content: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pull:
     """Pulled from a registry under `ref`; when that is not the entry's name, the name becomes a copy of it."""
@@ -143,27 +135,13 @@ class Pull:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
-    """Made on the server, from a base model or from weights; exactly one of `base` and `files` is given.
-
-    None means "not declared": inherited from the base, or whatever the server detects in the weights.
-    A parameter of value None un-sets the inherited one.
-    """
+class Build(Settings):
+    """Made on the server, from a base model or from weights; exactly one of `base` and `files` is given."""
 
     base: ModelName | None = None
     files: tuple[WeightsFile, ...] = ()
     adapters: tuple[WeightsFile, ...] = ()
     drafts: tuple[WeightsFile, ...] = ()
-    template: str | None = None
-    system: str | None = None
-    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
-    messages: tuple[Message, ...] = ()
-    licenses: tuple[str, ...] = ()
-    quantize: str | None = None
-    draft_quantize: str | None = None
-    renderer: str | None = None
-    parser: str | None = None
-    requires: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

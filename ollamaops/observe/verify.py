@@ -37,9 +37,10 @@ from ollamaops.ollama.inference import (
     GenerateRequest,
     Timings,
 )
-from ollamaops.ollama.messages import Message, ParameterValue
+from ollamaops.ollama.messages import Message
 from ollamaops.ollama.wire import ShownModel
 from ollamaops.plan.expectations import Evidence, Expectation, Failure, Verdict, judge, without_thinking
+from ollamaops.settings import ParameterValue
 
 MOST_TOKENS = 2048
 GREEDY: dict[str, ParameterValue] = {"seed": 0, "temperature": 0}

@@ -56,6 +56,16 @@ class ServerVersion:
         return self.text
 
 
+# Fields of a create request that servers without the feature silently pass over.
+FEATURE_OF_FIELD = {
+    "drafts": "drafts",
+    "draft_quantize": "drafts",
+    "renderer": "renderer_and_parser",
+    "parser": "renderer_and_parser",
+    "requires": "requires_field",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """What a server of one version does. Every flag is True from some version on, unless it says otherwise."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.fields import Fields
-from ollamaops.ollama.messages import Json, Message, ParameterValue, keep_given, render_keep_alive
+from ollamaops.ollama.messages import Json, Message, keep_given, render_keep_alive
+from ollamaops.settings import ParameterValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

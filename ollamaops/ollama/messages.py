@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from ollamaops.ollama.fields import Fields
 
-ParameterValue = int | float | bool | str | tuple[str, ...] | None
 Json = Mapping[str, object]
 
 

@@ -14,10 +14,11 @@ from typing import Final
 
 from ollamaops.errors import ProtocolError
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.features import Features
+from ollamaops.ollama.features import FEATURE_OF_FIELD, Features
 from ollamaops.ollama.fields import Fields
-from ollamaops.ollama.messages import Json, Message, ParameterValue, keep_given
+from ollamaops.ollama.messages import Json, Message, keep_given
 from ollamaops.ollama.shown_modelfile import Scalar, read_parameters
+from ollamaops.settings import ParameterValue, Settings, settings_of
 
 SUCCESS: Final = "success"
 PULLING: Final = "pulling manifest"
@@ -237,11 +238,10 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRequest:
+class CreateRequest(Settings):
     """What `/api/create` is asked to make, for servers from 0.5.5 on.
 
-    Exactly one of `from_` and `files` says of what. None and empty mean "not given", so inherited or detected;
-    a parameter of None un-sets the inherited one, `stop: ()` clears the inherited stops.
+    Exactly one of `from_` and `files` says of what.
     """
 
     model: ModelName
@@ -249,49 +249,32 @@ class CreateRequest:
     files: Mapping[str, Digest] = field(default_factory=dict)
     adapters: Mapping[str, Digest] = field(default_factory=dict)
     drafts: Mapping[str, Digest] = field(default_factory=dict)
-    template: str | None = None
-    system: str | None = None
-    licenses: tuple[str, ...] = ()
-    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
-    messages: tuple[Message, ...] = ()
-    quantize: str | None = None
-    draft_quantize: str | None = None
-    renderer: str | None = None
-    parser: str | None = None
-    requires: str | None = None
 
     def to_json(self) -> Json:
         """The body, without `stream`."""
+        settings = settings_of(self)
+        settings["license"] = list(settings.pop("licenses"))
+        settings["messages"] = [{"role": role, "content": content} for role, content in self.messages]
+        settings["parameters"] = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.parameters.items()
+        }
         optional: dict[str, object] = {
             "from": self.from_.display if self.from_ else None,
             "files": _digests(self.files),
             "adapters": _digests(self.adapters),
             "draft_files": _digests(self.drafts),
-            "template": self.template,
-            "system": self.system,
-            "license": list(self.licenses),
-            "parameters": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in self.parameters.items()
-            },
-            "messages": [message.to_json() for message in self.messages],
-            "quantize": self.quantize,
-            "draft_quantize": self.draft_quantize,
-            "renderer": self.renderer,
-            "parser": self.parser,
-            "requires": self.requires,
+            **settings,
         }
         return {"model": self.model.display} | keep_given(optional)
 
     def unknown_fields(self, features: Features) -> tuple[tuple[str, str], ...]:
         """Fields that this server would silently pass over, each with the feature that it lacks."""
-        needs = {
-            "drafts": (self.drafts or self.draft_quantize, "drafts", features.drafts),
-            "renderer": (self.renderer, "renderer_and_parser", features.renderer_and_parser),
-            "parser": (self.parser, "renderer_and_parser", features.renderer_and_parser),
-            "requires": (self.requires, "requires_field", features.requires_field),
-        }
-        return tuple((name, flag) for name, (given, flag, known) in needs.items() if given and not known)
+        return tuple(
+            (name, flag)
+            for name, flag in FEATURE_OF_FIELD.items()
+            if getattr(self, name) and not getattr(features, flag)
+        )
 
 
 def _digests(files: Mapping[str, Digest]) -> dict[str, object]:

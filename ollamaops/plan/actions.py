@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.expectations import Expectation
+from ollamaops.settings import Settings
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 Kind = Literal[
@@ -74,23 +75,13 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What a create asks for, with every file replaced by its digest. Pure JSON values underneath."""
+class Recipe(Settings):
+    """What a create asks for, with every file replaced by its digest."""
 
     base: ModelName | None = None
     files: tuple[Blob, ...] = ()
     adapters: tuple[Blob, ...] = ()
     drafts: tuple[Blob, ...] = ()
-    template: str | None = None
-    system: str | None = None
-    parameters: Mapping[str, int | float | bool | str | tuple[str, ...] | None] = field(default_factory=dict)
-    messages: tuple[tuple[str, str], ...] = ()
-    licenses: tuple[str, ...] = ()
-    quantize: str | None = None
-    draft_quantize: str | None = None
-    renderer: str | None = None
-    parser: str | None = None
-    requires: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy,
 from ollamaops.manifest.weights import weights_of
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.settings import WEIGHTS_SETTINGS, settings_of
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 
@@ -202,20 +203,11 @@ def _recipe_of(build: Build, files: Mapping[Location, FileInfo]) -> Recipe:
         return tuple(Blob(file.name, files[file.path].digest) for file in wanted)
 
     return Recipe(
+        **settings_of(build),
         base=build.base,
         files=blobs(build.files),
         adapters=blobs(build.adapters),
         drafts=blobs(build.drafts),
-        template=build.template,
-        system=build.system,
-        parameters=dict(build.parameters),
-        messages=tuple((message.role, message.content) for message in build.messages),
-        licenses=build.licenses,
-        quantize=build.quantize,
-        draft_quantize=build.draft_quantize,
-        renderer=build.renderer,
-        parser=build.parser,
-        requires=build.requires,
     )
 
 
@@ -240,22 +232,14 @@ def _implicit_base(source: ModelName, asking: Sequence[ModelSpec]) -> DesiredMod
 
 
 def _words_of(recipe: Recipe) -> object:
-    return {
-        "base": recipe.base.key if recipe.base else None,
-        "template": recipe.template,
-        "system": recipe.system,
-        "parameters": {name: _plain(value) for name, value in recipe.parameters.items()},
-        "messages": recipe.messages,
-        "licenses": recipe.licenses,
-        "renderer": recipe.renderer,
-        "parser": recipe.parser,
-        "requires": recipe.requires,
-    }
+    words = {name: value for name, value in settings_of(recipe).items() if name not in WEIGHTS_SETTINGS}
+    parameters = {name: _plain(value) for name, value in recipe.parameters.items()}
+    return words | {"base": recipe.base.key if recipe.base else None, "parameters": parameters}
 
 
 def _weights_of(recipe: Recipe) -> list[object]:
     digests = [[str(blob.digest) for blob in part] for part in (recipe.files, recipe.adapters, recipe.drafts)]
-    return [*digests, recipe.quantize, recipe.draft_quantize]
+    return [*digests, *(getattr(recipe, name) for name in WEIGHTS_SETTINGS)]
 
 
 def _plain(value: object) -> object:

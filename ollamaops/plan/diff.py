@@ -15,13 +15,13 @@ from typing import Literal
 from ollamaops.errors import InvalidName
 from ollamaops.files.location import FileInfo
 from ollamaops.manifest.parameters import same_parameter
-from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import Blob, Difference, Recipe
 from ollamaops.plan.comparison import Differs, InSync
 from ollamaops.plan.desired import DesiredModel
+from ollamaops.settings import ParameterValue
 from ollamaops.state.records import ModelRecord
 
 SERVERS_OWN = "the server's own"  # what is wanted of a field that is not declared and that nobody can predict

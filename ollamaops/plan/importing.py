@@ -15,13 +15,14 @@ from datetime import datetime
 from ollamaops.errors import InvalidName
 from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.parameters import same_parameter
-from ollamaops.manifest.types import Build, Copy, Message, ModelSpec, ParameterValue, Pull, Source
+from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull, Source
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.plan.comparison import InSync
 from ollamaops.plan.desired import build_model
 from ollamaops.plan.diff import compare_build
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.settings import Message, ParameterValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

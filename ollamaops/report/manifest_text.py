@@ -157,7 +157,7 @@ def _build(build: Build) -> dict[str, object]:
             for name, value in sorted(build.parameters.items())
         },
         "allow_unknown_parameters": not build.parameters.keys() <= PARAMETER_TYPES.keys(),
-        "messages": [{"role": message.role, "content": message.content} for message in build.messages],
+        "messages": [{"role": role, "content": content} for role, content in build.messages],
         "license": list(build.licenses),
         "renderer": build.renderer,
         "parser": build.parser,

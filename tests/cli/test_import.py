@@ -16,7 +16,7 @@ from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
 from ollamaops.manifest.graph import source_of
-from ollamaops.manifest.types import Build, HostSpec, Message, ModelSpec, ParameterValue
+from ollamaops.manifest.types import Build, HostSpec, ModelSpec
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
@@ -24,6 +24,7 @@ from ollamaops.plan.importing import Imported, import_host, names_in_doubt
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.report.manifest_text import render_manifest
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.settings import Message, ParameterValue
 from ollamaops.state.records import ModelRecord
 
 BASE = "llama3.2:3b"

@@ -30,7 +30,6 @@ from ollamaops.manifest.types import (
     HostSpec,
     Limit,
     Manifest,
-    Message,
     ModelSpec,
     Place,
     Policy,
@@ -44,6 +43,7 @@ from ollamaops.manifest.types import (
     Window,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.settings import Message
 
 PROJECTOR = build_gguf({"general.type": "mmproj", "general.architecture": "clip"})
 TINY_A = Digest.parse("78251a19c30a1f70c209d608cf95e731f66f8e615ced8d997d678dd2dc61ccd4")

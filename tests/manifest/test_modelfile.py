@@ -25,7 +25,8 @@ from ollamaops.manifest.modelfile import (
     parse_modelfile,
     render_for_wire,
 )
-from ollamaops.manifest.types import Build, Message
+from ollamaops.manifest.types import Build
+from ollamaops.settings import Message
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 

@@ -13,7 +13,6 @@ from scripted_host import HEX, Asked, Script, Serving, Wire, tagged
 from ollamaops.errors import InvalidName, RemoteError, ServerFault
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.messages import Message
 from ollamaops.ollama.wire import CreateRequest
 
 CONTRACT = Path(__file__).parents[1] / "contract"
@@ -100,7 +99,7 @@ def create_as_recorded(client: OllamaClient, model: ModelName, asked: dict[str, 
             template=asked.get("template"),
             system=asked.get("system"),
             parameters=parameters_in(asked),
-            messages=tuple(Message(m["role"], m["content"]) for m in asked.get("messages") or ()),
+            messages=tuple((m["role"], m["content"]) for m in asked.get("messages") or ()),
             quantize=asked.get("quantize"),
         )
     )

@@ -51,7 +51,7 @@ class Host(NamedTuple):
                 from_=ModelName.parse("BASE"),
                 system="You are kind.",
                 parameters=parameters,
-                messages=(Message("user", "hi"), Message("assistant", "hello")),
+                messages=(("user", "hi"), ("assistant", "hello")),
                 licenses=("MIT",),
             )
             self.client.create(request)

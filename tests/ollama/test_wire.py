@@ -323,7 +323,7 @@ def test_a_create_request_says_what_is_given_and_nothing_else() -> None:
         system="Be kind.",
         licenses=("MIT", "BSD"),
         parameters={"temperature": 0.0, "stop": ("a", "b"), "num_ctx": None, "use_mmap": False},
-        messages=(Message("user", "hi"), Message("assistant", "")),
+        messages=(("user", "hi"), ("assistant", "")),
         quantize="q8_0",
         renderer="r",
         parser="p",
@@ -367,7 +367,7 @@ def test_files_and_drafts_are_sent_by_digest() -> None:
     [
         (CreateRequest(model=BOT, renderer="r", parser="p"), "0.11.11", "0.12.0", ["renderer", "parser"]),
         (CreateRequest(model=BOT, requires="1.0.0"), "0.13.5", "0.14.0", ["requires"]),
-        (CreateRequest(model=BOT, draft_quantize="F16"), "0.24.0", "0.30.0", ["drafts"]),
+        (CreateRequest(model=BOT, draft_quantize="F16"), "0.24.0", "0.30.0", ["draft_quantize"]),
         (CreateRequest(model=BOT, drafts={"d": Digest.parse(HEX)}), "0.24.0", "0.30.0", ["drafts"]),
     ],
 )

@@ -16,10 +16,10 @@ from plan_strategies import PLANS
 from report_values import a_create, a_name, a_pull, fleet_plan, mixed_plan, refused_plan, why
 
 from ollamaops.errors import UsageError
-from ollamaops.manifest.types import ParameterValue
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.actions import Action, HostPlan, Plan, id_of, verb_of
 from ollamaops.plan.codec import ACTION_TYPES, fingerprint, plan_from_json, plan_to_json, value_to_json
+from ollamaops.settings import ParameterValue
 
 Edit = Callable[[dict[str, Any]], object]
 

@@ -14,15 +14,7 @@ from plan_world import declarations
 
 from ollamaops.files.location import FileInfo, Location
 from ollamaops.manifest.graph import source_of
-from ollamaops.manifest.types import (
-    AbsentSpec,
-    Build,
-    Copy,
-    Message,
-    ModelSpec,
-    Pull,
-    WeightsFile,
-)
+from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Pull, WeightsFile
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob
@@ -32,6 +24,7 @@ from ollamaops.plan.desired import (
     build_desired,
     build_model,
 )
+from ollamaops.settings import Message
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 A, B, C = Path("/w/a.gguf"), Path("/w/b.gguf"), Path("/w/c.gguf")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from plan_world import FILES, INSIDES, VERSIONS, build, builds, registry_model, sealed
 
 from ollamaops.files.location import FileInfo
-from ollamaops.manifest.types import Build, Message, ModelSpec, Pull, WeightsFile
+from ollamaops.manifest.types import Build, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import ServerVersion, features_of
@@ -21,6 +21,7 @@ from ollamaops.plan.actions import Difference
 from ollamaops.plan.comparison import Differs, InSync
 from ollamaops.plan.desired import DesiredModel, build_model
 from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
+from ollamaops.settings import Message
 from ollamaops.state.records import Fingerprint, ModelRecord
 
 NEW, OLD = features_of(ServerVersion.parse("0.33.0")), features_of(ServerVersion.parse("0.12.11"))

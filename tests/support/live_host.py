@@ -26,7 +26,6 @@ from ollamaops.manifest.types import (
     Copy,
     HostSpec,
     Manifest,
-    Message,
     ModelSpec,
     Policy,
     Pull,
@@ -42,6 +41,7 @@ from ollamaops.plan.actions import Action, HostPlan, Plan, id_of
 from ollamaops.plan.results import HostReport, RunReport
 from ollamaops.registry.client import RegistryClient
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.settings import Message
 from ollamaops.state.ledger import Ledger
 
 WEIGHTS = Path(__file__).parents[1] / "contract" / "weights"

@@ -19,7 +19,6 @@ from ollamaops.manifest.types import (
     Build,
     Copy,
     Limit,
-    Message,
     ModelSpec,
     Policy,
     Pull,
@@ -45,6 +44,7 @@ from ollamaops.plan.guard import guard
 from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
+from ollamaops.settings import Message
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, ModelRecord
 
 HOST = "h"

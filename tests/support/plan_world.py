@@ -14,17 +14,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from ollamaops.files.location import FileInfo, Location
-from ollamaops.manifest.types import (
-    AbsentSpec,
-    Build,
-    Copy,
-    Message,
-    ModelSpec,
-    ParameterValue,
-    Policy,
-    Pull,
-    WeightsFile,
-)
+from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features, ServerVersion, features_of
@@ -43,6 +33,7 @@ from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.lookups import PlanOptions, is_trusted, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.versions import commit, next_of, previous_of
+from ollamaops.settings import Message, ParameterValue
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord
 
 HOST = "h"

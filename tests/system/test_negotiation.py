@@ -34,13 +34,14 @@ from recording_proxy import RecordingProxy, Request
 from registry_fixture import push_model, run_registry
 from scripted_host import ScriptedHost, always, routes
 
-from ollamaops.manifest.types import Build, Message, ModelSpec, Pull
+from ollamaops.manifest.types import Build, ModelSpec, Pull
 from ollamaops.names import Digest
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import HostPlan
 from ollamaops.sandbox.behavior import RECORDED, Behavior
 from ollamaops.sandbox.model_name import parse_name
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.settings import Message
 
 SHARDS = ("w-00001-of-00002.gguf", "w-00002-of-00002.gguf")
 
