@@ -1,6 +1,6 @@
 """What a model is made with beside its files: what a manifest's entry, a plan's recipe and a create request all say.
 
-A new setting is a field here; comparing it, fingerprints, saved plans and requests take it from `settings_of`.
+A new setting is a field here: fingerprints, saved plans and create requests walk over the fields.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Settings:
     requires: str | None = None
 
 
+SETTINGS = tuple(each.name for each in fields(Settings))
+
+
 def settings_of(value: Settings) -> dict[str, Any]:
     """The settings alone, by name."""
-    return {each.name: getattr(value, each.name) for each in fields(Settings)}
+    return {name: getattr(value, name) for name in SETTINGS}

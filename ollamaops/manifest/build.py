@@ -43,7 +43,7 @@ from ollamaops.manifest.types import (
     Window,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
-from ollamaops.settings import Message, ParameterValue
+from ollamaops.settings import WEIGHTS_SETTINGS, Message, ParameterValue
 from ollamaops.units import parse_duration, parse_size, parse_timeout
 
 T = TypeVar("T")
@@ -264,8 +264,7 @@ def _build(base: ModelName | None, read: _Reader, files: EntryFiles) -> Build:
         parameters={**asked.parameters, **_parameters(read)},
         messages=(*asked.messages, *_messages(read.node("messages"))),
         licenses=(*asked.licenses, *files.licenses),
-        quantize=_upper(read.text("quantize")),
-        draft_quantize=_upper(read.text("draft_quantize")),
+        **{key: _upper(read.text(key)) for key in WEIGHTS_SETTINGS},
         renderer=read.text("renderer") or asked.renderer,
         parser=read.text("parser") or asked.parser,
         requires=(read.text("requires") or "").removeprefix("v") or asked.requires,

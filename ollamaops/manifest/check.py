@@ -23,7 +23,9 @@ from ollamaops.manifest.parameters import GONE_PARAMETERS, PARAMETER_TYPES, chec
 from ollamaops.manifest.problems import parse_scalar, problem_at
 from ollamaops.manifest.schema import model_keys
 from ollamaops.manifest.types import Build, HostSpec, Place, WeightsFile
+from ollamaops.manifest.weights import check_has_draft
 from ollamaops.names import ModelName
+from ollamaops.settings import SETTINGS, WEIGHTS_SETTINGS
 from ollamaops.units import parse_duration
 
 MANIFEST_VERSION = 1
@@ -37,10 +39,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 # the keys of models that are created; those that schema.json has beside them are for every model
-_MADE = _words(
-    "system template parameters allow_unknown_parameters messages license renderer parser requires adapters "
-    "drafts draft_quantize quantize sha256"
-)
+_MADE = frozenset(SETTINGS) - {"licenses"} | _words("license allow_unknown_parameters adapters drafts sha256")
 _WHAT = {
     "absent": "the model is to be absent",
     "pull": "the model is pulled, not made",
@@ -152,9 +151,9 @@ def check_entry(entry: Table, files: EntryFiles) -> Iterator[Problem]:
     yield from _check_repeated(entry, files)
     yield from _check_parameters(entry)
     yield from _check_ignored(entry, files)
-    for key in ("quantize", "draft_quantize"):
+    for key in WEIGHTS_SETTINGS:
         yield from _check_quantize(entry.get(key))
-    yield from _check_has_draft(entry, files.modelfile)
+    yield from check_has_draft(entry, files.modelfile)
     yield from _check_requires(entry.get("requires"))
     yield from _check_expectations(entry.get("expect"))
 
@@ -334,14 +333,6 @@ def _check_quantize(node: Node | None) -> Iterator[Problem]:
         meant = did_you_mean(node.text, QUANTIZATIONS)
         hint = "servers since 0.7.0 take F32, F16, BF16, Q4_K_S, Q4_K_M and Q8_0"
         yield problem_at(node, f"unknown quantization '{node.shown}'{meant}", hint)
-
-
-def _check_has_draft(entry: Table, modelfile: Modelfile) -> Iterator[Problem]:
-    """Servers: `--draft-quantize requires a DRAFT model`."""
-    if "draft_quantize" not in entry.nodes or "drafts" in entry.nodes or modelfile.args_of("draft"):
-        return
-    at = entry.keys["draft_quantize"]
-    yield problem_at(at, "'draft_quantize' does not apply here: there is no draft", "name it under drafts:")
 
 
 def _check_requires(node: Node | None) -> Iterator[Problem]:

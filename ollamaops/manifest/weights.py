@@ -17,6 +17,7 @@ from ollamaops.files.location import Location
 from ollamaops.files.shards import check_shard_headers, parse_shard
 from ollamaops.files.sniff import Kind
 from ollamaops.manifest.document import Table
+from ollamaops.manifest.modelfile import Modelfile
 from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Build, ModelSpec, Place, WeightsFile
 
@@ -122,6 +123,14 @@ def check_sets(entry: Table, made: Made, headers: Headers, *, has_base: bool) ->
         )
         yield problem_at(place_of(entry, "files"), message, "name the model's GGUF too")
     yield from _check_drafts(entry, made, headers)
+
+
+def check_has_draft(entry: Table, modelfile: Modelfile) -> Iterator[Problem]:
+    """Servers: `--draft-quantize requires a DRAFT model`."""
+    if "draft_quantize" not in entry.nodes or "drafts" in entry.nodes or modelfile.args_of("draft"):
+        return
+    at = entry.keys["draft_quantize"]
+    yield problem_at(at, "'draft_quantize' does not apply here: there is no draft", "name it under drafts:")
 
 
 def _check_drafts(entry: Table, made: Made, headers: Headers) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from ollamaops.plan.lookups import Because, former_of, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import ensure, rename
 from ollamaops.plan.unsupported import unsupported
-from ollamaops.plan.versions import is_staged, next_of
+from ollamaops.plan.versions import is_staged, next_of, versions_to_keep
 
 
 def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
@@ -198,7 +198,7 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
                 source=aside,
                 needs=builder.needs(model.name),
                 expects=builder.expect(model.name),
-                keep=model.spec.keep_previous,
+                keep=versions_to_keep(model.spec),
                 former=former_of(model, builder.desired, builder.observed),
                 fingerprint=model.fingerprint,
                 retries=model.spec.retries,

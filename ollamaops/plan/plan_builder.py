@@ -31,7 +31,7 @@ from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone
 from ollamaops.plan.observed import ObservedHost, ObservedModel
-from ollamaops.plan.versions import left_behind, needs_verifying, sweep
+from ollamaops.plan.versions import left_behind, needs_verifying, sweep, versions_to_keep
 from ollamaops.state.records import ModelRecord
 
 
@@ -133,7 +133,7 @@ class PlanBuilder:
                     expectations=read_expectations(model.spec.expect),
                     because=because,
                     needs=self.needs(model.name, at),
-                    keep=model.spec.keep_previous,
+                    keep=versions_to_keep(model.spec),
                     retries=model.spec.retries,
                 )
             )

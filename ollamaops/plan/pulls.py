@@ -31,7 +31,7 @@ from ollamaops.plan.lookups import (
 )
 from ollamaops.plan.observed import ObservedModel, RegistryAnswer
 from ollamaops.plan.plan_builder import PlanBuilder
-from ollamaops.plan.versions import needs_verifying
+from ollamaops.plan.versions import needs_verifying, versions_to_keep
 from ollamaops.state.records import NO_FINGERPRINT
 
 
@@ -102,7 +102,7 @@ def _pull_action(builder: PlanBuilder, model: DesiredModel, pull: Pull, because:
         current=tuple(sorted(upstream.digests)) if upstream else (),
         pin=tuple(sorted(pins)),
         verify=is_in_place and needs_verifying(model.spec),
-        keep=model.spec.keep_previous if is_in_place else 0,
+        keep=versions_to_keep(model.spec) if is_in_place else 0,
         fingerprint=NO_FINGERPRINT if model.implicit else model.fingerprint,
         retries=model.spec.retries,
     )
@@ -187,7 +187,7 @@ def add_copy(
             because=because,
             needs=needs,
             expects=builder.expect(name, source),
-            keep=0 if to else model.spec.keep_previous,
+            keep=0 if to else versions_to_keep(model.spec),
             fingerprint=NO_FINGERPRINT if to else model.fingerprint,
             retries=model.spec.retries,
         )

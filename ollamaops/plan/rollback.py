@@ -16,7 +16,7 @@ from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.lookups import rollback_key_of
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.residency import CONTENT_CHANGES, cannot_stay, keep_alive_of, wants_loaded
-from ollamaops.plan.versions import MOST_KEPT, kept_of
+from ollamaops.plan.versions import MOST_KEPT, kept_of, versions_to_keep
 
 
 def plan_rollback(
@@ -79,7 +79,7 @@ def _roll_back(host: str, model: DesiredModel, observed: ObservedHost, version: 
         source=kept,
         because=(change,),
         expects=(Fact(name, now or None),),
-        keep=max(1, model.spec.keep_previous),
+        keep=max(1, versions_to_keep(model.spec)),
         rollback_key=rollback_key_of(model),
         retries=model.spec.retries,
     )

@@ -10,12 +10,18 @@ from collections.abc import Iterator, Sequence
 
 from ollamaops.files.location import FileInfo
 from ollamaops.manifest.modelfile import Command, flaw_on_wire
-from ollamaops.ollama.features import Features, first_version_with
+from ollamaops.ollama.features import FEATURE_OF_FIELD, Features, first_version_with
 from ollamaops.plan.actions import Recipe
+from ollamaops.settings import WEIGHTS_SETTINGS
 
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", re.IGNORECASE)
 _NOT_GGUF = (".safetensors", ".bin", ".pth")
 _ADAPTERS_SINCE = "0.3.7"
+_WITHOUT = {  # feature → what a server without it lacks, and what to do without it
+    "drafts": ("it has no draft models", "leave out DRAFT"),
+    "renderer_and_parser": ("it has no renderer and parser", "leave them out"),
+    "requires_field": ("it does not know REQUIRES", "leave it out"),
+}
 
 
 def unsupported(recipe: Recipe, features: Features, weights: Sequence[FileInfo]) -> tuple[str, str] | None:
@@ -27,15 +33,19 @@ def unsupported(recipe: Recipe, features: Features, weights: Sequence[FileInfo])
 
 
 def _reasons(recipe: Recipe, features: Features, weights: Sequence[FileInfo]) -> Iterator[tuple[str, str]]:
-    yield from _weights_reasons(recipe, features)
+    for name, flag in FEATURE_OF_FIELD.items():
+        if getattr(recipe, name) and not getattr(features, flag):
+            what, way_out = _WITHOUT[flag]
+            yield what, f"upgrade to {first_version_with(flag)}, or {way_out}"
+    for name in WEIGHTS_SETTINGS:
+        yield from _type_reasons(getattr(recipe, name), features)
+    if any(_SHARD.search(blob.name) for blob in recipe.files) and not features.split_gguf:
+        since = first_version_with("split_gguf")
+        yield "it does not merge a GGUF in shards", f"merge the shards first, or upgrade to {since}"
+    if recipe.adapters and features.gguf_adapters_misread:
+        yield "it takes an adapter for the weights", f"upgrade to {_ADAPTERS_SINCE}, or leave the adapter out"
     if recipe.quantize:
         yield from _source_reasons(recipe, features, weights)
-    if (recipe.renderer or recipe.parser) and not features.renderer_and_parser:
-        since = first_version_with("renderer_and_parser")
-        yield "it has no renderer and parser", f"upgrade to {since}, or leave them out"
-    if recipe.requires and not features.requires_field:
-        since = first_version_with("requires_field")
-        yield "it does not know REQUIRES", f"upgrade to {since}, or leave it out"
     for name, flag, is_known in (
         ("min_p", "min_p", features.min_p),
         ("draft_num_predict", "drafts", features.drafts),
@@ -44,18 +54,6 @@ def _reasons(recipe: Recipe, features: Features, weights: Sequence[FileInfo]) ->
             yield f"it has no parameter {name}", f"upgrade to {first_version_with(flag)}, or leave it out"
     if not features.structured_create:
         yield from _modelfile_reasons(recipe)
-
-
-def _weights_reasons(recipe: Recipe, features: Features) -> Iterator[tuple[str, str]]:
-    yield from _type_reasons(recipe.quantize, features)
-    if any(_SHARD.search(blob.name) for blob in recipe.files) and not features.split_gguf:
-        since = first_version_with("split_gguf")
-        yield "it does not merge a GGUF in shards", f"merge the shards first, or upgrade to {since}"
-    if (recipe.drafts or recipe.draft_quantize) and not features.drafts:
-        yield "it has no draft models", f"upgrade to {first_version_with('drafts')}, or leave out DRAFT"
-    yield from _type_reasons(recipe.draft_quantize, features)
-    if recipe.adapters and features.gguf_adapters_misread:
-        yield "it takes an adapter for the weights", f"upgrade to {_ADAPTERS_SINCE}, or leave the adapter out"
 
 
 def _type_reasons(quantize: str | None, features: Features) -> Iterator[tuple[str, str]]:

@@ -36,9 +36,14 @@ def _runs_elsewhere(spec: ModelSpec) -> bool:
             assert_never(spec.source)
 
 
+def versions_to_keep(spec: ModelSpec) -> int:
+    """How many previous versions of the model stay on the host."""
+    return spec.keep_previous
+
+
 def is_staged(spec: ModelSpec) -> bool:
     """Whether a new version is made aside and then switched to: it has to be proven, or the old one to be kept."""
-    return needs_verifying(spec) or spec.staged or spec.keep_previous > 0
+    return needs_verifying(spec) or spec.staged or versions_to_keep(spec) > 0
 
 
 def next_of(name: ModelName) -> ModelName:
@@ -179,7 +184,7 @@ def sweep(
     ours either. What stands beside an `ignored` model is not touched, even when that has gone. A renamed model has
     the versions that were kept under its former name.
     """
-    declared = dict.fromkeys(names_of(models), 0) | {model.name: model.keep_previous for model in models}
+    declared = dict.fromkeys(names_of(models), 0) | {model.name: versions_to_keep(model) for model in models}
     proven = names_of(model for model in models if model.name in stands) | set(stands)
     owners = owners_of((*declared, *digests))
     asides = [name for name in digests if name.is_aside]
@@ -207,7 +212,7 @@ def _inherit(
     former = model.moved_from
     if former is None or former in digests or former in declared:
         return
-    slots = [kept_of(model.name, number) for number in range(1, model.keep_previous + 1)]
+    slots = [kept_of(model.name, number) for number in range(1, versions_to_keep(model) + 1)]
     there = {digests[slot] for slot in slots if slot in digests}
     free = [slot for slot in slots if slot not in digests]
     older = (kept_of(former, number) for number in range(1, MOST_KEPT + 1))
