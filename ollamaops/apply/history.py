@@ -22,7 +22,7 @@ from ollamaops.plan.actions import Plan, id_of
 from ollamaops.plan.codec import Json, plan_to_json, value_to_json
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, outcome_name
 from ollamaops.state.audit import AuditLog
-from ollamaops.state.lock_owner import who_am_i
+from ollamaops.state.locks import who_am_i
 from ollamaops.state.records import UNFINISHED, Run
 
 GIT_TIMEOUT_S = 5

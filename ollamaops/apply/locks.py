@@ -24,8 +24,7 @@ from ollamaops.events import Noted
 from ollamaops.manifest.types import HostSpec
 from ollamaops.observe.memory import server_ledger
 from ollamaops.observe.run import HostCase, Surroundings
-from ollamaops.state.host_lock import HostLock
-from ollamaops.state.lock_owner import LockOwner, where_am_i, who_am_i
+from ollamaops.state.locks import HostLock, LockOwner, where_am_i, who_am_i
 
 if TYPE_CHECKING:
     from ollamaops.state.server_ledger import ServerLedger

@@ -1,8 +1,8 @@
-"""The shelf on a host that a server ledger stands on: a tiny model of our own whose system text is the ledger.
+"""The model on a host that keeps a server's ledger: a tiny model of our own whose system text is the ledger.
 
-Decides how the model is made so that every server since 0.3 takes it and gives the text back byte for byte. The fact
-a reader would miss: servers from 0.30 on pass weights through llama-quantize, so even a model that nobody will ever
-run has to be a whole one: a llama of one layer, with a vocabulary of bytes and all its weights zero.
+Every server since 0.3 takes it and gives the text back byte for byte. Servers from 0.30 on pass weights through
+llama-quantize, so even a model that never runs has to be a whole one: a llama of one layer, with a vocabulary of
+bytes and all its weights zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The ledger that lives on a host, as a value and as text: facts, pushes, the lock, and which writes it has seen.
+"""The ledger that lives on a host, as a value and as text: models, pushes, the lock, and which writes it has seen.
 
-Decides the format of the text and how a change is laid on a document; leaves reading and writing it to
-server_ledger.py. The one fact a reader would miss: a server has no compare-and-swap, so every write has a `revision`
-of its own and names those before it (`ancestors`). Who does not find its own among them was overwritten.
+A server has no compare-and-swap, so every write has a `revision` of its own and names those before it (`ancestors`).
+A writer that does not find its own revision among them was overwritten.
 
 The text has to come back byte for byte from every server since 0.3: one line of ASCII letters, packed and in base64,
 which no quoting rule of a Modelfile touches.
@@ -20,7 +19,7 @@ from typing import cast
 
 from ollamaops.errors import StateError
 from ollamaops.names import LEDGER_MODEL, ModelName
-from ollamaops.state.lock_owner import LockOwner, holder_from_json, holder_to_json
+from ollamaops.state.locks import LockOwner, owner_from_json, owner_to_json
 from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, Status
 from ollamaops.state.upgrade import upgrade_pushed, upgrade_record
 
@@ -34,48 +33,48 @@ _RECORD_TEXTS = ("how", "status", "entry", "digest", "at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedDocument:
+class LedgerDocument:
     """What the ledger on one host says. `models` are by `ModelName.key`, `pushes` by that and the reference."""
 
     revision: str = ""
     ancestors: tuple[str, ...] = ()
     models: Mapping[str, ModelRecord] = field(default_factory=dict)
     pushes: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    holder: LockOwner | None = None
+    lock_owner: LockOwner | None = None
 
     def has_seen(self, revision: str) -> bool:
         """Whether the write of that name is part of this one."""
         return revision == self.revision or revision in self.ancestors
 
-    def succeeded_by(self, revision: str) -> SharedDocument:
+    def succeeded_by(self, revision: str) -> LedgerDocument:
         """The same as a new write."""
         before = (self.revision, *self.ancestors) if self.revision else ()
         return replace(self, revision=revision, ancestors=before[:MOST_ANCESTORS])
 
-    def with_models(self, records: Mapping[str, ModelRecord]) -> SharedDocument:
+    def with_models(self, records: Mapping[str, ModelRecord]) -> LedgerDocument:
         return replace(self, models={**self.models, **records})
 
-    def without_model(self, model: str) -> SharedDocument:
+    def without_model(self, model: str) -> LedgerDocument:
         return replace(self, models={key: record for key, record in self.models.items() if key != model})
 
-    def with_push(self, model: str, ref: str, digests: tuple[str, ...]) -> SharedDocument:
+    def with_push(self, model: str, ref: str, digests: tuple[str, ...]) -> LedgerDocument:
         return replace(self, pushes={**self.pushes, (model, ref): digests})
 
 
-def render_document(document: SharedDocument) -> str:
+def render_document(document: LedgerDocument) -> str:
     """The text that a server keeps; equal documents give equal texts."""
     body = {
         "revision": document.revision,
         "ancestors": list(document.ancestors),
         "models": {key: asdict(record) for key, record in document.models.items()},
         "pushes": [[model, ref, *digests] for (model, ref), digests in sorted(document.pushes.items())],
-        "holder": holder_to_json(document.holder) if document.holder else None,
+        "lock_owner": owner_to_json(document.lock_owner) if document.lock_owner else None,
     }
     packed = zlib.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), 9)
     return f"ollamaops ledger {VERSION}: {base64.b64encode(packed).decode()}"
 
 
-def parse_document(text: str) -> SharedDocument:
+def parse_document(text: str) -> LedgerDocument:
     """The document in what render_document made. StateError for anything else, and for a newer format."""
     match = _TEXT.fullmatch(text)
     if match is None:
@@ -108,7 +107,7 @@ def _not_ours(why: str) -> StateError:
     )
 
 
-def _document(body: object, version: int) -> SharedDocument:
+def _document(body: object, version: int) -> LedgerDocument:
     tree = _table(body)
     if version == 1:
         models = {key: _record_of_version_1(value) for key, value in _table(tree.get("facts")).items()}
@@ -118,12 +117,12 @@ def _document(body: object, version: int) -> SharedDocument:
     pushes = {(model, ref): tuple(digests) for model, ref, *digests in rows}
     if version == 1:
         pushes = {key: upgrade_pushed(*digests) for key, digests in pushes.items()}
-    return SharedDocument(
+    return LedgerDocument(
         revision=_text(tree.get("revision")),
         ancestors=_texts(tree.get("ancestors")),
         models=models,
         pushes=pushes,
-        holder=holder_from_json(tree.get("holder")),
+        lock_owner=owner_from_json(tree.get("holder" if version == 1 else "lock_owner")),
     )
 
 

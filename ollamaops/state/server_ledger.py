@@ -1,9 +1,7 @@
-"""The ledger of one host on that host, for controllers that share no disk: read it, change it, hold its lock.
+"""The ledger of one host on that host, for controllers that share no disk: read it, change it, take its lock.
 
-Decides how a change gets there although servers know no compare-and-swap: write, look again, and write again what
-somebody else has overwritten. Leaves the text to shared_document.py and how a host keeps it to a Shelf. The one fact
-a reader would miss: a store that may not write keeps what it is told until it is dropped, so that plan and drift,
-which write to no server, can learn within one run.
+Servers have no compare-and-swap. So we write, look again, and write again what another writer has overwritten. A
+ledger that may not write (plan and drift write to no server) keeps what it is told for the rest of its run.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from typing import Protocol
 
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import new_id
-from ollamaops.state.ledger_document import SharedDocument, parse_document, render_document
-from ollamaops.state.lock_owner import LockOwner, has_died
+from ollamaops.state.ledger_document import LedgerDocument, parse_document, render_document
+from ollamaops.state.locks import LockOwner, has_died
 from ollamaops.state.records import ModelRecord
 
 ATTEMPTS = 6
@@ -26,11 +24,11 @@ SETTLE_S = 1.0
 PAUSE_S = 0.2
 LOOKS_FOR_MISSING = 4
 
-Edit = Callable[[SharedDocument], SharedDocument]
+Edit = Callable[[LedgerDocument], LedgerDocument]
 
 
-class Shelf(Protocol):
-    """One text on one host. Every method raises RemoteError when the host does not do it."""
+class DocumentStore(Protocol):
+    """Keeps one text on one host. Every method raises RemoteError when the host does not do it."""
 
     @property
     def host(self) -> str:
@@ -40,14 +38,14 @@ class Shelf(Protocol):
         """What changes whenever the text does; None when there is no text."""
 
     def read(self) -> str | None:
-        """The text; None when what should hold it cannot be opened any more."""
+        """The text; None when what it is kept in cannot be opened any more."""
 
     def write(self, text: str) -> None:
         """Put the text there, in the place of the old one."""
 
 
 class _TakenOver(StateError):
-    """Somebody else has the lock that was ours, or that we were about to take."""
+    """Another run has the lock that was ours, or that we were about to take."""
 
     def __init__(self, host: str, by: LockOwner) -> None:
         super().__init__(
@@ -57,7 +55,7 @@ class _TakenOver(StateError):
 
 
 class ServerLedger:
-    """A LedgerStore on a shelf, for one host; the `host` that records are asked by is not compared. Thread-safe.
+    """A LedgerStore for one host; the `host` that records are asked by is not compared. Thread-safe.
 
     Reading raises RemoteError and StateError, writing StateError alone. `now` is an aware clock, `pause` waits
     for some seconds.
@@ -65,23 +63,23 @@ class ServerLedger:
 
     def __init__(
         self,
-        shelf: Shelf,
+        store: DocumentStore,
         *,
         writing: bool,
         now: Callable[[], datetime],
         pause: Callable[[float], object],
         new_revision: Callable[[], str] = new_id,
     ) -> None:
-        self._shelf = shelf
+        self._store = store
         self._writing = writing
         self._now = now
         self._pause = pause
         self._new_revision = new_revision
         self._lock = threading.RLock()
-        self._seen: tuple[str | None, SharedDocument] = (None, SharedDocument())
+        self._seen: tuple[str | None, LedgerDocument] = (None, LedgerDocument())
         self._edits: list[Edit] = []  # all of this store's life, in order; doing one twice does no harm
         self._written: str | None = None
-        self._holder: LockOwner | None = None
+        self._owner: LockOwner | None = None
 
     # A LedgerStore
 
@@ -118,45 +116,45 @@ class ServerLedger:
 
     # The lock
 
-    def take(self, holder: LockOwner) -> LockOwner | None:
+    def take(self, owner: LockOwner) -> LockOwner | None:
         """Take the host's lock; None when it is ours now, else who has it.
 
         One that has run out, or whose owner is known to have died, is taken over.
         """
         with self._lock:
-            other = self._other_holder(self._looked_for_writing(), holder)
+            other = self._other_owner(self._looked_for_writing(), owner)
             if other is not None:
                 return other
-            self._holder = holder
+            self._owner = owner
             try:
                 self._persist(_unchanged)
                 self._pause(SETTLE_S)  # whoever looked before we wrote has written by then, and it is theirs
                 self._persist(_unchanged)
             except _TakenOver as error:
-                self._holder = None
+                self._owner = None
                 return error.by
             except StateError:
-                self._holder = None
+                self._owner = None
                 raise
             return None
 
     def renew(self, expires_at: str) -> None:
         """Move the end of our lock. StateError when somebody else has taken it over."""
         with self._lock:
-            if self._holder is not None:
-                self._holder = replace(self._holder, expires_at=expires_at)
+            if self._owner is not None:
+                self._owner = replace(self._owner, expires_at=expires_at)
                 self._persist(_unchanged)
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
         with self._lock:
-            holder, self._holder = self._holder, None
-            if holder is not None:
-                self._persist(lambda document: _without_holder(document, holder.token))
+            owner, self._owner = self._owner, None
+            if owner is not None:
+                self._persist(lambda document: _without_owner(document, owner.token))
 
-    def _other_holder(self, document: SharedDocument, holder: LockOwner) -> LockOwner | None:
-        other = document.holder
-        if other is None or other.token == holder.token or other.has_expired(self._now()):
+    def _other_owner(self, document: LedgerDocument, owner: LockOwner) -> LockOwner | None:
+        other = document.lock_owner
+        if other is None or other.token == owner.token or other.has_expired(self._now()):
             return None
         return None if has_died(other) else other
 
@@ -189,52 +187,52 @@ class ServerLedger:
         if wanted == document:
             return True
         new = wanted.succeeded_by(self._new_revision())
-        self._shelf.write(render_document(new))
+        self._store.write(render_document(new))
         if not self._look().has_seen(new.revision):
             return False
         self._written = new.revision
         return True
 
-    def _look(self) -> SharedDocument:
+    def _look(self) -> LedgerDocument:
         """The document as it is now; it is read again only when it has changed."""
         digest = self._digest()
         if digest != self._seen[0]:
             text = self._text() if digest else None
-            self._seen = (digest, SharedDocument() if text is None else self._parsed(text))
+            self._seen = (digest, LedgerDocument() if text is None else self._parsed(text))
         return self._seen[1]
 
     def _digest(self) -> str | None:
         """None only when several looks find nothing: servers rewrite in place, and meanwhile list no such model."""
         looks = LOOKS_FOR_MISSING if self._seen[0] else 2
         for _ in range(looks - 1):
-            digest = self._shelf.digest()
+            digest = self._store.digest()
             if digest is not None:
                 return digest
             self._pause(PAUSE_S)
-        return self._shelf.digest()
+        return self._store.digest()
 
     def _text(self) -> str | None:
         """None only when several looks cannot open it, for the same reason."""
         for _ in range(LOOKS_FOR_MISSING - 1):
-            text = self._shelf.read()
+            text = self._store.read()
             if text is not None:
                 return text
             self._pause(PAUSE_S)
-        return self._shelf.read()
+        return self._store.read()
 
-    def _looked_for_writing(self) -> SharedDocument:
+    def _looked_for_writing(self) -> LedgerDocument:
         try:
             return self._look()
         except RemoteError as error:
             raise self._not_written(error) from error
 
-    def _parsed(self, text: str) -> SharedDocument:
+    def _parsed(self, text: str) -> LedgerDocument:
         try:
             return parse_document(text)
         except StateError as error:
-            raise StateError(f"{self._shelf.host}: {error}", hint=error.hint) from error
+            raise StateError(f"{self._store.host}: {error}", hint=error.hint) from error
 
-    def _with_mine(self, document: SharedDocument) -> SharedDocument:
+    def _with_mine(self, document: LedgerDocument) -> LedgerDocument:
         """The document with our changes, should another writer not have seen them."""
         if self._written is not None and document.has_seen(self._written):
             return document
@@ -242,26 +240,26 @@ class ServerLedger:
             document = edit(document)
         return document
 
-    def _with_lock(self, document: SharedDocument) -> SharedDocument:
-        if self._holder is None:
+    def _with_lock(self, document: LedgerDocument) -> LedgerDocument:
+        if self._owner is None:
             return document
-        other = self._other_holder(document, self._holder)
+        other = self._other_owner(document, self._owner)
         if other is not None:
-            raise _TakenOver(self._shelf.host, other)
-        return replace(document, holder=self._holder)
+            raise _TakenOver(self._store.host, other)
+        return replace(document, lock_owner=self._owner)
 
     def _not_written(self, cause: RemoteError | None) -> StateError:
-        why = str(cause) if cause else f"{self._shelf.host}: {ATTEMPTS} writes in a row were overwritten"
+        why = str(cause) if cause else f"{self._store.host}: {ATTEMPTS} writes in a row were overwritten"
         return StateError(
             f"the ledger on the host cannot be written: {why}",
             hint=(cause and cause.hint) or "let one controller at a time change the host",
         )
 
 
-def _unchanged(document: SharedDocument) -> SharedDocument:
+def _unchanged(document: LedgerDocument) -> LedgerDocument:
     return document
 
 
-def _without_holder(document: SharedDocument, token: str) -> SharedDocument:
-    is_ours = document.holder is not None and document.holder.token == token
-    return replace(document, holder=None) if is_ours else document
+def _without_owner(document: LedgerDocument, token: str) -> LedgerDocument:
+    is_ours = document.lock_owner is not None and document.lock_owner.token == token
+    return replace(document, lock_owner=None) if is_ours else document

@@ -24,16 +24,15 @@ from ollamaops.manifest.types import HostSpec
 from ollamaops.observe.memory import ledger_of, server_ledger
 from ollamaops.observe.run import HostCase, Options, Surroundings
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.state.host_lock import HostLock
-from ollamaops.state.ledger_document import LEDGER_NAME, SharedDocument, parse_document
-from ollamaops.state.lock_owner import LockOwner
+from ollamaops.state.ledger_document import LEDGER_NAME, LedgerDocument, parse_document
+from ollamaops.state.locks import HostLock, LockOwner
 from ollamaops.state.records import ModelRecord
 
 HOLD_UNTIL_TOLD = """
 import sys
 from pathlib import Path
-from ollamaops.state.lock_owner import LockOwner
-from ollamaops.state.host_lock import HostLock
+from ollamaops.state.locks import LockOwner
+from ollamaops.state.locks import HostLock
 HostLock(Path(sys.argv[1]), sys.argv[2]).take(LockOwner(token="x", who="carol@ci", process=1, since="09:00"))
 print("held", flush=True)
 sys.stdin.read()
@@ -81,7 +80,7 @@ def on_server(host: LiveHost, **options: object) -> HostCase:
     return replace(case, state="server", options=replace(Options(run_id="ours"), **options))  # type: ignore[arg-type]
 
 
-def document(host: LiveHost) -> SharedDocument:
+def document(host: LiveHost) -> LedgerDocument:
     with OllamaClient.connect(host.sandbox.url) as client:
         return parse_document(client.show(LEDGER_NAME).system)
 
@@ -200,10 +199,10 @@ def test_only_with_the_lock_is_the_ledger_of_a_host_written(host: LiveHost) -> N
         assert host.stranger.tags() == {}
         with holding_ledgers([case], around) as holding:
             ledger_of(case, client, holding).remember("x", record)
-            holder = document(host).holder
+            holder = document(host).lock_owner
             assert holder is not None
             assert (holder.token, holder.process) == ("ours", os.getpid())
-        assert document(host).holder is None
+        assert document(host).lock_owner is None
         assert list(ledger_of(case, client, around).load("gpu-1")) == ["m"]
 
 
@@ -225,7 +224,7 @@ def test_the_lock_of_a_controller_that_died_is_taken_over_when_it_has_run_out(ho
         take_elsewhere(host, around, ends_in_s=-1)
         report = apply_hosts(plan_hosts([case], around), [case], around)
     assert report.hosts[0].verified
-    assert document(host).holder is None
+    assert document(host).lock_owner is None
 
 
 def test_waiting_for_a_controller_ends_when_its_lock_runs_out(host: LiveHost) -> None:
@@ -243,7 +242,7 @@ def test_waiting_for_a_controller_ends_when_its_lock_runs_out(host: LiveHost) ->
             return (late if notes else datetime.now(UTC)).isoformat()
 
         with holding_ledgers([case], replace(around, emit=let_a_day_pass, now=now)):
-            holder = document(host).holder
+            holder = document(host).lock_owner
     assert holder is not None
     assert holder.token == "ours"
     assert notes == ["waiting for the lock, which another run has: dave@other, process 9, since 08:00"]
@@ -252,11 +251,11 @@ def test_waiting_for_a_controller_ends_when_its_lock_runs_out(host: LiveHost) ->
 def test_a_long_run_renews_its_lock(host: LiveHost) -> None:
     case = on_server(host)
     with host.around() as around, holding_ledgers([case], around, lease_s=1.5):
-        first = document(host).holder
+        first = document(host).lock_owner
         assert first is not None
-        while (now := document(host).holder) is None or now.expires_at <= first.expires_at:
+        while (now := document(host).lock_owner) is None or now.expires_at <= first.expires_at:
             around.cancel.wait(0.1)
-    assert document(host).holder is None
+    assert document(host).lock_owner is None
 
 
 def test_a_ledger_that_cannot_be_used_stops_the_run_before_it_begins(host: LiveHost) -> None:

@@ -95,14 +95,14 @@ def test_the_weights_are_always_the_same_bytes() -> None:
 
 
 def test_any_length_of_text_comes_back_byte_for_byte(client: OllamaClient) -> None:
-    shelf = LedgerModel(client)
-    assert shelf.digest() is None
+    model = LedgerModel(client)
+    assert model.digest() is None
     digests = set()
     for length in (1, 1000, 500_000, 3):
         text = "ollamaops ledger 1: " + "aZ09+/=" * length
-        shelf.write(text)
-        digests.add(shelf.digest())
-        assert shelf.read() == text
+        model.write(text)
+        digests.add(model.digest())
+        assert model.read() == text
         assert LedgerModel(client).read() == text
     assert len(digests) == 4
 
@@ -234,4 +234,4 @@ def test_what_one_controller_made_another_one_prunes(host: LiveHost) -> None:
 
 def test_the_lock_is_given_back_at_the_end(host: LiveHost, client: OllamaClient) -> None:
     run(host, [a_model(BASE)])
-    assert parse_document(client.show(LEDGER_NAME).system).holder is None
+    assert parse_document(client.show(LEDGER_NAME).system).lock_owner is None

@@ -17,11 +17,11 @@ from ollamaops.state.ledger_document import (
     LEDGER_NAME,
     MOST_ANCESTORS,
     MOST_BYTES,
-    SharedDocument,
+    LedgerDocument,
     parse_document,
     render_document,
 )
-from ollamaops.state.lock_owner import LockOwner
+from ollamaops.state.locks import LockOwner
 from ollamaops.state.records import STATUSES, WAYS, Fingerprint, ModelRecord
 
 TEXTS = st.text(max_size=12)
@@ -38,12 +38,12 @@ RECORDS = st.builds(
     weights_verified=st.booleans(),
 )
 DOCUMENTS = st.builds(
-    SharedDocument,
+    LedgerDocument,
     revision=TEXTS,
     ancestors=st.lists(TEXTS, max_size=3).map(tuple),
     models=st.dictionaries(TEXTS, RECORDS, max_size=3),
     pushes=st.dictionaries(st.tuples(TEXTS, TEXTS), st.lists(TEXTS, max_size=2).map(tuple), max_size=3),
-    holder=st.none()
+    lock_owner=st.none()
     | st.builds(LockOwner, token=TEXTS, who=TEXTS, process=st.integers(), since=TEXTS, expires_at=TEXTS),
 )
 DELETE_HINT = (
@@ -56,7 +56,7 @@ def packed(body: object) -> str:
     return "ollamaops ledger 2: " + base64.b64encode(zlib.compress(json.dumps(body).encode())).decode()
 
 
-def body_of(document: SharedDocument) -> dict[str, object]:
+def body_of(document: LedgerDocument) -> dict[str, object]:
     text = render_document(document).rpartition(" ")[2]
     body: dict[str, object] = json.loads(zlib.decompress(base64.b64decode(text)))
     return body
@@ -64,16 +64,16 @@ def body_of(document: SharedDocument) -> dict[str, object]:
 
 STOLEN = {"how": "stolen", "status": "applied", "entry": "", "digest": "", "at": ""}
 RECORD = ModelRecord(how="pulled", fingerprint=Fingerprint("words", "weights"), digest="d")
-FULL = body_of(SharedDocument().with_models({"m": RECORD}))
+FULL = body_of(LedgerDocument().with_models({"m": RECORD}))
 
 
 @given(DOCUMENTS)
-def test_a_document_survives_its_text(document: SharedDocument) -> None:
+def test_a_document_survives_its_text(document: LedgerDocument) -> None:
     assert parse_document(render_document(document)) == document
 
 
 @given(DOCUMENTS)
-def test_the_text_survives_a_modelfile_and_is_one_line_of_plain_letters(document: SharedDocument) -> None:
+def test_the_text_survives_a_modelfile_and_is_one_line_of_plain_letters(document: LedgerDocument) -> None:
     text = render_document(document)
     assert (text.isascii(), text.isprintable()) == (True, True)
     rendered = render_for_wire(Modelfile((Command("model", "a"), Command("system", text))))
@@ -81,7 +81,7 @@ def test_the_text_survives_a_modelfile_and_is_one_line_of_plain_letters(document
 
 
 def test_a_server_that_adds_a_line_end_does_no_harm() -> None:
-    document = SharedDocument(revision="r").with_models({"m": RECORD})
+    document = LedgerDocument(revision="r").with_models({"m": RECORD})
     assert parse_document(render_document(document) + "\n") == document
 
 
@@ -93,14 +93,14 @@ def test_a_server_that_adds_a_line_end_does_no_harm() -> None:
         ("ollamaops ledger 1: ???", "it holds something else"),
         ("ollamaops ledger 1: abc", "it is damaged: "),
         ("ollamaops ledger 1: abcd", "it is damaged: "),
-        (render_document(SharedDocument())[:-8] + "AAAA", "it is damaged: "),
+        (render_document(LedgerDocument())[:-8] + "AAAA", "it is damaged: "),
         (packed([]), "it is damaged: a mapping is missing"),
         (packed({}), "it is damaged: a mapping is missing"),
-        (packed({**body_of(SharedDocument()), "pushes": {}}), "it is damaged: a list is missing"),
-        (packed({**body_of(SharedDocument()), "pushes": [["a"]]}), "it is damaged: "),
-        (packed({**body_of(SharedDocument()), "revision": 3}), "it is damaged: a text is missing"),
+        (packed({**body_of(LedgerDocument()), "pushes": {}}), "it is damaged: a list is missing"),
+        (packed({**body_of(LedgerDocument()), "pushes": [["a"]]}), "it is damaged: "),
+        (packed({**body_of(LedgerDocument()), "revision": 3}), "it is damaged: a text is missing"),
         (
-            packed({**body_of(SharedDocument()), "models": {"m": STOLEN}}),
+            packed({**body_of(LedgerDocument()), "models": {"m": STOLEN}}),
             "it is damaged: a model cannot be 'stolen' and 'applied'",
         ),
         (
@@ -132,7 +132,7 @@ def test_a_newer_format_asks_for_an_upgrade() -> None:
 
 
 def test_a_write_knows_those_before_it_up_to_a_limit() -> None:
-    document = SharedDocument()
+    document = LedgerDocument()
     assert document.has_seen("r0") is False
     for number in range(MOST_ANCESTORS + 2):
         document = document.succeeded_by(f"r{number}")
@@ -142,9 +142,9 @@ def test_a_write_knows_those_before_it_up_to_a_limit() -> None:
 
 
 def test_a_model_is_kept_until_it_is_forgotten() -> None:
-    document = SharedDocument().with_models({"m": RECORD})
+    document = LedgerDocument().with_models({"m": RECORD})
     assert document.models == {"m": RECORD}
-    assert document.without_model("m") == document.without_model("n").without_model("m") == SharedDocument()
+    assert document.without_model("m") == document.without_model("n").without_model("m") == LedgerDocument()
 
 
 def test_the_name_of_the_ledger_means_the_same_on_every_server() -> None:

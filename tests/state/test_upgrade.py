@@ -6,8 +6,10 @@ every state, the text that it keeps on a server for the same host, and what it p
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -25,6 +27,7 @@ from ollamaops.plan.actions import HostPlan, id_of
 from ollamaops.plan.desired import build_model
 from ollamaops.state.ledger import FILE_NAME, Ledger
 from ollamaops.state.ledger_document import VERSION, parse_document, render_document
+from ollamaops.state.locks import LockOwner, owner_to_json
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 from ollamaops.state.upgrade import upgrade_record
 
@@ -213,6 +216,13 @@ def test_the_ledger_on_a_server_is_the_same_as_the_one_in_the_state_folder(old: 
     assert document.models == old.load("gpu-1")
     assert document.pushes == old.load_pushes("gpu-1")
     assert parse_document(render_document(document)) == document
+
+
+def test_the_lock_of_a_run_of_0_1_0_is_respected() -> None:
+    owner = LockOwner(token="r1", who="alice@build-7", process=7, since="10:00", expires_at="11:00")
+    body = {"revision": "r", "ancestors": [], "facts": {}, "pushes": [], "holder": owner_to_json(owner)}
+    packed = base64.b64encode(zlib.compress(json.dumps(body).encode())).decode()
+    assert parse_document(f"ollamaops ledger 1: {packed}").lock_owner == owner
 
 
 def test_0_1_0_refuses_a_document_of_this_version_and_does_not_overwrite_it() -> None:

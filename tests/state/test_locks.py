@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.errors import StateError
-from ollamaops.state.host_lock import HostLock
-from ollamaops.state.lock_owner import (
-    NOBODY_KNOWN,
+from ollamaops.state.locks import (
+    UNKNOWN_OWNER,
+    HostLock,
     LockOwner,
     has_died,
-    holder_from_json,
-    holder_to_json,
+    owner_from_json,
+    owner_to_json,
     where_am_i,
     who_am_i,
 )
@@ -36,11 +36,10 @@ NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 TAKE_AND_STAY = """
 import sys
 from pathlib import Path
-from ollamaops.state.lock_owner import LockOwner
-from ollamaops.state.host_lock import HostLock
+from ollamaops.state.locks import HostLock, LockOwner
 lock = HostLock(Path(sys.argv[1]), sys.argv[2])
-holder = LockOwner(token="other", who="carol@ci", process=1, since="2026-11-22T09:00:00Z")
-print(lock.take(holder), flush=True)
+owner = LockOwner(token="other", who="carol@ci", process=1, since="2026-11-22T09:00:00Z")
+print(lock.take(owner), flush=True)
 sys.stdin.read()
 """
 
@@ -108,8 +107,8 @@ def test_an_owner_that_has_not_said_who_it_is_is_another_run(tmp_path: Path, tex
     mine, others = HostLock(tmp_path, HOST), HostLock(tmp_path, HOST)
     assert mine.take(ALICE) is None
     mine.path.write_bytes(text)
-    assert others.take(BOB) == NOBODY_KNOWN
-    assert str(NOBODY_KNOWN) == "another run"
+    assert others.take(BOB) == UNKNOWN_OWNER
+    assert str(UNKNOWN_OWNER) == "another run"
     mine.release()
 
 
@@ -159,7 +158,7 @@ def test_the_lock_file_is_private_and_named_after_no_secret(tmp_path: Path) -> N
     lock.release()
 
 
-# holders
+# owners
 
 
 @given(
@@ -172,8 +171,8 @@ def test_the_lock_file_is_private_and_named_after_no_secret(tmp_path: Path) -> N
         expires_at=st.text(),
     )
 )
-def test_a_holder_survives_json(holder: LockOwner) -> None:
-    assert holder_from_json(holder_to_json(holder)) == holder
+def test_a_owner_survives_json(owner: LockOwner) -> None:
+    assert owner_from_json(owner_to_json(owner)) == owner
 
 
 @pytest.mark.parametrize(
@@ -182,15 +181,15 @@ def test_a_holder_survives_json(holder: LockOwner) -> None:
         None,
         [],
         {},
-        {**holder_to_json(ALICE), "process": True},
-        {**holder_to_json(ALICE), "process": "1"},
-        {**holder_to_json(ALICE), "who": None},
-        {**holder_to_json(ALICE), "expires_at": 3},
-        {**holder_to_json(ALICE), "place": None},
+        {**owner_to_json(ALICE), "process": True},
+        {**owner_to_json(ALICE), "process": "1"},
+        {**owner_to_json(ALICE), "who": None},
+        {**owner_to_json(ALICE), "expires_at": 3},
+        {**owner_to_json(ALICE), "place": None},
     ],
 )
-def test_what_is_no_holder_is_none(value: object) -> None:
-    assert holder_from_json(value) is None
+def test_what_is_no_owner_is_none(value: object) -> None:
+    assert owner_from_json(value) is None
 
 
 @pytest.mark.parametrize(
@@ -208,8 +207,8 @@ def test_what_is_no_holder_is_none(value: object) -> None:
 def test_a_lock_runs_out_at_its_end_and_at_once_if_that_cannot_be_read(
     expires_at: str, expired: bool
 ) -> None:
-    holder = LockOwner(token="t", who="w", process=1, since="s", expires_at=expires_at)
-    assert holder.has_expired(NOW) == expired
+    owner = LockOwner(token="t", who="w", process=1, since="s", expires_at=expires_at)
+    assert owner.has_expired(NOW) == expired
 
 
 def test_somebody_without_a_name_is_known_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +236,7 @@ def test_only_an_owner_that_would_be_seen_from_here_is_known_to_have_died() -> N
 
 
 def test_a_place_is_the_same_for_every_process_of_a_machine() -> None:
-    code = "from ollamaops.state.lock_owner import where_am_i; print(where_am_i(), end='')"
+    code = "from ollamaops.state.locks import where_am_i; print(where_am_i(), end='')"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == where_am_i()
 
