@@ -13,6 +13,8 @@ from hypothesis import settings
 from live_host import LiveHost, a_host
 from properties import QUICK, SOAK
 
+from ollamaops.http.cancel import CancelToken
+
 settings.register_profile("quick", QUICK)
 settings.register_profile("soak", SOAK)
 settings.load_profile("quick")
@@ -53,6 +55,15 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in FOREIGN_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program waits before it tries something again, it waits a fraction of the time."""
+    wait = CancelToken.wait
+    monkeypatch.setattr(
+        CancelToken, "wait", lambda token, timeout=None: wait(token, timeout and timeout / 25)
+    )
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -51,6 +52,8 @@ from ollamaops.names import Digest, NamePattern
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, id_of
 from ollamaops.state.ledger import Ledger
+
+pytestmark = in_turn("version", count=2)
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
@@ -343,6 +346,7 @@ def test_a_stop_during_the_last_look_is_an_interruption_with_all_results(newest:
 BOUNDARY_VERSIONS = ("0.3.4", "0.12.11", "0.33.0-rc2")
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", BOUNDARY_VERSIONS)
 @pytest.mark.parametrize("when", [ActionStarted, ActionEnded], ids=["as it starts", "when it has ended"])
 @pytest.mark.parametrize("boundary", range(1, 9))

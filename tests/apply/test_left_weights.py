@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -30,6 +31,8 @@ from ollamaops.events import Succeeded
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.plan.versions import previous_of
 from ollamaops.state.records import NO_FINGERPRINT
+
+pytestmark = in_turn("host", count=2)
 
 OTHER = "qwen2.5:0.5b"
 FAILS = {"prompt": "Reply with the word pong.", "matches": "^pang$"}

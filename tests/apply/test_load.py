@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -40,6 +41,8 @@ from ollamaops.plan.codec import plan_from_json, plan_to_json
 from ollamaops.sandbox.builtin_models import BUILTIN_MODELS
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
+
+pytestmark = in_turn("host", "small_host", "version", count=2)
 
 EMBEDDING = "all-minilm:latest"
 OTHER = "qwen3:0.6b"

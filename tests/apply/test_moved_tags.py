@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from breadth import in_turn
 from patience import PATIENCE_S
 from pulled_models import WEIGHTS_A, WEIGHTS_B, World, entry, publish
 from registry_fixture import RunningRegistry, run_registry
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
-pytestmark = pytest.mark.registry
+pytestmark = [pytest.mark.registry, in_turn("moving", count=2)]
 VERSIONS = ("0.5.7", "0.12.11", "0.33.0-rc2")
 
 

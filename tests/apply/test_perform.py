@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -50,6 +51,8 @@ from ollamaops.plan.versions import previous_of
 from ollamaops.registry.client import RegistryClient
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import ModelRecord
+
+pytestmark = in_turn("version", count=2)
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

@@ -281,6 +281,7 @@ def test_a_registry_that_has_something_else_fails_the_push_and_nothing_is_rememb
         assert (pushed.digests, pushed.sent) == ([], True)
 
 
+@pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("status", [401, 403, 500])
 def test_a_registry_that_does_not_say_leaves_a_push_done_and_not_verified(
     tmp_path: Path, status: int

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from breadth import in_turn
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_model, assert_converged, ids, name
 from patience import PATIENCE_S
 from pulled_models import World
@@ -27,6 +28,8 @@ from ollamaops.plan.results import RunReport
 from ollamaops.plan.rollback import plan_rollback
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.records import ModelRecord, Status
+
+pytestmark = in_turn("version", count=2)
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 BOT = name("bot")
@@ -356,6 +359,7 @@ def test_apply_with_release_brings_forward(changed: World) -> None:
     assert "held" not in changed.run("status")[1]
 
 
+@pytest.mark.usefixtures("hurry")
 def test_the_command_says_what_it_cannot_do(changed: World, sandbox: Sandbox) -> None:
     code, text = changed.run("rollback", "bot", "--to", "2")
     assert (code, "cannot be rolled back by 2: 1 is kept" in text) == (1, True)

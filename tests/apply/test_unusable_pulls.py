@@ -21,6 +21,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegist
         yield running
 
 
+@pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize(("version", "name"), [("0.6.8", None), ("0.33.0-rc2", "mario")])
 def test_what_cannot_be_opened_is_pulled_again_by_every_run_until_it_can(
     tmp_path: Path,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import requests
+from breadth import in_turn
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_host, a_model, assert_converged
 from patience import PATIENCE_S
 
@@ -22,6 +23,8 @@ from ollamaops.engine import apply_hosts, plan_rollbacks
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
 from ollamaops.observe.run import Options
+
+pytestmark = in_turn("host", count=2)
 
 OTHER = "qwen2.5:0.5b"
 ENOUGH = 10

@@ -261,7 +261,10 @@ def test_a_wait_that_cannot_be_read_is_a_wrong_command_line(
 # a stateless controller
 
 
-@pytest.mark.parametrize("number", [12, 18, 24, 30, 36, 45])
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize(
+    "number", [12, 30, *(pytest.param(number, marks=pytest.mark.soak) for number in (18, 24, 36, 45))]
+)
 def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by_the_next(
     write: Write, state: Path, tmp_path: Path, number: int
 ) -> None:
@@ -292,6 +295,7 @@ def test_killed_at_any_request_a_run_with_its_state_on_the_server_is_finished_by
         assert Ledger(state).load(host.url) == {}
 
 
+@pytest.mark.usefixtures("hurry")
 def test_with_the_state_on_the_server_a_second_machine_has_nothing_to_do_and_may_prune(
     host: Sandbox, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

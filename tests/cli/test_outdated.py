@@ -254,6 +254,7 @@ def test_a_tag_that_was_deleted_upstream_is_gone_and_not_unknown(
     assert applied.run("outdated", "--detailed-exitcode")[0] == 2
 
 
+@pytest.mark.usefixtures("hurry")
 def test_a_host_that_cannot_be_reached_is_told_and_the_others_are_judged(
     applied: World, registry: RunningRegistry, mario: str, old: Sandbox
 ) -> None:

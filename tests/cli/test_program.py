@@ -260,6 +260,7 @@ def test_a_family_of_rules_is_lifted_by_its_name(host: Sandbox, write: Write) ->
     assert set(tags(host)) == {"llama3.2:3b"}
 
 
+@pytest.mark.usefixtures("hurry")
 def test_an_unreachable_host_is_unknown_and_the_others_go_on(
     host: Sandbox, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:

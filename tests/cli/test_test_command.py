@@ -77,6 +77,7 @@ def test_only_the_models_that_are_named_are_tested(world: World, host: Sandbox) 
     assert (code, "matches no declared model" in text) == (64, True)
 
 
+@pytest.mark.usefixtures("hurry")
 def test_a_host_that_is_not_reached_ends_3_and_a_failure_counts_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], host: Sandbox
 ) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from breadth import in_turn
 from live_host import BASE, LiveHost, a_build, a_host, a_model, an_absence, ids, small_manifest
 
 from ollamaops.engine import apply_hosts, plan_hosts
@@ -23,6 +24,8 @@ from ollamaops.plan.results import RunReport
 from ollamaops.state.ledger_document import LEDGER_NAME, parse_document
 from ollamaops.state.records import Fingerprint, ModelRecord
 from ollamaops.state.server_ledger import ServerLedger
+
+pytestmark = in_turn("host", count=2)
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 LEDGER = "ollamaops-ledger:state"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -20,6 +21,8 @@ from live_host import (
 )
 
 from ollamaops.engine import Options
+
+pytestmark = in_turn("host", count=2)
 
 
 @pytest.fixture(params=VERSIONS)

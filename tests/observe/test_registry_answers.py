@@ -101,6 +101,7 @@ def test_one_model_that_is_refused_does_not_speak_for_its_registry() -> None:
         assert isinstance(registries.manifest(a_name(server, "team/luigi"), insecure=True), FetchedManifest)
 
 
+@pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize(
     "passing", [Reply(503), Reply(429, {"Retry-After": "0"}), Reply(200, {}, RAW, cut_at=5)]
 )

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import requests
+from breadth import in_turn
 from live_host import BASE, LiveHost, a_build, a_host, a_model, assert_converged, name
 from live_host import failures as failed_actions
 from patience import PATIENCE_S
@@ -40,6 +41,8 @@ from ollamaops.plan.results import HostVerdicts
 from ollamaops.sandbox.fault_injection import with_faults
 from ollamaops.sandbox.fault_script import parse_faults
 from ollamaops.sandbox.server import Sandbox
+
+pytestmark = in_turn("host", count=2)
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 EMBEDDER = "all-minilm:22m"

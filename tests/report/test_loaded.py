@@ -129,6 +129,7 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ollamaops.yaml"
 
 
+@pytest.mark.usefixtures("hurry")
 def test_ps_shows_every_host_and_ends_3_when_one_is_away(
     manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

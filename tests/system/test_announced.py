@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from breadth import in_turn
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_copy, a_host, a_model, assert_converged, name
 
 from ollamaops.engine import Options
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.plan.actions import Plan, subject_of, verb_of
 from ollamaops.report.status_text import build_status
+
+pytestmark = in_turn("host", count=2)
 
 
 @pytest.fixture(params=VERSIONS)

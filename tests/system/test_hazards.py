@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     REWRITING_VERSIONS,
@@ -35,6 +36,8 @@ from ollamaops.events import ActionStarted, Event, Noted, Retrying
 from ollamaops.manifest.types import Build, ModelSpec, Pull
 from ollamaops.names import Digest
 from ollamaops.sandbox.model_name import parse_name
+
+pytestmark = in_turn("version", count=2)
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
@@ -149,6 +152,7 @@ def test_hazard_2_a_success_before_the_end_of_the_stream_is_not_believed(host: L
 # 3
 
 
+@in_turn("version", count=len(VERSIONS))
 @every_version
 def test_hazard_3_each_era_gets_the_create_that_it_understands(host: LiveHost, version: str) -> None:
     assert_converged(host, host.apply(small_manifest()))
@@ -162,6 +166,7 @@ def test_hazard_3_each_era_gets_the_create_that_it_understands(host: LiveHost, v
 # 4
 
 
+@in_turn("version", count=len(VERSIONS))
 @every_version
 def test_hazard_4_weights_that_the_server_rewrote_are_not_taken_for_drift(
     host: LiveHost, version: str
@@ -180,6 +185,7 @@ def test_hazard_4_weights_that_the_server_rewrote_are_not_taken_for_drift(
 # 5
 
 
+@in_turn("version", count=len(VERSIONS))
 @pytest.mark.registry
 @every_version
 def test_hazard_5_a_digest_that_an_old_server_made_up_is_not_taken_for_new_content(
@@ -317,6 +323,7 @@ def test_hazard_10_the_field_that_crashes_servers_is_never_sent(host: LiveHost) 
 # 11
 
 
+@in_turn("version")
 @every_version
 @pytest.mark.parametrize("missing_from", range(1, 13))
 def test_hazard_11_a_model_that_one_list_misses_is_looked_for_again(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -30,6 +31,8 @@ from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Fact, HostPlan, Plan, PullModel
 from ollamaops.registry.client import RegistryClient
+
+pytestmark = in_turn("version", count=2)
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from breadth import in_turn
 from gguf_files import split, take_apart
 from live_host import REWRITING_VERSIONS, VERSIONS, WEIGHTS
 from patience import PATIENCE_S
@@ -26,6 +27,8 @@ from ollamaops.files.gguf_types import GgufValue
 from ollamaops.files.gguf_writer import build_gguf
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
+
+pytestmark = in_turn("version", count=2)
 
 A = (WEIGHTS / "tiny-a.gguf").read_bytes()
 F16 = WEIGHTS / "tiny-f16.gguf"
@@ -192,6 +195,7 @@ def manifest(folder: Path, url: str, kind: Kind) -> list[str]:
     return ["-f", str(path)]
 
 
+@in_turn("version", count=3)
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_converges_where_it_can_and_is_refused_elsewhere(
