@@ -75,7 +75,7 @@ def exit_code(host: LiveHost, models: list[ModelSpec]) -> int:
 def test_a_change_that_passes_is_switched_to_and_leaves_nothing_aside(host: LiveHost) -> None:
     assert_converged(host, host.apply(a_bot("red")))
     plan = host.plan(a_bot("blue"))
-    assert ids(plan.actions) == ["create/bot:latest", "probe/bot:latest", "copy/bot:latest"]
+    assert ids(plan.actions) == ["create/bot:latest", "verify/bot:latest", "copy/bot:latest"]
     assert_converged(host, host.apply(a_bot("blue")))
     assert says(host) == "blue"
     assert host.stranger.tags().keys() == {BASE, "bot:latest"}
@@ -93,9 +93,9 @@ def test_a_change_that_fails_leaves_the_old_model_answering_and_ends_5(host: Liv
     wrong = failures(report.hosts[0])
     assert (
         "no 'green' in an answer of 4 characters: 'blue'; the version that was there stays"
-        in (wrong["probe/bot:latest"])
+        in (wrong["verify/bot:latest"])
     )
-    assert wrong.keys() == {"probe/bot:latest", "copy/bot:latest"}
+    assert wrong.keys() == {"verify/bot:latest", "copy/bot:latest"}
     assert host.stranger.tags() == before
     assert says(host) == "red"
     assert exit_code(host, models) == exits.UNEXPECTED  # and says so again
@@ -107,7 +107,7 @@ def test_a_change_that_fails_leaves_the_old_model_answering_and_ends_5(host: Liv
 @every_version
 def test_a_first_version_that_fails_never_gets_the_name(host: LiveHost) -> None:
     report = host.apply(a_bot("red", "green"))
-    assert "there was none before, and there is none now" in failures(report)["probe/bot:latest"]
+    assert "there was none before, and there is none now" in failures(report)["verify/bot:latest"]
     assert host.stranger.tags().keys() == {BASE}
 
 
@@ -115,7 +115,7 @@ def test_what_is_made_from_a_model_waits_for_its_proof(newest: LiveHost) -> None
     child = a_model("child", a_build("bot", parameters={"seed": 1}))
     newest.apply([*a_bot("red"), child])
     report = newest.apply([*a_bot("blue", "green"), child])
-    assert failures(report).keys() == {"probe/bot:latest", "copy/bot:latest", "create/child:latest"}
+    assert failures(report).keys() == {"verify/bot:latest", "copy/bot:latest", "create/child:latest"}
     assert says(newest, "child") == "red"
     assert_converged(newest, newest.apply([*a_bot("blue"), child]))
     assert says(newest, "child") == "blue"
@@ -134,7 +134,7 @@ def test_staged_alone_means_that_it_can_be_loaded(newest: LiveHost) -> None:
     )
     report = newest.apply(staged("blue"))
     newest.proxy.edit = None
-    assert "answer: unable to load model" in failures(report)["probe/bot:latest"]
+    assert "answer: unable to load model" in failures(report)["verify/bot:latest"]
     assert says(newest) == "red"
 
 
@@ -142,7 +142,7 @@ def test_somebody_elses_change_while_it_is_proven_is_not_overwritten(newest: Liv
     newest.apply(a_bot("red"))
 
     def meddle(event: Event) -> None:
-        if isinstance(event, ActionEnded) and event.action_id.endswith("probe/bot:latest"):
+        if isinstance(event, ActionEnded) and event.action_id.endswith("verify/bot:latest"):
             newest.stranger.create("bot", BASE, system="Say black.")
 
     newest.emit = meddle
@@ -164,7 +164,7 @@ def test_an_alias_is_proven_before_it_moves(newest: LiveHost) -> None:
 
     assert_converged(newest, newest.apply(models("one", "red")))
     report = newest.apply(models("two", "green"))
-    assert failures(report).keys() == {"probe/prod:latest", "copy/prod:latest"}
+    assert failures(report).keys() == {"verify/prod:latest", "copy/prod:latest"}
     assert says(newest, "prod") == "red"
     assert_converged(newest, newest.apply(models("two", "blue")))
     assert says(newest, "prod") == "blue"
@@ -232,7 +232,7 @@ def test_a_pull_that_passes_stays_and_one_that_fails_is_taken_back(host: LiveHos
     before = outdated(host)
     report = host.run(a_pulled(FAILS))
     assert exits.code_of_run(report) == exits.UNEXPECTED
-    assert "the previous version is back" in failures(report.hosts[0])[f"probe/{BASE}"]
+    assert "the previous version is back" in failures(report.hosts[0])[f"verify/{BASE}"]
     assert host.stranger.tags() == before
     report = host.run(a_pulled())
     assert exits.code_of_run(report) == exits.DONE
@@ -246,7 +246,7 @@ def test_a_pull_that_passes_stays_and_one_that_fails_is_taken_back(host: LiveHos
 def test_a_first_pull_that_fails_is_removed_again(host: LiveHost) -> None:
     host.options = Options(costs=False, ask_registry=False)
     report = host.apply(a_pulled(FAILS))
-    assert "it was removed, because there was none before" in failures(report)[f"probe/{BASE}"]
+    assert "it was removed, because there was none before" in failures(report)[f"verify/{BASE}"]
     assert host.stranger.tags() == {}
     assert host.ledger.load("gpu-1") == {}
     assert_converged(host, host.apply(a_pulled()))
@@ -254,7 +254,7 @@ def test_a_first_pull_that_fails_is_removed_again(host: LiveHost) -> None:
 
 def test_a_pull_that_never_comes_leaves_no_trace(newest: LiveHost) -> None:
     model = a_model("no-such-model:1b", staged=True, retries=0)
-    assert failures(newest.apply([model])).keys() == {"pull/no-such-model:1b", "probe/no-such-model:1b"}
+    assert failures(newest.apply([model])).keys() == {"pull/no-such-model:1b", "verify/no-such-model:1b"}
     assert newest.ledger.load("gpu-1") == {}
 
 
@@ -281,7 +281,7 @@ def test_what_was_pulled_and_not_proven_is_proven_by_the_next_run(
     if is_first and not has_memory:
         assert plan.actions == ()  # nothing on the host tells that it is new
         return
-    assert ids(plan.actions) == [f"probe/{BASE}"]
+    assert ids(plan.actions) == [f"verify/{BASE}"]
     assert (
         exit_code(newest, [replace(model, update="missing") for model in a_pulled(FAILS)]) == exits.UNEXPECTED
     )
@@ -297,7 +297,7 @@ def test_what_is_not_known_to_be_ours_is_not_removed_when_it_fails(newest: LiveH
     newest.ledger.remember("gpu-1", {model.name.key: begun})
     before = newest.stranger.tags()
     report = newest.apply([replace(model, update="missing")])
-    assert "it stays as it is" in failures(report)[f"probe/{BASE}"]
+    assert "it stays as it is" in failures(report)[f"verify/{BASE}"]
     assert newest.stranger.tags() == before
     passing = replace(a_pulled()[0], update="missing")
     assert_converged(newest, newest.apply([passing]))
@@ -317,7 +317,7 @@ def test_what_cannot_be_taken_back_is_left_to_the_next_run(newest: LiveHost) -> 
     newest.proxy.edit = None
     assert (
         "it could not be taken back, which the next run does: gpu-1: list models"
-        in (failures(report)["probe/bot:latest"])
+        in (failures(report)["verify/bot:latest"])
     )
     assert says(newest) == "red"
     assert asides(newest) == ["bot:latest-ollamaops-next"]
@@ -347,7 +347,7 @@ def test_a_mirror_is_proven_under_its_reference(newest: LiveHost) -> None:
     mirror = ModelSpec(name=name("mirror"), source=Pull(ref=name(BASE)), update="latest", expect=(FAILS,))
     newest.options = Options(costs=False, ask_registry=False)
     report = newest.apply([mirror])
-    assert failures(report).keys() == {"probe/mirror:latest", "copy/mirror:latest"}
+    assert failures(report).keys() == {"verify/mirror:latest", "copy/mirror:latest"}
     assert newest.stranger.tags()["mirror:latest"] == before["mirror:latest"]
 
 
