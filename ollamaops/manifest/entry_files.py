@@ -25,7 +25,6 @@ from ollamaops.manifest.check import EntryFiles, refuse_local
 from ollamaops.manifest.disk import Disk, Folder, Named, about, is_there, reason_of
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.lint import lint_modelfile
-from ollamaops.manifest.local_paths import select_weights
 from ollamaops.manifest.modelfile import Modelfile, build_from_modelfile, decode_modelfile, parse_modelfile
 from ollamaops.manifest.problems import parse_scalar, problem_at
 from ollamaops.manifest.types import Build, Place, WeightsFile
@@ -36,6 +35,7 @@ from ollamaops.manifest.weights import (
     check_sets,
     is_gguf,
     place_of,
+    select_weights,
     without_folders,
 )
 from ollamaops.names import Digest, ModelName, hide_credentials

@@ -1,14 +1,18 @@
-"""Which weights a model is made from, and which files can make a model, an adapter or a draft together.
+"""Which weights a model is made from, and which files make a model, an adapter or a draft together.
 
 The caller has looked at the files: `kinds` and `headers` say what is in them. `made` has the weights under the key
 that names them (`files`, `adapters`, `drafts`). Only the names of remote files are known here, so the rules about
 headers apply to local files.
+
+Of a folder, `ollama create` takes one group of weights, the first of its list that is there, and every JSON file
+beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from functools import reduce
 
 from ollamaops.errors import Problem, WeightsError
@@ -24,6 +28,23 @@ from ollamaops.manifest.types import Build, ModelSpec, Place, WeightsFile
 WEIGHTS_ENDINGS = (".gguf", ".safetensors", ".bin", ".pth")
 _QUANTIZABLE = ("F16", "BF16", UNKNOWN)  # F32 is number 0, which is also what a header without a type has
 
+TEXT = "text/plain"
+ZIP = "application/zip"
+BINARY = "application/octet-stream"
+
+# Tried in this order; the content type is None where Ollama does not look (safetensors, since 0.11.11).
+# `ollama create` ignores folders of adapters since 0.12.11, but servers still take them.
+_SAFETENSORS_AND_TORCH: tuple[tuple[tuple[str, ...], str | None], ...] = (
+    (("model*.safetensors", "*/model*.safetensors"), None),
+    (("consolidated*.safetensors",), None),
+    (("adapter_model.safetensors", "adapters.safetensors"), None),
+    (("pytorch_model*.bin",), ZIP),
+    (("consolidated*.pth",), ZIP),
+)
+_GGUF: tuple[tuple[tuple[str, ...], str | None], ...] = ((("*.gguf",), BINARY), (("*.bin",), BINARY))
+_WEIGHTS_NAMES = ("*.safetensors", "*.bin", "*.pth", "*.gguf")
+
+Listing = Sequence[tuple[str, str]]
 Made = Mapping[str, Sequence[WeightsFile]]
 Kinds = Mapping[Location, Kind]
 Headers = Mapping[Location, GgufHeader]
@@ -162,3 +183,55 @@ def _first_twice(names: Iterable[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def select_weights(listing: Listing) -> tuple[str, ...]:
+    """The files of a folder that make a model, out of all its files two levels deep.
+
+    `listing` holds (path relative to the folder, content type as Go's http.DetectContentType, no parameters).
+    A group of weights with a file that is not what its name says (a git-lfs pointer is text) is passed over.
+    WeightsError if no group is left, or a JSON file is not text. GGUF files come alone: a server refuses them
+    with JSON files beside them.
+    """
+    weights = _first_group(listing, _SAFETENSORS_AND_TORCH)
+    if weights:
+        return (*weights, *_companions(listing))
+    weights = _first_group(listing, _GGUF)
+    if weights:
+        return weights
+    raise WeightsError("no Modelfile or safetensors files found", hint=_why_none(listing))
+
+
+def _first_group(listing: Listing, groups: tuple[tuple[tuple[str, ...], str | None], ...]) -> tuple[str, ...]:
+    for patterns, content_type in groups:
+        files = _matching(listing, *patterns)
+        if files and all(content_type in (None, sniffed) for _, sniffed in files):
+            return tuple(name for name, _ in files)
+    return ()
+
+
+def _companions(listing: Listing) -> Iterator[str]:
+    """Configuration, chat template and tokenizer, which go with safetensors and PyTorch weights."""
+    for name, sniffed in _matching(listing, "*.json", "*/*.json"):
+        if sniffed != TEXT:
+            raise WeightsError(f"{name}: invalid content type: {sniffed}, expected {TEXT}")
+        yield name
+    yield from (name for name, _ in _matching(listing, "chat_template.jinja"))
+    yield from _first_group(listing, ((("tokenizer.model",), BINARY), (("*/tokenizer.model",), TEXT)))
+
+
+def _matching(listing: Listing, *patterns: str) -> list[tuple[str, str]]:
+    """The files whose path matches, sorted by pattern and name; `*` does not cross a `/`, as in Go's globs."""
+    return [
+        entry
+        for pattern in patterns
+        for entry in sorted(listing)
+        if entry[0].count("/") == pattern.count("/") and fnmatchcase(entry[0], pattern)
+    ]
+
+
+def _why_none(listing: Listing) -> str:
+    wrong = [f"{name} is {sniffed}" for name, sniffed in _matching(listing, *_WEIGHTS_NAMES)]
+    if wrong:
+        return f"{', '.join(wrong[:3])}: fetch the real files if these are git-lfs pointers"
+    return "name a GGUF file, or a folder with model*.safetensors, config.json and a tokenizer"

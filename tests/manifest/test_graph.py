@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollamaops.manifest.graph import in_order, with_needs
+from ollamaops.manifest.graph import in_order, source_of, with_needs
+from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull, Source
+from ollamaops.names import ModelName
 
 Graph = dict[int, list[int]]
 GRAPHS: st.SearchStrategy[Graph] = st.dictionaries(
@@ -64,3 +66,14 @@ def test_chosen_nodes_come_with_everything_they_need_and_nothing_else(graph: Gra
         assert set(graph.get(node, [])) <= kept
     for node in kept - chosen:
         assert any(node in graph.get(other, []) for other in kept - {node})
+
+
+BASE = ModelName.parse("base")
+
+
+@pytest.mark.parametrize(
+    ("source", "made_from"),
+    [(Build(base=BASE), BASE), (Build(), None), (Copy(source=BASE), BASE), (Pull(ref=BASE), None)],
+)
+def test_what_a_model_is_made_from(source: Source, made_from: ModelName | None) -> None:
+    assert source_of(ModelSpec(name=ModelName.parse("bot"), source=source)) == made_from

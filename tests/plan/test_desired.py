@@ -13,9 +13,7 @@ from plan_world import FILES as WORLD_FILES
 from plan_world import declarations
 
 from ollamaops.files.location import FileInfo, Location
-from ollamaops.manifest.graph import source_of
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Pull, WeightsFile
-from ollamaops.manifest.weights import local_files
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.plan.actions import Blob
 from ollamaops.plan.desired import (
@@ -165,20 +163,6 @@ def test_a_build_becomes_a_recipe_with_digests_for_files() -> None:
     assert [blob.path for blob in model.blobs] == ["/w/a.gguf", "/w/b.gguf", "/w/c.gguf"]
     assert [blob.size_bytes for blob in model.blobs] == [1, 2, 3]
     assert model.weights == (FILES[A],)
-
-
-def test_every_local_file_is_listed_once() -> None:
-    specs = [
-        a_build(None, files=(a_file(A), a_file(B))),
-        a_build(adapters=(a_file(B),), drafts=(a_file(C),)),
-        a_pull("a"),
-    ]
-    assert [file.path for file in local_files(specs)] == [A, B, C]
-
-
-def test_what_a_model_is_made_from() -> None:
-    sources = [source_of(spec) for spec in (a_build("base"), a_build(None), a_copy("a", "b"), a_pull("a"))]
-    assert sources == [a_name("base"), None, a_name("b"), None]
 
 
 def test_an_undeclared_base_is_added_and_belongs_to_nobody() -> None:

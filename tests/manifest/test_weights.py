@@ -1,11 +1,15 @@
-"""Which local files a Modelfile means."""
+"""Which weights a model is made from, and which files of a folder make one."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from ollamaops.errors import WeightsError
-from ollamaops.manifest.local_paths import select_weights
+from ollamaops.manifest.types import Build, ModelSpec, Pull, WeightsFile
+from ollamaops.manifest.weights import local_files, select_weights
+from ollamaops.names import ModelName
 
 TEXT, ZIP, BINARY = "text/plain", "application/zip", "application/octet-stream"
 
@@ -75,3 +79,14 @@ def test_a_folder_of_pointers_is_refused_with_their_names() -> None:
 def test_a_json_file_that_is_not_text_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"config\.json: invalid content type: application/octet-stream"):
         select_weights([("model.safetensors", BINARY), ("config.json", BINARY)])
+
+
+def test_every_local_file_is_listed_once() -> None:
+    bot = ModelName.parse("bot")
+    a, b, c = (WeightsFile(Path(f"/w/{name}.gguf"), f"{name}.gguf") for name in "abc")
+    specs = [
+        ModelSpec(name=bot, source=Build(files=(a, b))),
+        ModelSpec(name=bot, source=Build(base=bot, adapters=(b,), drafts=(c,))),
+        ModelSpec(name=bot, source=Pull(ref=bot)),
+    ]
+    assert local_files(specs) == (a, b, c)
