@@ -310,14 +310,16 @@ class FileCollector:
         return False
 
     def _is_whole(self, path: Path, named: Named) -> bool:
-        """Whether the file holds all that its header promises. Headers have an upper limit, tensors are not read."""
+        """Whether the file is complete, told by its header, of which a limited size is read, or by its end."""
         try:
             if self._kinds[path] == "gguf":
                 header = self._headers[path] = read_gguf(path, array_limit=0)
                 require_complete(header, path)
                 self._warn_of_trailing(header, named)
+            elif path.name.endswith(".safetensors"):
+                require_whole(path)
             else:
-                _require_whole(path)
+                require_whole_zip(path)
         except WeightsError as error:
             return self._refuse_file(path, named, str(error).removeprefix(f"{path}: "), error.hint)
         return True
@@ -438,8 +440,3 @@ def _no_file(path: Path) -> str | None:
     if path.is_dir():
         return "a folder"
     return "not a regular file" if path.exists() else "a link to nothing"
-
-
-def _require_whole(path: Path) -> None:
-    """WeightsError unless safetensors or PyTorch weights hold all that they promise."""
-    (require_whole if path.name.endswith(".safetensors") else require_whole_zip)(path)

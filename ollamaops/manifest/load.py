@@ -99,6 +99,7 @@ def load_manifest(
     if problems:
         raise ManifestError(_each_once(problems))
     warnings += warn_of_models(models, hosts, written)
+    state = whole.get("state")
     return Manifest(
         root=files[0].folder.root,
         files=tuple(file.shown for file in files),
@@ -107,16 +108,12 @@ def load_manifest(
         absent=absent,
         policy=policy,
         warnings=ManifestError(_each_once(warnings)).problems,  # sorted
-        state="server" if _is_on_server(whole.get("state")) else "local",
+        state="server" if isinstance(state, Scalar) and state.value == "server" else "local",
     )
 
 
 def _each_once(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(dict.fromkeys(problems))
-
-
-def _is_on_server(node: Node | None) -> bool:
-    return isinstance(node, Scalar) and node.value == "server"
 
 
 def _merge(

@@ -18,7 +18,7 @@ from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Place
 from ollamaops.names import ModelName, hide_credentials
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 # never merged key by key
 _WHOLE = frozenset({"auth", "system", "template", "license", "modelfile", "messages", "expect", "push"})
@@ -35,7 +35,7 @@ def join(roots: Sequence[Table]) -> tuple[Table, list[Problem]]:
     return whole, problems
 
 
-def _unite(first: Table, second: Table, path: Path, problems: list[Problem]) -> Table:
+def _unite(first: Table, second: Table, path: KeyPath, problems: list[Problem]) -> Table:
     nodes, keys = dict(first.nodes), dict(first.keys)
     for key, node in second.nodes.items():
         there = nodes.get(key)
@@ -52,7 +52,7 @@ def _unite(first: Table, second: Table, path: Path, problems: list[Problem]) -> 
     return replace(first, nodes=nodes, keys=keys)
 
 
-def _is_section(path: Path) -> bool:
+def _is_section(path: KeyPath) -> bool:
     """Whether files may share the mapping at this path; the mapping of one host or one model is in one file."""
     if path[0] == "environments":
         return len(path) < 3 or _is_section(path[2:])
@@ -199,17 +199,17 @@ def _under(defaults: Table, table: Table) -> Table:
 _ESSENTIAL = frozenset({"name", "url", "ensure", "pull", "from", "files", "modelfile", "copy"})
 # what has parts that say nothing of each other, which can be cut one by one
 _BY_PART = frozenset({"labels", "headers", "parameters", "sha256", "ignore"})
-FlawPath = tuple[str | int, ...]
+NodePath = tuple[str | int, ...]
 
 
-def cut(root: Table, flaws: Iterable[FlawPath]) -> Table:
+def cut(root: Table, flaws: Iterable[NodePath]) -> Table:
     """The tree without what the flaws blame, in pieces so large that what is left can still be judged by itself."""
     kept = _without(root, {_piece(path) for path in flaws})
     assert isinstance(kept, Table), "no piece is the whole tree"
     return kept
 
 
-def _piece(path: FlawPath) -> FlawPath:
+def _piece(path: NodePath) -> NodePath:
     match path[0]:
         case "environments" if len(path) > 2:
             return (*path[:2], *_piece(path[2:]))
@@ -221,10 +221,10 @@ def _piece(path: FlawPath) -> FlawPath:
             return path[:2]
 
 
-def _without(node: Node, paths: set[FlawPath]) -> Node:
+def _without(node: Node, paths: set[NodePath]) -> Node:
     if isinstance(node, Scalar) or not paths:
         return node
-    below: dict[str | int, set[FlawPath]] = {}
+    below: dict[str | int, set[NodePath]] = {}
     for path in paths:
         below.setdefault(path[0], set()).add(path[1:])
     gone = {part for part, rests in below.items() if () in rests}
@@ -239,7 +239,7 @@ def _without(node: Node, paths: set[FlawPath]) -> Node:
     )
 
 
-def paths_to(node: Node, places: Set[Place], path: FlawPath = ()) -> Iterator[FlawPath]:
+def paths_to(node: Node, places: Set[Place], path: NodePath = ()) -> Iterator[NodePath]:
     """The paths of all values that stand at one of the places."""
     if isinstance(node, Scalar):
         if node.place in places:

@@ -21,7 +21,7 @@ from ollamaops.errors import Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
 from ollamaops.manifest.problems import problem_at
 
-Path = tuple[str | int, ...]
+NodePath = tuple[str | int, ...]
 Schema = Mapping[str, object]
 
 
@@ -29,7 +29,7 @@ Schema = Mapping[str, object]
 class Flaw:
     """A problem and the path of the part that is to blame; without that part the tree is as the schema wants it."""
 
-    path: Path
+    path: NodePath
     problem: Problem
 
 
@@ -88,7 +88,7 @@ class _Context:
 
     def __init__(self, error: ValidationError, root: Node) -> None:
         self.error = error
-        self.path: Path = tuple(error.absolute_path)
+        self.path: NodePath = tuple(error.absolute_path)
         self.node = _node_at(root, self.path)
         self.schema = cast("Schema", error.schema)
         self.wanted: object = error.validator_value
@@ -166,7 +166,7 @@ class _Context:
         return None
 
 
-def _node_at(root: Node, path: Path) -> Node:
+def _node_at(root: Node, path: NodePath) -> Node:
     node = root
     for part in path:
         assert not isinstance(node, Scalar), "the path of an error leads through lists and mappings"
