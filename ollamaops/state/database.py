@@ -28,7 +28,10 @@ APPLICATION_ID = 0x6F6C6F70  # "olop", so that another program's database is not
 VERSION = len(MIGRATIONS)
 
 _ELSEWHERE_HINT = "choose a folder that can be written with --state-dir"
-_DAMAGED_HINT = "move the file away; a new one is started, and models are recognized again by their contents"
+_DAMAGED_HINT = (
+    "move the file away: models are recognized again by their contents, "
+    "but those that were rolled back are rolled forward"
+)
 _NEWER_HINT = "upgrade ollamaops, or choose another folder with --state-dir"
 # SQLite's primary result codes (https://sqlite.org/rescode.html) → why, and the way out.
 _REASONS: dict[int, tuple[str, str]] = {

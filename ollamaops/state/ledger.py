@@ -17,7 +17,7 @@ from ollamaops.errors import InvalidValue
 from ollamaops.names import Digest, ModelName
 from ollamaops.state.database import Cell, Database, Row
 from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, Run, Status
-from ollamaops.state.upgrade import is_evictions, record_cells
+from ollamaops.state.upgrade import is_evictions
 
 if TYPE_CHECKING:
     from ollamaops.files.digest import FileStamp
@@ -66,7 +66,7 @@ class Ledger:
         """Keep the records, in one transaction; older ones about the same models are replaced."""
         self._database.write_rows(
             f"REPLACE INTO model (host, {_MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            [(host, model, *record_cells(record)) for model, record in records.items()],
+            [(host, model, *_cells(record)) for model, record in records.items()],
         )
 
     def forget(self, host: str, model: str) -> None:
@@ -204,6 +204,22 @@ class Ledger:
 
 def _reopen(folder: Path, busy_timeout_s: float) -> Ledger:
     return Ledger(folder, busy_timeout_s=busy_timeout_s)
+
+
+def _cells(record: ModelRecord) -> tuple[Cell, ...]:
+    """The record as columns of the table `model`, after host and model."""
+    return (
+        record.how,
+        record.status,
+        record.fingerprint.words,
+        record.fingerprint.weights,
+        record.entry,
+        record.digest,
+        record.base_digest,
+        json.dumps(record.blobs),
+        int(record.weights_verified),
+        record.at,
+    )
 
 
 def _run(row: Row) -> Run:

@@ -102,8 +102,8 @@ def _unpacked(text: str) -> bytes:
 def _not_ours(why: str) -> StateError:
     return StateError(
         f"'{LEDGER_NAME}' is not a usable ledger: {why}",
-        hint=f"delete '{LEDGER_NAME}' on the host; a new one is started, "
-        "and models are recognized again by their contents",
+        hint=f"delete '{LEDGER_NAME}' on the host: models are recognized again by their contents, "
+        "but those that were rolled back are rolled forward",
     )
 
 

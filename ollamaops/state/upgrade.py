@@ -52,22 +52,6 @@ def upgrade_record(
     )
 
 
-def record_cells(record: ModelRecord) -> tuple[str | int | None, ...]:
-    """The record as the columns of the table `model` after its host and model."""
-    return (
-        record.how,
-        record.status,
-        record.fingerprint.words,
-        record.fingerprint.weights,
-        record.entry,
-        record.digest,
-        record.base_digest,
-        json.dumps(record.blobs),
-        int(record.weights_verified),
-        record.at,
-    )
-
-
 def is_evictions(value: object) -> bool:
     """Whether the JSON value maps names of models to lists of such names."""
     if not isinstance(value, dict) or not all(isinstance(names, list) for names in value.values()):
@@ -103,9 +87,10 @@ def _move_models(connection: sqlite3.Connection) -> None:
             )
         except ValueError:
             continue  # nobody wrote that; the model is recognized again by its contents
+        kind = (record.how, record.status, record.fingerprint.words, record.fingerprint.weights, record.entry)
+        content = (digest, base, json.dumps(record.blobs), int(record.weights_verified), at)
         connection.execute(
-            "INSERT INTO model VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (host, model, *record_cells(record)),
+            "INSERT INTO model VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (host, model, *kind, *content)
         )
 
 

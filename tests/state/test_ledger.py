@@ -34,7 +34,10 @@ from ollamaops.state.upgrade import MIGRATIONS
 
 HOST = "http://gpu-1.lan:11434"
 AT = "2026-08-21T10:00:00Z"
-DAMAGED_HINT = "move the file away; a new one is started, and models are recognized again by their contents"
+DAMAGED_HINT = (
+    "move the file away: models are recognized again by their contents, "
+    "but those that were rolled back are rolled forward"
+)
 ELSEWHERE_HINT = "choose a folder that can be written with --state-dir"
 STAMP = FileStamp("/weights/a.gguf", 7, 1, 2, 3, 4)
 

@@ -47,8 +47,8 @@ DOCUMENTS = st.builds(
     | st.builds(LockOwner, token=TEXTS, who=TEXTS, process=st.integers(), since=TEXTS, expires_at=TEXTS),
 )
 DELETE_HINT = (
-    "delete 'ollamaops-ledger:state' on the host; a new one is started, "
-    "and models are recognized again by their contents"
+    "delete 'ollamaops-ledger:state' on the host: models are recognized again by their contents, "
+    "but those that were rolled back are rolled forward"
 )
 
 
