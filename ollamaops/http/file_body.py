@@ -1,7 +1,6 @@
-"""Weights on this disk as the body of an upload: blocks of a file that the kernel sends, without a copy through here.
+"""Bodies of uploads: anything read in blocks, and files of this disk, whose blocks the kernel sends without a copy.
 
-Decides when a file counts as changed since it was hashed. The fact a reader would miss: a failed sendfile does not
-say which side failed, so the file is read once more to tell a bad disk from a lost connection.
+A file must still have the size that it had when its digest was computed.
 """
 
 from __future__ import annotations
@@ -13,8 +12,16 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ollamaops.errors import WeightsError
+
+
+class Upload(Protocol):
+    """A request body of known length that is read in blocks."""
+
+    def __len__(self) -> int: ...
+    def read(self, size: int = -1, /) -> bytes | FileBlock: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class FileBlock:
         try:
             sent_bytes = sock.sendfile(self.file, self.offset, self.size_bytes)
         except OSError:
-            self.read()
+            self.read()  # sendfile does not say which side failed: a bad disk fails here too, as a WeightsError
             raise
         self._check_whole(sent_bytes)
 

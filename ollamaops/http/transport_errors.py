@@ -1,8 +1,8 @@
 """Which error a failed exchange is: the exceptions of requests, urllib3, http.client, ssl and the OS, mapped once.
 
-Pure. Easily missed: the outer exception says little (requests wraps urllib3, urllib3 wraps the OS), so the whole
-chain of causes is looked at, and the first row of the table that fits any of them wins. Messages are our own
-words, because foreign ones carry addresses of objects, URLs and header values, secrets among them.
+The outer exception says little (requests wraps urllib3, urllib3 wraps the OS), so the whole chain of causes is
+searched, and the first row of the table that fits any of them wins. Messages are in our own words, because foreign
+ones carry addresses of objects, URLs and header values, which may be secret.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import requests.exceptions as r
@@ -33,36 +34,54 @@ from ollamaops.units import format_duration
 FAILURES: Final = (r.RequestException, u.HTTPError, http.client.HTTPException, OSError, UnicodeError)
 """Everything that an exchange may raise because of the network, the peer or the settings."""
 
-_LISTEN_HINT = "is Ollama running there, and does it listen on that address (OLLAMA_HOST on the host)?"
-_NAME_HINT = "check the host in url"
-_ROUTE_HINT = "check url and the network between here and there"
-_CA_HINT = "give the authority that signed it as tls: {ca: FILE}"
-_PLAIN_HINT = "a server without TLS is http:// in url"
-TLS_HINT: Final = "a server with TLS is https:// in url"
-_PROXY_HINT = "check proxy:, HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
 
-# exceptions → our error, why (None: the system's words), hint. The first row that fits a cause wins.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What to do about a failure. A host and a registry are set up in different places, so each has its own."""
+
+    unknown_name: str | None = None
+    untrusted: str | None = None
+    """The certificate is not accepted."""
+    no_tls: str | None = None
+    """The TLS handshake failed; the server may speak plain http."""
+    is_tls: str | None = None
+    """The answer is not HTTP; the server may speak TLS."""
+    refused: str | None = None
+    unreachable: str | None = None
+    address: str | None = None
+    """The address cannot be used at all."""
+    foreign: str | None = None
+    """Something else than what was meant may be answering."""
+    proxy: str | None = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+
+
+# exceptions → our error, why (None: the system's words), field of Hints. The first row that fits a cause wins.
 Row = tuple[tuple[type[BaseException], ...], type[OllamaopsError], str | None, str | None]
 _TABLE: Final[tuple[Row, ...]] = (
-    ((u.NameResolutionError, socket.gaierror), ConnectError, "the name of the host is not known", _NAME_HINT),
-    ((ssl.SSLCertVerificationError, ssl.CertificateError), TlsError, None, _CA_HINT),
+    (
+        (u.NameResolutionError, socket.gaierror),
+        ConnectError,
+        "the name of the host is not known",
+        "unknown_name",
+    ),
+    ((ssl.SSLCertVerificationError, ssl.CertificateError), TlsError, None, "untrusted"),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), ConnectionLost, "the connection was cut", None),
-    ((ssl.SSLError, u.SSLError, r.SSLError), TlsError, None, _PLAIN_HINT),
+    ((ssl.SSLError, u.SSLError, r.SSLError), TlsError, None, "no_tls"),
     (
         (u.ProxySchemeUnknown, u.ProxySchemeUnsupported),
         InvalidValue,
         "this kind of proxy is not supported",
-        _PROXY_HINT,
+        "proxy",
     ),
-    ((r.InvalidProxyURL,), InvalidValue, "the address of the proxy cannot be read", _PROXY_HINT),
-    ((u.ProxyError, r.ProxyError), ConnectError, "the proxy does not let us through", _PROXY_HINT),
-    ((ConnectionRefusedError,), ConnectError, "connection refused", _LISTEN_HINT),
-    ((u.NewConnectionError,), ConnectError, None, _ROUTE_HINT),
+    ((r.InvalidProxyURL,), InvalidValue, "the address of the proxy cannot be read", "proxy"),
+    ((u.ProxyError, r.ProxyError), ConnectError, "the proxy does not let us through", "proxy"),
+    ((ConnectionRefusedError,), ConnectError, "connection refused", "refused"),
+    ((u.NewConnectionError,), ConnectError, None, "unreachable"),
     (
         (u.ConnectTimeoutError, r.ConnectTimeout),
         ConnectError,
         "no connection within {connect}",
-        _ROUTE_HINT,
+        "unreachable",
     ),
     ((u.TimeoutError, r.Timeout, TimeoutError), TimeoutExceeded, "nothing moved for {idle}", None),
     ((u.IncompleteRead, http.client.IncompleteRead), ConnectionLost, "the answer was cut short", None),
@@ -78,7 +97,7 @@ _TABLE: Final[tuple[Row, ...]] = (
         (u.LocationValueError, r.InvalidURL, r.MissingSchema, r.InvalidSchema, r.URLRequired, UnicodeError),
         InvalidValue,
         "the address cannot be used",
-        "write url as http://host:port",
+        "address",
     ),
     ((u.InvalidHeader, r.InvalidHeader), InvalidValue, "a header cannot be sent", None),
     (
@@ -90,7 +109,7 @@ _TABLE: Final[tuple[Row, ...]] = (
         ),
         ProtocolError,
         "the answer is not HTTP",
-        TLS_HINT,
+        "is_tls",
     ),
     ((u.ResponseNotChunked, u.BodyNotHttplibCompatible), ProtocolError, "the answer is not HTTP", None),
     ((u.ProtocolError, r.ChunkedEncodingError), ConnectionLost, "the connection was cut", None),
@@ -115,14 +134,22 @@ _TABLE: Final[tuple[Row, ...]] = (
 
 
 def build_transport_error(
-    error: Exception, *, host: str, what: str, address: str, connect_s: float, idle_s: float
+    error: Exception,
+    *,
+    host: str,
+    what: str,
+    address: str,
+    connect_s: float,
+    idle_s: float,
+    hints: Hints | None = None,
 ) -> OllamaopsError:
     """Our error for a failed exchange. `address` is host and port, `what` was asked for, the rest are the limits."""
-    cause, (_, kind, why, hint) = find_row(error)
+    cause, (_, kind, why, hint_name) = find_row(error)
     reason = (why or _words_of(cause)).format(
         connect=format_duration(connect_s), idle=format_duration(idle_s)
     )
-    place = f" ({address})" if issubclass(kind, ConnectError | TlsError) else ""
+    hint = getattr(hints or Hints(), hint_name) if hint_name else None
+    place = f" ({address})" if issubclass(kind, ConnectError | TlsError) and address != host else ""
     message = ": ".join(part for part in (host, what, reason + place) if part)
     if issubclass(kind, RemoteError):
         return kind(message, host=host, hint=hint)
@@ -153,7 +180,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _words_of(error: BaseException) -> str:
-    """What the system says of a failure, without its numbers: `no route to host`."""
+    """What the system says about a failure, without its numbers: `no route to host`."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = getattr(cause, "verify_message", "") or "not trusted"

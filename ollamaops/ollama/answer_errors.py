@@ -11,12 +11,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from ollamaops.errors import (
-    AccessDenied,
     AnswerError,
     BrokenDownload,
     ConnectionLost,
@@ -29,9 +26,9 @@ from ollamaops.errors import (
     RemoteError,
     ServerFault,
     TimeoutExceeded,
-    TooManyRequests,
     cut_text,
 )
+from ollamaops.http.answer import error_kind, parse_retry_after
 
 # Ollama's own words for this (`http: no Location header in response`) tell nobody what to do: #7244
 _NO_REDIRECT: Final = r"no location header in response|unexpected status code 200"
@@ -144,15 +141,6 @@ _RULES: Final = (
     ),
 )
 
-_STATUS_ERRORS: Final[dict[int, type[AnswerError]]] = {
-    401: AccessDenied,
-    403: AccessDenied,
-    404: NotFound,
-    408: ServerFault,
-    425: ServerFault,
-    429: TooManyRequests,
-    499: ServerFault,
-}
 _STATUS_HINTS: Final[dict[int, str]] = {
     401: "the server or a proxy before it wants to know who asks: set auth for this host",
     403: "the server or a proxy before it does not allow this",
@@ -167,20 +155,6 @@ _HOST_CHECK_HINT: Final = (
     "a server that listens on loopback only answers to its own names: use its address or localhost in url, "
     "or let the proxy before it send 'Host: localhost'"
 )
-
-
-def parse_retry_after(text: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that Retry-After asks to wait (RFC 9110 §10.2.3: seconds or a date); None if unreadable."""
-    if not text:
-        return None
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
 
 
 def text_of_error(body: str) -> str:
@@ -281,9 +255,7 @@ def _classify(status: int, text: str) -> tuple[type[AnswerError], str | None]:
         for rule in _RULES:
             if re.search(rule.pattern, text, re.IGNORECASE):
                 return rule.error, rule.hint
-    if status in _STATUS_ERRORS or not 400 <= status < 500:
-        return _STATUS_ERRORS.get(status, ServerFault), _STATUS_HINTS.get(status)
-    return InvalidRequest, _STATUS_HINTS.get(status)
+    return error_kind(status), _STATUS_HINTS.get(status)
 
 
 def _in_clear(text: str) -> str:

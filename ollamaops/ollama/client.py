@@ -31,7 +31,7 @@ from ollamaops.ollama.features import Features, ServerVersion, features_of, firs
 from ollamaops.ollama.fields import Fields
 from ollamaops.ollama.messages import render_keep_alive
 from ollamaops.ollama.stall import Watch
-from ollamaops.ollama.transport import Answer, JsonObject, Stream, Transport
+from ollamaops.ollama.transport import JsonAnswer, JsonObject, Stream, Transport
 from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class OllamaClient:
 
     # how
 
-    def _whole(self, answer: Answer, what: str) -> Fields:
+    def _whole(self, answer: JsonAnswer, what: str) -> Fields:
         """The object in a 200 answer; CutStream when nothing came, which is how a proxy's broken answer looks."""
         if not answer.text.strip():
             raise CutStream(f"{self.host}: {what}: the answer is empty", host=self.host)
@@ -318,7 +318,7 @@ class OllamaClient:
     def _fields(self, value: object, what: str) -> Fields:
         return Fields(value, f"{self.host}: {what}: the answer", self.host)
 
-    def _answered(self, answer: Answer, what: str) -> Fields:
+    def _answered(self, answer: JsonAnswer, what: str) -> Fields:
         """The object in a 200 answer, unless it is an error after all."""
         fields = self._whole(answer, what)
         if fields.has("error"):
@@ -334,7 +334,7 @@ class OllamaClient:
         body: JsonObject,
         what: str,
         idle_s: float | None = None,
-    ) -> Answer:
+    ) -> JsonAnswer:
         return self.transport.request("POST", path, body=body, what=what, idle_s=idle_s)
 
     def _refuse(self, what: str, why: str, hint: str) -> InvalidRequest:

@@ -1,43 +1,33 @@
 """Asks registries for manifests and small blobs, over the v2 API, as an Ollama server would see them.
 
-One method per question, no retries, no policy. Everything it raises is a RemoteError whose `host` is the registry.
-The fact a reader would miss: a manifest is first asked for with the one media type that Ollama asks for, because a
-registry may answer other media types with other bytes; only where that finds nothing are all the others offered.
+One method per question, no retries. Everything it raises is Cancelled, or a RemoteError whose `host` is the registry.
+
+A manifest is first asked for with the one media type that Ollama asks for, because a registry may answer other media
+types with other bytes. The others are offered only when that finds nothing.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from ollamaops.errors import (
-    AccessDenied,
-    AnswerError,
     DigestMismatch,
-    InvalidRequest,
     InvalidValue,
-    NotFound,
     ProtocolError,
-    ServerFault,
-    TlsError,
-    TooManyRequests,
     cut_text,
 )
-from ollamaops.http.exchange import (
-    PATIENCE,
-    Answer,
-    Exchange,
-    Question,
-    origin_of,
-)
+from ollamaops.http.answer import Answer, error_kind, parse_retry_after
+from ollamaops.http.cancel import CancelToken
+from ollamaops.http.exchange import Request
+from ollamaops.http.redirects import Fetcher
+from ollamaops.http.session import HttpSession, TimeLimits, TlsFiles, origin_of
+from ollamaops.http.transport_errors import Hints
 from ollamaops.names import Digest, ModelName
 from ollamaops.registry.challenge import Challenge, parse_challenges, token_url
 from ollamaops.registry.documents import (
@@ -53,42 +43,17 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_TOKEN_BYTES = 256 * 1024
 
 _ANY_MANIFEST = ", ".join((MANIFEST_TYPE, OCI_MANIFEST_TYPE, LIST_TYPE, OCI_INDEX_TYPE))
-_USER_AGENT = "ollamaops"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_SMALL_PATIENCE = 2
+_PATIENCE, _SMALL_PATIENCE = 10, 2  # times the timeout
 _NO_LOGIN_HINT = (
     "check that the model is there and public: ollamaops has no login for registries, so sizes and locks stay "
     "unknown; plan and apply ask none with --no-registry, and hosts pull with their own key"
 )
-_PLAIN_HTTP_HINT = "if the registry speaks plain http, say insecure: true with the model"
-
-
-@dataclass(frozen=True, slots=True)
-class BasicCredentials:
-    """User and password for one registry."""
-
-    user: str
-    password: str = field(repr=False)
-
-    @property
-    def header(self) -> str:
-        """The value of an Authorization header (RFC 7617, UTF-8)."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class BearerToken:
-    """A token for one registry, sent with every request to it."""
-
-    token: str = field(repr=False)
-
-    @property
-    def header(self) -> str:
-        """The value of an Authorization header (RFC 6750)."""
-        return f"Bearer {self.token}"
-
-
-Credentials = BasicCredentials | BearerToken
+_STATUS_HINTS = {401: _NO_LOGIN_HINT, 403: _NO_LOGIN_HINT, 404: "check the name and the tag"}
+_HINTS = Hints(
+    untrusted="name the file with the authority that signed it in SSL_CERT_FILE",
+    no_tls="if the registry speaks plain http, say insecure: true with the model",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,29 +71,25 @@ class _Target:
 class RegistryClient:
     """A client of any number of registries, to be closed or used with `with`. Safe with several threads.
 
-    * `timeout_s` bounds connecting and each silence; a whole manifest or token may take twice as long, a blob ten
-      times.
-    * `insecure` are registry hosts that are asked over plain http, as `insecure: true` does for one model.
-    * `endpoints` overrides the base URL of a registry host: `{"registry.ollama.ai": "http://127.0.0.1:5001"}`.
-    * `credentials` and `headers` are per registry host and never sent to another one.
-    * `verify` is True, False or the path of a CA bundle.
+    `timeout_s` bounds connecting and each silence. A whole manifest or token may take twice as long, a blob ten
+    times.
+    `endpoints` overrides the base URL of a registry host: `{"registry.ollama.ai": "http://127.0.0.1:5001"}`.
+    `cancel` ends every question, which then raises Cancelled.
     """
 
     def __init__(
         self,
         *,
         timeout_s: float = 30.0,
-        insecure: Collection[str] = (),
         endpoints: Mapping[str, str] | None = None,
-        credentials: Mapping[str, Credentials] | None = None,
-        headers: Mapping[str, Mapping[str, str]] | None = None,
-        verify: bool | str = True,
+        tls: TlsFiles | None = None,
+        cancel: CancelToken | None = None,
     ) -> None:
-        self._exchange = Exchange(timeout_s=timeout_s, verify=verify)
-        self._insecure = {host.lower() for host in insecure}
+        self._timeout_s = timeout_s
+        limits = TimeLimits(connect_s=timeout_s, idle_s=timeout_s)
+        self._session = HttpSession(tls=tls, limits=limits, cancel=cancel, hints=_HINTS)
+        self._fetcher = Fetcher(self._session)
         self._endpoints = {host.lower(): url.rstrip("/") for host, url in (endpoints or {}).items()}
-        self._credentials = {host.lower(): value for host, value in (credentials or {}).items()}
-        self._headers = {host.lower(): value for host, value in (headers or {}).items()}
         self._granted: dict[_Target, str] = {}
 
     def __enter__(self) -> RegistryClient:
@@ -141,7 +102,7 @@ class RegistryClient:
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._exchange.close()
+        self._session.close()
 
     def manifest(
         self, name: ModelName, insecure: bool = False, *, child: Digest | None = None
@@ -186,10 +147,9 @@ class RegistryClient:
         return answer.body
 
     def _target(self, name: ModelName, insecure: bool) -> _Target:
-        host = name.registry_host.lower()
-        scheme = "http" if insecure or host in self._insecure else "https"
-        base_url = self._endpoints.get(host, f"{scheme}://{host}")
-        return _Target(name.registry_host, base_url, name.repository)
+        host = name.registry_host
+        base_url = self._endpoints.get(host.lower(), f"{'http' if insecure else 'https'}://{host}")
+        return _Target(host, base_url, name.repository)
 
     def _ask(
         self,
@@ -200,76 +160,51 @@ class RegistryClient:
         method: str = "GET",
         accept: str = "*/*",
         max_bytes: int | None = MAX_MANIFEST_BYTES,
-        patience: int = PATIENCE,
+        patience: int = _PATIENCE,
     ) -> Answer:
-        """The answer after redirects, and after one round of authentication if the registry asked for it."""
-        public = {"User-Agent": _USER_AGENT, "Accept": accept}
-        private = self._private(target)
-        question = Question(method, url, target.host, subject, max_bytes, public, private, patience)
-        try:
-            return self._authorized(target, question, self._exchange.ask)
-        except TlsError as error:
-            error.hint = error.hint or _PLAIN_HTTP_HINT
-            raise
-
-    def _authorized(self, target: _Target, question: Question, ask: Callable[[Question], Answer]) -> Answer:
-        """What `ask` finds; asked once more with new authorization when the registry itself says 401."""
-        answer = ask(question)
+        """The answer after redirects. When the registry itself says 401, asked once more with the token it wants."""
+        request = Request(
+            method=method,
+            url=url,
+            host=target.host,
+            what=subject,
+            headers={"Accept": accept},
+            private=self._private(target),
+            deadline_s=self._timeout_s * patience,
+            max_bytes=max_bytes,
+        )
+        answer = self._fetcher.ask(request)
         if answer.status != 401 or origin_of(answer.url) != origin_of(target.base_url):
             return answer
-        granted = self._authorize(target, answer.headers.get("WWW-Authenticate", ""))
-        if granted is None:
-            return answer
-        self._granted[target] = granted
-        return ask(replace(question, private=self._private(target)))
+        for challenge in parse_challenges(answer.headers.get("WWW-Authenticate", "")):
+            if challenge.scheme == "bearer":
+                self._granted[target] = self._fetch_token(target, challenge)
+                return self._fetcher.ask(replace(request, private=self._private(target)))
+        return answer
 
     def _private(self, target: _Target) -> dict[str, str]:
         """The headers that only this registry may see."""
-        host = target.host.lower()
-        headers = dict(self._headers.get(host, {}))
-        credentials = self._credentials.get(host)
-        if isinstance(credentials, BearerToken):
-            headers["Authorization"] = credentials.header
-        elif target in self._granted:
-            headers["Authorization"] = self._granted[target]
-        return headers
-
-    def _authorize(self, target: _Target, header: str) -> str | None:
-        """The Authorization that the first usable challenge leads to; None when there is nothing to offer."""
-        credentials = self._credentials.get(target.host.lower())
-        if isinstance(credentials, BearerToken):
-            return None
-        for challenge in parse_challenges(header):
-            if challenge.scheme == "bearer":
-                return self._fetch_token(target, challenge)
-            if challenge.scheme == "basic" and credentials:
-                return credentials.header
-        return None
+        token = self._granted.get(target)
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     def _fetch_token(self, target: _Target, challenge: Challenge) -> str:
-        """`Bearer …` from the realm of the challenge, asked with credentials if they are for it."""
+        """The token that anybody gets from the realm of the challenge."""
         url = token_url(challenge, default_scope=f"repository:{target.repository}:pull")
         if url is None:
             raise ProtocolError(f"{target.host}: asks for a token from no valid address", host=target.host)
         subject = f"token from {urlsplit(url).netloc}"
-        credentials = self._credentials_for_realm(target, url)
-        private = {"Authorization": credentials.header} if credentials else {}
-        public = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
-        question = Question(
-            "GET", url, target.host, subject, MAX_TOKEN_BYTES, public, private, _SMALL_PATIENCE
+        request = Request(
+            method="GET",
+            url=url,
+            host=target.host,
+            what=subject,
+            headers={"Accept": "application/json"},
+            deadline_s=self._timeout_s * _SMALL_PATIENCE,
+            max_bytes=MAX_TOKEN_BYTES,
         )
-        answer = self._exchange.ask(question)
+        answer = self._fetcher.ask(request)
         _raise_for_status(answer, target.host, subject)
-        return f"Bearer {_parse_token(answer.body, target.host, subject)}"
-
-    def _credentials_for_realm(self, target: _Target, url: str) -> Credentials | None:
-        """Those of the registry on its own origin, else those given for the realm's host; never down to http."""
-        realm, registry = origin_of(url), origin_of(target.base_url)
-        if realm == registry:
-            return self._credentials.get(target.host.lower())
-        if realm[0] == "http" and registry[0] == "https":
-            return None
-        return self._credentials.get(urlsplit(url).netloc.lower())
+        return _parse_token(answer.body, target.host, subject)
 
 
 def _fetched(
@@ -325,31 +260,16 @@ def _raise_for_status(answer: Answer, host: str, subject: str) -> None:
     """Nothing for 2xx; else the error of the tree, with the registry's own words."""
     if answer.is_ok:
         return
-    kind, hint = _error_kind(answer.status)
     text = _error_text(answer.body)
     why = f"status {answer.status}" + (f", {text}" if text else "")
-    raise kind(
+    raise error_kind(answer.status)(
         f"{host}: {subject}: {why}",
         host=host,
         status=answer.status,
         text=text,
-        retry_after_s=_retry_after_s(answer.headers.get("Retry-After", "")),
-        hint=hint,
+        retry_after_s=parse_retry_after(answer.headers.get("Retry-After")),
+        hint=_STATUS_HINTS.get(answer.status),
     )
-
-
-def _error_kind(status: int) -> tuple[type[AnswerError], str | None]:
-    match status:
-        case 401 | 403:
-            return AccessDenied, _NO_LOGIN_HINT
-        case 404:
-            return NotFound, "check the name and the tag"
-        case 429:
-            return TooManyRequests, None
-        case _ if status < 500:
-            return InvalidRequest, None
-        case _:
-            return ServerFault, None
 
 
 def _error_text(body: bytes) -> str:
@@ -360,14 +280,3 @@ def _error_text(body: bytes) -> str:
         return cut_text(", ".join(str(error["message"]) for error in errors))
     except (ValueError, RecursionError, LookupError, TypeError):
         return "" if text.lstrip().startswith("<") else cut_text(text)
-
-
-def _retry_after_s(header: str) -> float | None:
-    """Seconds in a Retry-After header, which is a number or a date (RFC 9110 §10.2.3); never negative."""
-    if header.isascii() and header.isdigit():
-        return float(header)
-    try:
-        moment = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -1,10 +1,10 @@
 """Weights at web addresses and at Hugging Face: what is there (digest, size), and its bytes.
 
-Asks with HEAD and fetches with GET and Range, through redirects; no retries but taking up a cut connection. All it
-raises is a RemoteError whose `host` is the web server, or a WeightsError. The fact a reader would miss: Hugging Face
-says the SHA-256 of a large file in the headers of its *redirect* (`X-Linked-Etag`), the storage behind does not.
+Asks with HEAD and fetches with GET and Range, through redirects, and resumes a download whose connection was cut.
+Everything it raises is a RemoteError whose `host` is the web server, or a WeightsError.
 
-Headers: https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py
+Hugging Face tells the SHA-256 of a large file in the headers of its *redirect* (`X-Linked-Etag`); the storage behind
+it does not. Headers: https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from types import TracebackType
 from urllib.parse import quote, urlsplit
 
 from ollamaops.errors import (
-    AccessDenied,
-    AnswerError,
     DigestMismatch,
-    InvalidRequest,
     NotFound,
     ProtocolError,
-    ServerFault,
-    TooManyRequests,
     UsageError,
     WeightsError,
     cut_text,
 )
 from ollamaops.files.location import HubFile, RemoteFile, RemoteRef, parse_hub
 from ollamaops.files.sniff import MAX_POINTER_BYTES, parse_lfs_pointer
-from ollamaops.http.exchange import Answer, Exchange, OpenAnswer, Question, origin_of
-from ollamaops.http.redaction import Redaction, secrets_of_headers
+from ollamaops.http.answer import Answer, error_kind, parse_retry_after
+from ollamaops.http.cancel import CancelToken
+from ollamaops.http.exchange import Exchange, Request
+from ollamaops.http.redirects import Fetcher
+from ollamaops.http.session import HttpSession, TimeLimits, TlsFiles, origin_of
+from ollamaops.http.transport_errors import Hints
 from ollamaops.names import Digest
 from ollamaops.registry.download import Opened, RemoteStream
 from ollamaops.registry.s3_weights import Bucket
@@ -43,6 +42,11 @@ MAX_HOPS = 10
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_PATIENCE = 10  # times the timeout, for a whole answer that is not a download
+_ACCESS_HINT = "for Hugging Face, accept the model's terms there and set HF_TOKEN"
+_GONE_HINT = "check the address; Hugging Face also says this of private models without HF_TOKEN"
+_STATUS_HINTS = {401: _ACCESS_HINT, 403: _ACCESS_HINT, 404: _GONE_HINT, 410: _GONE_HINT}
+_HINTS = Hints(untrusted="name the file with the authority that signed it in SSL_CERT_FILE")
 _ASK_AGAIN = frozenset({400, 403, 405, 501})  # what servers answer that know GET but not HEAD
 
 
@@ -55,18 +59,31 @@ class _Place:
     subject: str
     private: Mapping[str, str]
 
-    def question(
-        self, method: str, headers: Mapping[str, str] | None = None, *, max_bytes: int | None = None
-    ) -> Question:
-        public = {"User-Agent": "ollamaops", "Accept": "*/*", **(headers or {})}
-        return Question(method, self.url, self.host, self.subject, max_bytes, public, self.private)
+    def request(
+        self,
+        method: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        max_bytes: int | None = None,
+        deadline_s: float | None = None,
+    ) -> Request:
+        return Request(
+            method=method,
+            url=self.url,
+            host=self.host,
+            what=self.subject,
+            headers=headers or {},
+            private=self.private,
+            max_bytes=max_bytes,
+            deadline_s=deadline_s,
+        )
 
 
 class RemoteWeights:
     """Finds and fetches weights that lie elsewhere; to be closed, or used with `with`. Safe with several threads.
 
-    `environ` is read for HF_ENDPOINT and HF_TOKEN. `timeout_s` bounds connecting and each silence. `verify` is True,
-    False or the path of a CA bundle.
+    `environ` is read for HF_ENDPOINT and HF_TOKEN. `timeout_s` bounds connecting and each silence. `cancel` ends
+    every question and download, which then raises Cancelled.
     """
 
     def __init__(
@@ -74,13 +91,17 @@ class RemoteWeights:
         environ: Mapping[str, str] = os.environ,
         *,
         timeout_s: float = 30.0,
-        verify: bool | str = True,
+        tls: TlsFiles | None = None,
+        cancel: CancelToken | None = None,
         bucket: Bucket | None = None,
     ) -> None:
         self._endpoint = (environ.get("HF_ENDPOINT") or HUB).rstrip("/")
         self._token = environ.get("HF_TOKEN", "").strip()
         self._bucket = bucket or Bucket()
-        self._exchange = Exchange(timeout_s=timeout_s, verify=verify, max_hops=MAX_HOPS)
+        self._deadline_s = timeout_s * _PATIENCE
+        limits = TimeLimits(connect_s=timeout_s, idle_s=timeout_s)
+        self._session = HttpSession(tls=tls, limits=limits, cancel=cancel, hints=_HINTS)
+        self._fetcher = Fetcher(self._session, max_hops=MAX_HOPS)
 
     def __enter__(self) -> RemoteWeights:
         return self
@@ -92,7 +113,7 @@ class RemoteWeights:
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._exchange.close()
+        self._session.close()
 
     def resolve(self, ref: RemoteRef, known: Digest | None = None) -> RemoteFile:
         """What is at `ref` now. `known` is the digest that the manifest states.
@@ -123,12 +144,12 @@ class RemoteWeights:
                 f"{ref}: its digest is not known", hint=f"state it in the manifest: sha256: {{{ref}: …}}"
             )
         place = self._place(ref, ref.text)
-        answer = self._exchange.ask(place.question("HEAD"))
+        answer = self._fetcher.ask(place.request("HEAD", deadline_s=self._deadline_s))
         if answer.status in _ASK_AGAIN:
-            with self._exchange.open(place.question("GET", {"Range": "bytes=0-0"})) as opened:
-                _raise_for_status(opened.status, opened.headers, place)
+            with self._fetcher.open(place.request("GET", {"Range": "bytes=0-0"})) as opened:
+                self._raise_for_status(opened, place)
                 return _web_file(ref, known, opened.headers, _whole_size(opened))
-        _raise_for_status(answer.status, answer.headers, place)
+        self._raise_for_status(answer, place)
         return _web_file(ref, known, answer.headers, _number(answer.headers.get("Content-Length")))
 
     def _place(self, ref: RemoteRef, url: str) -> _Place:
@@ -146,14 +167,31 @@ class RemoteWeights:
 
     def _opener(self, place: _Place, file: RemoteFile) -> Callable[[int, str], Opened]:
         def open_at(offset: int, version: str) -> Opened:
-            answer = self._exchange.open(place.question("GET", _range_from(offset, version)))
+            answer = self._fetcher.open(place.request("GET", _range_from(offset, version)))
             try:
+                self._raise_for_status(answer, place)
                 return _opened(answer, offset, place)
             except BaseException:
                 answer.close()
                 raise
 
         return open_at
+
+    def _raise_for_status(self, answer: Answer | Exchange, place: _Place) -> None:
+        """Nothing for 2xx; else the error of the tree, with the words that Hugging Face puts into a header."""
+        if answer.is_ok:
+            return
+        status, redaction = answer.status, self._session.redaction(place.url, place.private)
+        said = cut_text(redaction.hide(answer.headers.get("X-Error-Message", "")))
+        kind = NotFound if status == 410 else error_kind(status)
+        raise kind(
+            f"{place.host}: {place.subject}: status {status}" + (f", {said}" if said else ""),
+            host=place.host,
+            status=status,
+            text=said,
+            retry_after_s=parse_retry_after(answer.headers.get("Retry-After")),
+            hint=_STATUS_HINTS.get(status),
+        )
 
     # Hugging Face
 
@@ -193,10 +231,10 @@ class RemoteWeights:
     def _ask_hub(self, place: _Place) -> list[Answer]:
         """The answers up to the one that says digest and size; the storage behind need not be asked then."""
         hops: list[Answer] = []
-        for answer in self._exchange.hops(place.question("HEAD")):
+        for answer in self._fetcher.hops(place.request("HEAD", deadline_s=self._deadline_s)):
             hops.append(answer)
             if answer.status >= 400:
-                _raise_for_status(answer.status, answer.headers, place)
+                self._raise_for_status(answer, place)
             if _first(hops, "X-Linked-Etag") and _first(hops, "X-Linked-Size"):
                 break
         return hops
@@ -205,7 +243,9 @@ class RemoteWeights:
         """The digest in the git-lfs pointer that the repository holds in place of a large file."""
         place = self._place(ref, self._hub_url(hub, "raw", revision))
         try:
-            answer = self._exchange.ask(place.question("GET", max_bytes=MAX_POINTER_BYTES))
+            answer = self._fetcher.ask(
+                place.request("GET", max_bytes=MAX_POINTER_BYTES, deadline_s=self._deadline_s)
+            )
         except ProtocolError:  # longer than any pointer
             return None
         pointer = parse_lfs_pointer(answer.body) if answer.is_ok else None
@@ -230,9 +270,8 @@ def _check_known(ref: RemoteRef, place: _Place, known: Digest | None, found: Dig
         )
 
 
-def _opened(answer: OpenAnswer, offset: int, place: _Place) -> Opened:
+def _opened(answer: Exchange, offset: int, place: _Place) -> Opened:
     """The open answer with its place in the file. ProtocolError for a piece that was not asked for."""
-    _raise_for_status(answer.status, answer.headers, place)
     start = 0
     if answer.status == 206:
         match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -246,7 +285,7 @@ def _opened(answer: OpenAnswer, offset: int, place: _Place) -> Opened:
     )
 
 
-def _whole_size(answer: OpenAnswer) -> int | None:
+def _whole_size(answer: Exchange) -> int | None:
     """The size of the whole file, also when a piece of it was asked for."""
     if answer.status == 206:
         return _number(answer.headers.get("Content-Range", "").rpartition("/")[2])
@@ -278,36 +317,3 @@ def _digest_in(etag: str) -> Digest | None:
     """The SHA-256 that an ETag of a large file is; git's 40 digits of a small one are something else."""
     text = etag.removeprefix("W/").strip('"')
     return Digest(text) if _HEX64.fullmatch(text) else None
-
-
-def _raise_for_status(status: int, headers: Mapping[str, str], place: _Place) -> None:
-    """Nothing for 2xx; else the error of the tree, with the words that Hugging Face puts into a header."""
-    if 200 <= status < 300:
-        return
-    kind, hint = _error_kind(status)
-    redaction = Redaction(secrets_of_headers(place.private))
-    said = cut_text(redaction.hide(headers.get("X-Error-Message", "")))
-    raise kind(
-        f"{place.host}: {place.subject}: status {status}" + (f", {said}" if said else ""),
-        host=place.host,
-        status=status,
-        text=said,
-        hint=hint,
-    )
-
-
-def _error_kind(status: int) -> tuple[type[AnswerError], str | None]:
-    match status:
-        case 401 | 403:
-            return AccessDenied, "for Hugging Face, accept the model's terms there and set HF_TOKEN"
-        case 404 | 410:
-            return (
-                NotFound,
-                "check the address; Hugging Face also says this of private models without HF_TOKEN",
-            )
-        case 429:
-            return TooManyRequests, None
-        case _ if status < 500:
-            return InvalidRequest, None
-        case _:
-            return ServerFault, None

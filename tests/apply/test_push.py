@@ -221,7 +221,9 @@ def a_push(
             ScriptedHost(routes({"/api/tags": listed, "/api/push": SENT})) as host,
             at(host.url, tmp_path) as bench,
         ):
-            registries = RegistryCache(lambda: RegistryClient(insecure={server.host}, timeout_s=PATIENCE_S))
+            registries = RegistryCache(
+                lambda: RegistryClient(endpoints={server.host: server.url}, timeout_s=PATIENCE_S)
+            )
             bench.bench.registries = registries
             if cancel is not None:
                 bench.bench.cancel = cancel

@@ -7,25 +7,33 @@ import gzip
 import http.client
 import inspect
 import json
-import os
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import requests.exceptions
 import urllib3.exceptions
+from certificates import Pki
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE_S
-from scripted_host import Asked, Script, ScriptedHost, Wire, always, reply, routes
+from scripted_host import (
+    Asked,
+    Script,
+    ScriptedHost,
+    Wire,
+    always,
+    free_port,
+    full_listener,
+    reply,
+    routes,
+    silent,
+)
 
 from ollamaops.errors import (
     AccessDenied,
@@ -47,16 +55,6 @@ from ollamaops.http.session import Credentials, TimeLimits, TlsFiles
 from ollamaops.http.transport_errors import FAILURES, build_transport_error, find_row
 from ollamaops.ollama import transport as transport_module
 from ollamaops.ollama.transport import Transport
-
-IN_CI = os.environ.get("CI") == "true"  # there a missing program is a failure
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*PROXY_VARIABLES, *map(str.upper, PROXY_VARIABLES), *BUNDLE_VARIABLES):
-        monkeypatch.delenv(name, raising=False)
 
 
 def connected(host: ScriptedHost, **options: object) -> Transport:
@@ -447,12 +445,6 @@ def test_bytes_after_the_end_do_not_reach_the_next_answer() -> None:
         assert transport.request("GET", "/2").json == {}
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def test_nobody_there_is_a_connect_error_with_the_way_out() -> None:
     port = free_port()
     with Transport("gpu-1", f"http://127.0.0.1:{port}") as transport, pytest.raises(ConnectError) as caught:
@@ -499,13 +491,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def silent(asked: Asked, wire: Wire) -> None:
-    """Says nothing until the client goes away."""
-    wire.sock.settimeout(PATIENCE_S)
-    wire.sock.recv(1)
-    wire.close()
 
 
 def half_silent(asked: Asked, wire: Wire) -> None:
@@ -585,26 +570,6 @@ def test_a_connection_that_never_comes_is_no_connection_and_no_silence() -> None
     assert str(caught.value) == f"gpu-1: GET /: no connection within 0.1s (127.0.0.1:{port})"
 
 
-class full_listener:  # noqa: N801  reads as a verb at its place of use
-    """A port whose queue of connections is full: further ones hang in the middle of the handshake."""
-
-    def __enter__(self) -> int:
-        self._sockets = [socket.socket()]
-        self._sockets[0].bind(("127.0.0.1", 0))
-        self._sockets[0].listen(0)
-        address = self._sockets[0].getsockname()
-        for _ in range(4):
-            waiting = socket.socket()
-            waiting.setblocking(False)
-            waiting.connect_ex(address)
-            self._sockets.append(waiting)
-        return int(address[1])
-
-    def __exit__(self, *_: object) -> None:
-        for sock in self._sockets:
-            sock.close()
-
-
 # cancelling
 
 
@@ -639,13 +604,6 @@ def told(script: Script) -> tuple[Script, threading.Event]:
         script(asked, wire)
 
     return wrapped, came
-
-
-def test_cancelling_ends_the_wait_for_an_answer() -> None:
-    script, came = told(silent)
-    with ScriptedHost(script) as host, connected(host) as transport:
-        error = cancelled_while(transport, lambda: transport.request("GET", "/"), came.wait)
-    assert str(error) == "gpu-1: GET /: cancelled"
 
 
 def test_cancelling_ends_a_stream_between_lines() -> None:
@@ -688,19 +646,6 @@ def test_cancelling_ends_the_wait_for_a_connection() -> None:
             transport.request("GET", "/")
 
         cancelled_while(transport, ask, waiting.wait)
-
-
-def test_cancelling_ends_a_tls_handshake_that_nobody_answers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with Transport("gpu-1", f"https://127.0.0.1:{listener.getsockname()[1]}") as transport:
-            accepted: list[socket.socket] = []
-
-            def accept() -> None:
-                accepted.append(listener.accept()[0])
-                accepted[0].recv(1)
-
-            cancelled_while(transport, lambda: transport.request("GET", "/"), accept)
-        accepted[0].close()
 
 
 class EndlessUpload:
@@ -900,78 +845,7 @@ def test_a_proxy_that_cannot_be_used_is_an_invalid_value(proxy: str) -> None:
         transport.request("GET", "/")
 
 
-def test_a_netrc_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with ScriptedHost(always({})) as host, connected(host) as transport:
-        transport.request("GET", "/")
-    assert "Authorization" not in host.asked[0].headers
-
-
 # TLS
-
-
-class Pki(NamedTuple):
-    """An authority, a server's and a client's certificate, each with its key in the same file."""
-
-    ca: Path
-    server: Path
-    client: Path
-    other_ca: Path
-
-    def server_context(self, *, asks_client: bool = False) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.server)
-        if asks_client:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(self.ca)
-        return context
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    if shutil.which("openssl") is None and not IN_CI:
-        pytest.skip("needs openssl to make certificates")
-    folder = tmp_path_factory.mktemp("pki")
-
-    def make(name: str, *more: str) -> Path:
-        key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
-        command = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-        ]
-        command += [
-            "-days",
-            "2",
-            "-subj",
-            f"/CN={name}",
-            "-keyout",
-            str(key),
-            "-out",
-            str(certificate),
-            *more,
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-        both = folder / f"{name}.pem"
-        both.write_bytes(key.read_bytes() + certificate.read_bytes())
-        return both
-
-    def signed(name: str) -> Path:
-        ca = ["-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key")]
-        return make(
-            name, *ca, "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"
-        )
-
-    make("ca")
-    make("other")
-    return Pki(folder / "ca.crt", signed("server"), signed("client"), folder / "other.crt")
 
 
 def test_a_certificate_of_a_given_authority_is_accepted(pki: Pki) -> None:
@@ -983,15 +857,6 @@ def test_a_certificate_of_a_given_authority_is_accepted(pki: Pki) -> None:
         with transport.stream("GET", "/") as stream:
             assert list(stream) == [{"a": 1}]
     assert host.connections == 1
-
-
-@pytest.mark.parametrize("variable", BUNDLE_VARIABLES)
-def test_a_bundle_that_the_environment_names_is_trusted(
-    pki: Pki, variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, str(pki.ca))
-    with ScriptedHost(always({}), tls=pki.server_context()) as host, connected(host) as transport:
-        assert transport.request("GET", "/").status == 200
 
 
 def test_a_certificate_of_an_unknown_authority_is_refused_with_the_way_out(pki: Pki) -> None:
@@ -1014,25 +879,6 @@ def test_a_certificate_for_another_name_is_refused(pki: Pki) -> None:
         ):
             transport.request("GET", "/")
     assert "localhost" in str(caught.value)
-
-
-def test_any_certificate_is_accepted_when_told_so_and_without_a_warning(pki: Pki) -> None:
-    with ScriptedHost(always({}), tls=pki.server_context()) as host, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with connected(host, tls=TlsFiles(verify=False)) as transport:
-            assert transport.request("GET", "/").status == 200
-
-
-def test_our_certificate_is_shown_to_a_host_that_asks(pki: Pki) -> None:
-    with ScriptedHost(always({}), tls=pki.server_context(asks_client=True)) as host:
-        with connected(host, tls=TlsFiles(ca=str(pki.ca), cert=str(pki.client))) as transport:
-            assert transport.request("GET", "/").status == 200
-        key = str(pki.client.with_suffix(".key"))
-        with connected(host, tls=TlsFiles(ca=str(pki.ca), cert=str(pki.client), key=key)) as transport:
-            assert transport.request("GET", "/").status == 200
-        with connected(host, tls=TlsFiles(ca=str(pki.ca))) as transport, pytest.raises(RemoteError) as caught:
-            transport.request("GET", "/")
-    assert isinstance(caught.value, TlsError | ConnectionLost)
 
 
 def test_a_file_of_tls_that_is_not_there_or_not_one_is_refused(pki: Pki, tmp_path: Path) -> None:

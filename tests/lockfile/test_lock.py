@@ -158,7 +158,7 @@ def test_an_update_replaces_one_entry_and_its_spelling() -> None:
 def test_two_runs_against_a_registry_write_the_same_bytes(tmp_path: Path) -> None:
     def run(paths: list[str]) -> str:
         lock = Lock()
-        with RegistryClient(insecure=[registry.host]) as client:
+        with RegistryClient(endpoints={registry.host: registry.url}) as client:
             for path in paths:
                 name = registry.name(path)
                 lock = update(lock, name, client.manifest(name))

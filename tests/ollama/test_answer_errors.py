@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from ollamaops.ollama.answer_errors import (
     build_answer_error,
     build_line_error,
     is_web_page,
-    parse_retry_after,
     text_of_error,
 )
 
@@ -213,34 +211,6 @@ def test_text_of_a_server_is_cut_to_one_short_line() -> None:
     assert str(found).startswith("gpu-1: do it: a b xxx")
     assert isinstance(found, AnswerError)
     assert len(found.text) == 256
-
-
-NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("7", 7.0),
-        (" 0 ", 0.0),
-        ("Thu, 01 Jan 2026 12:01:30 GMT", 90.0),
-        ("Thu, 01 Jan 2026 12:01:30 -0000", 90.0),
-        ("Thu, 01 Jan 2026 11:00:00 GMT", 0.0),
-        ("soon", None),
-        ("-5", None),
-        ("Thu, 99 Jan 2026 99:99:99 GMT", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(header, NOW) == seconds
-
-
-@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} [A-Z0-9+-]{3,5}"))
-def test_no_retry_after_whatever_makes_this_fail(header: str) -> None:
-    seconds = parse_retry_after(header, NOW)
-    assert seconds is None or seconds >= 0
 
 
 def test_retry_after_is_handed_on() -> None:

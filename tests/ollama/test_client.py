@@ -483,12 +483,12 @@ def test_a_pull_that_never_begins_is_stopped() -> None:
         wire.sock.recv(1)
         wire.close()
 
-    with Serving({"/api/pull": script}) as serving:
-        with pytest.raises(TimeoutExceeded, match=r"stalled: nothing new for 0\.1s after 'the request'$"):
-            serving.client.pull(BOT, stall_s=0.1)
-        serving.client.transport.limits = TimeLimits(overall_s=0.1)
-        with pytest.raises(TimeoutExceeded, match=r"^gpu-1: pull bot:latest: not done within 0\.1s$"):
-            serving.client.pull(BOT)
+    stalled = pytest.raises(TimeoutExceeded, match=r"stalled: nothing new for 0\.1s after 'the request'$")
+    with Serving({"/api/pull": script}) as serving, stalled:
+        serving.client.pull(BOT, stall_s=0.1)
+    overdue = pytest.raises(TimeoutExceeded, match=r"^gpu-1: pull bot:latest: not done within 0\.1s$")
+    with Serving({"/api/pull": script}, limits=TimeLimits(overall_s=0.1)) as serving, overdue:
+        serving.client.pull(BOT)
 
 
 def test_a_quiet_step_may_take_long() -> None:

@@ -38,17 +38,18 @@ MIB = 1 << 20
 class BlobHost:
     """A host that stores blobs as Ollama does: it hashes what comes and refuses a wrong digest."""
 
-    def __init__(self, post: Script | None = None) -> None:
+    def __init__(self, post: Script | None = None, limits: TimeLimits | None = None) -> None:
         self.blobs: dict[str, bytes] = {}
         self._post = post or self.store
         # Whoever sets another event makes HEAD wait for it once the blob was sent.
         self.settled = threading.Event()
         self.settled.set()
+        self._limits = limits
         self.host = ScriptedHost(self.serve, reads_body=False)
 
     def __enter__(self) -> BlobHost:
         self.host.__enter__()
-        self.client = OllamaClient.connect(self.host.url, host_name="gpu-1")
+        self.client = OllamaClient.connect(self.host.url, host_name="gpu-1", limits=self._limits)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -180,8 +181,7 @@ def test_a_server_that_is_still_busy_with_the_bytes_it_has_is_no_stalled_one(tmp
         wire.answer(201)
 
     done = threading.Event()
-    with BlobHost(store_slowly) as host:
-        host.client.transport.limits = SLOW
+    with BlobHost(store_slowly, SLOW) as host:
         assert host.send(weights) is True
     assert [asked.method for asked in host.host.asked] == ["HEAD", "POST"]
 
@@ -195,8 +195,7 @@ def test_a_server_that_takes_no_more_bytes_has_stalled(tmp_path: Path) -> None:
     def take_nothing(asked: Asked, wire: Wire) -> None:
         gone.wait(PATIENCE_S)
 
-    with BlobHost(take_nothing) as host:
-        host.client.transport.limits = SLOW
+    with BlobHost(take_nothing, SLOW) as host:
         with pytest.raises(TimeoutExceeded, match=r"nothing moved for 0\.3s$"):
             upload_blob(host.client, Digest.of(b""), path, 64 * MIB)
         gone.set()
@@ -209,8 +208,7 @@ def test_silence_after_the_last_byte_is_bounded_and_told_as_long_as_it_was(weigh
         wire.read(int(asked.headers["Content-Length"]))
         gone.wait(PATIENCE_S)
 
-    with BlobHost(swallow) as host:
-        host.client.transport.limits = TimeLimits(stall_s=PATIENCE_S, quiet_s=0.2)
+    with BlobHost(swallow, TimeLimits(stall_s=PATIENCE_S, quiet_s=0.2)) as host:
         with pytest.raises(TimeoutExceeded, match=r"nothing moved for 0\.2s$"):
             host.send(weights)
         gone.set()
@@ -232,9 +230,8 @@ def test_a_blob_that_is_there_although_nobody_said_so_is_not_sent_again(
         else:
             wire.answer(status)
 
-    with BlobHost(store) as host:
+    with BlobHost(store, TimeLimits(stall_s=PATIENCE_S, quiet_s=0.2)) as host:
         host.settled.clear()
-        host.client.transport.limits = TimeLimits(stall_s=PATIENCE_S, quiet_s=0.2)
         assert host.send(weights) is True
         gone.set()
     assert [asked.method for asked in host.host.asked] == ["HEAD", "POST", "HEAD"]

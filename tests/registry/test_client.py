@@ -42,9 +42,10 @@ from ollamaops.errors import (
     TlsError,
     TooManyRequests,
 )
+from ollamaops.http.session import TlsFiles
 from ollamaops.names import Digest, ModelName
 from ollamaops.registry.challenge import Challenge, parse_challenges, token_url
-from ollamaops.registry.client import BasicCredentials, BearerToken, RegistryClient
+from ollamaops.registry.client import RegistryClient
 from ollamaops.registry.documents import (
     LIST_TYPE,
     MANIFEST_TYPE,
@@ -57,7 +58,6 @@ from ollamaops.registry.documents import (
 WEIGHTS = b"GGUF pretend weights"
 TEMPLATE = b"{{ .Prompt }}"
 MARIO = "team/mario:v1"
-SECRET = BasicCredentials("ops", "hunter2 ü")
 TINY = json.dumps(
     {
         "schemaVersion": 2,
@@ -112,7 +112,7 @@ def failure_of(
     """The error of a question (for the manifest, unless `ask` says what) to a server that answers like this."""
     with (
         run_server(answer) as server,
-        RegistryClient(insecure=[server.host], timeout_s=timeout_s) as client,
+        RegistryClient(endpoints={server.host: server.url}, timeout_s=timeout_s) as client,
         pytest.raises(RemoteError) as caught,
     ):
         ask(client, a_name(server.host))
@@ -133,13 +133,6 @@ def test_a_manifest_is_fetched_as_it_was_pushed(registry: RunningRegistry, clien
     assert isinstance(fetched.document, RegistryManifest)
     assert [layer.kind for layer in fetched.document.layers] == ["weights", "template"]
     assert fetched.blobs == {Digest.of(WEIGHTS): 20, Digest.of(TEMPLATE): 13, Digest.of(b'{"a":1}'): 7}
-
-
-@pytest.mark.registry
-def test_a_host_that_is_insecure_needs_no_flag_per_question(registry: RunningRegistry) -> None:
-    raw = push_mario(registry)
-    with RegistryClient(insecure=[registry.host.upper()]) as client:
-        assert client.manifest(registry.name(MARIO)).raw == raw
 
 
 @pytest.mark.registry
@@ -255,7 +248,7 @@ def test_a_large_blob_is_refused_after_the_allowed_bytes(
     registry: RunningRegistry, client: RegistryClient
 ) -> None:
     push_mario(registry)
-    with pytest.raises(ProtocolError, match="more than 12 bytes"):
+    with pytest.raises(ProtocolError, match="longer than 12 bytes"):
         client.blob(registry.name(MARIO), Digest.of(TEMPLATE), 12, insecure=True)
 
 
@@ -263,40 +256,24 @@ def test_a_large_blob_is_refused_after_the_allowed_bytes(
 
 
 @pytest.mark.registry
-def test_basic_auth_before_a_registry_is_satisfied_with_credentials(
-    tmp_path: Path, registry: RunningRegistry
-) -> None:
-    raw = push_mario(registry)
-    with run_basic_auth_proxy(tmp_path / "nginx", registry, "ops", "hunter2") as host:
-        name, credentials = a_name(host), {host: BasicCredentials("ops", "hunter2")}
-        with RegistryClient(insecure=[host], credentials=credentials) as client:
-            assert client.manifest(name).raw == raw
-            assert client.blob(name, Digest.of(TEMPLATE), 100) == TEMPLATE
-
-
-@pytest.mark.registry
-@pytest.mark.parametrize("password", [None, "wrong"])
-def test_basic_auth_without_the_right_credentials_is_access_denied(
-    tmp_path: Path, registry: RunningRegistry, password: str | None
-) -> None:
-    with run_basic_auth_proxy(tmp_path / "nginx", registry, "ops", "hunter2") as host:
-        given = {host: BasicCredentials("ops", password)} if password else {}
-        with RegistryClient(credentials=given) as client, pytest.raises(AccessDenied) as caught:
-            client.manifest(a_name(host), insecure=True)
+def test_a_registry_behind_basic_auth_denies_access(tmp_path: Path, registry: RunningRegistry) -> None:
+    with (
+        run_basic_auth_proxy(tmp_path / "nginx", registry, "ops", "hunter2") as host,
+        RegistryClient() as client,
+        pytest.raises(AccessDenied) as caught,
+    ):
+        client.manifest(a_name(host), insecure=True)
     assert caught.value.status == 401
     assert str(caught.value) == f"{host}: manifest of {host}/team/mario:v1: status 401"
 
 
 class TokenService:
-    """Hands out tokens that a real docker-registry accepts, to anyone or only with the right credentials."""
+    """Hands out tokens that a real docker-registry accepts, to anyone."""
 
-    def __init__(self, certificate: Certificate, credentials: BasicCredentials | None = None) -> None:
+    def __init__(self, certificate: Certificate) -> None:
         self._certificate = certificate
-        self._credentials = credentials
 
     def __call__(self, request: Request) -> Reply:
-        if self._credentials and request.headers.get("authorization") != self._credentials.header:
-            return Reply(401)
         query = parse_qs(urlsplit(request.path).query)
         kind, name, actions = query["scope"][0].split(":")
         now = int(time.time())
@@ -338,60 +315,12 @@ def test_a_registry_with_anonymous_tokens_is_asked_with_one_and_remembers_it(
     with (
         run_server(service) as tokens,
         run_registry(tmp_path, redirect=False, auth=service.registry_auth(tokens.url)) as registry,
-        RegistryClient(insecure=[registry.host]) as client,
+        RegistryClient(endpoints={registry.host: registry.url}) as client,
     ):
         assert client.manifest(registry.name(MARIO)).raw == raw
         assert client.blob(registry.name(MARIO), Digest.of(TEMPLATE), 100) == TEMPLATE
         asked = [parse_qs(urlsplit(request.path).query) for request in tokens.requests]
     assert asked == [{"service": ["models"], "scope": ["repository:team/mario:pull"]}]
-
-
-@pytest.mark.registry
-def test_a_realm_on_another_host_gets_the_credentials_given_for_it_and_no_others(
-    tmp_path: Path, certificate: Certificate
-) -> None:
-    service = TokenService(certificate, SECRET)
-    with (
-        run_server(service) as tokens,
-        run_registry(tmp_path, redirect=False, auth=service.registry_auth(tokens.url)) as registry,
-        RegistryClient(credentials={registry.host: SECRET}) as wrong,
-        RegistryClient(credentials={tokens.host: SECRET}) as right,
-    ):
-        with pytest.raises(AccessDenied, match=f"{registry.host}: token from {tokens.host}"):
-            wrong.manifest(registry.name(MARIO), insecure=True)
-        with pytest.raises(NotFound):
-            right.manifest(registry.name(MARIO), insecure=True)
-        sent = [request.headers.get("authorization") for request in tokens.requests]
-    assert sent == [None, SECRET.header]
-
-
-def test_a_realm_on_the_registry_itself_gets_its_credentials() -> None:
-    def answer(request: Request) -> Reply:
-        if request.path.startswith("/token"):
-            return Reply(body=b'{"token":"t0k3n"}')
-        if request.headers.get("authorization") == "Bearer t0k3n":
-            return Reply(body=TINY)
-        return Reply(401, {"WWW-Authenticate": f'Bearer realm="http://{request.headers["host"]}/token?a=b"'})
-
-    with run_server(answer) as server, RegistryClient(credentials={server.host: SECRET}) as client:
-        client.manifest(a_name(server.host), insecure=True)
-        token = server.requests[1]
-    assert token.path == "/token?a=b&scope=repository%3Ateam%2Fmario%3Apull"
-    assert token.headers["authorization"] == SECRET.header
-
-
-def test_credentials_never_go_from_an_https_registry_to_an_http_realm(certificate: Certificate) -> None:
-    with run_server(always(Reply(403))) as tokens:
-        denied = Reply(401, {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token"'})
-        with run_server(always(denied), tls=certificate.server_context) as server:
-            given = {server.host: SECRET, tokens.host: SECRET}
-            verify = str(certificate.certificate)
-            with (
-                RegistryClient(verify=verify, credentials=given) as client,
-                pytest.raises(AccessDenied, match="token from"),
-            ):
-                client.manifest(a_name(server.host))
-        assert [request.headers.get("authorization") for request in tokens.requests] == [None]
 
 
 def test_a_token_that_has_expired_is_replaced_once() -> None:
@@ -405,7 +334,7 @@ def test_a_token_that_has_expired_is_replaced_once() -> None:
             return Reply(body=TINY)
         return Reply(401, {"WWW-Authenticate": f'Bearer realm="http://{request.headers["host"]}/token"'})
 
-    with run_server(answer) as server, RegistryClient(insecure=[server.host]) as client:
+    with run_server(answer) as server, RegistryClient(endpoints={server.host: server.url}) as client:
         client.manifest(a_name(server.host))
         valid = "two"
         client.manifest(a_name(server.host))
@@ -413,45 +342,48 @@ def test_a_token_that_has_expired_is_replaced_once() -> None:
     assert sent == [None, None, "Bearer one", "Bearer one", None, "Bearer two"]
 
 
-def test_a_bearer_token_of_the_user_is_sent_at_once_and_not_exchanged() -> None:
-    denied = Reply(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:9/token"'})
-    with run_server(always(denied)) as server:
-        credentials = {server.host: BearerToken("mine")}
-        with RegistryClient(credentials=credentials) as client, pytest.raises(AccessDenied):
-            client.manifest(a_name(server.host), insecure=True)
-        assert [request.headers["authorization"] for request in server.requests] == ["Bearer mine"]
+def with_token(answer: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
+    """A registry that hands out the token `mine`, and answers like this to who has it."""
+
+    def ask_first(request: Request) -> Reply:
+        if request.path.startswith("/token"):
+            return Reply(body=b'{"token":"mine"}')
+        if request.headers.get("authorization") == "Bearer mine":
+            return answer(request)
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="http://{request.headers["host"]}/token"'})
+
+    return ask_first
 
 
-def test_extra_headers_and_credentials_go_to_their_registry_only() -> None:
+def test_a_token_goes_to_its_registry_only() -> None:
     with run_server(always(Reply(body=TEMPLATE))) as store:
         moved = Reply(307, {"Location": f"http://localhost:{store.port}/blob"})
-        with run_server(always(moved)) as server:
-            headers, credentials = {server.host: {"X-Team": "blue"}}, {server.host: BearerToken("mine")}
-            with RegistryClient(headers=headers, credentials=credentials) as client:
-                assert client.blob(a_name(server.host), Digest.of(TEMPLATE), 99, insecure=True) == TEMPLATE
-            assert server.requests[0].headers["x-team"] == "blue"
-            assert server.requests[0].headers["authorization"] == "Bearer mine"
-        assert not {"x-team", "authorization"} & set(store.requests[0].headers)
+        with run_server(with_token(always(moved))) as server, RegistryClient() as client:
+            assert client.blob(a_name(server.host), Digest.of(TEMPLATE), 99, insecure=True) == TEMPLATE
+            assert server.requests[-1].headers["authorization"] == "Bearer mine"
+        assert "authorization" not in store.requests[0].headers
 
 
-def test_a_redirect_within_the_registry_keeps_its_credentials() -> None:
+def test_a_redirect_within_the_registry_keeps_its_token() -> None:
     def answer(request: Request) -> Reply:
         return Reply(body=TINY) if request.path == "/here" else Reply(301, {"Location": "/here"})
 
-    with run_server(answer) as server:
-        with RegistryClient(credentials={server.host: BearerToken("mine")}) as client:
+    with run_server(with_token(answer)) as server:
+        with RegistryClient() as client:
             client.manifest(a_name(server.host), insecure=True)
-        assert [request.headers["authorization"] for request in server.requests] == ["Bearer mine"] * 2
+        sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == [None, None, "Bearer mine", "Bearer mine"]
 
 
-def test_a_401_of_another_host_is_not_answered_with_credentials() -> None:
+def test_a_401_of_another_host_is_not_answered_with_a_token() -> None:
+    denied = Reply(401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:9/token"'})
     with (
-        run_server(always(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))) as other,
+        run_server(always(denied)) as other,
         run_server(always(Reply(302, {"Location": f"{other.url}/x"}))) as server,
     ):
-        with RegistryClient(credentials={server.host: SECRET}) as client, pytest.raises(AccessDenied):
+        with RegistryClient() as client, pytest.raises(AccessDenied):
             client.manifest(a_name(server.host), insecure=True)
-        assert ["authorization" in request.headers for request in other.requests] == [False]
+        assert len(other.requests) == 1
 
 
 def test_a_challenge_that_we_cannot_meet_is_access_denied() -> None:
@@ -464,26 +396,11 @@ def test_netrc_is_not_read_and_cookies_are_not_kept(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     with run_server(always(Reply(headers={"Set-Cookie": "a=b"}, body=TINY))) as server:
-        with RegistryClient(insecure=[server.host]) as client:
+        with RegistryClient(endpoints={server.host: server.url}) as client:
             client.manifest(a_name(server.host))
             client.manifest(a_name(server.host))
         seen = {name for request in server.requests for name in request.headers}
     assert not {"authorization", "cookie"} & seen
-
-
-@pytest.mark.parametrize(
-    "credentials", [BasicCredentials("ops", "hunter2"), BearerToken("hunter2")], ids=["basic", "bearer"]
-)
-def test_secrets_are_not_shown_by_repr(credentials: BasicCredentials | BearerToken) -> None:
-    assert "hunter2" not in repr(credentials)
-
-
-def test_a_secret_that_cannot_be_a_header_is_an_error_that_does_not_show_it() -> None:
-    credentials = {"127.0.0.1:9": BearerToken("hunter2\nX: y")}
-    with RegistryClient(credentials=credentials) as client, pytest.raises(ProtocolError) as caught:
-        client.manifest(a_name("127.0.0.1:9"), insecure=True)
-    assert "hunter2" not in str(caught.value)
-    assert "not valid HTTP" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -595,13 +512,13 @@ def test_the_words_of_an_error_are_one_cut_line_and_never_html(body: bytes, text
             ProtocolError,
             "Docker-Content-Digest is no digest",
         ),
-        (Reply(body=b" " * (4 * 1024 * 1024 + 1)), ProtocolError, "more than 4194304 bytes"),
-        (Reply(body=TINY, cut_at=10), ConnectionLost, "the connection was cut"),
+        (Reply(body=b" " * (4 * 1024 * 1024 + 1)), ProtocolError, "longer than 4194304 bytes"),
+        (Reply(body=TINY, cut_at=10), ConnectionLost, "the answer was cut short"),
         (Reply(302), ProtocolError, "a redirect (status 302) without a place to go"),
         (Reply(302, {"Location": "ftp://127.0.0.1/"}), ProtocolError, "without a place to go"),
         (Reply(302, {"Location": "http://[::1/"}), ProtocolError, "without a place to go"),
         (Reply(302, {"Location": "/again"}), ProtocolError, "more than 5 redirects"),
-        (Reply(headers={"Content-Encoding": "gzip"}, body=TINY), ProtocolError, "not valid HTTP"),
+        (Reply(headers={"Content-Encoding": "gzip"}, body=TINY), ProtocolError, "cannot be unpacked"),
         (Reply(302, {"Location": "/x"}, body=b"x" * 100, cut_at=1), ProtocolError, "more than 5 redirects"),
     ],
 )
@@ -617,8 +534,8 @@ def test_an_answer_that_no_registry_should_give_is_refused(
 @pytest.mark.parametrize(
     "ask, given_up",
     [
-        (RegistryClient.manifest, "not complete after 0.5s"),
-        (lambda client, name: client.blob(name, Digest.of(b""), 4000), "not complete after 2.5s"),
+        (RegistryClient.manifest, "not done within 0.5s"),
+        (lambda client, name: client.blob(name, Digest.of(b""), 4000), "not done within 2.5s"),
     ],
     ids=["manifest: twice the timeout", "blob: ten times the timeout"],
 )
@@ -640,14 +557,14 @@ def test_a_token_that_trickles_is_given_up_like_a_manifest() -> None:
         realm = f"http://{request.headers['host']}/token"
         return Reply(401, {"WWW-Authenticate": f'Bearer realm="{realm}"'})
 
-    assert str(failure_of(answer, timeout_s=0.25)).endswith(": not complete after 0.5s")
+    assert str(failure_of(answer, timeout_s=0.25)).endswith(": not done within 0.5s")
 
 
 def test_a_closed_client_asks_nothing() -> None:
     with run_server(always(Reply(body=TINY))) as server:
-        client = RegistryClient(insecure=[server.host])
+        client = RegistryClient(endpoints={server.host: server.url})
         client.close()
-        with pytest.raises(ConnectionLost, match="not asked"):
+        with pytest.raises(ConnectionLost, match="not sent"):
             client.manifest(a_name(server.host))
         assert server.requests == []
 
@@ -670,7 +587,7 @@ def test_a_redirect_from_https_to_http_is_not_followed(certificate: Certificate)
         moved = Reply(307, {"Location": plain.url})
         with (
             run_server(always(moved), tls=certificate.server_context) as server,
-            RegistryClient(verify=str(certificate.certificate)) as client,
+            RegistryClient(tls=TlsFiles(ca=str(certificate.certificate))) as client,
             pytest.raises(ProtocolError, match=r"a redirect from https to http on 127\.0\.0\.1$"),
         ):
             client.manifest(a_name(server.host))
@@ -681,8 +598,8 @@ def test_a_certificate_that_nobody_vouches_for_is_a_tls_error(certificate: Certi
     with run_server(always(Reply(body=TINY)), tls=certificate.server_context) as server:
         with RegistryClient() as client, pytest.raises(TlsError, match="certificate") as caught:
             client.manifest(a_name(server.host))
-        assert caught.value.hint == "name the file with the authority that signed it in REQUESTS_CA_BUNDLE"
-        with RegistryClient(verify=False) as client:
+        assert caught.value.hint == "name the file with the authority that signed it in SSL_CERT_FILE"
+        with RegistryClient(tls=TlsFiles(verify=False)) as client:
             assert client.manifest(a_name(server.host)).raw == TINY
 
 
@@ -690,7 +607,7 @@ def test_a_registry_that_speaks_http_where_https_was_meant_is_a_tls_error_and_th
     with (
         run_server(always(Reply())) as server,
         RegistryClient() as client,
-        pytest.raises(TlsError, match=r": the TLS handshake failed$") as caught,
+        pytest.raises(TlsError, match=r"no TLS connection: ") as caught,
     ):
         client.manifest(a_name(server.host))
     assert caught.value.hint == "if the registry speaks plain http, say insecure: true with the model"
@@ -706,7 +623,7 @@ def test_a_port_where_nobody_listens_is_a_connect_error() -> None:
 
 def test_a_name_that_does_not_exist_is_a_connect_error() -> None:
     name = ModelName.parse("nowhere.invalid/team/mario:v1")
-    with RegistryClient() as client, pytest.raises(ConnectError, match=r"the host name was not found$"):
+    with RegistryClient() as client, pytest.raises(ConnectError, match="the name of the host is not known"):
         client.manifest(name, insecure=True)
 
 
@@ -717,7 +634,7 @@ def test_a_proxy_that_is_not_there_is_a_connect_error(monkeypatch: pytest.Monkey
         monkeypatch.setenv(variable, value)
         monkeypatch.setenv(variable.upper(), value)
     name = ModelName.parse("models.invalid/team/mario:v1")
-    with RegistryClient() as client, pytest.raises(ConnectError, match="connection refused"):
+    with RegistryClient() as client, pytest.raises(ConnectError, match="the proxy does not let us through"):
         client.manifest(name, insecure=True)
 
 
@@ -731,7 +648,7 @@ def test_a_registry_that_says_nothing_is_given_up_after_the_timeout() -> None:
     error = failure_of(answer, timeout_s=0.1)
     done.set()
     assert isinstance(error, TimeoutExceeded)
-    assert str(error).endswith(": no answer in time")
+    assert str(error).endswith(": nothing moved for 0.1s")
 
 
 def test_a_redirect_to_a_store_that_refuses_head_means_that_the_blob_exists() -> None:
@@ -800,7 +717,7 @@ def test_questions_of_several_threads_share_connections_and_do_not_mix() -> None
     blobs = {str(Digest.of(data)): data for data in wanted}
     with (
         run_server(lambda request: Reply(body=blobs[request.path.rpartition("/")[2]])) as server,
-        RegistryClient(insecure=[server.host]) as client,
+        RegistryClient(endpoints={server.host: server.url}) as client,
         ThreadPoolExecutor(4) as pool,
     ):
         name = a_name(server.host)

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from patience import PATIENCE_S
+
+from ollamaops.http.session import TimeLimits
 from ollamaops.ollama.client import OllamaClient
 
 JSON = "application/json; charset=utf-8"
@@ -211,12 +214,15 @@ def tagged(*names: str) -> Script:
 class Serving:
     """A scripted host and a client for it, as one context."""
 
-    def __init__(self, table: dict[str, Script], version: str = "0.33.0") -> None:
+    def __init__(
+        self, table: dict[str, Script], version: str = "0.33.0", limits: TimeLimits | None = None
+    ) -> None:
         self.host = ScriptedHost(routes(table, version))
+        self.limits = limits
 
     def __enter__(self) -> Serving:
         self.host.__enter__()
-        self.client = OllamaClient.connect(self.host.url, host_name="gpu-1")
+        self.client = OllamaClient.connect(self.host.url, host_name="gpu-1", limits=self.limits)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -226,3 +232,36 @@ class Serving:
     def body(self, path: str) -> dict[str, Any]:
         """The JSON of the last request to `path`."""
         return next(asked.json for asked in reversed(self.host.asked) if asked.path == path)
+
+
+def silent(asked: Asked, wire: Wire) -> None:
+    """Says nothing until the client goes away."""
+    wire.sock.settimeout(PATIENCE_S)
+    wire.sock.recv(1)
+    wire.close()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class full_listener:  # noqa: N801  reads as a verb at its place of use
+    """A port whose queue of connections is full: further ones hang in the middle of the handshake."""
+
+    def __enter__(self) -> int:
+        self._sockets = [socket.socket()]
+        self._sockets[0].bind(("127.0.0.1", 0))
+        self._sockets[0].listen(0)
+        address = self._sockets[0].getsockname()
+        for _ in range(4):
+            waiting = socket.socket()
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+            self._sockets.append(waiting)
+        return int(address[1])
+
+    def __exit__(self, *_: object) -> None:
+        for sock in self._sockets:
+            sock.close()
