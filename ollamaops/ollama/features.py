@@ -1,14 +1,14 @@
 """Server versions and what they mean: `ServerVersion` from text, `Features` from a version.
 
-Decides what a server of some version can do and what it does to us. Nothing else in the project compares version
-numbers. Leaves to others what to do about it. Easily missed: builds that say `0.0.0` (or anything without a
-number) are taken for the newest, except where guessing wrong would lose a model; see `_CAUTIOUS`.
+Nothing else in the project compares version numbers. The versions come from Ollama's git history, and where it says
+so from measuring real servers. Builds that say `0.0.0`, or anything without a number, count as the newest, except
+where a wrong guess would lose a model: see `_CAUTIOUS`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 Number = tuple[int, int, int]
@@ -77,46 +77,14 @@ class Features:
     """`/api/embed` without input loads the model; before, `/api/embeddings` with an empty prompt does (0.3.6)."""
     gguf_adapters_misread: bool
     """A GGUF adapter is taken for weights and replaces the base's (up to 0.3.6; measured on 0.3.4)."""
-    model_named_adapters: bool
-    """ADAPTER may name a model (up to 0.3.6)."""
-    unload_without_load: bool
-    """`keep_alive: 0` does not load the model first (0.3.11)."""
-    delete_missing_is_404: bool
-    """Deleting what is not there answers 404; before, 500 with the text of the OS (0.3.13)."""
-    corrupt_manifests_tolerated: bool
-    """A corrupt manifest does not stop a pull over it (0.4.0)."""
-    case_insensitive_writes: bool
-    """create, pull and copy land on the model whose whole name differs only in case (0.4.3)."""
     format_takes_schema: bool
     """`format` may be a JSON Schema; before, only `json` (0.5.0)."""
-    case_insensitive_names: bool
-    """Every part of a name takes the spelling of any stored name; but not `from` of create (0.5.2)."""
     structured_create: bool
     """create takes `from`, `files` and so on, and no Modelfile any more (0.5.5)."""
-    gguf_found_by_content: bool
-    """A GGUF in `files` needs no `.gguf` in its name (0.5.6)."""
-    file_names_relative: bool
-    """Names in `files` must be clean relative paths, else 400 (0.5.13)."""
-    shows_tensors: bool
-    """show lists tensors (0.6.1)."""
-    capabilities_in_show: bool
-    """show lists capabilities (0.6.4)."""
     stream_false_waits_to_end: bool
     """With `stream: false` the answer comes at the very end; before, at the first `success` (0.7.0)."""
-    quantize_progress: bool
-    """Quantizing reports bytes (0.7.0)."""
-    thinking: bool
-    """The capability `thinking` exists (0.9.0)."""
-    ps_context_length: bool
-    """ps lists `context_length` (0.10.0)."""
-    fractional_keep_alive: bool
-    """Fractions of a second in `keep_alive` count; before, less than a second unloads (0.11.8)."""
-    embed_dimensions: bool
-    """`/api/embed` takes `dimensions` (0.11.11)."""
     renderer_and_parser: bool
     """create takes `renderer`, `parser`, `info`, `remote_host` (0.12.0)."""
-    remote_models: bool
-    """Stubs of cloud models exist: `remote_model`, `remote_host` in tags and show (0.12.0)."""
     stream_ends_at_error: bool
     """An error ends a stream, and as its first item carries an HTTP status. Before, the server went on after it and
     could write an empty model over an existing one when the base was missing (0.12.6)."""
@@ -124,28 +92,12 @@ class Features:
     """`from` hands on the base's renderer and parser (0.12.7)."""
     requires_field: bool
     """create and show know `requires` (0.14.0)."""
-    tensor_models: bool
-    """Models of separate tensors exist; their pull reports `sha256:model` (0.14.0)."""
-    realm_host_checked: bool
-    """A token server on another host than the registry is refused (0.14.3)."""
-    empty_digests_refused: bool
-    """An empty digest in `files` is 400 (0.17.6)."""
     suffix_routing: bool
     """`x:local` means `x:latest`, `x:cloud` and `x:…-cloud` mean ollama.com (0.18.0)."""
     raw_registry_manifest: bool
     """A pulled manifest is stored byte for byte, so that the digest in tags is the registry's (0.19.0)."""
-    capabilities_inherited: bool
-    """`from` hands on the base's capabilities (0.20.0)."""
-    prune_grace: bool
-    """A server start leaves unreferenced blobs alone for an hour (0.21.0)."""
     quantizes_bf16: bool
     """BF16 weights can be quantized (0.22.0)."""
-    show_cached: bool
-    """show may answer from a cache, with an old `modified_at` (0.23.2)."""
-    capabilities_in_tags: bool
-    """tags lists capabilities, `details.context_length` and `details.embedding_length` (0.30.0)."""
-    parent_model_in_tags: bool
-    """tags fills `details.parent_model` (0.30.0)."""
     drafts: bool
     """create takes `draft_files` and `draft_quantize` (0.30.0)."""
     split_gguf: bool
@@ -156,20 +108,10 @@ class Features:
     """show's `template` may be the chat template of the GGUF; TEMPLATE is in `modelfile` (0.30.0)."""
     deterministic_files: bool
     """Several `files` always give the same manifest (0.30.0)."""
-    info_crash: bool
-    """A wrong type in `info` of create ends the server process (0.12.0 to 0.31.1)."""
-    first_byte_stall_detection: bool
-    """The server itself notices a download that never sends a first byte (0.32.2)."""
-    config_without_rootfs: bool
-    """The config has no `rootfs` any more, so digests differ from those before (0.32.7)."""
     delete_prunes_everything: bool
     """delete also removes every unreferenced blob and partial download (0.5.13 alone)."""
     models_from_modelfile: bool
     """create takes `modelfile` (up to 0.5.4)."""
-    adapters_in_modelfile: bool
-    """The way to give an adapter is ADAPTER in the Modelfile (up to 0.5.4)."""
-    store_path_in_digest: bool
-    """A model from `files` has the store's absolute path in its manifest (0.3.6 to 0.24.0)."""
     quantize_types: frozenset[str]
     """What `quantize` may ask for, in upper case."""
 
@@ -182,65 +124,33 @@ class Features:
 _SINCE: Final[dict[str, Number]] = {
     "min_p": (0, 3, 1),
     "embed_empty_loads": (0, 3, 6),
-    "unload_without_load": (0, 3, 11),
-    "delete_missing_is_404": (0, 3, 13),
-    "corrupt_manifests_tolerated": (0, 4, 0),
-    "case_insensitive_writes": (0, 4, 3),
     "format_takes_schema": (0, 5, 0),
-    "case_insensitive_names": (0, 5, 2),
     "structured_create": (0, 5, 5),
-    "gguf_found_by_content": (0, 5, 6),
-    "file_names_relative": (0, 5, 13),
-    "shows_tensors": (0, 6, 1),
-    "capabilities_in_show": (0, 6, 4),
     "stream_false_waits_to_end": (0, 7, 0),
-    "quantize_progress": (0, 7, 0),
-    "thinking": (0, 9, 0),
-    "ps_context_length": (0, 10, 0),
-    "fractional_keep_alive": (0, 11, 8),
-    "embed_dimensions": (0, 11, 11),
     "renderer_and_parser": (0, 12, 0),
-    "remote_models": (0, 12, 0),
     "stream_ends_at_error": (0, 12, 6),
     "renderer_and_parser_inherited": (0, 12, 7),
     "requires_field": (0, 14, 0),
-    "tensor_models": (0, 14, 0),
-    "realm_host_checked": (0, 14, 3),
-    "empty_digests_refused": (0, 17, 6),
     "suffix_routing": (0, 18, 0),
     "raw_registry_manifest": (0, 19, 0),
-    "capabilities_inherited": (0, 20, 0),
-    "prune_grace": (0, 21, 0),
     "quantizes_bf16": (0, 22, 0),
-    "show_cached": (0, 23, 2),
-    "capabilities_in_tags": (0, 30, 0),
-    "parent_model_in_tags": (0, 30, 0),
     "drafts": (0, 30, 0),
     "split_gguf": (0, 30, 0),
     "gguf_rewritten": (0, 30, 0),
     "jinja_in_template": (0, 30, 0),
     "deterministic_files": (0, 30, 0),
-    "first_byte_stall_detection": (0, 32, 2),
-    "config_without_rootfs": (0, 32, 7),
 }
-# flag → first version that has it, first version that has it no more
+# flag → first version that has it, first version that no longer has it
 _BETWEEN: Final[dict[str, tuple[Number, Number]]] = {
     "gguf_adapters_misread": ((0, 0, 0), (0, 3, 7)),
-    "model_named_adapters": ((0, 0, 0), (0, 3, 7)),
     "models_from_modelfile": ((0, 0, 0), (0, 5, 5)),
-    "adapters_in_modelfile": ((0, 0, 0), (0, 5, 5)),
-    "store_path_in_digest": ((0, 3, 6), (0, 30, 0)),
     "delete_prunes_everything": ((0, 5, 13), (0, 5, 14)),
-    "info_crash": ((0, 12, 0), (0, 31, 2)),
 }
-# what a server of unknown version is taken to do, where the newest behaviour would be the dangerous guess
+# what we assume of a server of unknown version, where the newest behavior would be the dangerous guess
 _CAUTIOUS: Final[dict[str, bool]] = {
     "stream_false_waits_to_end": False,
     "stream_ends_at_error": False,
-    "prune_grace": False,
     "deterministic_files": False,
-    "first_byte_stall_detection": False,
-    "info_crash": True,
 }
 
 
@@ -258,8 +168,3 @@ def features_of(version: ServerVersion) -> Features:
 def first_version_with(flag: str) -> str:
     """The first version that has `flag`, for hints: `first_version_with("drafts")` is `0.30.0`."""
     return ".".join(str(part) for part in _SINCE[flag])
-
-
-def flag_names() -> tuple[str, ...]:
-    """Every yes-or-no feature by name, for those who list what a host can do."""
-    return tuple(f.name for f in fields(Features) if f.name not in ("version", "quantize_types"))

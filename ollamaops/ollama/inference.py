@@ -1,7 +1,7 @@
 """Generate, chat and embed over the wire, as frozen values.
 
-Read and written like the rest of wire.py: new fields are passed over, used ones are strict. Durations are seconds
-(Ollama writes nanoseconds). Easily missed: an answer and one chunk of a streamed answer have the same shape.
+Unknown fields are passed over, used ones are strict. Durations are seconds (Ollama writes nanoseconds). An answer
+and one chunk of a streamed answer have the same shape.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class Timings:
     total_s: float = 0.0
     load_s: float = 0.0
     prompt_tokens: int = 0
-    prompt_s: float = 0.0
     tokens: int = 0
     generate_s: float = 0.0
 
@@ -33,7 +32,6 @@ class Timings:
             total_s=fields.seconds("total_duration"),
             load_s=fields.seconds("load_duration"),
             prompt_tokens=fields.count("prompt_eval_count"),
-            prompt_s=fields.seconds("prompt_eval_duration"),
             tokens=fields.count("eval_count"),
             generate_s=fields.seconds("eval_duration"),
         )

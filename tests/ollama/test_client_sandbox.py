@@ -103,9 +103,9 @@ def test_a_model_is_made_from_weights_and_another_from_it(host: Host) -> None:
     assert shown.licenses == "MIT"
     assert shown.details.parent_model == "base:latest"
     has = host.client.features()
-    assert bool(shown.tensors) == has.shows_tensors
-    assert (shown.capabilities is not None) == has.capabilities_in_show
-    assert (models["base:latest"].capabilities is not None) == has.capabilities_in_tags
+    assert bool(shown.tensors) == has.version.is_at_least((0, 6, 1))
+    assert (shown.capabilities is not None) == has.version.is_at_least((0, 6, 4))
+    assert (models["base:latest"].capabilities is not None) == has.version.is_at_least((0, 30, 0))
     assert str(DIGEST.hex) in host.client.show(BASE).modelfile or has.gguf_rewritten
 
 

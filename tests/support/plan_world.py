@@ -278,7 +278,11 @@ def build(recipe: Recipe, base: Contents | None, features: Features) -> Contents
     inherited = base if features.renderer_and_parser_inherited else replace(base, renderer="", parser="")
     renderer, parser = recipe.renderer or inherited.renderer, recipe.parser or inherited.parser
     parameters: dict[str, ParameterValue] = {**base.parameters, **recipe.parameters}
-    if base.architecture == "gemma4" and features.capabilities_inherited and not (renderer and parser):
+    if (
+        base.architecture == "gemma4"
+        and features.version.is_at_least((0, 20, 0))
+        and not (renderer and parser)
+    ):
         renderer, parser = renderer or "gemma4", parser or "gemma4"
         parameters["stop"] = recipe.parameters.get("stop", ("<turn|>",))
     texts = [text for text in (base.license_text, *recipe.licenses) if text]

@@ -364,8 +364,6 @@ def test_064_what_a_server_does_not_say_is_unknown_and_not_none(
         shown = client.show(name("legal"), verbose=True)
         assert shown.capabilities == capabilities
         assert bool(shown.tensors) is tensors
-        assert client.features().capabilities_in_show is (capabilities is not None)
-        assert client.features().shows_tensors is tensors
 
 
 @pytest.mark.parametrize(
@@ -377,7 +375,6 @@ def test_0100_the_context_length_of_a_loaded_model_is_known(version: str, like: 
         client.load(name(BASE))
         (loaded,) = client.ps()
         assert bool(loaded.context_length) is known
-        assert client.features().ps_context_length is known
 
 
 # --- pulls, deletions, loading --------------------------------------------------------------------------------------
