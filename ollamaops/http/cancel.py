@@ -1,8 +1,6 @@
-"""Stopping from another thread: one token, asked by loops and told to blocked calls.
+"""Stopping from another thread: one token, which loops ask and which wakes blocked calls.
 
-Decides nothing. Who waits for the network registers a callback that ends the waiting (transport.py cuts the
-socket). Easily missed: `cancel` may run inside a signal handler, in the very thread that is registering a
-callback, hence the re-entrant lock.
+A call that waits for the network registers a callback that ends the wait: exchange.py cuts the socket.
 """
 
 from __future__ import annotations
@@ -19,11 +17,12 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        # re-entrant: `cancel` may run in a signal handler, in the very thread that is registering a callback
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
-        """Ask everyone to stop: returns when all blocked calls have been told."""
+        """Ask everyone to stop. Returns when all blocked calls have been woken."""
         self._event.set()
         with self._lock:
             callbacks = tuple(self._callbacks)
@@ -31,15 +30,15 @@ class CancelToken:
             callback()
 
     def is_set(self) -> bool:
-        """Whether somebody asked to stop."""
+        """Whether `cancel` was called."""
         return self._event.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until somebody asks to stop, at most `timeout` seconds; whether they did."""
+        """Sleep until `cancel` is called, at most `timeout` seconds. Whether it was called."""
         return self._event.wait(timeout)
 
     def check(self, what: str = "stopped") -> None:
-        """Raise Cancelled if somebody asked to stop."""
+        """Raise Cancelled if `cancel` was called."""
         if self._event.is_set():
             raise Cancelled(what)
 

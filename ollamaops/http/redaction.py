@@ -1,13 +1,13 @@
 """Taking our secrets out of what others say: a server, or a proxy before it, may send back what it was sent.
 
-Pure. Decides what counts as a secret of an exchange and how it is blotted out. Easily missed: an echo need not be
-literal, so the forms in which JSON, HTML and URLs write a value are hidden as well; and a short value is hidden as a
-whole word only, or the header `X-Team: a` would leave no word readable.
+An echo need not be literal, so the forms in which JSON, HTML and URLs write a value are hidden as well. A short value
+is hidden as a whole word only, or the header `X-Team: a` would leave no word readable.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,8 +71,6 @@ def _secrets_of_basic(credentials: str) -> Iterator[str]:
 
 
 def _forms_of(secret: str) -> set[str]:
-    import html
-
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     return {secret, *escaped, html.escape(secret), quote(secret, safe=""), quote(secret), quote_plus(secret)}
 

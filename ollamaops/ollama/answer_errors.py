@@ -1,8 +1,7 @@
 """Which error an unhappy answer is: from HTTP status and text to a class of the error tree, with a way out.
 
-Pure. Decides what is lasting and what may pass. Leaves retrying to apply/. Easily missed: the status alone says
-little. A model that a registry does not have is a 500 or a line under HTTP 200, never a 404, and texts differ by
-version, so rules look for the words that all of Ollama 0.3 to 0.33 share.
+The status alone says little: a model that a registry does not have is a 500 or a line under HTTP 200, never a 404.
+Texts differ by version, so the rules look for the words that all of Ollama 0.3 to 0.33 share.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from ollamaops.errors import (
 )
 from ollamaops.http.answer import error_kind, parse_retry_after
 
-# Ollama's own words for this (`http: no Location header in response`) tell nobody what to do: #7244
+# Ollama's own words for this (`http: no Location header in response`) do not say what to do: ollama#7244
 _NO_REDIRECT: Final = r"no location header in response|unexpected status code 200"
 _NO_REDIRECT_WORDS: Final = (
     "the registry serves blobs itself, and Ollama only pulls from one that redirects to another host name"
@@ -236,14 +235,14 @@ def build_line_error(host: str, what: str, line: Mapping[str, object]) -> Answer
 
 
 def is_overdue(error: RemoteError) -> bool:
-    """Whether the server, connected to, has just not answered in time, be it us or a proxy that lost patience."""
+    """Whether the server was reached but did not answer in time, by our own limit or a proxy's."""
     if isinstance(error, AnswerError):
         return error.status in _GATEWAY_TIMEOUTS
     return isinstance(error, TimeoutExceeded)
 
 
 def ends_unheard(error: RemoteError) -> bool:
-    """Whether the server may have done what it was asked for, or may still be at it, and nobody hears of it."""
+    """Whether the server may have done what it was asked for, or may still be doing it, although no answer came."""
     if isinstance(error, AnswerError) and error.status == _BAD_GATEWAY:
         return True
     return is_overdue(error) or isinstance(error, ConnectionLost)
@@ -259,7 +258,7 @@ def _classify(status: int, text: str) -> tuple[type[AnswerError], str | None]:
 
 
 def _in_clear(text: str) -> str:
-    """The server's words, or ours where nobody could guess what it means."""
+    """The server's words, or ours where those do not say what is wrong."""
     return _NO_REDIRECT_WORDS if re.search(_NO_REDIRECT, text, re.IGNORECASE) else text
 
 

@@ -1,8 +1,9 @@
 """An Ollama server: one method per endpoint, the same for every version from 0.3 to 0.33.
 
-Decides how each endpoint is asked so that an old server does no harm and when an answer means "done". No policy, no
-retries, no loops over hosts; those are in apply/. Easily missed: `create` from a base looks at tags first, because
-servers look a base up by exact case and, up to 0.12.5, wrote an empty model over the old one when it was missing.
+Each endpoint is asked so that an old server does no harm. There are no retries and no loops over hosts here.
+
+`create` from a base looks at tags first, because servers look a base up by exact case and, up to 0.12.5, wrote an
+empty model over the old one when it was missing.
 """
 
 from __future__ import annotations

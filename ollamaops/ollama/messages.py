@@ -1,6 +1,6 @@
 """Turns of a chat and values of parameters, which requests of every kind hold.
 
-Easily missed: a message of a model that `show` lists and one of a chat have the same shape.
+A message that `show` lists for a model and one of a chat have the same shape.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The texts in an answer of `/api/show`, read back into values: `parameters` and `modelfile`.
 
-Pure. Decides which blobs a model is made of and, as far as the text still tells, its template, licenses and messages;
-leaves to others what other fields of show say exactly. Easily missed: the two are printed differently. Values in
-`parameters` are in Go's syntax (`%#v`), and a text that stands alone looks like a list of one. In `modelfile` nothing
-is escaped, so that Ollama's own parser does not read back what Ollama prints: there a value has quotes only if it
-spans lines or has outer spaces, and three only if it has some.
+They tell which blobs a model is made of and, as far as the text still shows it, its template, licenses and messages.
+
+The two are printed differently. Values in `parameters` are in Go's syntax (`%#v`), and a text that stands alone looks
+like a list of one. In `modelfile` nothing is escaped, so Ollama's own parser cannot read back what Ollama prints: a
+value has quotes only if it spans lines or has outer spaces, and three only if it contains quotes itself.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ class ShownModelfile:
 def parse_shown_modelfile(text: str, known: Iterable[str] = ()) -> ShownModelfile:
     """What the text of show's `modelfile` field says. Never fails: what it does not know it passes over.
 
-    `known` are texts that other fields of show give exactly. Where one stands, nobody has to guess where it ends:
-    a one-line text may begin with a quote, and a text in quotes may hold quotes and lines that look like commands.
+    `known` are texts that other fields of show give exactly. They tell where such a text ends, which cannot be seen
+    otherwise: a one-line text may begin with a quote, and a text in quotes may hold quotes and lines that look like
+    commands.
     """
     spelled = sorted(((_printed(value), value) for value in known if value), key=lambda pair: -len(pair[0]))
     found: dict[str, list[str]] = {}

@@ -1,9 +1,9 @@
 """Following a pull, push or create: is it still moving, and did it really end?
 
-Pure, but for the clock that is handed in. Easily missed: a stuck download goes on sending progress lines (Ollama up
-to 0.32.1), so `completed` is watched, not the arrival of lines; and the `success` of a base that `create` pulls on
-the way is not the end of the create. Giving up on `verifying sha256 digest` would be worse than waiting: the next
-pull takes the file for a good one without looking, so a silent step gets time for all bytes that were told of.
+A stuck download goes on sending progress lines (Ollama up to 0.32.1), so `completed` is watched, not the arrival of
+lines. The `success` of a base that `create` pulls on the way is not the end of the create. Giving up on `verifying
+sha256 digest` would be worse than waiting: the next pull takes the file for a good one without looking, so a silent
+step gets time for all bytes that were announced.
 """
 
 from __future__ import annotations

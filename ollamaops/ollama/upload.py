@@ -1,9 +1,8 @@
 """Sending weights to a server as a blob: look first, then stream them, with nothing of them in memory.
 
-Decides when a blob counts as there. No retries; those are in apply/. Easily missed: a server that already has the
-blob answers before it reads the body, so the sender sees a broken pipe. That is why HEAD comes first, and comes
-again when the connection breaks. A proxy that buffers takes the whole body before it hands it on, so the answer may
-come long after the last byte.
+A server that already has the blob answers before it reads the body, so the sender sees a broken pipe. That is why
+HEAD comes first, and comes again when the connection breaks. A proxy that buffers takes the whole body before it
+hands it on, so the answer may come long after the last byte. There are no retries here.
 """
 
 from __future__ import annotations

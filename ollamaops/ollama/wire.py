@@ -1,8 +1,7 @@
 """What goes over the wire to an Ollama server and back, as frozen values.
 
-Decides how JSON is read and written; nothing here asks a server. New fields are passed over, used ones are strict
-(ProtocolError names the field). Easily missed: sizes are bytes, durations seconds (Ollama writes nanoseconds),
-moments are kept as the server's text because nobody computes with them.
+Unknown fields are passed over, used ones are strict (ProtocolError names the field). Sizes are bytes, durations
+seconds (Ollama writes nanoseconds), and moments stay the server's text, since nothing is computed from them.
 """
 
 from __future__ import annotations

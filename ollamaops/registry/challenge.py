@@ -1,7 +1,7 @@
 """What a 401 asks for: the WWW-Authenticate header as values, and the URL that hands out a token.
 
-Pure. Follows RFC 9110 §11.6.1 and the token protocol of the CNCF distribution registry. The fact a reader would
-miss: one header may carry several challenges, and commas stand both between them and between their parameters.
+Follows RFC 9110 §11.6.1 and the token protocol of the CNCF distribution registry. One header may carry several
+challenges, and commas stand both between them and between their parameters.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def _header_digest(answer: Answer, host: str, subject: str) -> Digest | None:
     try:
         return Digest.parse(text)
     except InvalidValue:
-        raise ProtocolError(f"{host}: {subject}: Docker-Content-Digest is no digest", host=host) from None
+        raise ProtocolError(f"{host}: {subject}: Docker-Content-Digest is not a digest", host=host) from None
 
 
 def _check_digest(body: bytes, expected: Digest, host: str, subject: str) -> None:

@@ -1,9 +1,8 @@
 """What a registry keeps under a tag, as values: parse it, tell which digests stand for it, compare two of them.
 
-Decides what the bytes of a registry manifest mean; leaves fetching to client.py and verdicts to upstream.py.
-The fact a reader would miss: the digest in `/api/tags` is the registry's digest only for models pulled by
-Ollama ≥ 0.19.0. Older servers re-write the manifest in their own layout, and a server that made the model and
-pushed it keeps a file with one more newline. `digest_set` holds all of these.
+The digest in `/api/tags` is the registry's digest only for models pulled by Ollama 0.19.0 and newer. Older servers
+rewrite the manifest in their own layout, and a server that made the model and pushed it keeps a file with one more
+newline. `digest_set` holds all of these.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The bytes of a file that lies elsewhere, one after the other, as if no connection were ever cut.
+"""The bytes of a remote file, one after the other, as if no connection were ever cut.
 
-Decides when a cut is taken up again and that it is still the same file. Leaves opening a connection at an offset to
-the caller. The fact a reader would miss: a server may ignore the offset and begin again at the first byte; then what
-is known already is read over.
+A server may ignore the offset and begin again at the first byte; then the part that was already read is skipped.
 """
 
 from __future__ import annotations
@@ -45,8 +43,8 @@ Open = Callable[[int, str], Opened]
 class RemoteStream:
     """A file's bytes from `offset` on. Use it as a context, or close it.
 
-    `size_bytes` is that of the whole file, None if nobody knows before the end. After a cut, reading goes on where it
-    was: at once, then after growing waits, up to `RESUMES` times without a byte in between. Then the RemoteError is
+    `size_bytes` is that of the whole file, None if it is not known before the end. After a cut, reading resumes: at
+    once, then after growing waits, up to `RESUMES` times without a byte in between. Then the RemoteError is
     raised; WeightsError when the file changed meanwhile.
     """
 

@@ -1,8 +1,7 @@
 """Weights in S3 and what speaks like it, through fsspec and s3fs, which are installed only when asked for.
 
-Decides nothing about credentials and endpoints: s3fs finds them as every S3 program does (AWS_PROFILE,
-AWS_ENDPOINT_URL, ~/.aws …). The fact a reader would miss: an S3 ETag is no SHA-256, so without a stated digest the
-file has to be read once before anybody knows it.
+s3fs finds credentials and endpoints as every S3 program does (AWS_PROFILE, AWS_ENDPOINT_URL, ~/.aws …). An S3 ETag is
+not a SHA-256, so a file without a stated digest has to be read once before its digest is known.
 """
 
 from __future__ import annotations

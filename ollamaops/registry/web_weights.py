@@ -80,7 +80,7 @@ class _Place:
 
 
 class RemoteWeights:
-    """Finds and fetches weights that lie elsewhere; to be closed, or used with `with`. Safe with several threads.
+    """Finds and fetches remote weights; to be closed, or used with `with`. Safe with several threads.
 
     `environ` is read for HF_ENDPOINT and HF_TOKEN. `timeout_s` bounds connecting and each silence. `cancel` ends
     every question and download, which then raises Cancelled.

@@ -510,7 +510,7 @@ def test_the_words_of_an_error_are_one_cut_line_and_never_html(body: bytes, text
         (
             Reply(headers={"Docker-Content-Digest": "sha256:none"}, body=TINY),
             ProtocolError,
-            "Docker-Content-Digest is no digest",
+            "Docker-Content-Digest is not a digest",
         ),
         (Reply(body=b" " * (4 * 1024 * 1024 + 1)), ProtocolError, "longer than 4194304 bytes"),
         (Reply(body=TINY, cut_at=10), ConnectionLost, "the answer was cut short"),
