@@ -11,8 +11,9 @@ from typing import assert_never
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import first_version_with
-from ollamaops.plan.actions import Blob, CopyModel, Cost, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.actions import Blob, CopyModel, CreateModel, Recipe, UploadBlob, id_of
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown, WeightsEvidence
+from ollamaops.plan.costs import upload_cost
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights
 from ollamaops.plan.lookups import Because, former_of, is_trusted, place_of
@@ -244,7 +245,6 @@ def _as_sent(model: DesiredModel, recipe: Recipe) -> tuple[Recipe, tuple[LocalBl
 
 def _add_upload(builder: PlanBuilder, model: DesiredModel, blob: LocalBlob) -> str:
     """Plan to send a file, once for all models that need it; which of them it names does not depend on order."""
-    is_there = blob.digest in builder.observed.present_blobs
     upload = UploadBlob(
         host=builder.host,
         model=model.name,
@@ -253,10 +253,7 @@ def _add_upload(builder: PlanBuilder, model: DesiredModel, blob: LocalBlob) -> s
         size_bytes=blob.size_bytes,
         stated=blob.stated,
         parts=blob.parts,
-        cost=Cost(
-            upload_bytes=0 if is_there else blob.size_bytes or None,
-            present_bytes=blob.size_bytes if is_there else 0,
-        ),
+        cost=upload_cost(blob, builder.observed),
         retries=model.spec.retries,
     )
     before = builder.actions.get(id_of(upload))

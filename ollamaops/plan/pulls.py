@@ -8,15 +8,16 @@ remembered as ours and never pruned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import assert_never
 
 from ollamaops.lockfile.build import NO_MODEL_HINT
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import CopyModel, Cost, HostPlan, PullModel, id_of
+from ollamaops.plan.actions import CopyModel, HostPlan, PullModel, id_of
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown
+from ollamaops.plan.costs import pull_cost
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.lookups import (
     Because,
@@ -29,7 +30,7 @@ from ollamaops.plan.lookups import (
     tolerates_content,
     upstream_of,
 )
-from ollamaops.plan.observed import ObservedModel, RegistryAnswer
+from ollamaops.plan.observed import ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.versions import needs_verifying, versions_to_keep
 from ollamaops.state.records import NO_FINGERPRINT
@@ -96,7 +97,7 @@ def _pull_action(builder: PlanBuilder, model: DesiredModel, pull: Pull, because:
         model=pull.ref,
         because=because,
         expects=builder.expect(pull.ref),
-        cost=_cost(builder, pull.ref, upstream),
+        cost=pull_cost(pull.ref, builder.observed, builder.actions.values()),
         insecure=pull.insecure,
         registry_digest=upstream.registry_digest if upstream else "",
         current=tuple(sorted(upstream.digests)) if upstream else (),
@@ -115,26 +116,6 @@ def pin_to_registry(plan: HostPlan) -> HostPlan:
         for action in plan.actions
     )
     return replace(plan, actions=tuple(actions))
-
-
-def _cost(builder: PlanBuilder, ref: ModelName, upstream: RegistryAnswer | None) -> Cost:
-    """What the pull moves; layers that an earlier pull of this plan brings are moved once."""
-    if upstream is None:
-        return Cost(download_bytes=None)
-    present = sum(size for digest, size in upstream.layers if digest in builder.observed.present_blobs)
-    others = {digest for pull in _pulls_but(builder, ref) for digest, _ in pull.layers}
-    coming = others - builder.observed.present_blobs
-    shared = sum(size for digest, size in upstream.layers if digest in coming)
-    return Cost(download_bytes=upstream.total_bytes - present - shared, present_bytes=present)
-
-
-def _pulls_but(builder: PlanBuilder, ref: ModelName) -> Iterator[RegistryAnswer]:
-    """What all other pulls that are planned so far bring, as far as it is known."""
-    for action in builder.actions.values():
-        if isinstance(action, PullModel) and action.model != ref:
-            known = builder.observed.upstream.get(action.model)
-            if known is not None:
-                yield known
 
 
 def _merge(one: PullModel, other: PullModel) -> PullModel:

@@ -1,8 +1,7 @@
-"""Whether everything that is declared resident fits a host: the rule `vram`.
+"""The rule `vram`: whether everything that is declared resident fits together in the host's memory.
 
-Decides by the label `vram` of the host and the sizes of its residents: what a loaded one takes, else the size of
-its layers as an estimate, which is always a little less. The fact a reader would miss: models with the same weights
-count once, because servers keep one runner for them.
+The budget is the host's label `vram`. A loaded model counts with what it takes, others with the size of their layers,
+which is a little less. Models with the same weights count once, because servers keep one runner for them.
 """
 
 from __future__ import annotations
