@@ -10,7 +10,7 @@ from datetime import datetime
 
 from ollamaops.errors import Cancelled, RefusedError
 from ollamaops.names import ModelName
-from ollamaops.observe.guard_facts import names_loaded
+from ollamaops.observe.guard_facts import clocks_of, names_loaded
 from ollamaops.observe.session import Workbench
 from ollamaops.plan.actions import Action, CopyModel, CreateModel, DeleteModel, PullModel
 from ollamaops.plan.guard import CHANGING, describe_moment, is_open, next_opening
@@ -33,9 +33,10 @@ def await_turn(bench: Workbench, action: Action) -> None:
 
 
 def _require_window(bench: Workbench) -> None:
-    windows, now = bench.policy.windows, datetime.fromisoformat(bench.now())
-    opening = next_opening(windows, now)
-    if opening is not None and not is_open(windows, now):
+    windows = bench.policy.windows
+    clocks = clocks_of(windows, datetime.fromisoformat(bench.now()))
+    opening = next_opening(windows, clocks)
+    if opening is not None and not is_open(windows, clocks):
         raise RefusedError(
             "the maintenance window has closed",
             hint=f"run again when the next one opens: {describe_moment(opening)}",

@@ -6,21 +6,22 @@ a registry does not say is left out, because a rule refuses only what is known.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from ollamaops.errors import InvalidName, RemoteError
 from ollamaops.lockfile.build import Unanswered
-from ollamaops.manifest.types import Policy
+from ollamaops.manifest.types import Policy, Window
 from ollamaops.names import ModelName
 from ollamaops.observe.host import Glance
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import HostPlan, PullModel
 from ollamaops.plan.guard import disturbed
-from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.observed import Clocks, ObservedHost
 
 
 def with_circumstances(
@@ -34,7 +35,7 @@ def with_circumstances(
     lifted: Collection[str] = (),
 ) -> ObservedHost:
     """The host with what the policy's rules need to know of it. RemoteError if it does not answer."""
-    observed = replace(observed, at=at if policy.windows else None)
+    observed = replace(observed, clocks=clocks_of(policy.windows, at) if policy.windows else None)
     if policy.busy == "refuse" and "busy" not in lifted and disturbed(plan, observed):
         loaded = glance.patiently(lambda: names_loaded(glance.client))
         observed = replace(observed, in_use=loaded)
@@ -43,6 +44,12 @@ def with_circumstances(
         texts = {pull.model: licenses_of(registries, pull.model, pull.insecure) for pull in pulls}
         observed = replace(observed, licenses=texts)
     return observed
+
+
+def clocks_of(windows: Iterable[Window], now: datetime) -> Clocks:
+    """`now` (aware) in the time zones of the windows. ZoneInfoNotFoundError (a KeyError) for one not known here."""
+    names = {window.timezone for window in windows}
+    return {name: now.astimezone(UTC if name.upper() == "UTC" else ZoneInfo(name)) for name in names}
 
 
 def names_loaded(client: OllamaClient) -> frozenset[ModelName]:

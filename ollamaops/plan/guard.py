@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta
 
 from ollamaops.errors import InvalidValue, cut_text, did_you_mean
 from ollamaops.lockfile.build import needs_lock
@@ -29,11 +29,13 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.disk import refuse_disk
 from ollamaops.plan.licenses import refused_licenses
-from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.observed import Clocks, ObservedHost
 from ollamaops.plan.residency import kept_loaded
 from ollamaops.plan.vram import refuse_vram
 
 PERCENT_FROM_MODELS = 10
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_LOOK_AHEAD_DAYS = 8
 PENDING = "pending"  # pruning.py's own rule: it judges what prune would leave of a plan
 
 Rule = Callable[[HostPlan, DesiredHost, ObservedHost], Iterator[Refusal]]
@@ -240,15 +242,14 @@ def _license_texts(action: Action, observed: ObservedHost) -> tuple[str, ...]:
 
 
 def _windows(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
-    windows, now = desired.policy.windows, observed.at
-    opening, changes = next_opening(windows, now) if now else None, changes_of(plan)
-    if not changes or now is None or opening is None or is_open(windows, now):
+    windows, clocks, changes = desired.policy.windows, observed.clocks, changes_of(plan)
+    opening = next_opening(windows, clocks) if clocks is not None else None
+    if not changes or clocks is None or opening is None or is_open(windows, clocks):
         return
-    here = now.astimezone(zone_of(windows[0]))
     yield Refusal(
         rule="windows",
         host=plan.host,
-        message=f"no maintenance window is open: it is {describe_moment(here)}, "
+        message=f"no maintenance window is open: it is {describe_moment(clocks[windows[0].timezone])}, "
         f"the next one opens {describe_moment(opening)}; changes that wait: {len(changes)}",
         hint="run again then, or use --force windows for this run",
     )
@@ -282,6 +283,48 @@ def disturbed(plan: HostPlan, observed: ObservedHost) -> tuple[ModelName, ...]:
     return tuple(dict.fromkeys([*_deleted(plan), *_replaced(plan, observed)]))
 
 
+# maintenance windows
+
+
+def is_open(windows: Iterable[Window], clocks: Clocks) -> bool:
+    """Whether changes may begin now. `clocks` has the wall clock of each window's time zone."""
+    return any(_is_open(window, clocks[window.timezone]) for window in windows)
+
+
+def next_opening(windows: Iterable[Window], clocks: Clocks) -> datetime | None:
+    """When the next window opens, in its own time zone; None when there are no windows."""
+    openings = (opening for window in windows for opening in _openings(window, clocks[window.timezone]))
+    return min(openings, default=None, key=lambda opening: opening.astimezone(UTC))
+
+
+def describe_moment(moment: datetime) -> str:
+    """`sat 22:00 (Europe/Paris)`."""
+    return f"{DAYS[moment.weekday()]} {moment:%H:%M} ({moment.tzinfo})"
+
+
+def _is_open(window: Window, here: datetime) -> bool:
+    minute = here.hour * 60 + here.minute
+    if window.begins_minute < window.ends_minute:
+        return window.begins_minute <= minute < window.ends_minute and _opens_on(window, here)
+    if minute >= window.begins_minute and _opens_on(window, here):
+        return True
+    return minute < window.ends_minute and _opens_on(window, here - timedelta(days=1))
+
+
+def _opens_on(window: Window, day: datetime) -> bool:
+    return not window.days or DAYS[day.weekday()] in window.days
+
+
+def _openings(window: Window, here: datetime) -> Iterator[datetime]:
+    begins = time(window.begins_minute // 60, window.begins_minute % 60)
+    for number in range(_LOOK_AHEAD_DAYS):
+        day = here + timedelta(days=number)
+        opening = datetime.combine(day.date(), begins, tzinfo=here.tzinfo)
+        # compared in UTC: of two moments in one zone, Python compares only what the clocks show
+        if _opens_on(window, day) and opening.astimezone(UTC) > here.astimezone(UTC):
+            yield opening
+
+
 CHANGING: tuple[type[Action], ...] = (PullModel, UploadBlob, CreateModel, CopyModel, DeleteModel, PushModel)
 RULES: dict[str, Rule] = {
     "protect": _protect,
@@ -299,54 +342,3 @@ RULES: dict[str, Rule] = {
     "disk": refuse_disk,
 }
 OF_THE_MOMENT = frozenset({"windows", "busy"})
-
-
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_LOOK_AHEAD_DAYS = 8
-
-
-def is_open(windows: Iterable[Window], now: datetime) -> bool:
-    """Whether changes may begin at `now` (an aware moment)."""
-    return any(_is_open(window, now) for window in windows)
-
-
-def next_opening(windows: Iterable[Window], now: datetime) -> datetime | None:
-    """When the next window opens, in its own time zone; None when there are no windows."""
-    later = (opening for window in windows for opening in _openings(window, now) if opening > now)
-    return min(later, default=None, key=lambda opening: opening.astimezone(UTC))
-
-
-def describe_moment(moment: datetime) -> str:
-    """`sat 22:00 (Europe/Paris)`."""
-    return f"{DAYS[moment.weekday()]} {moment:%H:%M} ({moment.tzinfo})"
-
-
-def zone_of(window: Window) -> tzinfo:
-    """The window's time zone. ZoneInfoNotFoundError (a KeyError) if this system does not know it."""
-    from zoneinfo import ZoneInfo
-
-    return UTC if window.timezone.upper() == "UTC" else ZoneInfo(window.timezone)
-
-
-def _is_open(window: Window, now: datetime) -> bool:
-    here = now.astimezone(zone_of(window))
-    minute = here.hour * 60 + here.minute
-    if window.begins_minute < window.ends_minute:
-        return window.begins_minute <= minute < window.ends_minute and _opens_on(window, here)
-    if minute >= window.begins_minute and _opens_on(window, here):
-        return True
-    return minute < window.ends_minute and _opens_on(window, here - timedelta(days=1))
-
-
-def _opens_on(window: Window, day: datetime) -> bool:
-    return not window.days or DAYS[day.weekday()] in window.days
-
-
-def _openings(window: Window, now: datetime) -> Iterable[datetime]:
-    zone = zone_of(window)
-    today = now.astimezone(zone)
-    begins = time(window.begins_minute // 60, window.begins_minute % 60)
-    for number in range(_LOOK_AHEAD_DAYS):
-        day = today + timedelta(days=number)
-        if _opens_on(window, day):
-            yield datetime.combine(day.date(), begins, tzinfo=zone)

@@ -19,6 +19,8 @@ from ollamaops.ollama.features import Features
 from ollamaops.plan.versions import owners_of
 from ollamaops.state.records import ModelRecord
 
+Clocks = Mapping[str, datetime]  # IANA name of a time zone → the moment of planning, as its clocks show it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedModel:
@@ -65,7 +67,7 @@ class ObservedHost:
     `pushed` maps (model, pushed name) to the digests of what was pushed there last: the one that tags showed, and
     that of the registry manifest if it was seen.
 
-    `at` (aware), `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
+    `clocks`, `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
     guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: nobody
     asked, because nothing is declared resident.
     """
@@ -80,7 +82,7 @@ class ObservedHost:
     upstream: Mapping[ModelName, RegistryAnswer] = field(default_factory=dict)
     present_blobs: frozenset[Digest] = frozenset()
     loaded: tuple[Loaded, ...] | None = None
-    at: datetime | None = None
+    clocks: Clocks | None = None
     in_use: frozenset[ModelName] = frozenset()
     licenses: Mapping[ModelName, tuple[str, ...]] = field(default_factory=dict)
 

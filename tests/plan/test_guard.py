@@ -12,6 +12,7 @@ import pytest
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull, Window
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.observe.guard_facts import clocks_of
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import (
@@ -214,7 +215,10 @@ def test_every_refusal_names_its_rule_the_host_and_a_way_out() -> None:
         ),
     )
     observed = replace(
-        a_host("a", "c"), at=NOON, in_use=frozenset({a_name("a")}), licenses={a_name("b:cloud"): ("X",)}
+        a_host("a", "c"),
+        clocks=clocks_of((NIGHTS,), NOON),
+        in_use=frozenset({a_name("a")}),
+        licenses={a_name("b:cloud"): ("X",)},
     )
     plan = HostPlan(host="h", actions=(a_delete("a"), a_pull("b:cloud"), a_create("c")))
     found = guard(plan, desired, observed).refusals
@@ -298,7 +302,7 @@ def test_a_license_without_a_line_break_is_cut() -> None:
 
 
 def test_outside_of_every_window_nothing_is_changed_and_the_next_one_is_named() -> None:
-    desired, observed = wanted(windows=(NIGHTS,)), replace(a_host("a"), at=NOON)
+    desired, observed = wanted(windows=(NIGHTS,)), replace(a_host("a"), clocks=clocks_of((NIGHTS,), NOON))
     said = (
         "windows: no maintenance window is open: it is tue 13:00 (Europe/Paris), "
         "the next one opens sat 22:00 (Europe/Paris); changes that wait: 2"
@@ -307,9 +311,9 @@ def test_outside_of_every_window_nothing_is_changed_and_the_next_one_is_named() 
     assert refusals([], desired, observed) == []
     assert refusals([a_pull("b")], wanted(), observed) == []
     assert refusals([a_pull("b")], desired, observed, ["windows"]) == []
-    assert refusals([a_pull("b")], desired, replace(observed, at=None)) == []
+    assert refusals([a_pull("b")], desired, replace(observed, clocks=None)) == []
     night = datetime.fromisoformat("2026-11-29T03:00:00+01:00")
-    assert refusals([a_pull("b")], desired, replace(observed, at=night)) == []
+    assert refusals([a_pull("b")], desired, replace(observed, clocks=clocks_of((NIGHTS,), night))) == []
 
 
 @pytest.mark.parametrize("action", [a_pull("A"), a_create("A"), a_copy("A"), a_delete("A")], ids=type)
@@ -330,9 +334,9 @@ def test_a_saved_plan_is_judged_again_by_the_moment_alone() -> None:
     plan = HostPlan(host="h", actions=(a_delete("a"),), refusals=(old, lasting))
     desired = wanted(windows=(NIGHTS,), busy="refuse", max_delete=Limit(count=0))
     night = datetime.fromisoformat("2026-11-28T23:00:00+01:00")
-    observed = replace(a_host("a"), at=night)
+    observed = replace(a_host("a"), clocks=clocks_of((NIGHTS,), night))
     assert guard_again(plan, desired, observed).refusals == (lasting,)
-    busy = replace(observed, at=NOON, in_use=frozenset({a_name("a")}))
+    busy = replace(observed, clocks=clocks_of((NIGHTS,), NOON), in_use=frozenset({a_name("a")}))
     assert [each.rule for each in guard_again(plan, desired, busy).refusals] == ["protect", "windows", "busy"]
     assert guard_again(plan, desired, busy, force=["windows", "busy"]).refusals == (lasting,)
 

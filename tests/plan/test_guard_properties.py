@@ -11,6 +11,7 @@ from plan_world import FILES, HOST, World, declarations, worlds
 
 from ollamaops.manifest.types import AbsentSpec, Limit, Policy, Window
 from ollamaops.names import ModelName, NamePattern
+from ollamaops.observe.guard_facts import clocks_of
 from ollamaops.plan.actions import DeleteModel, HostPlan
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost, build_desired
@@ -75,7 +76,7 @@ def scenes(draw: st.DrawFn, *, force: st.SearchStrategy[frozenset[str]] = NOTHIN
         if observed.models
         else frozenset()
     )
-    observed = replace(observed, at=NOW, in_use=in_use)
+    observed = replace(observed, clocks=clocks_of(CLOSED, NOW), in_use=in_use)
     lifted = draw(force)
     plan = guard(plan_host(desired, observed, world.options()), desired, observed, force=lifted)
     return Scene(desired, observed, plan, lifted)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.manifest.types import Window
-from ollamaops.plan.guard import DAYS, describe_moment, is_open, next_opening
+from ollamaops.observe.guard_facts import clocks_of
+from ollamaops.plan import guard
+from ollamaops.plan.guard import DAYS, describe_moment
 
 WEEKEND_NIGHTS = Window(
     days=("sat", "sun"), begins_minute=22 * 60, ends_minute=6 * 60, timezone="Europe/Paris"
@@ -31,6 +33,14 @@ WINDOWS = st.builds(
 MOMENTS = st.datetimes(datetime(2024, 1, 1), datetime(2028, 1, 1)).map(
     lambda moment: moment.replace(tzinfo=UTC)
 )
+
+
+def is_open(windows: list[Window], now: datetime) -> bool:
+    return guard.is_open(windows, clocks_of(windows, now))
+
+
+def next_opening(windows: list[Window], now: datetime) -> datetime | None:
+    return guard.next_opening(windows, clocks_of(windows, now))
 
 
 def at(text: str) -> datetime:
