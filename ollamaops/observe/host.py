@@ -63,7 +63,7 @@ class Glance:
             host=self.spec.name,
             features=features,
             models={name: model for name, model in models.items() if name not in asides},
-            asides=asides,
+            set_aside=asides,
         )
 
     def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:

@@ -1,8 +1,8 @@
-"""What can be done to a host, as data: a closed union of frozen values, and the plan that holds them.
+"""What can be done to a host, as data: a closed union of frozen values, and the plan that has them.
 
-Nothing here computes or does anything; planner.py makes these values, report/ says them, apply/perform.py carries
-them out. An action's `id` is made from what it does, so the same need has the same id in every run. `because` says
-why as differences; like everything said for people it stays out of the fingerprint.
+planner.py makes these values, report/ puts them into words, apply/perform.py carries them out. An action's `id` is
+made from what it does, so the same need has the same id in every run. `because` gives the reasons as differences;
+like everything that is written for people it stays out of the fingerprint.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Kind = Literal[
     "alias",  # a copy does not point where it should
     "moved",  # it is there under the name it had before
     "unpushed",  # the registry is not known to have this content
-    "unverified",  # it was pulled, and nobody has seen yet that it does what is expected
-    "unknown",  # cannot be told from here; asking the server to pull settles it
+    "unverified",  # it was pulled, but not yet seen to do what is expected
+    "unknown",  # cannot be told from here: only a pull shows it
     "resident",  # in memory or not, against the declaration
 ]
 
@@ -146,9 +146,11 @@ class CreateModel(_Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyModel(_Step):
-    """Make `model` the same as `source`, which goes afterwards when it is an aside. `keep` is how many previous
-    versions of `model` stay on the host; what is still called `former` is one of them when the model is not there.
-    `rollback_key` is what a rollback is remembered under."""
+    """Make `model` the same as `source`, which is deleted afterwards when it is a reserved name.
+
+    `keep` is how many previous versions of `model` stay on the host; what is still called `former` is one of them
+    when the model is not there. `rollback_key` is what a rollback is remembered under.
+    """
 
     source: ModelName
     keep: int = 0
@@ -174,8 +176,8 @@ class PushModel(_Step):
 class VerifyModel(_Step):
     """See that the new content of `model`, which is found under the name `at`, does what is expected of it.
 
-    No expectation means that it can be loaded. When it fails and `at` is the model itself, which was pulled on
-    trial, the previous content comes back. `keep` is how many previous versions stay when it does not.
+    No expectation means that it can be loaded. When it fails and `at` is the model itself, which was pulled to be
+    verified, the previous content comes back. `keep` is how many previous versions stay when it does not.
     """
 
     at: ModelName
@@ -209,7 +211,7 @@ Action = (
 
 
 def verb_of(action: Action) -> str:
-    """`pull`, `upload`, `create`, `copy`, `delete`, `push`, `probe`, `load` or `unload`."""
+    """`pull`, `upload`, `create`, `copy`, `delete`, `push`, `verify`, `load` or `unload`."""
     match action:
         case PullModel():
             return "pull"
@@ -265,7 +267,7 @@ class Note:
 
     `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync. `waits` marks what
     will be found out when an action of the same plan is done. `unverified`: the model is as declared, except that
-    nobody could compare its weights.
+    its weights could not be compared.
     """
 
     host: str
@@ -281,7 +283,7 @@ class Note:
 class HostPlan:
     """What one host needs.
 
-    `unmanaged` are models that nobody declared and nothing will touch, `rolled_back` those that stay at a previous
+    `unmanaged` are undeclared models that stay as they are, `rolled_back` those that stay at a previous
     version. `leftovers` are reserved names that an interrupted run may have left behind.
     """
 
@@ -309,7 +311,7 @@ class UnreachedHost:
 class Plan:
     """Everything that would be done, host by host, in the manifest's order of hosts.
 
-    `made_from` holds what a saved plan is checked against: the manifest's fingerprint and the environment.
+    `made_from` is what a saved plan is checked against: the manifest's fingerprint and the environment.
     """
 
     hosts: tuple[HostPlan, ...]

@@ -30,7 +30,7 @@ def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> Non
         case InSync(weights=weights):
             _note_weights(builder, model, weights)
             if place == model.name:
-                builder.keep(model)
+                builder.record_unchanged(model)
             else:
                 rename(builder, model)
         case Differs(differences):
@@ -101,7 +101,7 @@ def _look_inside(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, plac
 
 
 def _base_of(builder: PlanBuilder, recipe: Recipe) -> Contents | None:
-    """What the base holds, or what becomes the base when it is renamed by this plan."""
+    """What is in the base, or in what this plan renames to the base."""
     if recipe.base is None:
         return None
     place = recipe.base
@@ -112,14 +112,14 @@ def _base_of(builder: PlanBuilder, recipe: Recipe) -> Contents | None:
 
 
 def _compare_stub(builder: PlanBuilder, model: DesiredModel) -> Comparison:
-    """Nobody can look into what runs on ollama.com, so memory alone counts, even right after it was made."""
+    """A model that runs on ollama.com cannot be looked into, so memory alone counts, even right after it was made."""
     if _is_remembered(builder, model, model.name):
         return InSync()
     return Differs(builder.why(model.name, "missing", observed="a cloud stub, and not known to be this one"))
 
 
 def _is_remembered(builder: PlanBuilder, model: DesiredModel, place: ModelName) -> bool:
-    """Whether it is what we filed, be it in this very run."""
+    """Whether it is what we remember, even from this very run."""
     return is_trusted(model, builder.observed, replace(builder.options, distrust=frozenset()), place)
 
 

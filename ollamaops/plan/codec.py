@@ -1,9 +1,7 @@
 """A plan as JSON and back, and its fingerprint.
 
-Decides the format of saved plans: what is written, what is taken back, which parts make two plans the same. Leaves
-to others where the text is stored and whether the facts in it still hold. The fact a reader would miss: values are
-turned into JSON by walking the dataclasses of actions.py, so a new field travels by itself, and the fingerprint
-inside the document notices when its writer knew a field that the reader does not.
+Values become JSON by walking the dataclasses of actions.py, so a new field travels by itself. The fingerprint inside
+the document shows when its writer knew a field that the reader does not.
 """
 
 from __future__ import annotations

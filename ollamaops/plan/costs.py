@@ -29,7 +29,7 @@ _MADE_INTO_ONE = re.compile(
     r"\.(safetensors|pth|zip)$|pytorch_model.*\.bin$|-\d{5}-of-(?!00001)\d{5}\.gguf$", re.IGNORECASE
 )
 _NO_WEIGHTS = (".json", ".model", ".jinja")
-# Bits of the weights that servers quantize. Nobody has looked into safetensors, which may have 32.
+# Bits of the weights that servers quantize. Safetensors are not looked into and may have 32.
 _SOURCE_BITS = 16
 _AS_LARGE = (None, "F16", "BF16")  # a source that is of this type already is left as it is
 _TYPE_BITS = {name: 8 * size_bytes / count for name, count, size_bytes in TENSOR_TYPES.values() if size_bytes}
@@ -57,7 +57,7 @@ def upload_cost(blob: LocalBlob, observed: ObservedHost) -> Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskCost:
-    """What a plan brings to the disk. `unknown` counts pulls whose size nobody told; `is_least` says that it will
+    """What a plan brings to the disk. `unknown` counts pulls of unknown size; `is_least` says that it will
     be more."""
 
     pulled_bytes: int
@@ -98,7 +98,7 @@ def disk_cost(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> D
 
 
 def _layers_to_pull(plan: HostPlan, observed: ObservedHost) -> tuple[dict[Digest, int], int]:
-    """Layers that are not there, each once, and how many pulls have layers that nobody told."""
+    """Layers that are not there, each once, and how many pulls have unknown layers."""
     layers: dict[Digest, int] = {}
     unknown = 0
     for action in plan.actions:

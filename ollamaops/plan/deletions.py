@@ -1,4 +1,4 @@
-"""Plan deletions: former names, what is declared absent, and what nobody declares.
+"""Plan deletions: former names, what is declared absent, and what is not declared.
 
 A declared removal stands by itself. A former name and an undeclared model go only after everything else on the host
 has worked, because they may be all that still works: `ollamaops prune` deletes nothing while other changes wait.
@@ -33,7 +33,7 @@ def plan_moves(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
             continue
         if _is_succeeded(builder, model, before):
             because = builder.why(former, "moved", desired=str(model.name))
-            _add_delete(builder, former, because, proven=True, by=model.name)
+            _add_delete(builder, former, because, after_all=True, by=model.name)
         elif builder.find(model.name) and not _is_absent(builder, former):
             builder.note(
                 former,
@@ -69,7 +69,7 @@ def plan_absent(builder: PlanBuilder) -> None:
     for entry in builder.desired.absent:
         for name in _deletable(builder):
             if entry.pattern.matches(name) and name not in needed:
-                _add_delete(builder, name, builder.why(name, "unwanted"), proven=False)
+                _add_delete(builder, name, builder.why(name, "unwanted"), after_all=False)
         _note_contradiction(builder, entry, needed)
 
 
@@ -89,7 +89,7 @@ def plan_prune(builder: PlanBuilder) -> tuple[ModelName, ...]:
         if name in claimed:
             continue
         if _is_prunable(builder, name):
-            _add_delete(builder, name, builder.why(name, "undeclared"), proven=True)
+            _add_delete(builder, name, builder.why(name, "undeclared"), after_all=True)
         else:
             unmanaged.append(name)
     return tuple(unmanaged)
@@ -102,8 +102,8 @@ def _deletable(builder: PlanBuilder) -> list[ModelName]:
 
 
 def _is_prunable(builder: PlanBuilder, name: ModelName) -> bool:
-    """Whether prune covers the model. Cloud stubs are nobody's weights, and are never pruned; nor is what is
-    protected, nor, as owned, what somebody has put in the place of what we made."""
+    """Whether prune covers the model. Never cloud stubs, which have no weights, nor protected models; with
+    `owned`, nor a content that replaced what we had made."""
     prune, model = builder.desired.policy.prune, builder.observed.models[name]
     if prune is False or model.is_cloud or builder.desired.protects(name):
         return False
@@ -113,9 +113,9 @@ def _is_prunable(builder: PlanBuilder, name: ModelName) -> bool:
 
 
 def _add_delete(
-    builder: PlanBuilder, name: ModelName, because: Because, *, proven: bool, by: ModelName | None = None
+    builder: PlanBuilder, name: ModelName, because: Because, *, after_all: bool, by: ModelName | None = None
 ) -> None:
-    """Delete `name`; `proven` deletions need everything else on the host to have worked."""
+    """Delete `name`; with `after_all` only when everything else on the host has worked."""
     if builder.features.suffix_routing and name.source_suffix == "local":
         builder.doubt(
             name,
@@ -131,7 +131,7 @@ def _add_delete(
             host=builder.host,
             model=name,
             because=because,
-            needs=tuple(others) if proven else (),
+            needs=tuple(others) if after_all else (),
             expects=builder.expect(name, by),
         )
     )

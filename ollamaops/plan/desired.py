@@ -1,7 +1,6 @@
-"""What one host should have, with every local file replaced by its digest and every model in order.
+"""What one host should have: every local file replaced by its digest, every model after what it is made from.
 
-Turns the manifest's ModelSpecs into DesiredModels; does not look at the host. The fact a reader would miss: the
-fingerprint has two halves, so that a change of words is told from a change of weights.
+A fingerprint has two halves, words and weights, so that a change of words can be told from a change of weights.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ class LocalBlob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredModel:
-    """One model a host should have. `implicit` marks a base that nobody declared: pulled when needed, not owned.
+    """One model a host should have. `implicit` marks an undeclared base: pulled when needed, not owned.
 
-    `archive` holds the files of the recipe for a server that takes them in no other form. `unavailable` says why its
+    `archive` has the files of the recipe, for a server that takes them in no other form. `unavailable` says why its
     weights are not known; it has no recipe then.
     """
 
@@ -85,7 +84,7 @@ class DesiredHost:
     disk_bytes: int | None = None
 
     def find(self, name: ModelName | None) -> DesiredModel | None:
-        """The model of that name that this host should have, be it as the base of another."""
+        """The model of that name that this host should have, also as the base of another."""
         return next((model for model in self.models if model.name == name), None)
 
     @property

@@ -1,9 +1,8 @@
-"""When are two models the same? Declared against observed, with what is known of the base, never more.
+"""When is a built model the same as its declaration? Declared against observed, with what is known of the base.
 
-Decides in what a model on a host differs from its declaration; leaves to builds.py what to do about it. Values in,
-Differences out. The fact a reader would miss: nobody can predict every value of a field that is not declared (a
-server detects a chat template and its stop words by itself, and has renderers for some architectures). Such an open
-field counts only when the declaration's words, or the model, changed since we made it and nothing else shows why.
+The value of a field that is not declared cannot always be predicted: a server detects a chat template and its stop
+words by itself, and has renderers for some architectures. Such an open field counts as a difference only when the
+words of the declaration, or the model, have changed since we made it and nothing else shows why.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ollamaops.plan.desired import DesiredModel
 from ollamaops.settings import ParameterValue
 from ollamaops.state.records import ModelRecord
 
-SERVERS_OWN = "the server's own"  # what is wanted of a field that is not declared and that nobody can predict
+SERVERS_OWN = "the server's own"  # what is wanted of a field that is neither declared nor predictable
 
 WeightsVerdict = Literal["same", "different", "unverified"]
 Parameters = Mapping[str, ParameterValue]
@@ -34,7 +33,7 @@ Tensor = tuple[str, tuple[int, ...]]  # name, shape
 # what converts, or may convert, on its way into a layer: everything that is not a GGUF
 _CONVERTED = (".safetensors", ".json", ".bin", ".pth", ".model", ".jinja")
 _SHORT_QUANTIZATIONS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-_UNKNOWN_ARCHITECTURES = ("", "unknown")  # of a file whose header nobody has read, or that has none
+_UNKNOWN_ARCHITECTURES = ("", "unknown")  # of a file without a header, or whose header was not read
 _UNKNOWN_QUANTIZATIONS = ("", "UNKNOWN")  # every server shows F32 as unknown
 # Ollama sets stop words for it at every create that leaves it without renderer or parser (0.20.0 on)
 _STOPS_BY_ARCHITECTURE = ("gemma4",)
@@ -112,7 +111,7 @@ def ignores_weights(ignore: Iterable[str]) -> bool:
 
 
 def _handed_on(recipe: Recipe, base: Contents | None, features: Features) -> Contents | None:
-    """What fields have that are not declared: the base's values, for plain weights none. None: nobody could look."""
+    """What undeclared fields inherit: the base's values; nothing from plain weights. None: the base was not shown."""
     if recipe.base is None:
         return Contents(digest="", template=NO_TEMPLATE)
     if base is None or features.renderer_and_parser_inherited:
@@ -269,7 +268,7 @@ def _weights_verdict(
 ) -> WeightsVerdict:
     """What is stored as it was given is compared by digest; what the server converts, by memory, else by header."""
     if recipe.base is not None and base is None:
-        return "same"  # not judged: builds.py sees to it that somebody looks again when the base is there
+        return "same"  # not compared now: builds.py has it looked at again when the base is there
     tolerated = _adapters(recipe, own, base) if "adapters" in desired.spec.ignore else frozenset()
     observed = {*own.blobs, *own.adapters} - tolerated
     kept = _are_files_kept(desired, recipe, features)
@@ -326,7 +325,7 @@ def _given_digests(recipe: Recipe, base: Contents | None, *, kept: bool) -> set[
 
 
 def _is_converted(recipe: Recipe, *, kept: bool) -> bool:
-    """Whether the server makes layers whose digests nobody can predict."""
+    """Whether the server makes layers whose digests cannot be predicted."""
     if recipe.drafts or recipe.quantize or (recipe.files and not kept):
         return True
     return not all(_is_gguf(blob) for blob in (*recipe.files, *recipe.adapters))
@@ -416,7 +415,7 @@ def _counts(
     desired: DesiredModel, recipe: Recipe, own: Contents, base: Contents | None, features: Features
 ) -> Iterator[tuple[str, int, int, int]]:
     """(path, declared, how many more it may be, there). A GGUF file without a header that is known may be anything,
-    and nobody knows how many layers other weights become.
+    and it is not known how many layers other weights become.
 
     Every version prints all projectors and all adapters; of drafts, which nothing here tells from adapters, the last.
     """
@@ -449,7 +448,7 @@ def _weights_differences(
     base: Contents | None,
     features: Features,
 ) -> list[Difference]:
-    """What is said of weights that differ: their digests, unless nobody can compare these or there is more to say."""
+    """What is said of weights that differ: their digests, unless these cannot be compared or there is more to say."""
     if base and not (base.blobs or own.blobs):
         return [Difference(host=host, model=desired.name, kind="base", desired=str(recipe.base))]
     fields: list[Field] = []

@@ -23,7 +23,7 @@ Option = int | float | bool | str | tuple[str, ...] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """One declared expectation; everything that is given in it must hold. The key of the manifest is the field's name
+    """One declared expectation; everything in it must be met. The key of the manifest is the field's name
     but for `json`, which is `is_json`, and units.
 
     `messages` are (role, content) pairs. `json_schema` is the schema's JSON text. `closer` is (query, near, far).
@@ -53,7 +53,7 @@ class Expectation:
 
     @property
     def conversation(self) -> tuple[tuple[str, str], ...]:
-        """What is asked as (role, content) pairs, be it a prompt or messages; nothing when it is only loaded."""
+        """What is asked as (role, content) pairs, from a prompt or messages; nothing when it is only loaded."""
         return self.messages or ((("user", self.prompt),) if self.prompt else ())
 
     @property
@@ -137,7 +137,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One thing that does not hold: the key of the expectation (or `answer`), what was found, and a way out."""
+    """One thing that is not met: the key of the expectation (or `answer`), what was found, and a way out."""
 
     what: str
     message: str
@@ -176,7 +176,7 @@ def without_thinking(text: str) -> str:
 
 
 def judge(expectation: Expectation, evidence: Evidence) -> tuple[Failure, ...]:
-    """Everything that does not hold, in the order of the keys in the schema; nothing when the expectation is met."""
+    """Everything that is not met, in the order of the keys in the schema; nothing when the expectation is met."""
     rules = (_capabilities, _refusal) if evidence.error else _RULES
     return tuple(failure for rule in rules for failure in rule(expectation, evidence))
 

@@ -191,7 +191,7 @@ def _sends_prompts_away(action: Action) -> bool:
 
 
 def _locked(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
-    """--locked: everything that may ever be pulled has to be in the lock, be it there already or not."""
+    """--locked: everything that may ever be pulled has to be in the lock, even if it is there already."""
     for model in desired.models if desired.policy.require_lock else ():
         if needs_lock(model.spec):
             yield Refusal(
@@ -256,7 +256,7 @@ def _windows(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> It
 
 
 def _busy(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
-    """What is declared resident is always loaded, by us: that it is so now is no sign that somebody uses it.
+    """What is declared resident is always loaded, by us: so being loaded does not mean being used.
 
     Else it could never be changed. Servers (up to 0.33) do not say whether a request is running; those that are go
     on with the old content, whose runner stays until they have ended.

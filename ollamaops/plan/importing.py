@@ -1,9 +1,8 @@
-"""A live host → what a manifest would say of it, such that planning with that manifest finds nothing to do.
+"""A live host as the manifest that describes it, so that planning with that manifest finds nothing to do.
 
-Decides for every model whether it is best written as a copy, as derived from another one, or by its name alone. A
-model is written as derived only if comparing it with that declaration finds no difference. The fact a reader would
-miss: servers do not say which of several names with one content was there first, so memory, the registry and at last
-the times are asked.
+A model is written as derived from another one only if comparing it with that declaration finds no difference. Servers
+do not say which of several names with one content was there first, so memory is asked, then the registry, then the
+times.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ def _is_remembered(name: ModelName, observed: ObservedHost) -> bool:
 
 
 def _strangeness(name: ModelName, observed: ObservedHost) -> int:
-    """How surely a registry does not have this: 0 has it, 1 has something of that name, 2 nobody said, 3 has not."""
+    """How surely a registry does not have this: 0 has it, 1 has something of that name, 2 not known, 3 has not."""
     upstream = observed.upstream.get(name)
     if upstream is None:
         return 2
@@ -181,14 +180,14 @@ def _changed_parameters(
     own: Mapping[str, ParameterValue], base: Mapping[str, ParameterValue]
 ) -> dict[str, ParameterValue]:
     changed = {
-        name: _tidy(value)
+        name: _as_written(value)
         for name, value in own.items()
         if name not in base or not same_parameter(name, value, base[name])
     }
     return changed | {name: None for name, value in base.items() if name not in own and value is not None}
 
 
-def _tidy(value: ParameterValue) -> ParameterValue:
+def _as_written(value: ParameterValue) -> ParameterValue:
     """Servers print every number as a float."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 

@@ -1,8 +1,7 @@
-"""Licenses by their text: what a model's license is called, and whether a list of allowed ones names it.
+"""What a license is called, judged by its text, and whether a list of allowed ones names it.
 
-Models carry whole license texts, lists name identifiers (SPDX) or first lines. Pure; only heads of texts are read, as
-a person would who looks whether this is the Apache license. The fact a reader would miss: no text at all is no
-license that could be refused.
+Models carry whole license texts; lists name SPDX identifiers or first lines. Only the head of a text is read. A model
+without any license text is never refused.
 """
 
 from __future__ import annotations

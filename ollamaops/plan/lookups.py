@@ -1,6 +1,6 @@
 """What tags, memory and registry digests settle, and what else has to be looked up before a plan can be made.
 
-A model whose tags digest is the one that we remember for this very declaration is in sync and is not looked into, so
+A model whose tags digest is the one that we remember for this very declaration is in sync and not looked into, so
 a steady host costs no `show` at all.
 """
 
@@ -197,7 +197,7 @@ def tolerates_content(spec: ModelSpec) -> bool:
 
 
 def rollback_key_of(model: DesiredModel) -> str:
-    """What a rollback is remembered under: it holds as long as the entry says the same of content and updates."""
+    """What a rollback is remembered under. It changes when the entry says something else about content or updates."""
     spec = model.spec
     words = [str(model.fingerprint), str(spec.digest or ""), spec.update, *sorted(spec.accepts)]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
@@ -218,12 +218,12 @@ def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
 
 
 def awaits_verifying(model: DesiredModel, observed: ObservedHost) -> bool:
-    """Whether a run ended after pulling the model and before proving it: memory says so, or the content aside."""
+    """Whether a run ended after pulling the model and before verifying it: memory says so, or what was set aside."""
     name = model.name
     own, memory = observed.models.get(name), observed.memory.get(name)
     if own is None or not needs_verifying(model.spec):
         return False
     if memory is not None and memory.status == "unverified" and memory.digest in ("", own.digest):
         return True
-    aside = observed.asides.get(previous_of(name))
+    aside = observed.set_aside.get(previous_of(name))
     return aside is not None and aside != own.digest

@@ -40,7 +40,7 @@ class RegistryAnswer:
     """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
 
     `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
-    that could not be reached, `gone` that it said that there is no such model. `foreign`: what it has is no model.
+    that could not be reached, `gone` that it said that there is no such model. `foreign`: what it has is not a model.
     """
 
     digests: frozenset[str] = frozenset()
@@ -62,13 +62,13 @@ class RegistryAnswer:
 class ObservedHost:
     """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName).
 
-    `asides` are our own names beside the models, each with its tags digest; they are never among `models`.
+    `set_aside` are our own names beside the models, each with its tags digest; they are never among `models`.
 
     `pushed` maps (model, pushed name) to the digests of what was pushed there last: the one that tags showed, and
     that of the registry manifest if it was seen.
 
     `clocks`, `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
-    guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: nobody
+    guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: not
     asked, because nothing is declared resident.
     """
 
@@ -78,7 +78,7 @@ class ObservedHost:
     shown: Mapping[ModelName, Contents] = field(default_factory=dict)
     memory: Mapping[ModelName, ModelRecord] = field(default_factory=dict)
     pushed: Mapping[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
-    asides: Mapping[ModelName, str] = field(default_factory=dict)
+    set_aside: Mapping[ModelName, str] = field(default_factory=dict)
     upstream: Mapping[ModelName, RegistryAnswer] = field(default_factory=dict)
     present_blobs: frozenset[Digest] = frozenset()
     loaded: tuple[Loaded, ...] | None = None
@@ -101,8 +101,8 @@ _LONG_S = 50 * _YEAR_S  # servers write "for ever" as a date 292 years ahead
 class Loaded:
     """One line of `/api/ps`. `digest` is the tags digest (bare hex) of what was loaded, which may be replaced by now.
 
-    `size_bytes` is all that it takes, `vram_bytes` what of it is on a GPU. `stays_s` is how long it stays if nobody
-    uses it. `also` are models that would use this very runner, although it is listed under another name.
+    `size_bytes` is all that it takes, `vram_bytes` what of it is on a GPU. `stays_s` is how long it stays if it is
+    not used. `also` are models that would use this very runner, although it is listed under another name.
     """
 
     name: ModelName
@@ -180,7 +180,7 @@ def under_own_names(
 def read_stay(expires_at: str, now: datetime) -> float:
     """Seconds until `expires_at` (RFC 3339, as ps writes it), FOREVER_S when that is decades away; 0 when it is over.
 
-    A text that is no moment says nothing, so it counts as for ever.
+    Text that cannot be read counts as for ever.
     """
     try:
         left_s = (datetime.fromisoformat(expires_at) - now).total_seconds()

@@ -1,7 +1,7 @@
-"""A HostPlan in the making: what has been decided so far, and what later decisions have to know of it.
+"""A HostPlan in the making: what has been decided so far, and what later decisions have to know about it.
 
-Decides nothing itself. The fact a reader would miss: `changing` and `replaced` differ. Asking a server to pull may
-turn out to change nothing, and then nothing that is made from the model has to be made again.
+`changing` and `replaced` differ: asking a server to pull may turn out to change nothing, and then nothing that is
+made from the model has to be made again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PlanBuilder:
         return self.observed.memory.get(name)
 
     def implicit(self, name: ModelName) -> DesiredModel | None:
-        """The base of that name that nobody declared."""
+        """The undeclared base of that name."""
         model = self.desired.find(name)
         return model if model and model.implicit else None
 
@@ -123,7 +123,7 @@ class PlanBuilder:
         )
 
     def add_verify(self, model: DesiredModel, at: ModelName, because: Because = ()) -> None:
-        """Plan to prove what will be at `at` by then, if the model is to be proven."""
+        """Plan to verify what is at `at` by then, if the model has to be verified."""
         if needs_verifying(model.spec):
             self.add(
                 VerifyModel(
@@ -147,11 +147,11 @@ class PlanBuilder:
         )
         return (found,)
 
-    def keep(self, model: DesiredModel) -> None:
+    def record_unchanged(self, model: DesiredModel) -> None:
         """The model is as declared."""
         self.unchanged.append(model.name)
 
-    def keep_rolled_back(self, model: DesiredModel) -> None:
+    def record_rolled_back(self, model: DesiredModel) -> None:
         """The model was rolled back, and stays so."""
         self.rolled_back.append(model.name)
         self.note(
@@ -172,7 +172,7 @@ class PlanBuilder:
         self.notes.append(Note(host=self.host, model=name, message=message, waits=True))
 
     def doubt(self, name: ModelName, message: str, hint: str | None = None) -> None:
-        """Nobody can say that `name` is as declared, or it may not be made so; the run is then not complete."""
+        """Say that `name` is not known to be as declared, or may not be made so; the run is then partial."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))
 
     def give_up(self, name: ModelName, message: str, hint: str | None = None) -> None:
@@ -182,11 +182,11 @@ class PlanBuilder:
 
     def _leftovers(self) -> tuple[ModelName, ...]:
         """The names of ours that can go; a run that looks at some models only (--target) leaves them alone."""
-        if not self.desired.complete or not self.observed.asides:
+        if not self.desired.complete or not self.observed.set_aside:
             return ()
         digests = {name: own.digest for name, own in self.observed.models.items()}
         steps = sweep(
-            {**digests, **self.observed.asides},
+            {**digests, **self.observed.set_aside},
             [model.spec for model in self.desired.declared],
             stands={*self.unchanged, *self.rolled_back},
             ours=[name for name, memory in self.observed.memory.items() if memory.is_ours],
@@ -194,7 +194,7 @@ class PlanBuilder:
         )
         return left_behind(steps)
 
-    def finish(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
+    def build(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
         """The plan as a value."""
         return HostPlan(
             host=self.host,

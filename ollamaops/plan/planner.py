@@ -34,12 +34,12 @@ def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions
     plan_residency(builder, [*models, *rolled_back])
     plan_moves(builder, models)
     plan_absent(builder)
-    return builder.finish(unmanaged=plan_prune(builder))
+    return builder.build(unmanaged=plan_prune(builder))
 
 
 def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredModel]]:
-    """The declared models but those that are never looked at, that contradict each other, or whose weights nobody
-    knows (a note each); and those that a rollback holds."""
+    """(models to plan, models that stay rolled back). Left out, with a note each: ignored models, entries that
+    contradict each other, weights that are not known."""
     conflicts = find_conflicts(builder.desired.declared)
     models, rolled_back = [], []
     for model in builder.desired.models:
@@ -53,7 +53,7 @@ def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredMo
             why = f"its weights cannot be asked about: {model.unavailable.error}"
             builder.give_up(model.name, why, model.unavailable.hint)
         elif is_rolled_back(model, builder.observed) and not builder.options.release:
-            builder.keep_rolled_back(model)
+            builder.record_rolled_back(model)
             rolled_back.append(model)
         else:
             models.append(model)

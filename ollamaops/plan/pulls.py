@@ -1,4 +1,4 @@
-"""Plan pulls, the bases that nobody declared, and copies: aliases, mirrors of a pulled reference, renames.
+"""Plan pulls, undeclared bases, and copies: aliases, mirrors of a pulled reference, renames.
 
 A model pulled under another reference is a copy of that reference's tag, which stays on the host. Two traps: an old
 server rewrites the manifest that it pulls, so its digest is compared with a set of digests, or with what came out
@@ -52,7 +52,7 @@ def add_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull, because: Bec
 
 
 def _tell_of_pin(builder: PlanBuilder, model: DesiredModel) -> None:
-    """A pin is the registry's digest, and from that alone nobody knows what a server before 0.19 lists."""
+    """A pin is the registry's digest, and it does not tell what a server before 0.19 lists."""
     spec = model.spec
     is_known = builder.features.raw_registry_manifest or spec.accepts or upstream_of(model, builder.observed)
     if spec.digest and not is_known:
@@ -77,7 +77,7 @@ def _refusal(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> tuple[str
         return f"'{pull.ref}' would have to be pulled, but policy.ignore covers it", "take it out of ignore"
     pins, upstream = pins_of(model.spec), upstream_of(model, builder.observed)
     if upstream is not None and upstream.foreign:
-        return f"'{pull.ref}' is no Ollama model: its registry has something else there", NO_MODEL_HINT
+        return f"'{pull.ref}' is not an Ollama model: its registry has something else there", NO_MODEL_HINT
     if upstream is not None and pins and pins.isdisjoint(upstream.digests):
         pinned = model.spec.digest.hex if model.spec.digest else min(pins)
         return (
@@ -197,7 +197,7 @@ def plan_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> N
         return
     match _compare_copy(builder, model, source):
         case InSync():
-            builder.keep(model)
+            builder.record_unchanged(model)
         case Differs() if own is not None and model.spec.update == "never":
             builder.give_up(name, "another model than its source, and update: never forbids replacing it")
         case Differs(differences):
@@ -216,7 +216,7 @@ def _stands_without_source(builder: PlanBuilder, model: DesiredModel, source: Mo
     if own is None:
         return rename(builder, model)
     if remembered(model, own, builder.observed):
-        builder.keep(model)
+        builder.record_unchanged(model)
         return True
     return False
 
@@ -257,7 +257,7 @@ def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
         case InSync() if awaits_verifying(model, builder.observed):
             builder.add_verify(model, pull.ref, builder.why(model.name, "unverified"))
         case InSync():
-            builder.keep(model)
+            builder.record_unchanged(model)
         case Differs(differences):
             add_pull(builder, model, pull, differences)
         case Unknown(why, hint):
@@ -276,7 +276,7 @@ def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Becau
         case InSync() if own and source and _has_moved(builder, model, own, source):
             return builder.why(model.name, "alias", desired=str(pull.ref), observed=own.digest[:12])
         case InSync():
-            builder.keep(model)
+            builder.record_unchanged(model)
             return ()
         case Differs(differences):
             if not is_at_hand and not add_pull(builder, model, pull, differences):
@@ -292,7 +292,7 @@ def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Becau
 
 
 def _is_good(builder: PlanBuilder, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:
-    """Whether what the reference's tag holds may be copied from."""
+    """Whether what is under the reference's tag may be copied."""
     if is_unusable(source, builder.observed):
         return False
     if pins_of(model.spec):

@@ -1,9 +1,8 @@
-"""Pushed models: which content the registry is not known to have.
+"""Plan pushes: which content the registry is not known to have.
 
 Ollama pushes a model under its own name only, so the name in `push:` becomes an alias on the host and stays there.
-The fact a reader would miss: what was pushed has one digest on the host and mostly another one in the registry, so
-both have to be among the digests of one content: the registry's, the pulled reference's, the lock's, or those that
-we saw when we pushed it.
+What was pushed has one digest on the host and mostly another one in the registry. Both have to be among the digests
+of one content: the registry's, the pulled reference's, the lock's, or those that we saw when we pushed it.
 """
 
 from __future__ import annotations

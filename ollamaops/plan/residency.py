@@ -1,8 +1,7 @@
-"""Residency: which models have to be loaded into memory or dropped from it, once everything else is done.
+"""Plan what is loaded into memory or dropped from it, once everything else is done.
 
-Decides by what `/api/ps` lists; how a model is loaded is apply/load.py's, whether all of them fit is vram.py's.
-The fact a reader would miss: what this run has loaded itself and is gone again was evicted by the next one, so it is
-reported and not loaded once more; nor is it by later runs, as long as the same models are declared and in memory.
+A model that this run has loaded and that is gone again was evicted by the next one. It is reported and not loaded
+once more, in later runs neither, as long as the same models are declared and in memory.
 """
 
 from __future__ import annotations
@@ -185,7 +184,7 @@ def _would_be_evicted(builder: PlanBuilder, name: ModelName) -> bool:
 
 
 def _everything_about(builder: PlanBuilder, name: ModelName) -> tuple[str, ...]:
-    """The actions on the model that come before: it is loaded when it is what it should be, and proven."""
+    """The actions on the model that come before: it is loaded when it is what it should be, and verified."""
     return tuple(
         action_id
         for action_id, action in builder.actions.items()
@@ -219,7 +218,7 @@ def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
         builder.doubt(
             name,
             "was unloaded, and is still or again in memory",
-            "somebody uses it: stop that, or leave out resident",
+            "something uses it: stop that, or leave out resident",
         )
         return
     builder.add(

@@ -1,7 +1,4 @@
-"""How a run ended, as values: every action with its outcome, and what a fresh look found afterwards.
-
-reconcile.py fills these, report/ says them, cli/exits.py turns them into a process's exit code.
-"""
+"""How a run ended, as values: every action with its outcome, and what a last look found afterwards."""
 
 from __future__ import annotations
 
@@ -84,7 +81,7 @@ def outcome_name(outcome: Outcome) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostVerdicts:
-    """One host's models held to their expectations. `unreached` says why there are no more of them."""
+    """How one host's models met their expectations. `unreached` says why there are no more of them."""
 
     host: str
     verdicts: tuple[Verdict, ...] = ()

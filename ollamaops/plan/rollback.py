@@ -47,7 +47,7 @@ def plan_rollback(
 
 def narrowed(seen: HostPlan, agreed: HostPlan) -> HostPlan:
     """What a look says of the models that `agreed` rolls back, which is all that a rollback answers for; everything,
-    if it is no rollback."""
+    if it is not a rollback."""
     own = {action.model for action in agreed.actions if isinstance(action, CopyModel) and action.rollback_key}
     if not own:
         return seen
@@ -60,9 +60,9 @@ def narrowed(seen: HostPlan, agreed: HostPlan) -> HostPlan:
 
 def _roll_back(host: str, model: DesiredModel, observed: ObservedHost, version: int) -> CopyModel | Note:
     name, kept = model.name, kept_of(model.name, version)
-    own, digest = observed.models.get(name), observed.asides.get(kept)
+    own, digest = observed.models.get(name), observed.set_aside.get(kept)
     if digest is None:
-        count = sum(kept_of(name, i + 1) in observed.asides for i in range(MOST_KEPT))
+        count = sum(kept_of(name, i + 1) in observed.set_aside for i in range(MOST_KEPT))
         has = f"{count} {'is' if count == 1 else 'are'} kept" if count else "none is kept"
         return Note(
             host=host,

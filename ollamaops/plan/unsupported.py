@@ -1,6 +1,6 @@
 """What a server of some version cannot build, in words: asked of Features, never of a version number.
 
-Decides before anything is sent, because old servers take what they do not understand and build something else.
+This is checked before anything is sent: old servers take what they do not understand and build something else.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The reserved names beside a model's own, and what becomes of them when a change has ended.
 
-`…-ollamaops-next` holds the next version until it is proven, `…-ollamaops-previous` the current one while something
-is tried in its place, `…-ollamaops-previous-1` and up those that are kept to roll back to. Pure: apply/versions.py
-carries the steps out. Steps can be cut off anywhere and worked out anew from what is there then, because contents are
-told apart by digest and a version that is in two places counts once. The fact a reader would miss: no copy here ever
-goes over the last name of a content, because servers (0.3 to 0.33) remove weights when that is deleted, but leave
-them for ever when it is copied over.
+`…-ollamaops-next` has the next version until it is verified, `…-ollamaops-previous` the current one while something
+is tried in its place, `…-ollamaops-previous-1` and up those that are kept to roll back to. apply/versions.py carries
+the steps out. They can be cut off anywhere and computed anew from what is there then, because contents are told apart
+by digest and a version that is in two places counts once.
+
+No copy here ever goes over the last name of a content: servers (0.3 to 0.33) remove weights when their last name is
+deleted, but leave them on the disk for ever when it is copied over.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def versions_to_keep(spec: ModelSpec) -> int:
 
 
 def is_staged(spec: ModelSpec) -> bool:
-    """Whether a new version is made aside and then switched to: it has to be proven, or the old one to be kept."""
+    """Whether a new version is made aside and then switched to: it has to be verified, or the old one kept."""
     return needs_verifying(spec) or spec.staged or versions_to_keep(spec) > 0
 
 
 def next_of(name: ModelName) -> ModelName:
-    """Where the next version of `name` waits until it is proven."""
+    """Where the next version of `name` waits until it is verified."""
     return name.aside(NEXT)
 
 
@@ -57,7 +58,7 @@ def previous_of(name: ModelName) -> ModelName:
 
 
 def discarded_of(name: ModelName) -> ModelName:
-    """Where content of `name` that nobody wants gets a name, so that it can be deleted."""
+    """Where unwanted content of `name` gets a name, so that it can be deleted."""
     return name.aside(f"{PREVIOUS}-0")
 
 
@@ -97,7 +98,7 @@ class Step:
 def set_aside(
     owner: ModelName, digests: Mapping[ModelName, str], *, former: ModelName | None = None
 ) -> tuple[Step, ...]:
-    """What has to be done before a copy goes over `owner`: its content gets a name aside, to be settled afterwards.
+    """What has to be done before a copy goes over `owner`: its content gets a reserved name until commit or revert.
 
     What waits there already is older, and was good; then what is there now is dropped. A model that is still called
     `former` alone gives what it has there.
@@ -185,17 +186,19 @@ def sweep(
     the versions that were kept under its former name.
     """
     declared = dict.fromkeys(names_of(models), 0) | {model.name: versions_to_keep(model) for model in models}
-    proven = names_of(model for model in models if model.name in stands) | set(stands)
+    verified = names_of(model for model in models if model.name in stands) | set(stands)
     owners = owners_of((*declared, *digests))
-    asides = [name for name in digests if name.is_aside]
-    orphans = (name for name in asides if name not in owners)
-    steps = [step for model in models if model.name in proven for step in _inherit(model, digests, declared)]
+    reserved = [name for name in digests if name.is_aside]
+    orphans = (name for name in reserved if name not in owners)
+    steps = [
+        step for model in models if model.name in verified for step in _inherit(model, digests, declared)
+    ]
     steps += [Step(name) for name in orphans if not _is_ignored(_presumed_owner(name), ignored)]
     is_ours = set(ours)
-    for owner in dict.fromkeys(owners[name] for name in asides if name in owners):
+    for owner in dict.fromkeys(owners[name] for name in reserved if name in owners):
         if _is_ignored(owner, ignored):
             continue
-        if owner in declared and owner not in proven:
+        if owner in declared and owner not in verified:
             steps += revert(owner, digests)
         elif owner in declared or owner not in digests or owner in is_ours:
             steps += commit(owner, digests, keep=declared.get(owner, 0))
@@ -225,7 +228,7 @@ def _is_ignored(owner: ModelName, ignored: Iterable[NamePattern]) -> bool:
 
 
 def _presumed_owner(aside: ModelName) -> ModelName:
-    """The model beside which it stood, now that nobody knows that model; of a long tag only what was kept."""
+    """The owner of an orphaned reserved name, read from its tag (long tags are truncated)."""
     tag = aside.tag.lower()
     return replace(aside, tag=tag.rpartition(PREVIOUS if PREVIOUS in tag else NEXT)[0])
 

@@ -233,7 +233,7 @@ def rolled(models: list[ModelSpec], *there: str, version: int = 1) -> HostPlan:
         host="gpu-1",
         features=features_of(ServerVersion.parse("0.33.0")),
         models={model: one for model, one in digests.items() if not model.is_aside},
-        asides={model: one.digest for model, one in digests.items() if model.is_aside},
+        set_aside={model: one.digest for model, one in digests.items() if model.is_aside},
     )
     desired = build_desired("gpu-1", models)
     return plan_rollback(desired, observed, [NamePattern.parse("bot:*")], version=version)

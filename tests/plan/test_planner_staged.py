@@ -39,7 +39,7 @@ def observed(**digests: str) -> ObservedHost:
             for model, digest in models.items()
             if not model.is_aside
         },
-        asides={model: digest for model, digest in models.items() if model.is_aside},
+        set_aside={model: digest for model, digest in models.items() if model.is_aside},
     )
 
 
@@ -178,9 +178,9 @@ def with_memory(there: ObservedHost, status: Status, digest: str) -> ObservedHos
         (with_memory(observed(bot="d"), "unverified", "d"), True),
         (with_memory(observed(bot="d"), "unverified", ""), True),
         (with_memory(observed(bot="d"), "unverified", "other"), False),
-        (replace(observed(bot="d"), asides={previous_of(BOT): "before"}), True),
-        (replace(observed(bot="d"), asides={previous_of(BOT): "d"}), False),
-        (replace(observed(bot="d"), asides={next_of(BOT): "x"}), False),
+        (replace(observed(bot="d"), set_aside={previous_of(BOT): "before"}), True),
+        (replace(observed(bot="d"), set_aside={previous_of(BOT): "d"}), False),
+        (replace(observed(bot="d"), set_aside={next_of(BOT): "x"}), False),
     ],
 )
 def test_a_pull_whose_proof_was_never_seen_is_verified(there: ObservedHost, is_awaited: bool) -> None:

@@ -52,6 +52,6 @@ def test_a_container_image_is_neither_pulled_nor_locked(world: World, registry: 
     code, text = world.run("lock")
     assert (code, "what the registry has under this name is not an Ollama model" in text) == (3, True), text
     code, text = world.run("apply", "-y", "--lock-file", str(world.lock))
-    assert (code, f"'{registry.host}/team/web:v1' is no Ollama model" in text) == (3, True), text
+    assert (code, f"'{registry.host}/team/web:v1' is not an Ollama model" in text) == (3, True), text
     assert "team/web:v1 on gpu: pull" not in text
     assert "team/mario:v1 on gpu: pulled" in text

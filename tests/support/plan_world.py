@@ -118,7 +118,7 @@ class World:
                 for name, inside in self.models.items()
                 if not name.is_aside
             },
-            asides={name: inside.digest for name, inside in self.models.items() if name.is_aside},
+            set_aside={name: inside.digest for name, inside in self.models.items() if name.is_aside},
             memory=dict(self.memory),
             pushed=dict(self.pushed),
         )
