@@ -88,7 +88,7 @@ def test_allow_outside_takes_absolute_and_home_paths(root: Path, monkeypatch: py
     assert confine(root, "~/a.gguf", allow_outside=True) == Path("/home/me/a.gguf")
 
 
-def test_a_home_of_nobody_is_named(root: Path) -> None:
+def test_the_home_of_an_unknown_user_is_named(root: Path) -> None:
     with pytest.raises(InvalidValue, match="'~no-such-user/x' cannot be read: no such user"):
         confine(root, "~no-such-user/x", allow_outside=True)
 

@@ -237,7 +237,7 @@ def test_another_file_under_the_same_name_size_and_time_is_hashed(path: Path) ->
     assert reads_of(path, cache) == (Digest.of(CONTENTS[::-1]), True)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_not_an_error(path: Path) -> None:
     assert reads_of(path, ReadOnlyNotes()) == (Digest.of(CONTENTS), True)
 
 
@@ -277,7 +277,7 @@ def test_several_files_use_the_cache(path: Path) -> None:
     assert (facts[path].digest, seen) == (Digest.of(CONTENTS), [])
 
 
-def test_no_files_are_no_work() -> None:
+def test_no_files_give_no_digests() -> None:
     assert hash_files([]) == {}
 
 

@@ -120,7 +120,7 @@ def test_a_pointer_tells_digest_and_size() -> None:
         POINTER + b" " * 1024,
     ],
 )
-def test_anything_else_is_no_pointer(data: bytes) -> None:
+def test_anything_else_is_not_a_pointer(data: bytes) -> None:
     assert parse_lfs_pointer(data) is None
 
 

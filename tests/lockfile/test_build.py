@@ -154,7 +154,7 @@ class TestWhatALockHolds:
     ) -> None:
         assert bool(locked_references(references_on([a_spec("qwen3", update=update)]))) == is_held
 
-    def test_a_name_that_two_entries_pull_is_held_once_and_strictly(self) -> None:
+    def test_a_name_that_two_entries_pull_is_locked_once_and_strictly(self) -> None:
         ref, pin = a_name("corp.example/team/bot:v1"), Digest.of(b"pin")
         one = Reference(ref=ref, model=a_name("one"), insecure=True)
         two = Reference(ref=ref, model=a_name("two"), pin=pin)
@@ -189,7 +189,7 @@ class TestAManifestHeldToItsLock:
         assert held.models == (spec,)
         assert not needs_lock(spec)
 
-    def test_a_base_that_nobody_declares_is_pulled_as_locked(self) -> None:
+    def test_an_undeclared_base_is_pulled_as_locked(self) -> None:
         spec = a_spec("bot", built_from("qwen3"), update="latest")
         (held,) = with_lock(a_manifest(spec), a_lock(qwen3=b"weights")).models
         assert held.accepts
@@ -356,7 +356,7 @@ class TestCheckingALock:
         ("cause", "state"),
         [("unreached", "unknown"), ("refused", "unknown"), ("gone", "gone"), ("tampered", "damaged")],
     )
-    def test_what_a_registry_did_not_answer_is_told_apart(self, cause: Cause, state: str) -> None:
+    def test_reasons_for_a_missing_answer_are_told_apart(self, cause: Cause, state: str) -> None:
         finding = _check_one(an_entry(b"w"), Unanswered(error="why", hint="how", cause=cause))
         assert (finding.state, finding.error, finding.hint) == (state, "why", "how")
 

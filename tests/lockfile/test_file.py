@@ -32,7 +32,7 @@ def test_the_same_lock_is_not_written_again(tmp_path: Path) -> None:
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_byte_order_mark_is_no_flaw(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "ollamaops.lock"
     save_lock(path, LOCK)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -56,7 +56,7 @@ def test_a_full_disk_leaves_the_old_lock_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_pipe_and_a_socket_are_no_lock_and_are_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_and_a_socket_are_refused_without_waiting_for_them(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -66,7 +66,7 @@ def test_a_pipe_and_a_socket_are_no_lock_and_are_not_waited_for(tmp_path: Path) 
             assert caught.value.problems[0].hint == "name an ordinary file with --lock-file"
 
 
-def test_what_is_no_file_is_a_problem_of_the_lock(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_lock_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="the lock: cannot be read: Is a directory"):
         load_lock(tmp_path)
 

@@ -297,7 +297,7 @@ def test_the_flaws_of_all_entries_are_reported_together() -> None:
         ("#" * (MAX_LOCK_CHARACTERS + 1), "ollamaops.lock: the lock has more than 16777216 characters"),
     ],
 )
-def test_what_is_no_lock_at_all_is_refused_with_a_way_out(text: str, problem: str) -> None:
+def test_what_is_not_a_lock_at_all_is_refused_with_a_way_out(text: str, problem: str) -> None:
     with pytest.raises(ManifestError) as caught:
         parse_lock(text, "ollamaops.lock")
     (found,) = caught.value.problems

@@ -26,7 +26,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_manifest_is_told_everything_that_is_wrong_with_it(case: Case, tmp_path: Path) -> None:
+def test_everything_that_is_wrong_with_a_manifest_is_reported(case: Case, tmp_path: Path) -> None:
     assert problems_of(case, tmp_path) == case["says"]
 
 

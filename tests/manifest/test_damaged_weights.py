@@ -183,7 +183,7 @@ def test_a_stated_digest_that_is_not_that_of_the_bytes_makes_no_model(
 
 @shared_fixtures()
 @given(st.binary(max_size=64) | st.integers(0, len(SAFETENSORS) - 1).map(lambda cut: SAFETENSORS[:cut]))
-def test_bytes_that_are_no_whole_safetensors_file_are_refused_in_our_own_words(
+def test_bytes_that_are_not_a_whole_safetensors_file_are_refused_in_our_own_words(
     tmp_path: Path, data: bytes
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -231,7 +231,7 @@ def test_a_whole_file_is_left_in_peace(tmp_path: Path, data: bytes) -> None:
     require_whole(path)
 
 
-def test_a_whole_zip_and_what_is_no_zip_are_left_in_peace(tmp_path: Path) -> None:
+def test_a_whole_zip_and_what_is_not_a_zip_are_accepted(tmp_path: Path) -> None:
     for data in (a_zip(), A):
         path = tmp_path / "pytorch_model.bin"
         path.write_bytes(data)

@@ -121,7 +121,7 @@ def test_ollama_host_is_read_as_ollama_reads_it(text: str, url: str) -> None:
         ("[:::::]", "not the URL of a server: the IPv6 address is not valid"),
     ],
 )
-def test_what_is_no_address_is_refused_without_repeating_it(text: str, said: str) -> None:
+def test_a_bad_address_is_refused_without_repeating_it(text: str, said: str) -> None:
     for parse in (parse_url, parse_ollama_host):
         with pytest.raises(InvalidValue) as caught:
             parse(text)
@@ -163,7 +163,7 @@ def test_a_selector_is_a_list_of_conditions(text: str, selector: tuple[Requireme
 
 
 @pytest.mark.parametrize("text", ["a,,b", "a=", "=b", "a b", "a in ()", "a in (b", "!", "a>>b", "a=b=c", ","])
-def test_what_is_no_selector_is_refused(text: str) -> None:
+def test_a_bad_selector_is_refused(text: str) -> None:
     with pytest.raises(InvalidValue, match="is not a label selector"):
         parse_selector(text)
 

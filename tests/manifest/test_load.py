@@ -383,7 +383,7 @@ def test_weights_in_a_folder_that_may_not_be_entered_are_a_problem(
     assert said(caught) == ["m.yaml:1:28: tiny-hf: cannot be read: permission denied"]
 
 
-def test_a_file_elsewhere_is_shown_with_its_whole_path(
+def test_a_file_outside_the_current_folder_is_shown_with_its_whole_path(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     outside = tmp_path_factory.mktemp("outside")
@@ -506,7 +506,7 @@ def test_one_shard_of_a_split_gguf_stands_for_all_of_them(folder: Path) -> None:
     )
 
 
-def test_a_shard_that_nobody_named_may_not_lead_out_of_the_folder(folder: Path) -> None:
+def test_a_shard_found_beside_another_may_not_lead_out_of_the_folder(folder: Path) -> None:
     (folder / "in").mkdir()
     write(folder / "out.gguf", (WEIGHTS / "tiny-a.gguf").read_bytes())
     write(folder / "in" / "m-00001-of-00002.gguf", (WEIGHTS / "tiny-a.gguf").read_bytes())
@@ -532,7 +532,7 @@ def test_shards_in_a_folder_that_cannot_be_listed_are_looked_for_by_name(
     ]
 
 
-def test_weights_may_lie_elsewhere(folder: Path) -> None:
+def test_weights_may_be_remote(folder: Path) -> None:
     web = "https://host/w/mmproj.gguf"
     hub = [f"hf://org/repo@v1/m-{number:05d}-of-00002.gguf" for number in (1, 2)]
     digest = TINY_A.hex

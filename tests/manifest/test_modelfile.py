@@ -1,4 +1,4 @@
-"""Modelfile text, held against what Ollama's own parser says of 83 texts."""
+"""Modelfile text, compared with what Ollama's own parser says of 83 texts."""
 
 from __future__ import annotations
 
