@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,14 +10,12 @@ from ollamaops.cli import exits
 from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, command_with_shared
 from ollamaops.errors import UsageError
 from ollamaops.manifest.disk import reason_of
-
-if TYPE_CHECKING:
-    from ollamaops.sandbox.fault_script import FaultScript
+from ollamaops.sandbox.fault_script import FaultScript, load_faults
 
 
 @click.group(name="sandbox", epilog="\b\nExamples:\n  ollamaops sandbox serve --port 11435")
 def command() -> None:
-    """Run a pretend Ollama server: for trying manifests, for CI without GPUs, for provoking faults.
+    """Run a pretend Ollama server: to try manifests, for CI without GPUs, to inject faults.
 
     Its models are tiny and say nothing sensible; everything else behaves like a real server.
     """
@@ -36,7 +33,7 @@ def command() -> None:
     type=click.IntRange(0, 65535),
     default=11435,
     show_default=True,
-    help="Port to listen on; 0 takes a free one.",
+    help="Port to listen on; 0 picks a free one.",
 )
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -44,15 +41,15 @@ def command() -> None:
     default=DEFAULT_SANDBOX,
     show_default=True,
     metavar="DIR",
-    help="Folder in which its models live.",
+    help="Folder for its models.",
 )
 @click.option(
     "--as-version",
     metavar="V",
-    help="Behave as this version of Ollama, recorded at 0.3.4, 0.5.7, 0.6.8, 0.12.11, 0.32.15 and 0.33.0-rc2; "
-    "another one as the rules of its time (default: the newest).",
+    help="Behave like this version of Ollama (default: the newest). 0.3.4, 0.5.7, 0.6.8, 0.12.11, 0.32.15 and "
+    "0.33.0-rc2 were recorded; versions in between follow from them.",
 )
-@click.option("--faults", metavar="FILE", help="Let go wrong what this YAML file says.")
+@click.option("--faults", metavar="FILE", help="Inject the faults described in this YAML file.")
 def serve(
     shared: Shared, port: int, bind: str, store: str, as_version: str | None, faults: str | None
 ) -> int:
@@ -81,8 +78,6 @@ def serve(
 
 
 def _load(path: str) -> FaultScript:
-    from ollamaops.sandbox.fault_script import load_faults
-
     try:
         return load_faults(Path(path))
     except OSError as error:
