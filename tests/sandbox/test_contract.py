@@ -274,7 +274,7 @@ def test_every_recorded_answer_agrees(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_embeddings_have_the_recorded_shapes_with_a_built_in_model(version: str, tmp_path: Path) -> None:
-    """The recorded weights are not here; all-minilm of the catalogue has as many dimensions."""
+    """The recorded weights are not here; the built-in all-minilm has as many dimensions."""
     recorded, got = Normalizer(), Normalizer()
     with Sandbox(tmp_path / "models", as_version=version) as sandbox, requests.Session() as session:
         player = Player(sandbox, None, session)

@@ -91,7 +91,7 @@ def test_without_stream_old_servers_stop_at_the_success_of_the_base(version: str
 
 
 @pytest.mark.parametrize("version", STOPPING)
-def test_without_stream_newer_servers_make_the_model_too(version: str, tmp_path: Path) -> None:
+def test_without_stream_newer_servers_also_make_the_model(version: str, tmp_path: Path) -> None:
     with a_caller(tmp_path, version) as caller:
         caller.create("bot", stream=False, **{"from": "tinyllama"})
         assert set(caller.tags()) == {"tinyllama:latest", "bot:latest"}
@@ -148,7 +148,7 @@ def test_a_base_whose_weights_are_not_gguf_is_an_error(tmp_path: Path) -> None:
 # --- what is laid over it -------------------------------------------------------------------------------------------
 
 
-def test_licences_pile_up_when_a_model_is_made_from_itself(tmp_path: Path) -> None:
+def test_licenses_pile_up_when_a_model_is_made_from_itself(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()
         caller.create("self", license="L", **{"from": "base"})
@@ -194,7 +194,7 @@ def test_a_message_keeps_what_its_server_knows(version: str, keys: list[str], tm
     ("license_", "shown"),
     [("MIT", "MIT"), (["MIT", "BSD"], "MIT\nBSD"), (["MIT", None], "MIT\n"), ([""], None)],
 )
-def test_a_licence_is_a_text_or_a_list_of_texts(license_: object, shown: str | None, tmp_path: Path) -> None:
+def test_a_license_is_a_text_or_a_list_of_texts(license_: object, shown: str | None, tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()
         caller.create("bot", license=license_, **{"from": "base"})
@@ -209,7 +209,7 @@ def test_a_licence_is_a_text_or_a_list_of_texts(license_: object, shown: str | N
         (["a", 5], "json: cannot unmarshal number into Go value of type string"),
     ],
 )
-def test_any_other_licence_is_an_error(license_: object, error: str, tmp_path: Path) -> None:
+def test_any_other_license_is_an_error(license_: object, error: str, tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()
         reply = caller.create("bot", license=license_, **{"from": "base"})
@@ -352,7 +352,7 @@ def test_info_of_the_wrong_type_is_refused(info: object, error: str, tmp_path: P
         assert (reply.status, reply.error) == (400, error)
 
 
-def test_info_of_the_wrong_type_is_taken_loosely_by_the_versions_that_would_crash(tmp_path: Path) -> None:
+def test_versions_that_would_crash_accept_info_of_the_wrong_type(tmp_path: Path) -> None:
     with a_caller(tmp_path, "0.12.11") as caller:
         caller.base()
         info = {"capabilities": [1], "model_family": 5, "context_length": "x"}
@@ -417,7 +417,7 @@ def test_a_remote_host_with_an_impossible_port_is_bad() -> None:
 
 @pytest.mark.parametrize("version", ["0.6.8", "0.12.11", "0.33.0-rc2"])
 @pytest.mark.parametrize("path", ["../w.gguf", "/w.gguf", "a//w.gguf", "a/./w.gguf", ""])
-def test_a_file_path_that_leads_elsewhere_is_refused(version: str, path: str, tmp_path: Path) -> None:
+def test_a_file_path_out_of_the_folder_is_refused(version: str, path: str, tmp_path: Path) -> None:
     with a_caller(tmp_path, version) as caller:
         reply = caller.create("bot", files={path: caller.weights()})
         assert (reply.status, reply.error) == (400, "file path must be relative")
@@ -453,7 +453,7 @@ def test_weights_with_embedded_vision_keep_their_digest_and_name(tmp_path: Path)
         assert (layer["digest"], layer["from"]) == (digest_of(data), "see.gguf")
 
 
-def test_weights_that_do_not_say_their_type_are_marked_as_guessed(tmp_path: Path) -> None:
+def test_weights_without_a_file_type_get_a_guessed_one(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.create("bare", files={"a.gguf": caller.upload(a_gguf())})
         info = cast("Json", caller.show("bare")["model_info"])
@@ -488,7 +488,7 @@ def test_bytes_behind_the_last_tensor_stop_older_servers(
         (b"", "a.bin", "unknown type"),
     ],
 )
-def test_what_is_no_gguf_is_refused(data: bytes, name: str, error: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf_is_refused(data: bytes, name: str, error: str, tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         assert caller.create("bot", files={name: caller.upload(data)}).error == error
 
@@ -660,7 +660,7 @@ def test_a_draft_is_stored_beside_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", STRUCTURED)
-def test_only_files_that_say_f16_can_be_quantized(version: str, tmp_path: Path) -> None:
+def test_only_files_declared_as_f16_can_be_quantized(version: str, tmp_path: Path) -> None:
     with a_caller(tmp_path, version) as caller:
         reply = caller.create("q", files={"a.gguf": caller.weights()}, quantize="q8_0", stream=False)
         assert reply.status == 500

@@ -87,7 +87,7 @@ def test_a_rule_fires_at_the_calls_it_names(when: str, hit: list[int]) -> None:
     assert [number for number, status in enumerate(decided, 1) if status] == hit
 
 
-def test_a_rule_without_a_time_fires_always_and_a_script_without_rules_never() -> None:
+def test_a_rule_without_calls_always_fires_and_an_empty_script_never() -> None:
     assert statuses(a_script("do: {status: 503}"), 3) == [503] * 3
     assert statuses(parse_faults("faults: []"), 3) == statuses(parse_faults("[]"), 3) == [None] * 3
 
@@ -184,7 +184,7 @@ def test_a_rule_counts_the_calls_it_is_on(matcher: Matcher, call: Call, matches:
         ("{restart: {prune: true, when: before}}", Fault(action=Restart(prune=True, when="before"))),
     ],
 )
-def test_every_deed_is_read(do: str, fault: Fault) -> None:
+def test_every_action_is_parsed(do: str, fault: Fault) -> None:
     assert a_script(f"do: {do}").decide(Call(endpoint="tags")) == fault
 
 
@@ -676,13 +676,13 @@ def _is_refused(port: int) -> bool:
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_the_door_opens_when_the_last_of_two_refusals_is_over(last: int, tmp_path: Path) -> None:
+def test_the_gate_opens_when_the_last_of_two_refusals_is_over(last: int, tmp_path: Path) -> None:
     async def steps() -> list[bool]:
         async with a_listening_server(tmp_path) as server:
             port = server.servers[0].sockets[0].getsockname()[1]
-            door = ListenerGate(server)
+            gate = ListenerGate(server)
             ends = [asyncio.Event(), asyncio.Event()]
-            refusals = [asyncio.create_task(door.refuse(1, partial(_until, end))) for end in ends]
+            refusals = [asyncio.create_task(gate.refuse(1, partial(_until, end))) for end in ends]
             await asyncio.sleep(0)
             seen = [_is_refused(port)]
             for number in (1 - last, last):
@@ -695,7 +695,7 @@ def test_the_door_opens_when_the_last_of_two_refusals_is_over(last: int, tmp_pat
 
 
 @pytest.mark.parametrize("turns", range(6))
-def test_a_server_that_stops_while_the_door_opens_stops_listening(turns: int, tmp_path: Path) -> None:
+def test_a_server_that_stops_while_the_gate_opens_stops_listening(turns: int, tmp_path: Path) -> None:
     async def steps() -> bool:
         async with a_listening_server(tmp_path) as server:
             port = server.servers[0].sockets[0].getsockname()[1]
@@ -735,12 +735,12 @@ def test_blobs_that_a_create_names_vanish_before_it(serve: Serve) -> None:
     assert running.app.done == ["POST /api/create"]
 
 
-def test_somebody_else_deletes_a_model_before_the_answer_ends(serve: Serve) -> None:
+def test_another_client_deletes_a_model_before_the_answer_ends(serve: Serve) -> None:
     running = serve("- {on: {endpoint: tags}, call: 2, do: {change_model: {model: m, delete: true}}}")
     assert [running.get("/api/tags").json()["models"] for _ in range(3)] == [["m"], ["m"], []]
 
 
-def test_somebody_else_gives_a_model_another_system_prompt_on_any_version(serve: Serve) -> None:
+def test_another_client_changes_a_system_prompt_on_any_version(serve: Serve) -> None:
     running = serve(
         "- {on: {endpoint: pull}, do: {change_model: {model: m, system: Be rude., parameters: {top_k: 3}}}}"
     )
@@ -772,7 +772,7 @@ def test_a_restart_forgets_loaded_models_prunes_and_drops_connections(serve: Ser
     assert running.call("HEAD", f"/api/blobs/{digest}").status_code == 404
 
 
-def test_a_restart_before_a_call_takes_its_answer_and_keeps_blobs_unless_told(serve: Serve) -> None:
+def test_a_restart_before_a_call_loses_the_answer_and_keeps_blobs(serve: Serve) -> None:
     running = serve("- {call: 1, do: {restart: {when: before}}}")
     digest, _ = running.app.store.add_blob(BLOB)
     with pytest.raises(requests.ConnectionError):
@@ -781,7 +781,7 @@ def test_a_restart_before_a_call_takes_its_answer_and_keeps_blobs_unless_told(se
     assert running.call("HEAD", f"/api/blobs/{digest}").status_code == 200
 
 
-def test_a_model_in_the_root_and_in_odd_bodies_is_none(serve: Serve) -> None:
+def test_a_call_without_a_readable_body_names_no_model(serve: Serve) -> None:
     running = serve("- {on: {model: m}, do: {status: 418}}\n- {on: {endpoint: root}, do: {status: 419}}")
     assert running.call("POST", "/api/push", json={"NAME": "m"}).status_code == 418
     assert running.get("/").status_code == 419
@@ -866,7 +866,7 @@ def test_a_create_fails_without_its_blob_and_works_with_it(version: str) -> None
 
 
 @VERSIONS
-def test_a_full_disk_is_told_in_the_servers_words_and_leaves_the_old_model(version: str) -> None:
+def test_a_full_disk_is_reported_in_the_servers_words_and_keeps_the_old_model(version: str) -> None:
     with a_client("- {on: {endpoint: create}, call: 2, do: {disk_full: true}}", version) as client:
         digest = client.upload()
         assert '"error"' not in client.create(digest).text
@@ -878,7 +878,7 @@ def test_a_full_disk_is_told_in_the_servers_words_and_leaves_the_old_model(versi
 
 
 @VERSIONS
-def test_a_model_is_changed_by_somebody_else_after_the_first_look(version: str) -> None:
+def test_another_client_changes_a_model_after_the_first_show(version: str) -> None:
     script = "- {on: {endpoint: show}, call: 1, do: {change_model: {model: m, system: Be rude.}}}"
     with a_client(script, version) as client:
         client.create(client.upload())
@@ -886,7 +886,7 @@ def test_a_model_is_changed_by_somebody_else_after_the_first_look(version: str) 
         assert client.system() == "Be rude."
 
 
-def test_a_model_is_deleted_or_replaced_by_somebody_else() -> None:
+def test_another_client_deletes_or_replaces_a_model() -> None:
     script = (
         "- {on: {endpoint: tags}, call: 1, do: {change_model: {model: n, copy_from: m}}}\n"
         "- {on: {endpoint: tags}, call: 2, do: {change_model: {model: m, delete: true}}}"
@@ -912,7 +912,7 @@ def test_a_restart_that_prunes_takes_the_upload_and_the_loaded_models(version: s
         assert client.names() == ["m:latest"]
 
 
-def test_work_that_is_cut_short_or_stalled_needs_no_lines(serve: Serve) -> None:
+def test_an_answer_without_lines_can_be_cut_and_stalled(serve: Serve) -> None:
     running = serve(
         "- {call: 1, do: {cut: looks-complete}}\n- {call: 2, do: {stall: {for: 50ms, with_progress: true}}}"
     )
@@ -921,7 +921,7 @@ def test_work_that_is_cut_short_or_stalled_needs_no_lines(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("cut", ["looks-complete", "1"])
-def test_a_create_whose_answer_is_cut_was_carried_out_or_given_up(cut: str) -> None:
+def test_a_create_whose_answer_is_cut_is_carried_out_or_abandoned(cut: str) -> None:
     with a_client(f"- {{on: {{endpoint: create}}, call: 1, do: {{cut: {cut}}}}}") as client:
         digest = client.upload()
         assert "success" not in client.create(digest).text

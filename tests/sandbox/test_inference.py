@@ -158,12 +158,12 @@ def test_a_recorded_call_gets_an_answer_of_the_recorded_shape(
         ("Why is the sky blue?", None),
     ],
 )
-def test_a_prompt_that_names_its_answer_gets_it(prompt: str, words: str | None) -> None:
+def test_a_prompt_that_spells_out_its_reply_gets_it(prompt: str, words: str | None) -> None:
     assert scripted_reply(prompt) == words
     assert words is None or said(prompt) == words == chatted(("user", prompt))["content"]
 
 
-def test_a_system_prompt_that_names_the_answer_is_followed_unless_the_user_names_another() -> None:
+def test_a_reply_spelled_out_by_the_system_prompt_yields_to_the_users() -> None:
     model = a_model(system="Always reply with the word aye.")
     assert said("What about it?", model) == "aye"
     assert said("Reply with the word nay.", model) == "nay"
@@ -196,7 +196,7 @@ def test_at_temperature_0_the_seed_does_not_matter() -> None:
     assert cold[0] == cold[1]
 
 
-def test_a_changed_model_says_something_else_and_a_copy_the_same() -> None:
+def test_a_copy_says_the_same_and_a_changed_model_something_else() -> None:
     model = a_model(weights="sha256:1")
     question = "Tell me something."
     assert said(question, model) == said(question, replace(model, full_name="registry.ollama.ai/me/copy:1"))
@@ -223,7 +223,7 @@ def test_a_stop_sequence_ends_the_answer_before_it() -> None:
     assert said("Say 'one, two, three'", a_model(parameters={"stop": [" two"]})) == "one,"
 
 
-def test_a_stream_says_the_same_as_one_document() -> None:
+def test_a_stream_and_one_document_say_the_same() -> None:
     body = {"model": "talker", "prompt": "Tell me something."}
     stream = answer("/api/generate", body, a_model())
     assert stream.streamed
@@ -422,7 +422,7 @@ schemas = st.recursive(
 
 
 @given(schemas, st.integers(0, 99))
-def test_any_schema_of_plain_parts_is_satisfied(schema: dict[str, object], seed: int) -> None:
+def test_any_schema_of_simple_parts_is_satisfied(schema: dict[str, object], seed: int) -> None:
     Draft202012Validator(schema).validate(build_instance(schema, SeededChoice(str(seed))))
 
 
@@ -501,10 +501,10 @@ TOOL = {
         "parameters": TOOL_PARAMETERS,
     },
 }
-OTHER_TOOL = {"type": "function", "function": {"name": "sendMail", "description": "Write to somebody"}}
+OTHER_TOOL = {"type": "function", "function": {"name": "sendMail", "description": "Send a mail"}}
 
 
-def test_a_model_with_tools_calls_the_one_that_the_prompt_asks_for() -> None:
+def test_a_model_calls_the_tool_that_the_prompt_names() -> None:
     model = a_model("completion", "tools")
     asked = ("user", "What is the weather in Paris for 2 days in celsius?")
     message = chatted(asked, model=model, tools=[OTHER_TOOL, TOOL])
@@ -519,18 +519,18 @@ def test_a_model_with_tools_calls_the_one_that_the_prompt_asks_for() -> None:
     assert mail["function"]["name"] == "sendMail"
 
 
-def test_a_tool_whose_parameters_cannot_be_satisfied_is_called_without() -> None:
+def test_a_tool_with_unsatisfiable_parameters_is_called_without_arguments() -> None:
     broken = {"function": {"name": "get_weather", "parameters": {"properties": {"a": {"type": "ghost"}}}}}
     message = chatted(("user", "the weather?"), model=a_model("completion", "tools"), tools=[broken])
     assert cast("list[dict[str, Body]]", message["tool_calls"])[0]["function"]["arguments"] == {}
 
 
-def test_a_model_with_tools_just_talks_when_none_is_asked_for() -> None:
+def test_a_model_answers_in_words_when_the_prompt_names_no_tool() -> None:
     model = a_model("completion", "tools")
     assert chatted(("user", "Reply with the word pong."), model=model, tools=[TOOL])["content"] == "pong"
 
 
-def test_the_result_of_a_tool_is_told() -> None:
+def test_the_result_of_a_tool_is_repeated() -> None:
     turns = ("user", "What is the weather in Paris?"), ("assistant", ""), ("tool", "11 degrees")
     message = chatted(*turns, model=a_model("completion", "tools"), tools=[TOOL])
     assert "11 degrees" in str(message["content"])
@@ -580,7 +580,7 @@ def test_thinking_comes_before_the_answer_in_a_stream() -> None:
         (3, 'think must be a boolean or string ("high", "medium", "low", true, or false)'),
     ],
 )
-def test_thinking_is_refused_where_it_cannot_be(think: object, refused: str) -> None:
+def test_thinking_is_refused_for_models_that_cannot_think(think: object, refused: str) -> None:
     body = {"model": "m", "prompt": "x", "think": think}
     assert refusal("/api/generate", body, a_model()) == (400, refused)
     assert answer("/api/generate", body, a_model(), replace(NEWEST_RULES, thinking=False)).chunks
@@ -609,18 +609,18 @@ def test_thinking_is_refused_where_it_cannot_be(think: object, refused: str) -> 
         ("/api/embeddings", {"prompt": []}, "array EmbeddingRequest.prompt of type string"),
     ],
 )  # fmt: skip
-def test_a_request_of_wrong_types_is_refused_in_gos_words(path: str, body: Body, short: str) -> None:
+def test_a_field_of_the_wrong_type_is_refused_in_gos_words(path: str, body: Body, short: str) -> None:
     """`short` is the text, or `KIND FIELD of type TYPE` of what Go's decoder says."""
     whole = re.sub(r"^(.+) (\w+\.\w+ of type)", r"json: cannot unmarshal \1 into Go struct field \2", short)
     assert refusal(path, body, a_model()) == (400, whole)
 
 
-def test_a_body_that_is_no_object_is_refused() -> None:
+def test_a_body_that_is_not_an_object_is_refused() -> None:
     with pytest.raises(Refusal, match="array into Go value of type api"):
         read_generate([])
 
 
-def test_keys_are_read_without_regard_to_case_and_null_is_not_given() -> None:
+def test_keys_match_in_any_case_and_null_counts_as_absent() -> None:
     request = read_generate({"Model": "m", "PROMPT": "x", "system": None, "stream": None, "images": None})
     assert (request.model, request.prompt, request.system, request.stream) == ("m", "x", "", True)
 
@@ -802,10 +802,10 @@ def test_embedding_nothing_loads_since_0_3_6() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_tokens_are_numbers_that_javascript_can_hold_and_give_the_text_back(text: str) -> None:
+def test_tokens_fit_into_javascript_numbers_and_read_back_as_the_text(text: str) -> None:
     assert detokenize(tokenize(text)) == text == "".join(split_tokens(text))
     assert all(0 < token < 2**53 for token in tokenize(text))
 
 
-def test_numbers_that_are_no_tokens_become_replacement_characters() -> None:
+def test_unknown_token_numbers_become_replacement_characters() -> None:
     assert detokenize([-5, 0, 354, 10**30]) == "\ufffd\ufffdb\ufffd"

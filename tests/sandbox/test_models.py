@@ -99,7 +99,7 @@ def test_what_a_model_can_do_follows_from_its_template(
         assert caller.tags()["bot:latest"]["capabilities"] == capabilities
 
 
-def test_weights_that_pool_make_an_embedding_model_and_those_that_see_a_vision_model(tmp_path: Path) -> None:
+def test_pooling_makes_an_embedding_model_and_a_vision_tower_a_vision_model(tmp_path: Path) -> None:
     fields: dict[str, str | int] = {"llama.vision.block_count": 1, "llama.block_count": 1}
     with a_caller(tmp_path) as caller:
         caller.create("see", files={"a.gguf": caller.upload(a_gguf(fields))})
@@ -119,7 +119,7 @@ def test_long_lists_are_shown_only_when_verbose(version: str, shown: object, tmp
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_name_that_is_none_is_refused_as_each_version_does(version: str, tmp_path: Path) -> None:
+def test_an_invalid_name_is_refused_as_each_version_does(version: str, tmp_path: Path) -> None:
     status, error = RECORDED[version].invalid_show
     with a_caller(tmp_path, version) as caller:
         reply = caller.post("show", model="bad name")
@@ -135,7 +135,7 @@ def test_two_source_suffixes_are_refused(tmp_path: Path) -> None:
             )
 
 
-def test_a_params_layer_that_is_no_json_makes_the_model_unreadable_but_leaves_it_listed(
+def test_a_params_layer_that_is_not_json_leaves_the_model_listed_but_unreadable(
     tmp_path: Path,
 ) -> None:
     with a_caller(tmp_path) as caller:
@@ -161,7 +161,7 @@ def test_layers_of_unknown_kinds_are_left_alone(tmp_path: Path) -> None:
 # --- tags -----------------------------------------------------------------------------------------------------------
 
 
-def test_tags_list_the_newest_first_and_everything_that_can_be_read(tmp_path: Path) -> None:
+def test_tags_list_every_readable_model_newest_first(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()
         for age, name in enumerate(["new", "middle", "old"]):
@@ -218,7 +218,7 @@ def test_an_old_server_refuses_a_copy_that_differs_only_in_case(tmp_path: Path) 
         assert (reply.status, reply.error) == (400, "a model with that name already exists")
 
 
-def test_a_copy_takes_each_part_of_its_name_from_what_is_there(tmp_path: Path) -> None:
+def test_a_copy_takes_the_spelling_of_stored_names(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base("llama3:Q4_K_M")
         caller.post("copy", source="LLAMA3:q4_k_m", destination="mistral:q4_K_m")
@@ -258,7 +258,7 @@ def test_deleting_removes_the_blobs_that_nothing_else_uses(version: str, tmp_pat
         assert not any(map(caller.has_blob, blobs))
 
 
-def test_deleting_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_deleting_an_invalid_name_is_refused(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         reply = caller.delete("bad name")
         assert (reply.status, reply.error) == (400, 'name "bad name" is invalid')

@@ -151,7 +151,7 @@ def test_a_map_is_written_in_the_order_of_its_keys_bytes() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_float_reads_back_whatever_way_it_was_written(value: float) -> None:
+def test_a_float_reads_back_from_either_form(value: float) -> None:
     assert float(float_text(value)) == value
     assert float(json.loads(json_text(value))) == value
 
@@ -190,7 +190,7 @@ def test_a_text_is_quoted_as_go_quotes_it(text: str, shown: str) -> None:
         ({"b": 1, "a": None}, "map[a:<nil> b:1]", 'map[string]interface {}{"a":interface {}(nil), "b":1}'),
     ],
 )
-def test_a_value_is_printed_plainly_and_in_syntax(value: object, text: str, syntax: str) -> None:
+def test_a_value_is_printed_as_text_and_as_syntax(value: object, text: str, syntax: str) -> None:
     assert (value_text(value), value_syntax(value)) == (text, syntax)
 
 
@@ -218,7 +218,7 @@ def test_counts_of_parameters_are_shortened_as_ollama_does(number: int, text: st
         (1, "1970-01-01T00:00:00.000000001Z"),
     ],
 )
-def test_times_have_no_zeros_at_the_end(time_ns: int, text: str) -> None:
+def test_times_have_no_trailing_zeros(time_ns: int, text: str) -> None:
     assert time_text(time_ns) == text
 
 
@@ -236,7 +236,7 @@ def test_times_have_no_zeros_at_the_end(time_ns: int, text: str) -> None:
         '{{ define "x" }}{{ end }}{{ template "x" . }}{{ block "y" . }}{{ end }}{{ eq .A.B "c" | not }}',
     ],
 )
-def test_a_good_template_is_taken(template: str) -> None:
+def test_a_valid_template_is_accepted(template: str) -> None:
     check_template(template)
 
 
@@ -265,7 +265,7 @@ def test_a_bad_template_is_described_in_gos_words(template: str, error: str) -> 
     assert str(caught.value) == f"template: :{error}"
 
 
-def test_the_fields_of_a_template_tell_what_it_is_for() -> None:
+def test_the_fields_of_a_template_are_found() -> None:
     assert template_variables("{{ range .Tools }}{{ $.Suffix }}{{ .Function.Name }}{{ end }}") >= {
         "tools",
         "suffix",
@@ -273,7 +273,7 @@ def test_the_fields_of_a_template_tell_what_it_is_for() -> None:
     assert template_variables("{{ .Open") == frozenset()
 
 
-def test_a_chat_template_is_recognized_by_its_likeness() -> None:
+def test_a_chat_template_is_recognized_by_edit_distance() -> None:
     jinja = read_header(WEIGHTS / "tiny-chatml.gguf").text("tokenizer.chat_template")
     for text in (jinja, jinja + " " * 99, jinja.replace("message", "msg")):
         template = recognize(text, old=False)
@@ -295,7 +295,7 @@ def test_a_chat_template_is_recognized_by_its_likeness() -> None:
         (b"\x00\x01", "unknown"),
     ],
 )
-def test_files_are_named_by_what_they_begin_with(start: bytes, media_type: str) -> None:
+def test_a_media_type_is_recognized_by_the_first_bytes(start: bytes, media_type: str) -> None:
     assert sniff(start) == media_type
 
 
@@ -382,7 +382,7 @@ def test_a_quantized_file_has_real_types_and_sizes(quantization: str, tmp_path: 
     assert made.end == (tmp_path / "q.gguf").stat().st_size
 
 
-def test_rows_that_no_block_divides_stay_f16(tmp_path: Path) -> None:
+def test_rows_that_do_not_fill_blocks_stay_f16(tmp_path: Path) -> None:
     (tmp_path / "odd.gguf").write_bytes(a_gguf({}, (Tensor("blk.0.attn_q.weight", (33, 2), 1),)))
     header = plan_quantized(read_header(tmp_path / "odd.gguf"), "Q8_0", by_go=True, skips_v=False)
     assert header.tensors[0].kind == 1
@@ -414,7 +414,7 @@ def test_a_newline_that_gos_decoder_never_reads_is_not_hashed() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b'{"layers": [1]}', b'{"config": 5}'])
-def test_a_manifest_that_is_none_is_corrupt(raw: bytes) -> None:
+def test_bytes_that_are_not_a_manifest_are_corrupt(raw: bytes) -> None:
     with pytest.raises(CorruptManifest):
         parse_manifest(raw)
 
@@ -448,7 +448,7 @@ def a_registry_manifest(**changes: object) -> dict[str, object]:
         a_registry_manifest(mediaType=""),
     ],
 )
-def test_a_manifest_that_is_written_anew_says_what_was_read(tree: dict[str, object]) -> None:
+def test_a_rewritten_manifest_says_what_was_read(tree: dict[str, object]) -> None:
     raw = json.dumps(tree, indent=3).encode()
     assert parse_manifest(raw).pushed(names=True) == json.dumps(tree, separators=(",", ":")).encode()
 
@@ -460,7 +460,7 @@ def test_only_newer_servers_keep_the_names_of_layers(names: bool, key: str) -> N
     assert f'"size":5{key}}}]}}'.encode() in written
 
 
-def test_a_manifest_that_is_made_without_layers_says_null() -> None:
+def test_a_manifest_made_without_layers_says_null() -> None:
     assert Manifest(Layer("config", "sha256:c", 7), ()).stored().endswith(b'"layers":null}\n')
 
 
@@ -473,7 +473,7 @@ def test_a_config_reads_back_as_it_was_written(behavior: Behavior) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b'{"context_length": "x"}'])
-def test_a_config_that_is_none_is_corrupt(raw: bytes) -> None:
+def test_bytes_that_are_not_a_config_are_corrupt(raw: bytes) -> None:
     with pytest.raises(CorruptManifest):
         parse_config(raw)
 
@@ -505,7 +505,7 @@ def test_removing_a_manifest_removes_the_folders_that_it_leaves_empty(tmp_path: 
     assert list((tmp_path / "manifests").iterdir()) == []
 
 
-def test_files_that_are_no_manifests_are_not_listed(tmp_path: Path) -> None:
+def test_files_with_invalid_names_are_not_listed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = tmp_path / "manifests/host/name space/bot"
     folder.mkdir(parents=True)
@@ -524,7 +524,7 @@ def test_a_blob_that_a_manifest_uses_is_not_removed_as_unused(tmp_path: Path) ->
     assert store.remove_blob(used)
 
 
-def test_pruning_keeps_what_is_used_and_what_is_young(tmp_path: Path) -> None:
+def test_pruning_keeps_used_and_fresh_blobs(tmp_path: Path) -> None:
     store = Store(tmp_path)
     used, _ = store.add_blob(b"used")
     unused, _ = store.add_blob(b"unused")
@@ -534,7 +534,7 @@ def test_pruning_keeps_what_is_used_and_what_is_young(tmp_path: Path) -> None:
     assert store.has_blob(used)
 
 
-def test_a_request_that_a_restart_has_outlived_writes_no_manifest(tmp_path: Path) -> None:
+def test_a_request_from_before_a_restart_writes_no_manifest(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_manifest(BOT, b"{}")
     request = copy_context()
@@ -547,12 +547,12 @@ def test_a_request_that_a_restart_has_outlived_writes_no_manifest(tmp_path: Path
 
 
 @pytest.mark.parametrize("digest", ["sha256:abc", "md5:" + "0" * 64, "sha256:" + "z" * 64, "sha256:../../x"])
-def test_what_is_no_digest_has_no_place(digest: str, tmp_path: Path) -> None:
+def test_an_invalid_digest_has_no_path(digest: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidDigest, match=r"invalid digest format"):
         Store(tmp_path).blob_path(digest)
 
 
-def test_no_digest_is_the_folder_of_blobs(tmp_path: Path) -> None:
+def test_an_empty_digest_is_the_folder_of_blobs(tmp_path: Path) -> None:
     assert Store(tmp_path).blob_path("") == tmp_path / "blobs"
 
 
@@ -576,10 +576,10 @@ def test_a_model_is_copied_byte_for_byte(tmp_path: Path) -> None:
     assert store.modified_ns(BOT) == 5
 
 
-# --- the catalogue --------------------------------------------------------------------------------------------------
+# --- the built-in models --------------------------------------------------------------------------------------------
 
 
-def test_the_catalogue_has_the_popular_models() -> None:
+def test_the_popular_models_are_built_in() -> None:
     wanted = {
         "llama3.2:1b",
         "llama3.2:3b",
@@ -597,7 +597,7 @@ def test_the_catalogue_has_the_popular_models() -> None:
 
 
 @pytest.mark.parametrize("pretend", BUILTIN_MODELS, ids=lambda pretend: pretend.name)
-def test_every_stand_in_is_whole_and_says_what_it_is(pretend: object) -> None:
+def test_every_built_in_model_is_complete_and_says_that_it_is_pretend(pretend: object) -> None:
     builtin, name = BuiltinModels(), str(getattr(pretend, "name", ""))
     model, _, tag = name.partition(":")
     raw = builtin.manifest(f"library/{model}", tag)
@@ -610,13 +610,13 @@ def test_every_stand_in_is_whole_and_says_what_it_is(pretend: object) -> None:
     header = parse_header(io.BytesIO(weights), len(weights))
     assert header.end == len(weights)
     assert header.text("general.name") == f"pretend {name}"
-    licence = next(layer for layer in manifest.layers if layer.media_type.endswith("license"))
-    assert b"random numbers" in builtin.blob(licence.digest)
+    license_layer = next(layer for layer in manifest.layers if layer.media_type.endswith("license"))
+    assert b"random numbers" in builtin.blob(license_layer.digest)
     for template in (layer for layer in manifest.layers if layer.media_type.endswith("template")):
         check_template(builtin.blob(template.digest).decode())
 
 
-def test_the_catalogue_is_the_same_every_time() -> None:
+def test_the_built_in_models_are_the_same_every_time() -> None:
     assert BuiltinModels().manifest("library/qwen3", "8b") == BuiltinModels().manifest(
         "library/qwen3", "latest"
     )

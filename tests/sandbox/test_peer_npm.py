@@ -112,7 +112,7 @@ def test_models_are_loaded_and_used(session: dict[str, Any]) -> None:
 
 
 @pytest.mark.registry
-def test_errors_are_those_of_the_package(session: dict[str, Any]) -> None:
+def test_errors_are_the_packages_own(session: dict[str, Any]) -> None:
     assert session["aborted"]["name"] == "AbortError"
     assert (session["missing"]["name"], session["missing"]["status"]) == ("ResponseError", 404)
     assert "not found" in session["missing"]["text"]

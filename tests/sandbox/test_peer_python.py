@@ -107,7 +107,7 @@ def test_a_model_is_made_from_another_one_with_every_field(client: ollama.Client
     assert client.create(model="again", from_="bot").status == "success"
 
 
-def test_a_pull_tells_its_progress_layer_by_layer(client: ollama.Client) -> None:
+def test_a_pull_reports_progress_layer_by_layer(client: ollama.Client) -> None:
     lines = list(client.pull(CHAT, stream=True))
     assert (lines[0].status, lines[-1].status) == ("pulling manifest", "success")
     assert all(line.total is None or (line.completed or 0) <= line.total for line in lines)
@@ -129,7 +129,7 @@ def test_a_model_goes_to_a_registry_and_comes_back(
     assert (client.show(name).template, client.show(name).parameters) == (before.template, before.parameters)
 
 
-def test_what_is_not_there_is_an_error_of_the_package_with_its_status(client: ollama.Client) -> None:
+def test_a_missing_model_is_the_packages_error_with_its_status(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="not found") as shown:
         client.show("nobody")
     with pytest.raises(ollama.ResponseError, match="not found") as deleted:
@@ -165,7 +165,7 @@ def test_generate_answers_whole_and_in_pieces_and_the_same_for_the_same_seed(cli
     assert "".join(piece.response or "" for piece in pieces) == whole.response
 
 
-def test_generate_keeps_to_a_format(client: ollama.Client) -> None:
+def test_generate_obeys_a_format(client: ollama.Client) -> None:
     client.pull(CHAT)
     free = client.generate(CHAT, "a person as JSON", format="json")
     assert isinstance(json.loads(free.response or ""), dict)
@@ -202,13 +202,13 @@ def test_the_asynchronous_client_manages_and_chats(tmp_path: Path) -> None:
         assert asyncio.run(session(sandbox.url))
 
 
-def test_chat_keeps_to_a_schema(client: ollama.Client) -> None:
+def test_chat_obeys_a_schema(client: ollama.Client) -> None:
     client.pull(CHAT)
     answer = client.chat(CHAT, [{"role": "user", "content": "a person"}], format=SCHEMA)
     Draft202012Validator(SCHEMA).validate(json.loads(answer.message.content or ""))
 
 
-def test_chat_calls_a_tool_and_goes_on_with_what_it_gave(client: ollama.Client) -> None:
+def test_chat_calls_a_tool_and_continues_with_its_result(client: ollama.Client) -> None:
     client.pull(CHAT)
     question = {"role": "user", "content": "What is the weather in Paris?"}
     asked = client.chat(CHAT, [question], tools=[TOOL])

@@ -1,4 +1,4 @@
-"""What the registry face of the sandbox promises: our client reads it, servers pull from it, nobody writes to it."""
+"""What the sandbox promises as a registry: our client reads it, servers pull from it, and it is read-only."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def get(sandbox: Sandbox, path: str, method: str = "GET", **headers: str) -> req
 
 
 @pytest.mark.parametrize("version", ["0.3.4", "0.33.0-rc2"])
-def test_a_server_does_not_know_the_registrys_paths(version: str, tmp_path: Path) -> None:
+def test_a_server_has_no_registry_paths(version: str, tmp_path: Path) -> None:
     with a_caller(tmp_path, version) as caller:
         answer = get(caller.sandbox, "/v2/")
         assert (answer.status_code, answer.text) == (404, "404 page not found")
 
 
-def test_the_registry_says_that_it_is_one(sandbox: Sandbox) -> None:
+def test_the_registry_identifies_itself(sandbox: Sandbox) -> None:
     for path in ("/v2", "/v2/"):
         for method in ("GET", "HEAD"):
             assert get(sandbox, path, method).status_code == 200
@@ -75,16 +75,14 @@ def test_every_blob_of_a_manifest_is_there_for_the_client(client: RegistryClient
         assert len(client.blob(LLAMA, part.digest, 10_000_000)) == part.size_bytes
 
 
-def test_a_blob_is_there_although_nobody_asked_for_its_manifest(
-    sandbox: Sandbox, client: RegistryClient
-) -> None:
+def test_a_blob_is_there_before_its_manifest_was_asked_for(sandbox: Sandbox, client: RegistryClient) -> None:
     weights = weights_of(client)
     sandbox.restart()
     assert client.blob_exists(LLAMA, weights)
 
 
 @pytest.mark.parametrize("name", ["nope:latest", "llama3.2:nope", "me/llama3.2:3b"])
-def test_a_model_that_nobody_pretends_is_not_found(name: str, client: RegistryClient) -> None:
+def test_a_model_that_is_not_built_in_is_not_found(name: str, client: RegistryClient) -> None:
     with pytest.raises(NotFound):
         client.manifest(ModelName.parse(name))
 
@@ -103,7 +101,7 @@ def test_a_manifest_is_found_by_its_digest_too(sandbox: Sandbox) -> None:
     assert get(sandbox, f"/v2/library/llama3.2/manifests/{digest_of(b'')}").status_code == 404
 
 
-def test_head_says_the_size_without_the_bytes(sandbox: Sandbox) -> None:
+def test_head_gives_the_size_without_the_bytes(sandbox: Sandbox) -> None:
     whole, head = get(sandbox, TAG), get(sandbox, TAG, "HEAD")
     assert head.headers["content-length"] == str(len(whole.content))
     assert head.headers["docker-content-digest"] == digest_of(whole.content)
@@ -120,7 +118,7 @@ def test_head_says_the_size_without_the_bytes(sandbox: Sandbox) -> None:
         ("lines=1-2", 200, slice(None)),
     ],
 )
-def test_a_cut_download_can_go_on(
+def test_a_cut_download_can_be_resumed(
     wanted: str, status: int, part: slice, sandbox: Sandbox, client: RegistryClient
 ) -> None:
     weights = weights_of(client)
@@ -137,7 +135,7 @@ def test_a_registry_behind_any_other_name_serves_blobs_itself(
     assert answer.status_code == 200
 
 
-def test_a_client_that_names_no_port_is_sent_on_without_one(sandbox: Sandbox, client: RegistryClient) -> None:
+def test_a_request_without_a_port_is_redirected_without_one(sandbox: Sandbox, client: RegistryClient) -> None:
     url = f"{sandbox.url}/v2/library/llama3.2/blobs/{weights_of(client)}"
     answer = requests.get(url, headers={"Host": "localhost"}, allow_redirects=False, timeout=PATIENCE_S)
     assert answer.headers["location"].startswith("http://127.0.0.1/v2/")
@@ -151,7 +149,7 @@ def test_other_paths_are_unknown(path: str, sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_nobody_can_write_to_it(method: str, sandbox: Sandbox) -> None:
+def test_the_registry_is_read_only(method: str, sandbox: Sandbox) -> None:
     answer = get(sandbox, "/v2/library/llama3.2/blobs/uploads/", method)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (405, "UNSUPPORTED")
 

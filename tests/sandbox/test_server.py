@@ -77,7 +77,7 @@ def test_a_restart_keeps_the_address_and_forgets_what_was_loaded(tmp_path: Path)
         assert set(caller.tags()) == {"base:latest"}
 
 
-def test_a_behaviour_of_ones_own_can_be_given(tmp_path: Path) -> None:
+def test_a_custom_behavior_can_be_given(tmp_path: Path) -> None:
     with Sandbox(tmp_path, as_version="0.5.5", behavior=behavior_for("0.5.7")) as sandbox:
         assert requests.get(f"{sandbox.url}/api/version", timeout=PATIENCE_S).json() == {"version": "0.5.5"}
         answer = requests.post(f"{sandbox.url}/api/create", data='{"model": "x"}', timeout=PATIENCE_S)
@@ -128,7 +128,9 @@ def test_what_is_not_routed_is_404_and_a_wrong_method_405_on_newer_servers(
 
 
 @pytest.mark.parametrize(("version", "status"), [("0.12.11", 404), ("0.33.0-rc2", 200)])
-def test_only_newer_servers_say_whether_the_cloud_is_on(version: str, status: int, tmp_path: Path) -> None:
+def test_only_newer_servers_report_whether_the_cloud_is_enabled(
+    version: str, status: int, tmp_path: Path
+) -> None:
     with a_caller(tmp_path, version) as caller:
         assert caller.call("GET", "/api/status").status == status
 
@@ -212,7 +214,7 @@ def test_keys_match_in_any_case_and_what_follows_the_first_value_is_ignored(tmp_
 # --- blobs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_blob_that_is_there_is_answered_before_its_body_and_the_connection_closed(tmp_path: Path) -> None:
+def test_an_existing_blob_is_answered_before_its_body_and_the_connection_closed(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller, socket.create_connection(caller.sandbox.address) as client:
         digest = caller.upload(b"weights")
         client.sendall(
@@ -231,7 +233,7 @@ def _send_for_ever(client: socket.socket) -> None:
         client.sendall(bytes(65536))
 
 
-def test_an_upload_under_a_wrong_digest_is_kept_under_its_own(tmp_path: Path) -> None:
+def test_an_upload_with_a_wrong_digest_is_kept_under_its_own(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         wrong, true = digest_of(b"other"), digest_of(b"bytes")
         reply = caller.call("POST", f"/api/blobs/{wrong}", b"bytes")
@@ -319,7 +321,7 @@ def test_a_starting_server_removes_what_no_model_uses(version: str, tmp_path: Pa
         assert caller.post("show", model="base").status == 200
 
 
-def test_a_starting_newer_server_leaves_what_is_younger_than_an_hour(tmp_path: Path) -> None:
+def test_a_newer_server_keeps_blobs_younger_than_an_hour_at_start(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         digest, partial = _spoil_store(caller)
         caller.sandbox.restart()
@@ -351,7 +353,7 @@ def test_a_corrupt_manifest_stops_the_pruning_of_newer_servers(
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_leaves_memory_when_its_time_is_over(tmp_path: Path) -> None:
+def test_a_model_leaves_memory_when_its_keep_alive_ends(tmp_path: Path) -> None:
     now = [1000.0]
     with a_caller(tmp_path) as caller:
         caller.sandbox.service.runners = LoadedModels(lambda: now[0])
@@ -372,7 +374,7 @@ def test_for_ever_is_a_date_three_hundred_years_from_now(tmp_path: Path) -> None
         assert str(entry["expires_at"]).startswith("2262-")
 
 
-def test_a_request_that_says_no_time_keeps_the_one_that_was_given_before(tmp_path: Path) -> None:
+def test_a_request_without_keep_alive_keeps_the_earlier_one(tmp_path: Path) -> None:
     now = [1000.0]
     with a_caller(tmp_path) as caller:
         caller.sandbox.service.runners = LoadedModels(lambda: now[0])
@@ -384,7 +386,7 @@ def test_a_request_that_says_no_time_keeps_the_one_that_was_given_before(tmp_pat
         assert entry["expires_at"] == "1970-01-01T00:16:55Z"
 
 
-def test_a_full_memory_loses_what_is_kept_for_the_shortest_time(tmp_path: Path) -> None:
+def test_full_memory_evicts_the_model_with_the_shortest_keep_alive(tmp_path: Path) -> None:
     with Sandbox(tmp_path, max_loaded=2) as sandbox, requests.Session() as session:
         caller = Caller(sandbox, session)
         for name, file in (("a", "tiny-a.gguf"), ("b", "tiny-b.gguf"), ("c", "tiny-f16.gguf")):
@@ -395,7 +397,7 @@ def test_a_full_memory_loses_what_is_kept_for_the_shortest_time(tmp_path: Path) 
         assert {model["name"] for model in models} == {"b:latest", "c:latest"}
 
 
-def test_other_options_load_the_model_anew(tmp_path: Path) -> None:
+def test_different_options_reload_the_model(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()
         caller.create("long", parameters={"num_ctx": 256}, **{"from": "base"})
@@ -453,7 +455,7 @@ PLAIN = "model '{}' not found"
         ),
     ],
 )
-def test_a_model_that_is_not_there_is_named_as_each_version_does(
+def test_a_missing_model_is_named_as_each_version_does(
     version: str, endpoint: str, model: str, status: int, error: str, tmp_path: Path
 ) -> None:
     with a_caller(tmp_path, version) as caller:

@@ -301,7 +301,7 @@ def recorded_after_pull(version: str) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_busy_store_holds_nothing_that_a_real_server_would_not_expect(version: str, tmp_path: Path) -> None:
+def test_a_store_in_use_holds_only_what_a_real_server_would_expect(version: str, tmp_path: Path) -> None:
     with Sandbox(tmp_path, as_version=version) as sandbox:
         play(version, sandbox)
         for path, body in (

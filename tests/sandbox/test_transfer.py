@@ -1,4 +1,4 @@
-"""What pull and push of the sandbox promise: the built-in catalogue, real registries, what failures leave behind."""
+"""What pull and push of the sandbox promise: built-in models, real registries, what failures leave behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MANIFEST = json.dumps(
 ).encode()
 
 
-# --- the catalogue --------------------------------------------------------------------------------------------------
+# --- the built-in models --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -69,9 +69,7 @@ def test_two_tags_of_one_model_have_one_digest_and_share_blobs(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("version", "is_raw"), [("0.12.11", False), ("0.33.0-rc2", True)])
-def test_only_newer_servers_keep_a_manifest_as_the_registry_sent_it(
-    version: str, is_raw: bool, tmp_path: Path
-) -> None:
+def test_only_newer_servers_keep_a_manifest_as_sent(version: str, is_raw: bool, tmp_path: Path) -> None:
     with a_caller(tmp_path, version) as caller:
         caller.post("pull", model="qwen3:0.6b")
         stored = (tmp_path / "manifests/registry.ollama.ai/library/qwen3/0.6b").read_bytes()
@@ -109,7 +107,9 @@ def test_a_manifest_without_layers_is_stored_as_the_registry_writes_it(
         ("0.19.0", "of the registry"),
     ],
 )
-def test_a_pulled_model_has_the_digest_of_its_servers_time(version: str, digest: str, tmp_path: Path) -> None:
+def test_a_pulled_model_has_the_digest_of_its_servers_version(
+    version: str, digest: str, tmp_path: Path
+) -> None:
     tree = {key: a_tree()[key] for key in ("schemaVersion", "mediaType", "config")}
     layer = {"mediaType": "license", "digest": digest_of(DATA), "size": len(DATA)}
     forms = {
@@ -125,7 +125,7 @@ def test_a_pulled_model_has_the_digest_of_its_servers_time(version: str, digest:
 
 
 @pytest.mark.parametrize("name", ["nope", "llama3.2:99b", "me/llama3.2"])
-def test_a_model_that_is_not_in_the_catalogue_does_not_exist(name: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_built_in_does_not_exist(name: str, tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         reply = caller.post("pull", model=name)
         assert reply.statuses == ["pulling manifest", "pull model manifest: file does not exist"]
@@ -159,7 +159,7 @@ def test_a_changed_tag_loses_its_old_blobs(version: str, line: str, tmp_path: Pa
         assert len(left) == (0 if version == "0.3.4" else 1)  # the upload, which no model used
 
 
-def test_pulling_what_is_there_only_touches_the_manifest(tmp_path: Path) -> None:
+def test_pulling_an_existing_model_only_touches_the_manifest(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.post("pull", model="tinyllama")
         before = caller.tags()["tinyllama:latest"]
@@ -169,7 +169,7 @@ def test_pulling_what_is_there_only_touches_the_manifest(tmp_path: Path) -> None
         assert str(caller.tags()["tinyllama:latest"]["modified_at"]) > str(before["modified_at"])
 
 
-def test_a_blob_that_is_there_is_never_looked_into(tmp_path: Path) -> None:
+def test_an_existing_blob_is_never_read_again(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.post("pull", model="tinyllama")
         spoiled = max(caller.sandbox.store.blobs.iterdir(), key=lambda path: path.stat().st_size)
@@ -273,7 +273,7 @@ def test_what_cannot_be_pushed_is_an_error_in_the_stream(
         assert (reply.status, reply.error) == (200, error)
 
 
-def test_a_registry_that_takes_no_uploads_is_an_error(tmp_path: Path) -> None:
+def test_a_registry_that_refuses_uploads_is_an_error(tmp_path: Path) -> None:
     with run_server(lambda _: Served(404)) as server, a_caller(tmp_path) as caller:
         name = f"{server.host}/a/b:c"
         caller.base(name)
@@ -307,7 +307,7 @@ def pull_from(server: RunningServer, caller: Caller) -> list[object]:
     return caller.post("pull", model=f"localhost:{server.port}/a/b:c", insecure=True).statuses
 
 
-def test_a_pull_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+def test_a_pull_resumes_where_the_last_one_ended(tmp_path: Path) -> None:
     def rest(request: Request) -> Served:
         assert request.headers["range"] == f"bytes=5-{len(DATA) - 1}"
         return Served(206, body=DATA[5:])
@@ -320,7 +320,7 @@ def test_a_pull_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
         assert not partial.exists()
 
 
-def test_a_cut_download_is_tried_again_from_the_place_of_the_cut(tmp_path: Path) -> None:
+def test_a_cut_download_is_resumed_at_the_cut(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def cut_once(request: Request) -> Served:
@@ -389,7 +389,7 @@ def test_a_slow_download_has_progress_lines(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_manifest_that_cannot_be_had_is_named_in_the_stream(
+def test_a_manifest_that_cannot_be_fetched_is_reported_in_the_stream(
     manifest: Served, error: str | None, tmp_path: Path
 ) -> None:
     def answer(request: Request) -> Served:
@@ -468,14 +468,14 @@ def test_a_blob_that_the_registry_lacks_is_an_error(tmp_path: Path) -> None:
         ("nowhere.invalid/a/b:c", "dial tcp: lookup nowhere.invalid: no such host"),
     ],
 )
-def test_a_registry_that_cannot_be_reached_is_named_as_go_does(name: str, error: str, tmp_path: Path) -> None:
+def test_an_unreachable_registry_is_reported_in_gos_words(name: str, error: str, tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         reply = caller.post("pull", model=name, insecure=True)
         host = name.partition("/")[0]
         assert reply.error == f'pull model manifest: Get "http://{host}/v2/a/b/manifests/c": {error}'
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not_accepted(tmp_path: Path) -> None:
+def test_an_unknown_certificate_is_not_accepted(tmp_path: Path) -> None:
     tls = make_certificate(tmp_path).server_context
     with run_server(lambda _: Served(404), tls=tls) as server, a_caller(tmp_path / "models") as caller:
         reply = caller.post("pull", model=f"localhost:{server.port}/a/b:c")

@@ -37,7 +37,7 @@ VERSIONS = list(RECORDED)
         ("dev", "0.33.0-rc2"),
     ],
 )
-def test_a_version_between_two_recorded_ones_is_like_the_older_until_something_begins(
+def test_a_version_between_two_recorded_ones_is_like_the_older_plus_what_began(
     version: str, recorded: str | None
 ) -> None:
     alike = [name for name, behavior in RECORDED.items() if behavior == behavior_for(version)]
@@ -67,7 +67,7 @@ def flag_of(version: str, flag: str) -> object:
 @pytest.mark.parametrize(
     ("since", "flag"), [(since, flag) for since, flags in BEGAN.items() for flag in flags], ids=str
 )
-def test_a_server_just_below_the_version_in_which_something_began_has_it_not(
+def test_a_feature_is_absent_just_below_the_version_in_which_it_began(
     since: tuple[int, int, int], flag: str
 ) -> None:
     newer = next(version for version in VERSIONS if ServerVersion.parse(version).is_at_least(since))
@@ -95,7 +95,7 @@ KNOWN_TO_THE_CLIENT = {
 
 
 @pytest.mark.parametrize(("flag", "feature"), KNOWN_TO_THE_CLIENT.items())
-def test_the_pretend_server_does_at_every_version_what_the_client_takes_it_to_do(
+def test_the_sandbox_has_at_every_version_the_features_that_the_client_expects(
     flag: str, feature: str
 ) -> None:
     around = [version for since in BEGAN for version in (just_below(since), text_of(since))]
@@ -105,7 +105,7 @@ def test_the_pretend_server_does_at_every_version_what_the_client_takes_it_to_do
             assert bool(flag_of(version, flag)) is (known is not feature.startswith("not ")), version
 
 
-# what differs between two recorded servers, while nobody has said in which version it began
+# differences between two recorded servers that began in a version that is not known
 FROM_THE_RECORDED_VERSION_ON = {
     "0.5.7": {
         *("projector_test", "old_chatml", "push_missing", "push_invalid", "blob_without_redirect"),
@@ -121,7 +121,7 @@ FROM_THE_RECORDED_VERSION_ON = {
 
 
 @pytest.mark.parametrize(("old", "new"), [*pairwise(VERSIONS)])
-def test_what_differs_between_recorded_servers_began_at_a_known_version_or_is_said_not_to_be_known(
+def test_every_difference_between_recorded_servers_began_at_a_known_version_or_is_listed_as_unknown(
     old: str, new: str
 ) -> None:
     flags = [*asdict(Behavior()), *asdict(Behavior().inference)]
@@ -144,7 +144,7 @@ def test_what_differs_between_recorded_servers_began_at_a_known_version_or_is_sa
         ("0.18.0", 400, "invalid model name"),
     ],
 )
-def test_show_of_what_is_no_name_is_refused_in_the_words_of_the_time(
+def test_show_refuses_an_invalid_name_in_the_words_of_the_version(
     version: str, status: int, error: str, tmp_path: Path
 ) -> None:
     with a_caller(tmp_path, version) as caller:
@@ -153,7 +153,7 @@ def test_show_of_what_is_no_name_is_refused_in_the_words_of_the_time(
 
 
 @pytest.mark.parametrize(("version", "renderer"), [("0.12.6", ""), ("0.12.7", "RENDERER qwen3")])
-def test_a_renderer_is_handed_on_only_by_newer_servers(version: str, renderer: str, tmp_path: Path) -> None:
+def test_only_newer_servers_inherit_a_renderer(version: str, renderer: str, tmp_path: Path) -> None:
     with a_caller(tmp_path, version) as caller:
         caller.base()
         caller.create("mid", **{"from": "base"}, renderer="qwen3")
