@@ -15,10 +15,10 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from http.client import responses
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ollamaops.sandbox.fault_answers import (
@@ -50,6 +50,8 @@ from ollamaops.sandbox.fault_script import (
     VanishBlob,
 )
 from ollamaops.sandbox.fault_transport import ListenerGate, reset_connection, transport_of
+from ollamaops.sandbox.responses import Refusal
+from ollamaops.sandbox.service import Service
 
 if TYPE_CHECKING:
     import uvicorn
@@ -99,7 +101,10 @@ def with_faults(script: FaultScript) -> Callable[[App], FaultInjector]:
         def forget() -> None:
             service.runners = service.runners.emptied()
 
-        return FaultInjector(app, script, service.store, forget=forget)
+        def change(action: ChangeModel) -> None:
+            _change_model(service, action)
+
+        return FaultInjector(app, script, service.store, forget=forget, change=change)
 
     return wrap
 
@@ -107,7 +112,8 @@ def with_faults(script: FaultScript) -> Callable[[App], FaultInjector]:
 class FaultInjector:
     """The sandbox's application with a script of faults around it.
 
-    `forget` drops the loaded models (for `restart`); `sleep` waits for so many seconds.
+    `forget` drops the loaded models (for `restart`), `change` changes a model as another client would (called in a
+    thread), and `sleep` waits for so many seconds.
     """
 
     def __init__(
@@ -117,12 +123,14 @@ class FaultInjector:
         store: FaultStore,
         *,
         forget: Callable[[], None] = lambda: None,
+        change: Callable[[ChangeModel], None] = lambda _: None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._app = app
         self._script = script
         self._store = store
         self._forget = forget
+        self._change = change
         self._sleep = sleep
         self._gate: ListenerGate | None = None
         self._writes_failing = 0
@@ -171,7 +179,7 @@ class FaultInjector:
             case VanishBlob():
                 await self._vanish(exchange)
             case ChangeModel():
-                await self._serve_and(exchange, lambda: self._change(action, exchange.scope))
+                await self._serve_and(exchange, lambda: run_in_threadpool(self._change, action))
             case Restart():
                 await self._restart(action, exchange)
             case _:
@@ -302,15 +310,6 @@ class FaultInjector:
         else:
             transport.close()
 
-    async def _change(self, action: ChangeModel, scope: Scope) -> None:
-        """Change the model through the application itself, as another client would; RuntimeError if it refuses."""
-        method, path, body = _change_request(action)
-        status, answer = await _ask(self._app, scope, method, path, body)
-        if status != HTTPStatus.OK or b'"error"' in answer:
-            raise RuntimeError(
-                f"fault script: {action.model} could not be changed: {answer.decode('utf-8', 'replace')}"
-            )
-
 
 # --- calls ----------------------------------------------------------------------------------------------------------
 
@@ -354,59 +353,28 @@ def _document(body: bytes) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _change_request(action: ChangeModel) -> tuple[str, str, dict[str, object]]:
-    """Method, path and body. A create has both forms, since servers before 0.5.5 read the Modelfile only."""
-    if action.delete:
-        return "DELETE", "/api/delete", {"model": action.model, "name": action.model}
-    if action.copy_from is not None:
-        return "POST", "/api/copy", {"source": action.copy_from, "destination": action.model}
-    texts = {"system": action.system, "template": action.template}
-    given = {key: text for key, text in texts.items() if text is not None}
+def _change_model(service: Service, action: ChangeModel) -> None:
+    """Change a model as another client would; RuntimeError if the server refuses."""
+    try:
+        if action.delete:
+            service.delete(_line({"model": action.model}))
+        elif action.copy_from is not None:
+            service.copy(_line({"source": action.copy_from, "destination": action.model}))
+        else:
+            for item in service.create(_create_request(action))[1]:
+                if isinstance(item, Refusal):
+                    raise item
+    except Refusal as refusal:
+        raise RuntimeError(f"fault script: {action.model} could not be changed: {refusal.text}") from refusal
+
+
+def _create_request(action: ChangeModel) -> bytes:
+    """The body in both forms, since servers before 0.5.5 read only the Modelfile."""
+    given = {key: text for key in ("system", "template") if (text := getattr(action, key)) is not None}
     lines = [f"FROM {action.model}", *(f'{key.upper()} """{text}"""' for key, text in given.items())]
     lines += [f"PARAMETER {key} {value}" for key, value in action.parameters.items()]
-    body = {"model": action.model, "from": action.model, **given, "parameters": dict(action.parameters)}
-    return (
-        "POST",
-        "/api/create",
-        {**body, "name": action.model, "modelfile": "\n".join(lines), "stream": False},
-    )
-
-
-async def _ask(
-    app: ASGIApp, like: Scope, method: str, path: str, document: Mapping[str, object]
-) -> tuple[int, bytes]:
-    """Status and body of a call made within the process, from the same address to the same server."""
-    body = json.dumps(document).encode()
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-    answered = asyncio.Event()
-    status, answer = 0, b""
-
-    async def receive() -> Message:
-        if not waiting:
-            await answered.wait()
-        return waiting.pop() if waiting else {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        nonlocal status, answer
-        if message["type"] == "http.response.start":
-            status = int(message["status"])
-            return
-        answer += message.get("body", b"")
-        if not message.get("more_body", False):
-            answered.set()
-
-    headers = [pair for pair in like["headers"] if pair[0] == b"host"]
-    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    scope = {
-        **like,
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": headers,
-    }
-    await app(scope, receive, send)
-    return status, answer
+    structured = {"model": action.model, "from": action.model, **given, "parameters": dict(action.parameters)}
+    return _line({**structured, "modelfile": "\n".join(lines)})
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

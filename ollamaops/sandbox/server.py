@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, runtime_checkable
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,24 +30,6 @@ from ollamaops.sandbox.store import Store
 _TICK_S = 1.0
 _STOP_S = 5.0
 Wrap = Callable[[App], ASGIApp]
-
-
-@runtime_checkable
-class NeedsServer(Protocol):
-    """An app around ours that needs the running server, to refuse or cut its connections."""
-
-    def attach(self, server: uvicorn.Server) -> None:
-        """Called in the server's event loop before it serves."""
-
-
-def _protocol(app: object) -> type[asyncio.Protocol]:
-    """Plain HTTP, or for fault scripts HTTP whose connections can be cut."""
-    return FaultProtocol if isinstance(app, NeedsServer) else HttpToolsProtocol
-
-
-def _introduce(app: object, server: uvicorn.Server) -> None:
-    if isinstance(app, NeedsServer):
-        app.attach(server)
 
 
 class _Server(uvicorn.Server):
@@ -96,9 +77,7 @@ class _Server(uvicorn.Server):
             server.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(
-            0
-        )  # so that uvicorn knows them gone before it looks whether their calls were answered
+        await asyncio.sleep(0)  # uvicorn must see them gone before it asks whether their calls were answered
         for task in list(self.server_state.tasks):
             task.cancel()
         if self.server_state.tasks:
@@ -164,8 +143,9 @@ class Sandbox:
         app = App(self.service, registry=self._is_registry)
         started = threading.Event()
         wrapped = self._faults(app) if self._faults else app
+        serve = self._serve(wrapped, listener, started)
         self._thread = threading.Thread(
-            target=self._run, args=(wrapped, listener, started), name="ollamaops-sandbox", daemon=True
+            target=asyncio.run, args=(serve,), name="ollamaops-sandbox", daemon=True
         )
         self._thread.start()
         started.wait()
@@ -174,12 +154,13 @@ class Sandbox:
     def _new_service(self, store: Store) -> Service:
         return Service(store, self._behavior, self.version, self._max_loaded)
 
-    def _run(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
-        asyncio.run(self._serve(app, listener, started))
-
     async def _serve(self, app: ASGIApp, listener: socket.socket, started: threading.Event) -> None:
-        self._loop, self._server = asyncio.get_running_loop(), _Server(app, _protocol(app))
-        _introduce(app, self._server)
+        self._loop = asyncio.get_running_loop()
+        # an app around ours may ask for the server, to refuse and to cut its connections
+        attach: Callable[[uvicorn.Server], None] | None = getattr(app, "attach", None)
+        self._server = _Server(app, FaultProtocol if attach else HttpToolsProtocol)
+        if attach:
+            attach(self._server)
         started.set()
         await self._server.serve(sockets=[listener])
 

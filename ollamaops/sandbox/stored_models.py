@@ -28,9 +28,9 @@ class NoSuchModel(LookupError):
     """No manifest of that name, or no weights behind it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoredModel:
-    """A model with everything its layers say."""
+    """A model with everything its layers say; of two layers with the same meaning the later one counts."""
 
     name: Name
     manifest: Manifest
@@ -39,14 +39,38 @@ class StoredModel:
     weights: Path | None = None
     weights_digest: str = ""
     parent: str = ""
-    adapters: tuple[Path, ...] = ()
-    projectors: tuple[Path, ...] = ()
-    drafts: tuple[Path, ...] = ()
+    adapters: list[Path] = field(default_factory=list)
+    projectors: list[Path] = field(default_factory=list)
+    drafts: list[Path] = field(default_factory=list)
     template: str = DEFAULT_TEMPLATE
     system: str = ""
     options: dict[str, object] = field(default_factory=dict)
-    messages: tuple[dict[str, object], ...] = ()
-    licenses: tuple[str, ...] = ()
+    messages: list[dict[str, object]] = field(default_factory=list)
+    licenses: list[str] = field(default_factory=list)
+
+    def add(self, layer: kinds.Layer, path: Path) -> None:
+        """Take in what a layer says. CorruptManifest, OSError."""
+        match layer.media_type:
+            case kinds.MODEL:
+                self.weights, self.weights_digest, self.parent = path, layer.digest, layer.origin
+            case kinds.ADAPTER:
+                self.adapters.append(path)
+            case kinds.PROJECTOR:
+                self.projectors.append(path)
+            case kinds.DRAFT:
+                self.drafts.append(path)
+            case kinds.TEMPLATE:
+                self.template = _text(path)
+            case kinds.SYSTEM:
+                self.system = _text(path)
+            case kinds.LICENSE:
+                self.licenses.append(_text(path))
+            case kinds.PARAMS:
+                self.options |= _document(path, {})
+            case kinds.MESSAGES:
+                self.messages = _document(path, [])
+            case _:
+                pass  # a kind of layer that this server does not know
 
     def header(self) -> Header | None:
         """The GGUF header of the weights; None for a remote model. BadGGUF, or OSError (also when there are none)."""
@@ -140,26 +164,10 @@ class StoredModels:
 
     def read_layers(self, name: Name, manifest: Manifest) -> StoredModel:
         """The model with that manifest. CorruptManifest or OSError (a blob is missing)."""
-        parts = _Parts(self.store)
+        model = StoredModel(name, manifest, self.config(manifest), self.store.modified_ns(name))
         for layer in manifest.layers:
-            parts.add(layer)
-        return StoredModel(
-            name=name,
-            manifest=manifest,
-            config=self.config(manifest),
-            modified_ns=self.store.modified_ns(name),
-            weights=parts.weights,
-            weights_digest=parts.weights_digest,
-            parent=parts.parent,
-            adapters=tuple(parts.adapters),
-            projectors=tuple(parts.projectors),
-            drafts=tuple(parts.drafts),
-            template=parts.template,
-            system=parts.system,
-            options=parts.options,
-            messages=tuple(parts.messages),
-            licenses=tuple(parts.licenses),
-        )
+            model.add(layer, self.store.blob_path(layer.digest))
+        return model
 
     def config(self, manifest: Manifest) -> Config:
         """The config that a manifest refers to. CorruptManifest or OSError."""
@@ -177,53 +185,15 @@ class StoredModels:
                 continue
 
 
-class _Parts:
-    """Sorts a model's layers by meaning; of two with the same meaning the later one counts."""
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "replace")
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.weights: Path | None = None
-        self.weights_digest = self.parent = self.system = ""
-        self.template = DEFAULT_TEMPLATE
-        self.adapters: list[Path] = []
-        self.projectors: list[Path] = []
-        self.drafts: list[Path] = []
-        self.licenses: list[str] = []
-        self.options: dict[str, object] = {}
-        self.messages: list[dict[str, object]] = []
 
-    def add(self, layer: kinds.Layer) -> None:
-        path = self._store.blob_path(layer.digest)
-        match layer.media_type:
-            case kinds.MODEL:
-                self.weights, self.weights_digest, self.parent = path, layer.digest, layer.origin
-            case kinds.ADAPTER:
-                self.adapters.append(path)
-            case kinds.PROJECTOR:
-                self.projectors.append(path)
-            case kinds.DRAFT:
-                self.drafts.append(path)
-            case kinds.TEMPLATE:
-                self.template = self._text(path)
-            case kinds.SYSTEM:
-                self.system = self._text(path)
-            case kinds.LICENSE:
-                self.licenses.append(self._text(path))
-            case kinds.PARAMS:
-                self.options |= self._document(path, {})
-            case kinds.MESSAGES:
-                self.messages = self._document(path, [])
-            case _:
-                pass  # a kind of layer that this server does not know
-
-    def _text(self, path: Path) -> str:
-        return path.read_bytes().decode("utf-8", "replace")
-
-    def _document(self, path: Path, like: T) -> T:
-        try:
-            document = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise CorruptManifest(f"{path.name}: {error}") from error
-        if not isinstance(document, type(like)):
-            raise CorruptManifest(f"{path.name} holds no {type(like).__name__}")
-        return document
+def _document(path: Path, like: T) -> T:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptManifest(f"{path.name}: {error}") from error
+    if not isinstance(document, type(like)):
+        raise CorruptManifest(f"{path.name} holds no {type(like).__name__}")
+    return document

@@ -263,7 +263,6 @@ class TinyServer:
     store: Store
     models: list[str] = field(default_factory=lambda: ["m"])
     done: list[str] = field(default_factory=list)
-    asked: list[dict[str, object]] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = str(scope["path"]), str(scope["method"])
@@ -284,9 +283,8 @@ class TinyServer:
             self.done.append(call)
             await self.respond(send, 200, json.dumps({"models": self.models}).encode())
         else:
-            self.change(path, json.loads(body))
             self.done.append(call)
-            await self.respond(send, 200 if path != "/api/copy" else 404, b"")
+            await self.respond(send, 200, b"")
 
     async def pull(self, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson")]
@@ -306,10 +304,9 @@ class TinyServer:
             return
         await self.respond(send, 201, b"")
 
-    def change(self, path: str, asked: dict[str, object]) -> None:
-        self.asked.append({"path": path, **asked})
-        if path == "/api/delete":
-            self.models.remove(str(asked["model"]))
+    def change(self, action: ChangeModel) -> None:
+        assert action.delete
+        self.models.remove(action.model)
 
     async def respond(self, send: Send, status: int, body: bytes) -> None:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -392,6 +389,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 parse_faults(script),
                 app.store,
                 forget=lambda: running.forgotten.append("all"),
+                change=app.change,
                 sleep=cast("Callable[[float], asyncio.Future[None]]", sleep or no_wait),
             )
 
@@ -740,26 +738,6 @@ def test_another_client_deletes_a_model_before_the_answer_ends(serve: Serve) -> 
     assert [running.get("/api/tags").json()["models"] for _ in range(3)] == [["m"], ["m"], []]
 
 
-def test_another_client_changes_a_system_prompt_on_any_version(serve: Serve) -> None:
-    running = serve(
-        "- {on: {endpoint: pull}, do: {change_model: {model: m, system: Be rude., parameters: {top_k: 3}}}}"
-    )
-    assert running.pull().content == b"".join(LINES)
-    [asked] = running.app.asked
-    assert (asked["from"], asked["system"], asked["parameters"]) == ("m", "Be rude.", {"top_k": 3})
-    assert asked["modelfile"] == 'FROM m\nSYSTEM """Be rude."""\nPARAMETER top_k 3'
-    assert asked["stream"] is False
-
-
-def test_a_change_that_the_server_refuses_fails_the_call(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
-    running = serve("- do: {change_model: {model: m, copy_from: ghost}}")
-    assert running.get("/api/tags").status_code == 500
-    assert running.app.asked == [{"path": "/api/copy", "source": "ghost", "destination": "m"}]
-    assert "fault script: m could not be changed" in caplog.text
-
-
 def test_a_restart_forgets_loaded_models_prunes_and_drops_connections(serve: Serve) -> None:
     running = serve("- {on: {endpoint: blobs, method: POST}, do: {restart: {prune: true}}}")
     with running.connection() as other:
@@ -879,11 +857,29 @@ def test_a_full_disk_is_reported_in_the_servers_words_and_keeps_the_old_model(ve
 
 @VERSIONS
 def test_another_client_changes_a_model_after_the_first_show(version: str) -> None:
-    script = "- {on: {endpoint: show}, call: 1, do: {change_model: {model: m, system: Be rude.}}}"
-    with a_client(script, version) as client:
+    change = "{model: m, system: Be rude., template: '{{ .Prompt }}!', parameters: {top_k: 3}}"
+    with a_client(
+        f"- {{on: {{endpoint: show}}, call: 1, do: {{change_model: {change}}}}}", version
+    ) as client:
         client.create(client.upload())
         assert client.system() in (None, "")
-        assert client.system() == "Be rude."
+        shown = client.call("POST", "/api/show", json={"model": "m"}).json()
+    assert (shown["system"], shown["template"]) == ("Be rude.", "{{ .Prompt }}!")
+    assert shown["parameters"].split() == ["top_k", "3"]
+
+
+@VERSIONS
+def test_a_change_that_the_server_refuses_fails_the_call(
+    version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for change in (
+        "{model: m, copy_from: ghost}",
+        "{model: 'm m', system: x}",
+        "{model: ghost, delete: true}",
+    ):
+        with a_client(f"- do: {{change_model: {change}}}", version) as client:
+            assert client.call("GET", "/api/tags").status_code == 500
+    assert caplog.text.count("could not be changed") >= 3
 
 
 def test_another_client_deletes_or_replaces_a_model() -> None:
