@@ -229,7 +229,7 @@ class _Builder:
         match event:
             case yaml.ScalarEvent():
                 node = self._scalar(event)
-                self._remember(event.anchor, _Anchored(node, 1, 0))
+                self._remember(event.anchor, node, 1, 0)
                 self._add(node)
             case yaml.AliasEvent():
                 self._add_alias(event)
@@ -282,12 +282,12 @@ class _Builder:
             if done.is_table
             else Items(done.place, tuple(done.items))
         )
-        self._remember(done.anchor, _Anchored(node, done.weight, done.height))
+        self._remember(done.anchor, node, done.weight, done.height)
         self._add(node, done.weight, done.height)
 
-    def _remember(self, anchor: str | None, anchored: _Anchored) -> None:
+    def _remember(self, anchor: str | None, node: Node, weight: int, height: int) -> None:
         if anchor is not None:
-            self._anchors[anchor] = anchored
+            self._anchors[anchor] = _Anchored(node, weight, height)
 
     def _add_alias(self, event: yaml.AliasEvent) -> None:
         place = self._place(event)
