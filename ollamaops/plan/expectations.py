@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from operator import mul
 from typing import Any, cast
 
+from jsonschema import validators
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
 from ollamaops.errors import cut_text
 from ollamaops.names import ModelName
 from ollamaops.units import format_duration, parse_duration
@@ -239,10 +243,6 @@ def _json(expectation: Expectation, evidence: Evidence) -> Iterator[Failure]:
 
 def _schema_failures(schema: str, document: Any) -> Iterator[Failure]:
     """Every way in which the document breaks the schema; a reference to somewhere else is never fetched."""
-    from jsonschema import validators  # costs 50 ms, so only when something is validated
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
     value = json.loads(schema)
     kind = validators.validator_for(value, default=validators.Draft202012Validator)
     try:

@@ -155,9 +155,9 @@ def test_nothing_protected_is_deleted_or_replaced_without_a_refusal(
 ) -> None:
     desired, observed, plan = a_plan(situation)
     refused = {refusal.model for refusal in guard(plan, desired, observed).refusals}
-    proven = {action.model for action in plan.actions if isinstance(action, VerifyModel)}
+    verified = {action.model for action in plan.actions if isinstance(action, VerifyModel)}
     changed = {action.model for action in plan.actions if not isinstance(action, VerifyModel)}
-    for name in touched(plan) & observed.models.keys() - (proven - changed):
+    for name in touched(plan) & observed.models.keys() - (verified - changed):
         assert not desired.protects(name) or name in refused
 
 

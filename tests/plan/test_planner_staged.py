@@ -1,4 +1,4 @@
-"""How a change of a model that is in use is planned: made aside, proven, switched to; or pulled on trial."""
+"""How a change of a model in use is planned: made aside, verified and switched to, or verified in place."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def planned(*models: ModelSpec, there: ObservedHost | None = None, asks: bool = 
     return plan_host(desired, there or observed(), PlanOptions(ask_registry=asks))
 
 
-def test_what_is_built_is_made_aside_proven_and_switched_to_in_this_order() -> None:
+def test_what_is_built_is_made_aside_verified_and_switched_to_in_this_order() -> None:
     model = a_model("bot", a_build("base", system="x"), expect=EXPECT, keep_previous=2, retries=7)
     create, verify, switch = planned(model, there=observed(base="b")).actions
     assert isinstance(create, CreateModel)
@@ -83,7 +83,7 @@ def test_what_is_built_is_made_aside_proven_and_switched_to_in_this_order() -> N
         ({"expect": EXPECT}, ["create", "verify", "copy"]),
     ],
 )
-def test_only_what_is_to_be_proven_is_asked(rest: dict[str, bool], verbs: list[str]) -> None:
+def test_only_what_is_to_be_verified_is_asked(rest: dict[str, bool], verbs: list[str]) -> None:
     plan = planned(a_model("bot", a_build("base"), **rest), there=observed(base="b"))
     assert [action_id.partition("/")[0] for action_id in ids(plan.actions)] == verbs
 
@@ -106,7 +106,7 @@ def test_weights_of_our_own_can_be_staged() -> None:
     assert needs_verifying(a_model("bot", a_build(None), staged=True))
 
 
-def test_a_pull_is_on_trial_and_what_is_made_from_it_waits_for_the_proof() -> None:
+def test_a_pull_is_verified_in_place_and_what_is_made_from_it_waits() -> None:
     child = a_model("child", a_build("base", system="x"))
     mirror = a_model("mirror", Pull(ref=name("base")))
     base = a_model("base", expect=EXPECT, keep_previous=1)
@@ -135,7 +135,7 @@ def test_asking_a_server_to_pull_replaces_nothing_for_sure_even_if_it_is_verifie
     assert not any(why.kind == "base" for action in plan.actions for why in action.because)
 
 
-def test_a_mirror_is_proven_under_its_reference_before_it_is_copied() -> None:
+def test_a_mirror_is_verified_under_its_reference_before_it_is_copied() -> None:
     plan = planned(a_model("mirror", Pull(ref=name("base")), expect=EXPECT, keep_previous=1))
     pull, verify, copy = plan.actions
     assert isinstance(pull, PullModel)
@@ -146,7 +146,7 @@ def test_a_mirror_is_proven_under_its_reference_before_it_is_copied() -> None:
     assert (copy.keep, copy.needs) == (1, ("gpu-1/verify/mirror:latest", "gpu-1/pull/base:latest"))
 
 
-def test_a_rename_changes_nothing_that_would_have_to_be_proven() -> None:
+def test_a_rename_changes_nothing_that_would_have_to_be_verified() -> None:
     model = a_model("bot", a_copy("base"), expect=EXPECT, moved_from=name("old"))
     assert "verify/bot:latest" not in ids(planned(model, there=observed(old="b")).actions)
 
@@ -183,7 +183,7 @@ def with_memory(there: ObservedHost, status: Status, digest: str) -> ObservedHos
         (replace(observed(bot="d"), set_aside={next_of(BOT): "x"}), False),
     ],
 )
-def test_a_pull_whose_proof_was_never_seen_is_verified(there: ObservedHost, is_awaited: bool) -> None:
+def test_a_pull_that_was_not_verified_yet_is_verified(there: ObservedHost, is_awaited: bool) -> None:
     plan = planned(PULLED, there=there)
     assert ids(plan.actions) == (["verify/bot:latest"] if is_awaited else [])
     if is_awaited:

@@ -244,11 +244,11 @@ class TestTidying:
         given: dict[str, object] = {"models": (), "stands": (), "ours": (), **how}
         return follow(STATE, sweep(STATE, **given))  # type: ignore[arg-type]  # by name
 
-    def test_a_declared_model_that_is_proven_keeps_what_it_should(self) -> None:
+    def test_a_declared_model_that_is_verified_keeps_what_it_should(self) -> None:
         assert self.tidied(models=[a_bot(keep=2)], stands=[BOT]) == {BOT: "new", ONE: "old", TWO: "k"}
         assert self.tidied(models=[a_bot(keep=0)], stands=[BOT]) == {BOT: "new"}
 
-    def test_a_declared_model_that_is_not_proven_gets_its_content_back(self) -> None:
+    def test_a_declared_model_that_is_not_verified_gets_its_content_back(self) -> None:
         assert self.tidied(models=[a_bot(keep=1)]) == {BOT: "old", ONE: "k"}
 
     def test_a_pull_that_is_known_under_another_name_is_settled_where_it_lands(self) -> None:

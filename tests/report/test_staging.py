@@ -162,7 +162,7 @@ def test_a_run_counts_a_switch_as_what_it_completes() -> None:
     ]
 
 
-def test_a_run_that_fails_its_proof_has_changed_nothing() -> None:
+def test_a_run_that_fails_to_verify_has_changed_nothing() -> None:
     failed = Failed(error="gpu-1: 'bot:latest' is not as expected: matches: no", exit_code=5, seconds=3.0)
     report = run_of((CREATE, DONE), (PROBE, failed), (SWITCH, Skipped(because="gpu-1/verify/bot:latest")))
     assert render_run(report).splitlines() == [

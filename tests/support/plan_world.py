@@ -166,7 +166,7 @@ class World:
             case CopyModel():
                 self._copy(action)
             case VerifyModel():
-                self._prove(action)
+                self._verify(action)
             case DeleteModel():
                 del self.models[action.model]
                 self.memory.pop(action.model, None)
@@ -211,7 +211,7 @@ class World:
         if is_careful and not action.verify:
             self._settle(action.model, action.keep)
 
-    def _prove(self, action: VerifyModel) -> None:
+    def _verify(self, action: VerifyModel) -> None:
         """Everything is as expected here."""
         assert action.at in self.models
         if action.at == action.model:
