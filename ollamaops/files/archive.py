@@ -95,10 +95,10 @@ class _Outlet:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
     def take(self) -> bytes:
-        """What was written since it was asked last."""
+        """What was written since the last call."""
         taken = b"".join(self._pieces)
         self._pieces.clear()
         return taken

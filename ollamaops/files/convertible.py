@@ -57,9 +57,9 @@ class _Shard:
 
 
 def require_all_shards(names: Iterable[str]) -> None:
-    """Nothing if every file that is one of several by its name has its fellows; else a WeightsError.
+    """WeightsError unless every file whose name says that it is one of several has its siblings.
 
-    `names` are paths with `/`; shards belong together within a folder. Other names are passed over.
+    `names` are paths with `/`; shards belong together within a folder. Other names are ignored.
     """
     sets: dict[tuple[str, str], list[_Shard]] = {}
     for name in names:
@@ -95,7 +95,7 @@ def _require_whole_set(shards: Sequence[_Shard]) -> None:
 
 
 def require_indexed(index: str, indexed: Iterable[str], names: Sequence[str]) -> None:
-    """Nothing if all that an index names is among `names`; else a WeightsError.
+    """WeightsError unless everything that an index names is among `names`.
 
     `index` is its path as in `names`, such as st/model.safetensors.index.json, which speaks of st/model*.safetensors.
     One that speaks of none of the files is passed over, and so is one beside st/model.safetensors alone: that is all
@@ -119,7 +119,7 @@ def require_indexed(index: str, indexed: Iterable[str], names: Sequence[str]) ->
 
 
 def require_companions(names: Iterable[str], *, is_adapter: bool) -> None:
-    """Nothing if the files without which no server converts weights are there; else a WeightsError.
+    """WeightsError unless the files are there without which no server converts weights.
 
     A model needs its configuration and a tokenizer, an adapter its own configuration (Ollama 0.3 to 0.33).
     """
@@ -137,7 +137,7 @@ def require_companions(names: Iterable[str], *, is_adapter: bool) -> None:
 
 
 def read_index(path: Path) -> frozenset[str]:
-    """The names of the files that an index has tensors in. WeightsError if it cannot be read, or is none."""
+    """The names of the files that an index has tensors in. WeightsError if it cannot be read or is not an index."""
     with open_weights(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes > MAX_INDEX_BYTES:
@@ -151,7 +151,7 @@ def read_index(path: Path) -> frozenset[str]:
 
 
 def require_object(path: Path) -> None:
-    """Nothing if the file is a JSON object; else a WeightsError. Of more than a MiB only the ends are looked at."""
+    """WeightsError unless the file is a JSON object. Of more than a MiB only the ends are looked at."""
     with open_weights(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes <= MAX_PARSED_BYTES:

@@ -56,7 +56,7 @@ class FileFacts:
         return self.stamp.size_bytes
 
     def is_current(self) -> bool:
-        """Whether the file still looks as it did. WeightsError if it cannot be asked any more."""
+        """Whether the file still looks as it did. WeightsError if the file can no longer be read."""
         return stamp_of(self.path) == self.stamp
 
 
@@ -138,9 +138,9 @@ def require_digest(facts: FileFacts, stated: Digest | None) -> None:
 
 
 def believe(stamp: FileStamp, digest: Digest, cache: DigestCache, *, since_ns: int) -> None:
-    """Remember what a server has found in the bytes of a file, which it was sent from `since_ns` on.
+    """Remember the digest that a server computed of a file that was sent to it from `since_ns` on.
 
-    Of a file that may have changed meanwhile only the path is: it is then read once more.
+    If the file may have changed meanwhile, only its path is remembered, and it is hashed next time.
     """
     is_sure = stamp_of(Path(stamp.path)) == stamp and not is_racy(stamp, since_ns)
     with suppress(StateError):

@@ -39,7 +39,7 @@ Open = Callable[[int], AbstractContextManager[Readable]]
 
 
 class DownloadCache:
-    """Downloads in `folder`, which need not exist yet, `max_bytes` of them at most: the longest unused go first."""
+    """Downloads in `folder`, which need not exist, up to `max_bytes`: those unused for longest go first."""
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self._folder = folder
@@ -78,7 +78,7 @@ class DownloadCache:
 
     @contextmanager
     def _locked(self, file: RemoteFile, cancel: CancelCheck | None) -> Iterator[BufferedRandom]:
-        """The unfinished file, opened by us alone. Whoever had it before may have finished or removed it."""
+        """The unfinished file, locked by us. Another process may have finished or removed it before."""
         path = self._folder / f"{_key(file)}{_PART}"
         while True:
             with path.open("a+b") as part:

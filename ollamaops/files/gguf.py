@@ -65,7 +65,7 @@ def read_gguf(source: Path | str | BinaryIO, *, array_limit: int | None = ARRAY_
 
 
 def require_complete(header: GgufHeader, path: Path | str) -> None:
-    """Nothing, or the WeightsError for a file that ends before its last tensor does."""
+    """WeightsError if the file ends before its last tensor does."""
     if header.missing_bytes:
         raise WeightsError(
             f"{path}: cut short: {header.missing_bytes} of {header.expected_size_bytes} bytes are missing",

@@ -1,6 +1,6 @@
 """Opens local weights files: regular files only, and every failure becomes a WeightsError.
 
-Opening a FIFO blocks until somebody writes to it, so the kind of file is checked first.
+Opening a FIFO blocks until something is written to it, so the kind of file is checked first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def open_weights(path: Path) -> Iterator[FileIO]:
 
 
 def require_regular(path: Path) -> None:
-    """Nothing, or the WeightsError for a directory, socket, FIFO or device. OSError if nothing is there."""
+    """WeightsError for a directory, socket, FIFO or device. OSError if nothing is there."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise WeightsError(

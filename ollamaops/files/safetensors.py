@@ -21,9 +21,9 @@ _LENGTH_BYTES = 8
 
 
 def require_whole(path: Path) -> None:
-    """Nothing if the file holds every byte of every tensor that its header lists.
+    """WeightsError unless the file has every byte of every tensor that its header lists.
 
-    WeightsError if it is cut short, is not a safetensors file, or cannot be read.
+    Also if it is not a safetensors file or cannot be read.
     """
     with open_weights(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size

@@ -141,10 +141,10 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def check_shard_headers(headers: Mapping[str, GgufHeader]) -> None:
-    """Nothing if every header agrees with its file's name and the sets are whole; else a WeightsError.
+    """WeightsError unless every header agrees with its file's name and the sets are complete.
 
     `headers` are those of all GGUF files of a model, by name. A file whose header says that it is one shard of
-    several must be called so. Missing numbers are not complained of: older splitters write no `split.*`.
+    several must be called so. Missing numbers are accepted: older splitters write no `split.*`.
     """
     tensors: dict[tuple[str, int], int] = {}
     for name, header in headers.items():

@@ -56,7 +56,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A kind of layer that is not what it was, and the bytes of it that the host would download."""
+    """A kind of layer that changed, and how many bytes of it the host would download."""
 
     kind: LayerKind
     download_bytes: int
@@ -67,8 +67,8 @@ class Freshness:
     """One pulled model on one host. `digest` and `registry_digest` are bare hex, empty when not known.
 
     `unclear` are kinds that may have changed; `new_blobs` is what an update would download
-    (None: not known). `is_locked` says that the lock holds what the host has, `is_answered` that the registry said
-    what it has, and `is_gone` that this is nothing; a model that is missing may be either.
+    (None: not known). `is_locked`: the lock has what the host has. `is_answered`: the registry said
+    what it has. `is_gone`: it has nothing. A missing model may be any of these.
     """
 
     ref: ModelName
@@ -169,7 +169,7 @@ def _compare(verdict: Freshness, new: RegistryManifest, evidence: Evidence) -> F
 
 
 def _changed_kinds(new: RegistryManifest, evidence: Evidence) -> dict[LayerKind, bool | None]:
-    """Kind → whether it changed; None where that cannot be told."""
+    """Kind → whether it changed; None where that is not known."""
     if evidence.before is not None:
         return {change.kind: True for change in compare(evidence.before.document, new)}
     groups = layers_by_kind(new.parts)

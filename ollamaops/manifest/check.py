@@ -132,17 +132,17 @@ def check_host(table: Table) -> Iterator[Problem]:
 
 
 def check_hosts(hosts: Sequence[HostSpec]) -> Iterator[Problem]:
-    """No two hosts may be one server: their runs would not know of each other."""
+    """No two hosts may be one server: two runs could then change it at once."""
     first: dict[str, HostSpec] = {}
     for host in hosts:
         other = first.setdefault(host.url, host)
-        if host.url and other.place != host.place:  # a range whose hosts share a url has been complained of
+        if host.url and other.place != host.place:  # a range whose hosts share a url has been reported
             message = f"host '{host.name}' has the same url as '{other.name}' at {other.place}"
             yield problem_at(host.place, message, "one server is one host: give it both labels")
 
 
 def check_entry(entry: Table, files: EntryFiles) -> Iterator[Problem]:
-    """The rules about one model's entry and what its files hold."""
+    """The rules about one model's entry and what is in its files."""
     kind = source_kind(entry)
     yield from _check_source(entry, kind)
     yield from _check_names(entry, kind)

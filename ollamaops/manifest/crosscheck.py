@@ -50,7 +50,7 @@ def _naming_nodes(entry: Table) -> Iterator[Node | None]:
 def check_models(
     models: Sequence[ModelSpec], absent: Sequence[AbsentSpec], hosts: Sequence[HostSpec], written: Written
 ) -> Iterator[Problem]:
-    """What contradicts each other on some host. A problem of many hosts is reported once, for the first of them."""
+    """Contradictions between entries on some host. A problem of many hosts is reported once, for the first."""
     seen: set[tuple[str, str]] = set()
     for here, gone, host in _meetings(models, absent, hosts):
         for problem in _check_meeting(here, gone, host, written):
@@ -207,7 +207,7 @@ def _contents(models: Sequence[ModelSpec]) -> dict[str, str]:
 
 
 def _content(model: ModelSpec, declared: Mapping[str, ModelSpec]) -> str:
-    """Copies are followed to what they are copies of; a circle of them ends where it began."""
+    """Copies are followed to what they are copies of; in a cycle, back to where they began."""
     passed = {model.name.key}
     while isinstance(model.source, Copy):
         source = model.source.source

@@ -75,7 +75,7 @@ Node = Scalar | Items | Table
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What one file holds: `root` is None when the text could not be read to its end."""
+    """What is in one file: `root` is None when the text could not be read to its end."""
 
     path: str
     root: Node | None

@@ -17,7 +17,7 @@ Node = TypeVar("Node", bound=Hashable)
 def in_order(nodes: Sequence[Node], needs: Callable[[Node], Iterable[Node]]) -> tuple[Node, ...]:
     """`nodes`, each after those of them that it needs; otherwise as given.
 
-    What is not in `nodes` is left out, what comes twice comes once. In a cycle the one given first comes last.
+    What is not in `nodes` is left out, what comes twice comes once. In a cycle the first one given comes last.
     """
     known = set(nodes)
     done: dict[Node, None] = {}

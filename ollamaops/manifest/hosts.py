@@ -55,7 +55,7 @@ def parse_url(text: str) -> str:
     """`scheme://host:port[/path]`, normalized: lower case, the port always there, no slash at the end.
 
     Without a scheme it is http and port 11434, as for `ollama` itself. InvalidValue for anything that is not a
-    server's address. The message never repeats the text, which may hold a password.
+    server's address. The message never repeats the text, which may have a password in it.
     """
     return _read_url(text.strip(), strict=True)
 
@@ -63,7 +63,7 @@ def parse_url(text: str) -> str:
 def parse_ollama_host(text: str) -> str:
     """The URL that a client reaches for `OLLAMA_HOST`, read as Ollama reads it (envconfig, all versions).
 
-    Without a scheme http and port 11434; `http://` port 80, `https://` port 443; a path is kept; blanks and
+    Without a scheme http and port 11434; `http://` port 80, `https://` port 443; a path is kept; spaces and
     quotes around it are dropped; a port that is not a number becomes the default. InvalidValue as for `parse_url`.
     """
     return _read_url(text.strip(" \t\r\n\"'"), strict=False)

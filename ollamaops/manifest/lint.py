@@ -53,7 +53,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Warning:
-    """Where (an offset into the text), what, and the way out."""
+    """Where (an offset into the text), what, and what to do."""
 
     offset: int
     message: str

@@ -231,7 +231,7 @@ def _local_host(address: str) -> tuple[Table, list[Problem]]:
 
 
 def _entries(whole: Table) -> list[Table]:
-    """The models' entries, each with the defaults that mean something for it."""
+    """The models' entries, each with the defaults that apply to it."""
     models, defaults = whole.get("models"), _table_at(whole, "defaults", "model")
     entries = [as_entry(node) for node in (models.nodes if isinstance(models, Items) else ())]
     if defaults is None:

@@ -195,15 +195,15 @@ def _under(defaults: Table, table: Table) -> Table:
     return replace(table, nodes=nodes, keys=keys)
 
 
-# without these nothing can be said of an entry
+# an entry without these cannot be checked
 _ESSENTIAL = frozenset({"name", "url", "ensure", "pull", "from", "files", "modelfile", "copy"})
-# what has parts that say nothing of each other, which can be cut one by one
+# their parts are independent of each other and are cut one by one
 _BY_PART = frozenset({"labels", "headers", "parameters", "sha256", "ignore"})
 NodePath = tuple[str | int, ...]
 
 
 def cut(root: Table, flaws: Iterable[NodePath]) -> Table:
-    """The tree without what the flaws blame, in pieces so large that what is left can still be judged by itself."""
+    """The tree without the parts with flaws, cut in pieces large enough that the rest can be checked by itself."""
     kept = _without(root, {_piece(path) for path in flaws})
     assert isinstance(kept, Table), "no piece is the whole tree"
     return kept

@@ -79,7 +79,7 @@ def _from_text(kind: Literal["int", "float", "bool"], text: str) -> int | float 
 def check_parameter(name: str, value: object) -> str | None:
     """Why a server would not take this value (as YAML and JSON have it) for this parameter; None if it would.
 
-    None as the value un-sets a parameter and is right for each.
+    None as the value un-sets any parameter.
     """
     if name in GONE_PARAMETERS:
         return (

@@ -54,7 +54,7 @@ def _validator() -> Draft202012Validator:
 def schema_flaws(root: Node) -> tuple[Flaw, ...]:
     """Everything that schema.json has against the tree, one flaw per mistake, in no particular order."""
     errors = _validator().iter_errors(to_plain(root))
-    # jsonschema has one error for each key that is missing, and none of them says which; so all are found with each
+    # jsonschema reports each missing key in an error that names it in its message alone, so each error gives all
     return tuple(dict.fromkeys(flaw for error in errors for flaw in _flaws(error, root)))
 
 
@@ -101,7 +101,7 @@ class _Context:
 
     @property
     def has_secret_keys(self) -> bool:
-        """Whether even a key may be a secret that lost its place."""
+        """Whether even a key may be a secret, written in the wrong place."""
         return "auth" in self.path or "headers" in self.path
 
     @property

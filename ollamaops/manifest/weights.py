@@ -66,7 +66,7 @@ def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
 
 
 def is_gguf(where: Location, kinds: Kinds) -> bool:
-    """Whether it is one by its name, or by what is in it."""
+    """Whether it is a GGUF file by its name or by its content."""
     return where.name.endswith(".gguf") or kinds.get(where) == "gguf"
 
 
@@ -103,7 +103,7 @@ def check_kinds(entry: Table, made: Made, kinds: Kinds) -> Iterator[Problem]:
 
 
 def check_headers(entry: Table, made: Made, headers: Headers) -> Iterator[Problem]:
-    """A model is made from the weights of one, and what is a model or a projector adapts none."""
+    """A model is made from the weights of one model, and neither a model nor a projector is an adapter."""
     if listed := entry.get("files"):
         found = {
             _without_number(file.path): file.path.name
@@ -129,7 +129,7 @@ def check_headers(entry: Table, made: Made, headers: Headers) -> Iterator[Proble
 
 
 def check_sets(entry: Table, made: Made, headers: Headers, *, has_base: bool) -> Iterator[Problem]:
-    """The rules about files that were found usable one by one, and all of which are there."""
+    """The rules about files that are all there and each usable."""
     for key, files in made.items():
         paths = [file.path for file in files]
         try:
@@ -189,7 +189,7 @@ def select_weights(listing: Listing) -> tuple[str, ...]:
     """The files of a folder that make a model, out of all its files two levels deep.
 
     `listing` holds (path relative to the folder, content type as Go's http.DetectContentType, no parameters).
-    A group of weights with a file that is not what its name says (a git-lfs pointer is text) is passed over.
+    A group of weights with a file that is not what its name says (a git-lfs pointer is text) is ignored.
     WeightsError if no group is left, or a JSON file is not text. GGUF files come alone: a server refuses them
     with JSON files beside them.
     """
