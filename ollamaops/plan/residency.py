@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
@@ -21,8 +22,15 @@ from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.units import format_size
 
 FOREVER = -1.0
-NOT_THERE = "not in memory"
-CONTENT_CHANGES = "its content changes"
+# why a model has to be loaded → what is said of it
+LoadReason = Literal["absent", "changing", "stale", "too short", "too long"]
+LOAD_REASONS: Mapping[LoadReason, str] = {
+    "absent": "not in memory",
+    "changing": "its content changes",
+    "stale": "an older content is in memory",
+    "too short": "in memory for a while only",
+    "too long": "in memory for good",
+}
 # what servers up to 0.33 start a runner anew for, besides other weights and adapters
 _RUNNER_OPTIONS = (
     *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock"),
@@ -120,20 +128,20 @@ def _plan_load(builder: PlanBuilder, model: DesiredModel) -> None:
     if builder.find(name) is None and name not in builder.changing:
         return  # why it is not there has been said
     problem = cannot_stay(name, builder.find(name), builder.features)
-    if problem:
+    if problem is not None:
         builder.note(name, problem, "leave out resident")
         return
     why = _why_load(builder, model)
-    if not why:
+    if why is None:
         _note_leftovers(builder, name)
-    elif name in builder.options.residency_done or (why == NOT_THERE and _would_be_evicted(builder, name)):
+    elif name in builder.options.residency_done or (why == "absent" and _would_be_evicted(builder, name)):
         _report_eviction(builder, model, why)
     else:
         builder.add(
             LoadModel(
                 host=builder.host,
                 model=name,
-                because=builder.why(name, "resident", desired="in memory", observed=why),
+                because=builder.why(name, "resident", desired="in memory", observed=LOAD_REASONS[why]),
                 needs=_everything_about(builder, name),
                 expects=builder.expect(name),
                 keep_alive_s=keep_alive_of(model.spec),
@@ -142,30 +150,30 @@ def _plan_load(builder: PlanBuilder, model: DesiredModel) -> None:
         )
 
 
-def cannot_stay(name: ModelName, own: ObservedModel | None, features: Features) -> str:
-    """Why a model cannot be kept in memory; nothing if it can. `own` is what the host has under that name."""
+def cannot_stay(name: ModelName, own: ObservedModel | None, features: Features) -> str | None:
+    """Why a model cannot be kept in memory; None if it can. `own` is what the host has under that name."""
     if (own and own.is_cloud) or (features.suffix_routing and name.source_suffix == "cloud"):
         return "runs on ollama.com, so it cannot be kept in this host's memory"
     if features.suffix_routing and name.source_suffix == "local":
         return f"cannot be loaded: servers from 0.18.0 on would load '{name.pull_name}' instead"
-    return ""
+    return None
 
 
-def _why_load(builder: PlanBuilder, model: DesiredModel) -> str:
-    """What is not as declared; nothing if it is in memory, for as long as is wanted."""
+def _why_load(builder: PlanBuilder, model: DesiredModel) -> LoadReason | None:
+    """What is not as declared; None if it is in memory, for as long as is wanted."""
     own = builder.find(model.name)
     if own is None:
-        return NOT_THERE
+        return "absent"
     if model.name in builder.replaced:
-        return CONTENT_CHANGES
+        return "changing"
     serving = _serving(builder.observed, own)
     if not serving:
         is_stale = any(one.name == own.name for one in builder.observed.loaded or ())
-        return "an older content is in memory" if is_stale else NOT_THERE
+        return "stale" if is_stale else "absent"
     if model.spec.resident is True:
-        return "" if any(one.is_forever for one in serving) else "in memory for a while only"
+        return None if any(one.is_forever for one in serving) else "too short"
     is_too_long = all(one.is_forever and not _is_kept_for_another(builder, one) for one in serving)
-    return "in memory for good" if is_too_long else ""
+    return "too long" if is_too_long else None
 
 
 def _is_kept_for_another(builder: PlanBuilder, one: Loaded) -> bool:
@@ -192,12 +200,12 @@ def _everything_about(builder: PlanBuilder, name: ModelName) -> tuple[str, ...]:
     )
 
 
-def _report_eviction(builder: PlanBuilder, model: DesiredModel, why: str) -> None:
+def _report_eviction(builder: PlanBuilder, model: DesiredModel, why: LoadReason) -> None:
     """This run or the last one has loaded it: to do so again would evict another one."""
     others = [one for one in builder.observed.loaded or () if one.name != model.name]
     listed = ", ".join(f"{one.name} ({format_size(one.size_bytes)})" for one in others)
     said = f"; in memory now: {listed}" if listed else ""
-    if why == NOT_THERE:
+    if why == "absent":
         builder.doubt(
             model.name,
             f"was loaded, and is not in memory any more: evicted{said}",
@@ -206,7 +214,9 @@ def _report_eviction(builder: PlanBuilder, model: DesiredModel, why: str) -> Non
         )
     else:
         builder.doubt(
-            model.name, f"was loaded, but: {why}{said}", "look at what else uses it, then run again"
+            model.name,
+            f"was loaded, but: {LOAD_REASONS[why]}{said}",
+            "look at what else uses it, then run again",
         )
 
 
@@ -225,7 +235,7 @@ def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
         UnloadModel(
             host=builder.host,
             model=name,
-            because=builder.why(name, "resident", desired=NOT_THERE, observed="in memory"),
+            because=builder.why(name, "resident", desired=LOAD_REASONS["absent"], observed="in memory"),
             retries=model.spec.retries,
         )
     )

@@ -15,7 +15,7 @@ from ollamaops.plan.actions import CopyModel, Difference, Fact, HostPlan, LoadMo
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.lookups import rollback_key_of
 from ollamaops.plan.observed import ObservedHost
-from ollamaops.plan.residency import CONTENT_CHANGES, cannot_stay, keep_alive_of, wants_loaded
+from ollamaops.plan.residency import LOAD_REASONS, cannot_stay, keep_alive_of, wants_loaded
 from ollamaops.plan.versions import MOST_KEPT, kept_of, versions_to_keep
 
 
@@ -35,7 +35,7 @@ def plan_rollback(
         _load(switch, specs[switch.model])
         for switch in switches
         if wants_loaded(specs[switch.model])
-        and not cannot_stay(switch.model, observed.models.get(switch.model), observed.features)
+        and cannot_stay(switch.model, observed.models.get(switch.model), observed.features) is None
     ]
     return HostPlan(
         host=desired.host,
@@ -88,7 +88,11 @@ def _roll_back(host: str, model: DesiredModel, observed: ObservedHost, version: 
 def _load(switch: CopyModel, spec: ModelSpec) -> LoadModel:
     """What is declared to be in memory gets there with the content that it was switched to."""
     why = Difference(
-        host=switch.host, model=spec.name, kind="resident", desired="in memory", observed=CONTENT_CHANGES
+        host=switch.host,
+        model=spec.name,
+        kind="resident",
+        desired="in memory",
+        observed=LOAD_REASONS["changing"],
     )
     return LoadModel(
         host=switch.host,
