@@ -143,8 +143,8 @@ BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
 class BuiltinModels:
     """The stand-ins as a registry: manifests by name and tag, blobs by digest. Each is made when first asked for."""
 
-    def __init__(self, pretends: Iterable[BuiltinModel] = BUILTIN_MODELS) -> None:
-        self._by_name = {(pretend.model, tag): pretend for pretend in pretends for tag in pretend.all_tags}
+    def __init__(self, models: Iterable[BuiltinModel] = BUILTIN_MODELS) -> None:
+        self._by_name = {(builtin.model, tag): builtin for builtin in models for tag in builtin.all_tags}
         self._manifests: dict[str, bytes] = {}
         self._blobs: dict[str, bytes] = {}
 
@@ -155,12 +155,12 @@ class BuiltinModels:
     def manifest(self, repository: str, tag: str) -> bytes | None:
         """The registry manifest of `library/model` at `tag`, as the registry writes it; None if there is none."""
         namespace, _, model = repository.lower().partition("/")
-        pretend = self._by_name.get((model, tag.lower())) if namespace == "library" else None
-        if pretend is None:
+        builtin = self._by_name.get((model, tag.lower())) if namespace == "library" else None
+        if builtin is None:
             return None
-        if pretend.name not in self._manifests:
-            self._manifests[pretend.name] = self._make(pretend)
-        return self._manifests[pretend.name]
+        if builtin.name not in self._manifests:
+            self._manifests[builtin.name] = self._make(builtin)
+        return self._manifests[builtin.name]
 
     def manifest_of_digest(self, repository: str, digest: str) -> bytes | None:
         """The registry manifest of `library/model` that has this digest, whatever its tag; None if there is none."""
@@ -185,14 +185,14 @@ class BuiltinModels:
         found = (self.manifest(repository, tag) for each, tag in self._by_name if each == model)
         return [raw for raw in found if raw is not None]
 
-    def _make(self, pretend: BuiltinModel) -> bytes:
-        layers = [self._layer(media_type, data) for media_type, data in _contents(pretend)]
+    def _make(self, builtin: BuiltinModel) -> bytes:
+        layers = [self._layer(media_type, data) for media_type, data in _contents(builtin)]
         config = {
             "model_format": "gguf",
-            "model_family": pretend.family,
-            "model_families": [pretend.family],
-            "model_type": pretend.size,
-            "file_type": pretend.quantization,
+            "model_family": builtin.family,
+            "model_families": [builtin.family],
+            "model_type": builtin.size,
+            "file_type": builtin.quantization,
             "architecture": "amd64",
             "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
@@ -215,52 +215,52 @@ def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _contents(pretend: BuiltinModel) -> Iterator[tuple[str, bytes]]:
+def _contents(builtin: BuiltinModel) -> Iterator[tuple[str, bytes]]:
     """Media type and bytes of each layer, in the order of real library models."""
-    yield kinds.MODEL, pretend_weights(pretend)
-    if pretend.template:
-        yield kinds.TEMPLATE, pretend.template.encode()
-    if pretend.system:
-        yield kinds.SYSTEM, pretend.system.encode()
-    yield kinds.LICENSE, _LICENSE.format(name=pretend.name).encode()
-    if pretend.parameters:
-        yield kinds.PARAMS, json_line(sorted_map(pretend.parameters)).rstrip(b"\n")
+    yield kinds.MODEL, pretend_weights(builtin)
+    if builtin.template:
+        yield kinds.TEMPLATE, builtin.template.encode()
+    if builtin.system:
+        yield kinds.SYSTEM, builtin.system.encode()
+    yield kinds.LICENSE, _LICENSE.format(name=builtin.name).encode()
+    if builtin.parameters:
+        yield kinds.PARAMS, json_line(sorted_map(builtin.parameters)).rstrip(b"\n")
 
 
-def pretend_weights(pretend: BuiltinModel) -> bytes:
+def pretend_weights(builtin: BuiltinModel) -> bytes:
     """A small GGUF file of the right architecture, its values made from the name."""
-    tensors = list(_tensors(pretend))
-    data = [header_bytes(_metadata(pretend), tensors)]
+    tensors = list(_tensors(builtin))
+    data = [header_bytes(_metadata(builtin), tensors)]
     for tensor in tensors:
-        noise = hashlib.shake_128(f"{pretend.name}/{tensor.name}".encode()).digest(tensor.size_bytes)
+        noise = hashlib.shake_128(f"{builtin.name}/{tensor.name}".encode()).digest(tensor.size_bytes)
         data += [noise, padding_after(tensor.size_bytes)]
     return b"".join(data)
 
 
-def _metadata(pretend: BuiltinModel) -> dict[str, Field]:
+def _metadata(builtin: BuiltinModel) -> dict[str, Field]:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256))]
     whole = {
-        "context_length": pretend.context_length,
-        "embedding_length": pretend.embedding_length,
+        "context_length": builtin.context_length,
+        "embedding_length": builtin.embedding_length,
         "block_count": 1,
-        "feed_forward_length": 2 * pretend.embedding_length,
+        "feed_forward_length": 2 * builtin.embedding_length,
         "attention.head_count": 4,
         "attention.head_count_kv": 4,
     }
-    if pretend.is_embedding:
+    if builtin.is_embedding:
         whole["pooling_type"] = 1
-    if pretend.sees:
+    if builtin.sees:
         whole["vision.block_count"] = 1
     return {
-        "general.architecture": Field(STRING, pretend.family),
-        "general.name": Field(STRING, f"pretend {pretend.name}"),
+        "general.architecture": Field(STRING, builtin.family),
+        "general.name": Field(STRING, f"pretend {builtin.name}"),
         "general.description": Field(
             STRING, "random numbers for tests and demonstrations, not the real model"
         ),
-        "general.file_type": Field(UINT32, FILE_TYPES.index(pretend.quantization)),
+        "general.file_type": Field(UINT32, FILE_TYPES.index(builtin.quantization)),
         "general.quantization_version": Field(UINT32, 2),
-        **{f"{pretend.family}.{key}": Field(UINT32, value) for key, value in whole.items()},
-        f"{pretend.family}.attention.layer_norm_rms_epsilon": Field(FLOAT32, 1e-5),
+        **{f"{builtin.family}.{key}": Field(UINT32, value) for key, value in whole.items()},
+        f"{builtin.family}.attention.layer_norm_rms_epsilon": Field(FLOAT32, 1e-5),
         "tokenizer.ggml.model": Field(STRING, "llama"),
         "tokenizer.ggml.tokens": Field(ARRAY, list(tokens), STRING),
         "tokenizer.ggml.scores": Field(ARRAY, [0.0] * len(tokens), FLOAT32),
@@ -270,8 +270,8 @@ def _metadata(pretend: BuiltinModel) -> dict[str, Field]:
     }
 
 
-def _tensors(pretend: BuiltinModel) -> Iterator[Tensor]:
-    width, kind = pretend.embedding_length, _QUANTIZED.get(pretend.quantization, _Q8_0)
+def _tensors(builtin: BuiltinModel) -> Iterator[Tensor]:
+    width, kind = builtin.embedding_length, _QUANTIZED.get(builtin.quantization, _Q8_0)
     yield Tensor("token_embd.weight", (width, 259), kind)
     yield Tensor("output_norm.weight", (width,), 0)
     for part in ("attn_q", "attn_k", "attn_v", "attn_output"):

@@ -1,6 +1,6 @@
 """POST /api/create of servers from 0.5.5 on: base or files, what is laid over them, a manifest.
 
-When the base cannot be had, the work goes on after reporting that. Servers whose streams end at an error never get
+When the base cannot be pulled, the work reports that and goes on. Servers whose streams end at an error never get
 there; older ones write a manifest without weights over the model that was.
 """
 

@@ -55,7 +55,7 @@ class Lines(Shaper, ABC):
     def __init__(self, send: Send) -> None:
         super().__init__(send)
         self._rest = b""
-        self._held = b""
+        self._newest = b""
 
     async def _body(self, body: bytes, *, last: bool) -> None:
         *lines, self._rest = (self._rest + body).split(b"\n")
@@ -64,10 +64,10 @@ class Lines(Shaper, ABC):
         if last and self._rest:
             await self._advance(self._rest)
         if last and not self.is_over:
-            await self._last(self._held)
+            await self._last(self._newest)
 
     async def _advance(self, line: bytes) -> None:
-        before, self._held = self._held, line
+        before, self._newest = self._newest, line
         if before and not self.is_over:
             await self._line(before)
 
@@ -206,19 +206,19 @@ class ActBeforeEnd(Shaper):
         super().__init__(send)
         self._act = act
         self._begin: Message | None = None
-        self._held = b""
+        self._unsent = b""
 
     async def _start(self, message: Message) -> None:
         self._begin = message
 
     async def _body(self, body: bytes, *, last: bool) -> None:
-        if self._held and body:
-            await self._release(self._held)
-            self._held = b""
-        self._held += body
+        if self._unsent and body:
+            await self._release(self._unsent)
+            self._unsent = b""
+        self._unsent += body
         if last:
             await self._act()
-            await self._release(self._held, last=True)
+            await self._release(self._unsent, last=True)
 
     async def _release(self, body: bytes, *, last: bool = False) -> None:
         begin, self._begin = self._begin, None

@@ -113,7 +113,7 @@ class FaultInjector:
     """The sandbox's application with a script of faults around it.
 
     `forget` drops the loaded models (for `restart`), `change` changes a model as another client would (called in a
-    thread), and `sleep` waits for so many seconds.
+    thread), and `sleep` waits for a number of seconds.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class FaultInjector:
             await self._serve(exchange, CutEnd(exchange.send, action.where))
 
     async def _cut_after(self, lines: int, exchange: _Exchange) -> None:
-        """Serve until so many lines are out, then give the call up as if the client had gone."""
+        """Serve until `lines` lines are out, then abandon the call as if the client had gone."""
         served: asyncio.Task[None]
         shaper = CutAfterLines(exchange.send, lines, lambda: served.cancel())
         served = asyncio.ensure_future(self._serve(exchange, shaper))

@@ -63,7 +63,7 @@ class ListenerGate:
     def __init__(self, server: uvicorn.Server) -> None:
         self._server = server
         self._refusals = 0
-        self._held: list[socket.socket] = []
+        self._reserved: list[socket.socket] = []
 
     @property
     def is_stopping(self) -> bool:
@@ -84,18 +84,18 @@ class ListenerGate:
         self.drop_connections()
         try:
             await sleep(for_s)
-            while self._held and self._refusals == 1 and not self.is_stopping:
-                await self._listen_on(self._held.pop())
+            while self._reserved and self._refusals == 1 and not self.is_stopping:
+                await self._listen_on(self._reserved.pop())
         finally:
             self._refusals -= 1
-            while self._held and not self._refusals:
-                self._held.pop().close()
+            while self._reserved and not self._refusals:
+                self._reserved.pop().close()
 
     def _stop_listening(self) -> None:
         for server in self._server.servers:
             addresses = [(listening.family, listening.getsockname()) for listening in server.sockets]
             server.close()
-            self._held += [_bound(*address) for address in addresses]
+            self._reserved += [_bound(*address) for address in addresses]
         self._server.servers = []
 
     async def _listen_on(self, bound: socket.socket) -> None:

@@ -144,7 +144,7 @@ def detect_kind(store: Store, files: Mapping[str, str]) -> str:
 
 
 def open_gguf(store: Store, digest: str) -> Header:
-    """The header of an uploaded file. Refusal in the server's words when it cannot be had."""
+    """The header of an uploaded file. Refusal in the server's words if it cannot be read."""
     path = _blob(store, digest)
     try:
         with path.open("rb") as stream:

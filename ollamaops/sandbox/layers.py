@@ -102,7 +102,7 @@ class Manifest:
 
 @lru_cache(maxsize=512)
 def parse_manifest(raw: bytes) -> Manifest:
-    """The manifest in `raw`. CorruptManifest when it is none."""
+    """The manifest in `raw`. CorruptManifest if it is not one."""
     try:
         document = json.loads(raw)
         config, layers = document.get("config") or {}, document.get("layers")
@@ -126,6 +126,14 @@ def _parse_layer(document: Mapping[str, object]) -> Layer:
         str(document.get("from") or ""),
         name=str(document.get("name") or ""),
     )
+
+
+_INHERITED = ("renderer", "parser", "requires", "capabilities")
+_TEXTS = ("renderer", "parser", "requires", "remote_host", "remote_model", "base_name")
+_OMITTED_IF_EMPTY = (
+    *("renderer", "parser", "requires", "remote_host", "remote_model", "capabilities"),
+    *("context_length", "embedding_length", "base_name"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,63 +171,34 @@ class Config:
 
     def filled_from(self, other: Config) -> Config:
         """With the texts and capabilities that are still empty taken from `other`."""
-        return replace(
-            self,
-            model_format=self.model_format or other.model_format,
-            model_family=self.model_family or other.model_family,
-            model_type=self.model_type or other.model_type,
-            file_type=self.file_type or other.file_type,
-            renderer=self.renderer or other.renderer,
-            parser=self.parser or other.parser,
-            requires=self.requires or other.requires,
-            capabilities=self.capabilities or other.capabilities,
-        )
-
-    def _draft(self) -> dict[str, object] | None:
-        shown = {"model_format": "gguf", "architecture": self.draft_architecture}
-        return dict(shown) if self.draft_architecture else None
+        names = ("model_format", "model_family", "model_type", "file_type", *_INHERITED)
+        return replace(self, **{name: getattr(self, name) or getattr(other, name) for name in names})
 
     def to_bytes(self, layers: Iterable[Layer], behavior: Behavior) -> bytes:
         """The config blob."""
-        families = None if self.model_families is None else list(self.model_families)
+        draft = {"model_format": "gguf", "architecture": self.draft_architecture}
         document: dict[str, object] = {
             "model_format": self.model_format,
             "model_family": self.model_family,
-            "model_families": families,
+            "model_families": self.model_families,
             "model_type": self.model_type,
             "file_type": self.file_type,
+            **{name: value for name in _OMITTED_IF_EMPTY if (value := getattr(self, name))},
+            **({"draft": draft} if self.draft_architecture else {}),
+            "architecture": "amd64",
+            "os": "linux",
         }
-        extras: dict[str, object] = {
-            "renderer": self.renderer,
-            "parser": self.parser,
-            "requires": self.requires,
-            "remote_host": self.remote_host,
-            "remote_model": self.remote_model,
-            "capabilities": list(self.capabilities),
-            "context_length": self.context_length,
-            "embedding_length": self.embedding_length,
-            "base_name": self.base_name,
-            "draft": self._draft(),
-        }
-        document |= {key: value for key, value in extras.items() if value}
-        document |= {"architecture": "amd64", "os": "linux"}
         if behavior.config_rootfs:
             document["rootfs"] = {"type": "layers", "diff_ids": [layer.digest for layer in layers]}
         return json_line(document)
 
 
-@lru_cache(maxsize=512)
 def parse_config(raw: bytes) -> Config:
-    """The config in a blob. CorruptManifest when it is none."""
+    """The config in a blob. CorruptManifest if it is not one."""
     try:
         document = json.loads(raw)
-        texts = {
-            key: str(document.get(key) or "")
-            for key in (
-                *("model_format", "model_family", "model_type", "file_type", "renderer", "parser"),
-                *("requires", "remote_host", "remote_model", "base_name"),
-            )
-        }
+        names = ("model_format", "model_family", "model_type", "file_type", *_TEXTS)
+        texts = {name: str(document.get(name) or "") for name in names}
         families = document.get("model_families")
         return Config(
             **texts,

@@ -304,7 +304,7 @@ def test_a_malformed_digest_is_a_400(digest: str, tmp_path: Path) -> None:
 
 def _spoil_store(caller: Caller) -> tuple[str, Path]:
     """An unused blob and a partial download."""
-    digest = caller.upload(b"nobody wants me")
+    digest = caller.upload(b"unwanted")
     partial = caller.sandbox.store.blobs / f"{digest.replace(':', '-')}-partial"
     partial.write_bytes(b"half")
     return digest, partial
