@@ -210,19 +210,16 @@ class RegistryClient:
 def _fetched(
     name: ModelName, answer: Answer, host: str, subject: str, child: Digest | None
 ) -> FetchedManifest:
-    digest = Digest.of(answer.body)
-    claimed = _header_digest(answer, host, subject)
-    for expected in filter(None, (claimed, child)):
+    for expected in filter(None, (_stated_digest(answer, host, subject), child)):
         _check_digest(answer.body, expected, host, subject)
     try:
         document = parse_document(answer.body)
     except ProtocolError as error:
         raise ProtocolError(f"{host}: {subject}: {error}", host=host) from None
-    content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-    return FetchedManifest(name, answer.body, digest, content_type, claimed, document)
+    return FetchedManifest(name, answer.body, Digest.of(answer.body), document)
 
 
-def _header_digest(answer: Answer, host: str, subject: str) -> Digest | None:
+def _stated_digest(answer: Answer, host: str, subject: str) -> Digest | None:
     """What Docker-Content-Digest says; None when it is not there or not SHA-256."""
     text = answer.headers.get("Docker-Content-Digest", "").strip()
     if not text.startswith("sha256:"):

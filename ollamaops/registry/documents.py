@@ -133,13 +133,11 @@ Document = RegistryManifest | ManifestList
 
 @dataclass(frozen=True, slots=True)
 class FetchedManifest:
-    """What a registry answered for `name`. `digest` is that of `raw`; `header_digest` what the registry said."""
+    """What a registry answered for `name`. `digest` is that of `raw`."""
 
     name: ModelName
     raw: bytes = field(repr=False)
     digest: Digest
-    content_type: str
-    header_digest: Digest | None
     document: Document
 
     @property

@@ -59,7 +59,7 @@ def a_document(weights: bytes, *others: Layer) -> RegistryManifest:
 
 def an_answer(name: str, weights: bytes, *others: Layer) -> FetchedManifest:
     raw = canonical_bytes(a_document(weights, *others))
-    return FetchedManifest(a_name(name), raw, Digest.of(raw), MANIFEST_TYPE, None, parse_document(raw))
+    return FetchedManifest(a_name(name), raw, Digest.of(raw), parse_document(raw))
 
 
 def an_entry(weights: bytes, *others: Layer) -> LockEntry:

@@ -92,7 +92,7 @@ locks = st.dictionaries(names, st.builds(LockEntry, digests, manifests | lists),
 
 
 def fetched(document: Document, raw: bytes = b"", name: str = "mario") -> FetchedManifest:
-    return FetchedManifest(ModelName.parse(name), raw, Digest.of(raw), document.media_type, None, document)
+    return FetchedManifest(ModelName.parse(name), raw, Digest.of(raw), document)
 
 
 def update(lock: Lock, name: ModelName, fetched: FetchedManifest) -> Lock:

@@ -71,7 +71,7 @@ def fetched(*layers: Layer, config: Layer = CONFIG) -> FetchedManifest:
     raw = json.dumps(
         json.loads(canonical_bytes(RegistryManifest(MANIFEST_TYPE, config, layers))), indent=3
     ).encode()
-    return FetchedManifest(NAME, raw, Digest.of(raw), MANIFEST_TYPE, None, parse_document(raw))
+    return FetchedManifest(NAME, raw, Digest.of(raw), parse_document(raw))
 
 
 def having(digest: str = OTHER) -> str:
@@ -149,7 +149,7 @@ class TestSettledByDigests:
     def test_of_a_list_of_manifests_only_the_digests_are_known(self) -> None:
         child = {"mediaType": MANIFEST_TYPE, "digest": str(Digest.of(b"child")), "size": 5}
         raw = json.dumps({"schemaVersion": 2, "mediaType": LIST_TYPE, "manifests": [child]}).encode()
-        found = FetchedManifest(NAME, raw, Digest.of(raw), LIST_TYPE, None, parse_document(raw))
+        found = FetchedManifest(NAME, raw, Digest.of(raw), parse_document(raw))
         assert judge(REFERENCE, having(Digest.of(b"child").hex), found).state == "current"
         verdict = judge(REFERENCE, having(), found)
         assert (verdict.state, verdict.download_bytes, verdict.changes) == ("outdated", None, ())

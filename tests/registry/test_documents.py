@@ -60,9 +60,7 @@ def a_list(*children: Layer) -> ManifestList:
 
 
 def fetched(raw: bytes, name: str = "mario") -> FetchedManifest:
-    return FetchedManifest(
-        ModelName.parse(name), raw, Digest.of(raw), MANIFEST_TYPE, None, parse_document(raw)
-    )
+    return FetchedManifest(ModelName.parse(name), raw, Digest.of(raw), parse_document(raw))
 
 
 def a_tree(**changes: object) -> dict[str, object]:
