@@ -1,4 +1,4 @@
-"""The front door of the library: what other programs, and our own command line, may rely on.
+"""The front door of the library: what other programs may rely on.
 
 ::
 
@@ -8,7 +8,7 @@
     plan = make_plan(manifest, state_dir="state")
     report = apply_plan(plan, manifest, state_dir="state")
 
-Names are imported when they are first used, so that `import ollamaops` costs nothing. The two functions are not
+Names are imported when they are first used, so that `import ollamaops` costs nothing. Two functions are not
 called `plan` and `apply`, because those are the names of rooms of this package.
 """
 
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from ollamaops.about import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ollamaops.engine import apply_plan, drift, make_plan, prune, rollback, verify
     from ollamaops.errors import OllamaopsError
-    from ollamaops.library import apply_plan, make_plan
     from ollamaops.manifest.load import load_manifest
     from ollamaops.manifest.types import Manifest
     from ollamaops.ollama.client import OllamaClient
@@ -34,9 +34,13 @@ _WHERE = {
     "OllamaopsError": "ollamaops.errors",
     "Plan": "ollamaops.plan.actions",
     "RunReport": "ollamaops.plan.results",
-    "apply_plan": "ollamaops.library",
+    "apply_plan": "ollamaops.engine",
+    "drift": "ollamaops.engine",
     "load_manifest": "ollamaops.manifest.load",
-    "make_plan": "ollamaops.library",
+    "make_plan": "ollamaops.engine",
+    "prune": "ollamaops.engine",
+    "rollback": "ollamaops.engine",
+    "verify": "ollamaops.engine",
 }
 
 __all__ = [
@@ -46,8 +50,12 @@ __all__ = [
     "Plan",
     "RunReport",
     "apply_plan",
+    "drift",
     "load_manifest",
     "make_plan",
+    "prune",
+    "rollback",
+    "verify",
 ]
 
 

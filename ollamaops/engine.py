@@ -1,156 +1,354 @@
-"""One cycle: observe, plan, guard, apply, observe again. Reads as a table of contents.
+"""The one front door: `open_run` opens a run, and its Engine offers everything that looks at hosts or changes them.
 
-`plan_hosts` and `apply_hosts` run one function per host, of picklable values, through an executor; what they run is
-in apply/plan_host.py and apply/converge.py. Nothing here knows the command line or makes words for people. What
-only carries out is imported when it is needed, so that a plan starts quickly.
+The command line and `import ollamaops` both come through here, so that a run has the same plan, the same history and
+the same exit code whoever starts it. Nothing here makes words for people.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property
+from pathlib import Path
 
-from ollamaops.apply.plan_host import find_changes, judge_again, survey_host
-from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError
+from ollamaops.apply.converge import reconcile_host
+from ollamaops.apply.history import recorded
+from ollamaops.apply.locks import lock_hosts, lock_ledgers
+from ollamaops.apply.plan_host import find_changes, judge_again, plan_rollback_of_task, plan_task
+from ollamaops.apply.remember import release
+from ollamaops.apply.saved_plan import build_made_from, require_same
+from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError, UsageError
+from ollamaops.events import Sink, discard
+from ollamaops.exits import INTERRUPTED
 from ollamaops.files.location import Location, Weights
+from ollamaops.http.cancel import CancelToken
+from ollamaops.lockfile.build import Answer, Reference, references_on
+from ollamaops.lockfile.changes import Inspection
+from ollamaops.lockfile.lock import Lock
+from ollamaops.lockfile.outdated import HostFreshness
 from ollamaops.manifest.hosts import absent_on, models_on
 from ollamaops.manifest.types import HostSpec, Manifest
-from ollamaops.names import ModelName
-from ollamaops.observe.run import HostCase, Options, Surroundings, desired_of
+from ollamaops.manifest.weights import local_files
+from ollamaops.names import ModelName, NamePattern, new_id
+from ollamaops.observe.host import observe_all, observe_loaded
+from ollamaops.observe.lock_facts import ask_registries, inspect_layers
+from ollamaops.observe.outdated import find_outdated
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.remote_weights import RemoteWeightsStore
+from ollamaops.observe.run import HostTask, Run, RunOptions, for_each
+from ollamaops.observe.session import session_of
+from ollamaops.observe.verify import OnModel, verify_hosts
+from ollamaops.observe.weights import digests_of, tell_reading
+from ollamaops.ollama.features import ServerVersion
 from ollamaops.plan.actions import HostPlan, Plan, UnreachedHost
+from ollamaops.plan.codec import Json, plan_from_json, plan_to_json
+from ollamaops.plan.observed import HostLoaded, ObservedHost
+from ollamaops.plan.pulls import pin_to_registry
+from ollamaops.plan.results import HostVerdicts, RunReport
+from ollamaops.registry.client import RegistryClient
+from ollamaops.state.ledger import Ledger
 
-if TYPE_CHECKING:
-    from ollamaops.plan.results import RunReport
-
-__all__ = [
-    "HostCase",
-    "Options",
-    "Surroundings",
-    "apply_hosts",
-    "build_cases",
-    "check_facts",
-    "desired_of",
-    "plan_hosts",
-    "plan_rollbacks",
-    "release_hosts",
-]
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+Display = Callable[[], AbstractContextManager[Sink]]
+"""Opens a sink for as long as something is going on."""
 
 
-def build_cases(
-    manifest: Manifest, hosts: Sequence[HostSpec], files: Mapping[Location, Weights], options: Options
-) -> tuple[HostCase, ...]:
-    """One case per host. A model is pushed by the first of `hosts` that has it."""
+@contextmanager
+def open_run(
+    manifest: Manifest,
+    ledger: Ledger,
+    *,
+    hosts: Sequence[HostSpec] | None = None,
+    targets: Sequence[NamePattern] = (),
+    environment: str = "",
+    options: RunOptions = RunOptions(),  # noqa: B008  a frozen value
+    cancel: CancelToken | None = None,
+    emit: Sink = discard,
+    reading: Display | None = None,
+    open_registry: Callable[[], RegistryClient] = RegistryClient,
+) -> Iterator[Engine]:
+    """A run over `hosts` (None: all of the manifest) and, of their models, those that `targets` name (none: all).
+
+    `emit` is told everything that happens, from several threads; `reading`, where it is given, what is told while
+    local weights are read. `cancel` ends the run from another thread. Nothing is sent or read yet.
+    """
+    token = cancel or CancelToken()
+    with (
+        closing(RemoteWeightsStore()) as remote_weights,
+        closing(RegistryCache(open_registry, token)) as registries,
+    ):
+        run = Run(
+            ledger=ledger,
+            registries=registries,
+            remote_weights=remote_weights,
+            options=options,
+            run_id=new_id(),
+            emit=emit,
+            cancel=token,
+        )
+        chosen = tuple(manifest.hosts if hosts is None else hosts)
+        yield Engine(
+            manifest, run, chosen, tuple(targets), environment, reading or (lambda: nullcontext(emit))
+        )
+
+
+class Engine:
+    """An open run. Hosts that do not answer are part of every result; StateError and WeightsError are raised, and
+    Cancelled when somebody asks to stop."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        run: Run,
+        hosts: tuple[HostSpec, ...],
+        targets: tuple[NamePattern, ...] = (),
+        environment: str = "",
+        reading: Display = lambda: nullcontext(discard),
+    ) -> None:
+        self.manifest, self.run, self.hosts, self.targets = manifest, run, hosts, targets
+        self._environment, self._reading = environment, reading
+
+    @cached_property
+    def tasks(self) -> tuple[HostTask, ...]:
+        """What is wanted of each host. Reads all local weights the first time; WeightsError, Cancelled."""
+        files = local_files(spec for host in self.hosts for spec in models_on(host, self.manifest))
+        if not files:
+            return self.declared
+        run = self.run
+        with self._reading() as sink:
+            found = digests_of(
+                files,
+                run.ledger,
+                remote_weights=run.remote_weights,
+                on_progress=tell_reading(sink, run_id=run.run_id, now=run.now),
+                cancel=run.cancel.is_set,
+            )
+        return build_tasks(self.manifest, self.hosts, found, self.targets)
+
+    @property
+    def declared(self) -> tuple[HostTask, ...]:
+        """As `tasks`, without a look at local weights."""
+        return build_tasks(self.manifest, self.hosts, {}, self.targets)
+
+    # looking
+
+    def plan(self) -> Plan:
+        """What every host needs; writes to no server."""
+        return plan_tasks(self.tasks, self.run)
+
+    def drift(self) -> Plan:
+        """As `plan`, without costs and safety rules: its actions are what differs, and why."""
+        options = replace(self.run.options, costs=False, guarded=False)
+        return plan_tasks(self.tasks, replace(self.run, options=options))
+
+    def plan_prune(self) -> Plan:
+        """The deletion of what nobody declares, as far as the policy's `prune` allows it."""
+        options = replace(self.run.options, costs=False, prune_only=True)
+        return replace(plan_tasks(self.tasks, replace(self.run, options=options)), kind="prune")
+
+    def plan_rollback(self, version: int = 1) -> Plan:
+        """Switching the targets back by `version` versions; such a plan is carried out exactly."""
+        return plan_rollbacks(self.tasks, self.run, version)
+
+    def verify(self, on_model: OnModel | None = None) -> tuple[HostVerdicts, ...]:
+        """The targets held to what the manifest expects of them. Loads models, changes none."""
+        tasks = [
+            replace(task, models=tuple(model for model in task.models if self.is_meant(model.name)))
+            for task in self.declared
+        ]
+        return verify_hosts(tasks, self.run, on_model=on_model)
+
+    def loaded(self) -> tuple[tuple[HostLoaded, ...], tuple[UnreachedHost, ...]]:
+        """What each host has in memory, and the hosts that did not answer."""
+        return observe_loaded(self.declared, self.run)
+
+    def outdated(self, lock: Lock) -> tuple[tuple[HostFreshness, ...], tuple[UnreachedHost, ...]]:
+        """What changed upstream of every host's pulled models, and the hosts that did not answer."""
+        return find_outdated(self.declared, self.run, lock)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Everything that the targets pull, host by host."""
+        return tuple(
+            reference for task in self.declared for reference in references_on(task.models, self.targets)
+        )
+
+    def ask_registries(self, references: Iterable[Reference]) -> dict[ModelName, Answer]:
+        """What each registry has under each name, or why that is not known."""
+        return ask_registries(self.run.registries, references, jobs=self.run.options.jobs)
+
+    def inspect_layers(
+        self, lock: Lock, references: Iterable[Reference], answers: Mapping[ModelName, Answer]
+    ) -> dict[ModelName, Inspection]:
+        """Whether the registries have the layers of every entry of the lock that they confirm."""
+        return inspect_layers(self.run.registries, lock, references, answers, jobs=self.run.options.jobs)
+
+    def version_of(self, host: HostSpec) -> ServerVersion:
+        """The version of one server. RemoteError; UsageError if the host's secrets cannot be read."""
+        with self.run.open_client(host, self.run.cancel) as client:
+            return client.version()
+
+    def observe_all(self, host: HostSpec) -> ObservedHost:
+        """Everything that one host has, and where it came from as far as that is known. RemoteError; UsageError."""
+        with self.run.open_client(host, self.run.cancel) as client:
+            return observe_all(session_of(HostTask(spec=host, state=self.manifest.state), client, self.run))
+
+    # changing
+
+    def lock(self, emit: Sink | None = None) -> AbstractContextManager[None]:
+        """Within the block no other run changes these hosts. RefusedError says who has one; waiting is told."""
+        specs = [task.spec for task in self.tasks]
+        return lock_hosts(specs, self.run if emit is None else replace(self.run, emit=emit))
+
+    def apply(
+        self,
+        plan: Plan,
+        *,
+        command: str,
+        emit: Sink | None = None,
+        interrupted_code: Callable[[], int] = lambda: INTERRUPTED,
+    ) -> RunReport:
+        """Carry out `plan` and look again, host by host, in parallel. The run is kept in the history as `command`.
+
+        A saved plan and a rollback are carried out exactly; any other is followed by rounds that correct what the
+        first could not know. RefusedError when a safety rule says no, or another run has the lock of a host that
+        keeps its own ledger. `interrupted_code` is the exit code of a run that is stopped.
+        """
+        _require_allowed(plan)
+        run = self.run if emit is None else replace(self.run, emit=emit)
+        with recorded(plan, self.tasks, run, command=command, folder=self.manifest.root) as recorder:
+            report = apply_tasks(plan, self.tasks, recorder.run)
+            if report.interrupted:
+                report = replace(report, interrupted_code=interrupted_code())
+            recorder.finish(report, report.exit_code)
+        return report
+
+    def release(self) -> tuple[dict[str, tuple[ModelName, ...]], dict[str, OllamaopsError]]:
+        """Forget what the targets were rolled back to: host → the models, and host → why it could not be done."""
+        return release_tasks(self.tasks, self.run)
+
+    # saved plans
+
+    def save(self, plan: Plan) -> dict[str, Json]:
+        """The plan as JSON, with what it was made from. Refusals are kept: such a plan cannot be applied."""
+        return plan_to_json(replace(plan, kind="saved", made_from=self._made_from()))
+
+    def check_saved(self, document: object, path: str) -> Plan:
+        """The plan in `document`, for the hosts that answer, if everything it relies on is still so.
+
+        The rules whose answer depends on the moment are asked again, and its pulls may give nothing else than what
+        was planned. UsageError if it cannot be read; RefusedError, which names `path` and each fact that has
+        changed. A host that does not answer becomes an unreached one.
+        """
+        plan = replace(plan_from_json(document), kind="saved")
+        require_same(plan.made_from, self._made_from(), path)
+        unknown = sorted({host.host for host in plan.hosts} - {host.name for host in self.hosts})
+        if unknown:
+            raise RefusedError(
+                f"the plan is for hosts that are not chosen: {', '.join(unknown)}", hint="check --host and -l"
+            )
+        return check_facts(plan, self.tasks, self.run)
+
+    def _made_from(self) -> dict[str, str]:
+        return build_made_from(
+            self.tasks, self.manifest.policy, environment=self._environment, targets=self.targets
+        )
+
+    def is_meant(self, name: ModelName) -> bool:
+        """Whether the targets name the model; without targets all are meant."""
+        return not self.targets or any(target.matches(name) for target in self.targets)
+
+
+def build_tasks(
+    manifest: Manifest,
+    hosts: Sequence[HostSpec],
+    files: Mapping[Location, Weights],
+    targets: Sequence[NamePattern] = (),
+) -> tuple[HostTask, ...]:
+    """One task per host. A model is pushed by the first of `hosts` that has it."""
     pushed: set[ModelName] = set()
-    cases = []
+    tasks = []
     for host in hosts:
         models = models_on(host, manifest)
         mine = frozenset(model.name for model in models if model.push) - pushed
         pushed |= mine
-        cases.append(
-            HostCase(
+        tasks.append(
+            HostTask(
                 spec=host,
                 models=tuple(models),
                 absent=tuple(absent_on(host, manifest)),
                 policy=manifest.policy,
                 pushes=mine,
+                targets=tuple(targets),
                 files=files,
-                options=options,
                 state=manifest.state,
             )
         )
-    return tuple(cases)
+    return tuple(tasks)
 
 
-def plan_hosts(cases: Sequence[HostCase], around: Surroundings) -> Plan:
+def plan_tasks(tasks: Sequence[HostTask], run: Run) -> Plan:
     """The plan for all hosts; a host that cannot be reached is listed as such and nothing is planned for it."""
-    found = _for_each(cases, cases, lambda case: survey_host(case, around))
-    return Plan(
-        hosts=tuple(each for each in found if isinstance(each, HostPlan)),
-        unreached=tuple(each for each in found if isinstance(each, UnreachedHost)),
-    )
+    return _as_plan(for_each(tasks, lambda task: plan_task(task, run), jobs=run.options.jobs))
 
 
-def apply_hosts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> RunReport:
-    """Carry out `plan` and look again, host by host, in parallel. A refused plan must not be given here.
+def plan_rollbacks(tasks: Sequence[HostTask], run: Run, version: int) -> Plan:
+    """What rolling the targets back by `version` versions takes on all hosts."""
+    found = for_each(tasks, lambda task: plan_rollback_of_task(task, run, version), jobs=run.options.jobs)
+    return replace(_as_plan(found), kind="rollback", made_from={"rollback": str(version)})
 
-    A plan that was saved (it says what it was made from) is carried out exactly; any other is followed by rounds
-    of mending. RefusedError when another run has the lock of a host that keeps its own ledger.
-    """
-    from ollamaops.apply.converge import reconcile_host
-    from ollamaops.apply.locks import holding_ledgers
-    from ollamaops.plan.results import RunReport
 
+def release_tasks(
+    tasks: Sequence[HostTask], run: Run
+) -> tuple[dict[str, tuple[ModelName, ...]], dict[str, OllamaopsError]]:
+    """Forget what the targets were rolled back to: host → the models, and host → why it could not be done."""
+    released: dict[str, tuple[ModelName, ...]] = {}
+    failed: dict[str, OllamaopsError] = {}
+    with lock_ledgers(tasks, run) as writing:
+        for task in tasks:
+            try:
+                with run.open_client(task.spec, run.cancel) as client:
+                    released[task.spec.name] = release(session_of(task, client, writing))
+            except (RemoteError, StateError) as error:
+                failed[task.spec.name] = error
+    return released, failed
+
+
+def apply_tasks(plan: Plan, tasks: Sequence[HostTask], run: Run) -> RunReport:
+    """Carry out `plan`, which no rule may refuse, and look again."""
     began = time.monotonic()
     plans = {host.host: host for host in plan.hosts}
-    jobs = [(case, plans[case.spec.name]) for case in cases if case.spec.name in plans]
-    exact = bool(plan.made_from)
-    with holding_ledgers([case for case, host in jobs if _may_write(case, host)], around) as holding:
-        reports = _for_each(cases, jobs, lambda job: reconcile_host(*job, holding, exact=exact))
+    jobs = [(task, plans[task.spec.name]) for task in tasks if task.spec.name in plans]
+    if plan.kind == "prune":
+        run = replace(run, options=replace(run.options, prune_only=True))
+    changing = [task for task, host in jobs if host.actions or host.leftovers or run.options.release]
+    with lock_ledgers(changing, run) as writing:
+        reports = for_each(
+            jobs,
+            lambda job: reconcile_host(*job, writing, exact=plan.kind in ("saved", "rollback")),
+            jobs=run.options.jobs,
+        )
     return RunReport(
-        run_id=cases[0].options.run_id if cases else "",
+        run_id=run.run_id,
         plan=plan,
-        hosts=tuple(reports),
-        interrupted=around.cancel.is_set(),
+        hosts=reports,
+        interrupted=run.cancel.is_set(),
         seconds=time.monotonic() - began,
     )
 
 
-def _may_write(case: HostCase, plan: HostPlan) -> bool:
-    return bool(plan.actions or plan.leftovers or case.options.release)
-
-
-def plan_rollbacks(cases: Sequence[HostCase], around: Surroundings, version: int) -> Plan:
-    """What rolling the targets back by `version` versions takes on all hosts; it is carried out exactly."""
-    from ollamaops.apply.rollback import survey_rollback
-
-    found = _for_each(cases, cases, lambda case: survey_rollback(case, around, version))
-    return Plan(
-        hosts=tuple(each for each in found if isinstance(each, HostPlan)),
-        unreached=tuple(each for each in found if isinstance(each, UnreachedHost)),
-        made_from={"rollback": str(version)},
-    )
-
-
-def release_hosts(
-    cases: Sequence[HostCase], around: Surroundings
-) -> tuple[dict[str, tuple[ModelName, ...]], dict[str, OllamaopsError]]:
-    """Let go of what was rolled back: host → the models that were held, and host → why it could not be done."""
-    from ollamaops.apply.locks import holding_ledgers
-    from ollamaops.apply.rollback import release_host
-
-    released: dict[str, tuple[ModelName, ...]] = {}
-    failed: dict[str, OllamaopsError] = {}
-    with holding_ledgers(cases, around) as writing:
-        for case in cases:
-            try:
-                released[case.spec.name] = release_host(case, writing)
-            except (RemoteError, StateError) as error:
-                failed[case.spec.name] = error
-    return released, failed
-
-
-def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> Plan:
-    """`plan`, for the hosts that answer, if everything it relies on is still so; its pulls may give nothing else.
-
-    The rules whose answer depends on the moment are asked again. RefusedError names each fact that has changed; a
-    host that does not answer becomes an unreached one.
-    """
-    from ollamaops.plan.pulls import pin_to_registry
-
-    by_host = {case.spec.name: case for case in cases}
+def check_facts(plan: Plan, tasks: Sequence[HostTask], run: Run) -> Plan:
+    """`plan` for the hosts that answer, if all its facts still hold; else RefusedError, which names them."""
+    by_host = {task.spec.name: task for task in tasks}
     jobs = [(by_host[host.host], host) for host in plan.hosts]
-    found = _for_each(cases, jobs, lambda job: find_changes(*job, around))
+    found = for_each(jobs, lambda job: find_changes(*job, run), jobs=run.options.jobs)
     changes = dict.fromkeys(
         change for each in found if not isinstance(each, UnreachedHost) for change in each
     )
     if changes:
         raise RefusedError("the plan no longer fits: " + "; ".join(changes), hint="plan again")
-    judged = _for_each(cases, jobs, lambda job: judge_again(*job, around))
+    judged = for_each(jobs, lambda job: judge_again(*job, run), jobs=run.options.jobs)
     unreached = tuple(dict.fromkeys(each for each in (*found, *judged) if isinstance(each, UnreachedHost)))
     silent = {each.host for each in unreached}
     return replace(
@@ -162,12 +360,133 @@ def check_facts(plan: Plan, cases: Sequence[HostCase], around: Surroundings) -> 
     )
 
 
-def _for_each(cases: Sequence[HostCase], jobs: Sequence[Job], work: Callable[[Job], Result]) -> list[Result]:
-    """`work` done for all jobs, in their order, on as many hosts at once as the cases' options say."""
-    if len(jobs) <= 1:
-        return [work(job) for job in jobs]
-    from concurrent.futures import ThreadPoolExecutor
+def _require_allowed(plan: Plan) -> None:
+    if plan.refusals:
+        raise RefusedError(
+            "; ".join(refusal.message for refusal in plan.refusals), hint=plan.refusals[0].hint
+        )
 
-    workers = max(1, min(cases[0].options.jobs, len(jobs)))
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="host") as pool:
-        return list(pool.map(work, jobs))
+
+def _as_plan(found: Sequence[HostPlan | UnreachedHost]) -> Plan:
+    return Plan(
+        hosts=tuple(each for each in found if isinstance(each, HostPlan)),
+        unreached=tuple(each for each in found if isinstance(each, UnreachedHost)),
+    )
+
+
+# for programs that import ollamaops
+
+
+def make_plan(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool = True, jobs: int = 8) -> Plan:
+    """What every host of the manifest needs; writes to no server. Hosts that do not answer are `plan.unreached`.
+
+    `state_dir` is where ollamaops remembers what it applied. Errors: WeightsError for local files, StateError.
+    """
+    options = RunOptions(ask_registry=ask_registry, jobs=jobs)
+    with open_run(manifest, Ledger(Path(state_dir)), options=options) as engine:
+        return engine.plan()
+
+
+def drift(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool = True, jobs: int = 8) -> Plan:
+    """What differs from the manifest: as `make_plan`, without costs and safety rules. No actions and no unreached
+    hosts: everything is as declared.
+
+    Errors: WeightsError, StateError.
+    """
+    options = RunOptions(ask_registry=ask_registry, jobs=jobs)
+    with open_run(manifest, Ledger(Path(state_dir)), options=options) as engine:
+        return engine.drift()
+
+
+def apply_plan(
+    plan: Plan,
+    manifest: Manifest,
+    *,
+    state_dir: Path | str,
+    on_event: Sink = discard,
+    cancel: CancelToken | None = None,
+    jobs: int = 8,
+) -> RunReport:
+    """Carry out a plan of `make_plan` for the same manifest and look again. `report.exit_code` is the command line's.
+
+    RefusedError if a safety rule says no, or another run has one of the hosts. WeightsError, StateError.
+
+    `on_event` is told everything that happens, from several threads; `cancel` ends the run from another thread.
+    """
+    options = RunOptions(jobs=jobs)
+    with open_run(manifest, Ledger(Path(state_dir)), options=options, emit=on_event, cancel=cancel) as engine:
+        _require_allowed(plan)
+        with engine.lock():
+            return engine.apply(plan, command="apply_plan")
+
+
+def prune(
+    manifest: Manifest,
+    *,
+    state_dir: Path | str,
+    on_event: Sink = discard,
+    cancel: CancelToken | None = None,
+    jobs: int = 8,
+) -> RunReport:
+    """Delete what nobody declares, as far as the manifest's `policy.prune` allows it (without it: what ollamaops made
+    or pulled itself), and look again.
+
+    Errors as those of `apply_plan`. On a host where other changes are pending nothing is deleted, and a note says so.
+    """
+    scope = manifest.policy.prune or "owned"
+    wanted = replace(manifest, policy=replace(manifest.policy, prune=scope))
+    options = RunOptions(jobs=jobs)
+    with (
+        open_run(wanted, Ledger(Path(state_dir)), options=options, emit=on_event, cancel=cancel) as engine,
+        engine.lock(),
+    ):
+        return engine.apply(engine.plan_prune(), command="prune")
+
+
+def rollback(
+    manifest: Manifest,
+    *models: str,
+    state_dir: Path | str,
+    version: int = 1,
+    on_event: Sink = discard,
+    cancel: CancelToken | None = None,
+    jobs: int = 8,
+) -> RunReport:
+    """Switch models (names or globs) back to a version that `keep_previous` has kept; 1 is the one before this one.
+
+    They stay there until their entry in the manifest changes. UsageError without models, InvalidName; else errors
+    as those of `apply_plan`. A model without such a version is named in a note of its host's plan.
+    """
+    targets = [NamePattern.parse(model) for model in models]
+    if not targets:
+        raise UsageError("no model to roll back", hint="name at least one")
+    options = RunOptions(jobs=jobs)
+    with (
+        open_run(
+            manifest,
+            Ledger(Path(state_dir)),
+            targets=targets,
+            options=options,
+            emit=on_event,
+            cancel=cancel,
+        ) as engine,
+        engine.lock(),
+    ):
+        return engine.apply(engine.plan_rollback(version), command=f"rollback {' '.join(models)}")
+
+
+def verify(
+    manifest: Manifest,
+    *,
+    state_dir: Path | str,
+    on_model: OnModel | None = None,
+    cancel: CancelToken | None = None,
+    jobs: int = 8,
+) -> tuple[HostVerdicts, ...]:
+    """Every host's models held to what the manifest expects of them, host by host. Loads models, changes none.
+
+    A host that does not answer has `unreached`. `on_model` is told host and model before each is asked. Cancelled.
+    """
+    options = RunOptions(jobs=jobs)
+    with open_run(manifest, Ledger(Path(state_dir)), options=options, cancel=cancel) as engine:
+        return engine.verify(on_model)

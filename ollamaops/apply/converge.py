@@ -1,7 +1,6 @@
 """One host's cycle: carry out what was agreed, look again, and do what the look still finds, up to three rounds.
 
-Decides what a further round may do and what the report says. The fact a reader would miss: after applying, models
-that this run touched are looked into again instead of being believed.
+After applying, models that this run touched are looked into again instead of being believed.
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from ollamaops.apply.perform import perform
-from ollamaops.apply.plan_host import survey, unreached
-from ollamaops.apply.rollback import release
+from ollamaops.apply.plan_host import look_and_plan
+from ollamaops.apply.remember import mark_doubtful, release
 from ollamaops.apply.scheduler import execute
-from ollamaops.apply.versions import settle_leftovers
-from ollamaops.errors import Cancelled, OllamaopsError
+from ollamaops.apply.versions import sweep_leftovers
+from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
 from ollamaops.events import RoundEnded, Skipped, Succeeded
 from ollamaops.names import ModelName
-from ollamaops.observe.memory import ledger_of, load_evictions
-from ollamaops.observe.run import HostCase, Surroundings, desired_of
-from ollamaops.observe.session import Workbench
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.observe.memory import load_evictions
+from ollamaops.observe.run import HostTask, Run, desired_of
+from ollamaops.observe.session import HostSession, session_of, unreached
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -37,7 +35,7 @@ from ollamaops.plan.actions import (
     id_of,
 )
 from ollamaops.plan.guard import changes_of
-from ollamaops.plan.residency import kept_loaded, residents_of
+from ollamaops.plan.residency import residents_of
 from ollamaops.plan.results import ActionResult, HostReport
 from ollamaops.plan.rollback import narrowed
 from ollamaops.plan.versions import names_of
@@ -45,64 +43,47 @@ from ollamaops.plan.versions import names_of
 MAX_ROUNDS = 3
 
 
-def reconcile_host(
-    case: HostCase, agreed: HostPlan, around: Surroundings, *, exact: bool = False
-) -> HostReport:
-    """Carry out `agreed` on one host, then look again and mend what the first round could not know.
+def reconcile_host(task: HostTask, agreed: HostPlan, run: Run, *, exact: bool = False) -> HostReport:
+    """Carry out `agreed` on one host, then look again and correct what the first round could not know.
 
-    `exact` leaves the mending to the next run: a saved plan is carried out as it was agreed to.
+    `exact` leaves the correcting to the next run: the plan is carried out as it was agreed to.
     """
     began = time.monotonic()
     try:
-        client = around.open_client(case.spec, around.cancel)
+        client = run.open_client(task.spec, run.cancel)
     except OllamaopsError as error:
         skipped = Skipped(because="the host was not reached")
         return HostReport(
             host=agreed.host,
             plan=agreed,
             results=tuple(ActionResult(action=action, outcome=skipped) for action in agreed.actions),
-            unreached=unreached(case, around, error),
+            unreached=unreached(agreed.host, run, error),
         )
     with client:
-        report = _Cycle(case, client, around, agreed).run(exact=exact)
+        report = _Cycle(session_of(task, client, run), agreed).run(exact=exact)
     return replace(report, seconds=time.monotonic() - began)
 
 
 class _Cycle:
     """The rounds of one host. `report` holds what has been done, whatever happens next."""
 
-    def __init__(self, case: HostCase, client: OllamaClient, around: Surroundings, agreed: HostPlan) -> None:
-        self._case, self._client, self._around, self._agreed = case, client, around, agreed
+    def __init__(self, host: HostSession, agreed: HostPlan) -> None:
+        self._host, self._agreed = host, agreed
+        self._host.spare = frozenset(agreed.unmanaged)
         self._report = HostReport(host=agreed.host, plan=agreed)
-        self._bench = Workbench(
-            spec=case.spec,
-            client=client,
-            ledger=ledger_of(case, client, around),
-            cancel=around.cancel,
-            emit=around.emit,
-            run_id=case.options.run_id,
-            now=around.now,
-            spare=frozenset(agreed.unmanaged),
-            lasting=frozenset(model.name for model in case.models if model.resident is True),
-            resident=kept_loaded(case.models),
-            policy=case.policy,
-            lifted=case.options.force,
-            remote_weights=around.remote_weights,
-            registries=around.registries if case.options.ask_registry else None,
-            digests=around.ledger,
-        )
 
     def run(self, *, exact: bool) -> HostReport:
         """All rounds, and the report. A failed look does not lose what was done before it."""
+        host = self._host
         try:
-            if self._case.options.release:
-                release(self._bench.ledger, self._case.spec.memory_key, self._case.options.targets)
+            if host.run.options.release:
+                release(host)
             seen = self._do_rounds(exact=exact)
             if isinstance(seen, UnreachedHost):
                 return replace(self._report, unreached=seen)
             if seen.leftovers:
                 stands = {*seen.unchanged, *seen.rolled_back}
-                tidied = settle_leftovers(self._bench, self._case.models, stands=stands)
+                tidied = sweep_leftovers(host, host.task.models, stands=stands)
                 self._report = replace(self._report, tidied=tidied)
         except Cancelled:
             pass
@@ -115,19 +96,19 @@ class _Cycle:
         todo = self._agreed.actions
         while True:
             self._carry_out(todo)
-            self._around.cancel.check()
+            self._host.cancel.check()
             seen = self._look_again()
             if isinstance(seen, UnreachedHost) or seen.refusals or exact:
                 return seen
-            todo = follow_ups(seen, self._report, declared=names_of(self._case.models))
+            todo = follow_ups(seen, self._report, declared=names_of(self._host.task.models))
             if not todo or self._report.rounds == MAX_ROUNDS:
                 return seen
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
-        bench = self._bench
-        bench.uploads = {action.digest: action for action in actions if isinstance(action, UploadBlob)}
+        host = self._host
+        host.uploads = {action.digest: action for action in actions if isinstance(action, UploadBlob)}
         results = execute(
-            actions, lambda action: perform(bench, action), parallel=bench.spec.parallel, cancel=bench.cancel
+            actions, lambda action: perform(host, action), parallel=host.spec.parallel, cancel=host.cancel
         )
         self._report = replace(
             self._report, results=self._report.results + results, rounds=self._report.rounds + 1
@@ -135,36 +116,32 @@ class _Cycle:
 
     def _look_again(self) -> HostPlan | UnreachedHost:
         """The plan that a fresh look gives; the report learns what it says."""
-        case, report = self._case, self._report
-        seen = survey(
-            replace(case, options=replace(case.options, costs=False)),
-            self._client,
-            self._around,
-            distrust=frozenset(self._bench.touched),
-            made=_made(report.results),
-            settled=_settled(report.results),
-        )
-        if isinstance(seen, HostPlan):
-            seen = narrowed(seen, self._agreed)
-            self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
-            self._bench.mark_doubtful({action.model for action in changes_of(seen)} & self._bench.touched)
-            self._around.emit(
-                RoundEnded(
-                    run_id=case.options.run_id,
-                    at=self._around.now(),
-                    host=report.host,
-                    round=report.rounds,
-                    remaining=tuple(map(id_of, seen.actions)),
-                )
+        host, report = self._host, self._report
+        try:
+            seen = look_and_plan(
+                host,
+                costs=False,
+                distrust=frozenset(host.touched),
+                made=_made(report.results),
+                residency_done=_residency_done(report.results),
             )
+        except RemoteError as error:
+            return unreached(host.name, host.run, error)
+        seen = narrowed(seen, self._agreed)
+        self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
+        mark_doubtful(host, {action.model for action in changes_of(seen)} & host.touched)
+        host.emit(RoundEnded(**host.stamp(), round=report.rounds, remaining=tuple(map(id_of, seen.actions))))
         return seen
 
     def _evicted(self, seen: HostPlan) -> dict[ModelName, tuple[ModelName, ...]] | None:
         """What was loaded, and of which the look says that it is not as declared all the same."""
-        if self._case.options.targets or not any(model.resident for model in self._case.models):
+        task = self._host.task
+        if task.targets or not any(model.resident for model in task.models):
             return None
-        loaded = _settled(self._report.results) | load_evictions(self._around.ledger, seen.host).keys()
-        residents = residents_of(desired_of(self._case))
+        loaded = (
+            _residency_done(self._report.results) | load_evictions(self._host.run.ledger, seen.host).keys()
+        )
+        residents = residents_of(desired_of(task))
         gone = {note.model for note in seen.notes if note.unresolved} & loaded & set(residents)
         return {
             name: tuple(other for other in residents if other != name) for name in residents if name in gone
@@ -182,7 +159,7 @@ def _made(results: Sequence[ActionResult]) -> frozenset[ModelName]:
     )
 
 
-def _settled(results: Iterable[ActionResult]) -> frozenset[ModelName]:
+def _residency_done(results: Iterable[ActionResult]) -> frozenset[ModelName]:
     """Models that were loaded or unloaded, which is not done twice in a run."""
     return frozenset(
         result.action.model

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ollamaops.apply.create_request import build_request, render_request
-from ollamaops.apply.verify_model import build_damaged_error, build_unreadable_error, open_model
+from ollamaops.apply.remember import remember
 from ollamaops.errors import (
     AnswerError,
     Cancelled,
@@ -27,13 +26,14 @@ from ollamaops.files.digest import believe, digest_of, require_digest, stamp_of
 from ollamaops.files.location import RemoteRef, is_remote
 from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.contents import Unreadable
-from ollamaops.observe.session import PAUSE_S, Seen, Workbench, read_tags
+from ollamaops.observe.contents import Unreadable, build_damaged_error, build_unreadable_error
+from ollamaops.observe.session import PAUSE_S, HostSession, Seen, read_tags
 from ollamaops.ollama.answer_errors import ends_unheard, is_overdue
 from ollamaops.ollama.client import ProgressSink
 from ollamaops.ollama.upload import BlobSource, upload_source
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import CreateModel, UploadBlob
+from ollamaops.plan.create_request import build_request, render_request
 from ollamaops.units import format_duration
 
 WRITING: Final = "writing manifest"
@@ -43,31 +43,34 @@ _LONGEST_PAUSE_S: Final = 30.0
 _PATIENCE: Final = 60
 
 
-def upload(bench: Workbench, blob: UploadBlob, report: ProgressSink) -> bool:
+def upload(host: HostSession, blob: UploadBlob, report: ProgressSink) -> bool:
     """Send the blob, from wherever it lies; False if the host had it. A stated digest is checked by the server that
     gets the bytes; WeightsError if the host had it and the file has another."""
     source: BlobSource = LocalFile(Path(blob.path), blob.size_bytes)
     if blob.parts:
         source = Archive(blob.path, blob.parts, blob.size_bytes)
     elif is_remote(blob.path):
-        source = bench.remote_weights.source_of(RemoteRef(blob.path), blob.digest, cancel=bench.cancel.is_set)
+        source = host.run.remote_weights.source_of(
+            RemoteRef(blob.path), blob.digest, cancel=host.cancel.is_set
+        )
     began_ns, stamp = time.time_ns(), stamp_of(Path(blob.path)) if blob.stated else None
-    was_sent = upload_source(bench.client, blob.digest, source, on_progress=report)
-    if stamp is None or bench.digests is None:
+    was_sent = upload_source(host.client, blob.digest, source, on_progress=report)
+    if stamp is None or host.run.ledger is None:
         return was_sent
     if was_sent:
-        believe(stamp, blob.digest, bench.digests, since_ns=began_ns)
+        believe(stamp, blob.digest, host.run.ledger, since_ns=began_ns)
     else:
-        require_digest(digest_of(Path(blob.path), bench.digests, cancel=bench.cancel.is_set), blob.digest)
+        require_digest(digest_of(Path(blob.path), host.run.ledger, cancel=host.cancel.is_set), blob.digest)
     return was_sent
 
 
-def create(bench: Workbench, action: CreateModel) -> bool:
+def create(host: HostSession, action: CreateModel) -> bool:
     """Make the model, or what is to become it; True. ProtocolError when it cannot be opened."""
-    old = bench.tags().get(_target_of(action))  # once: what an attempt made that was cut off is not old
-    seen, base = bench.retrying(action, lambda: _build(bench, action, old))
-    blobs = () if seen.is_cloud else _blobs_in(bench, seen)
-    bench.remember(
+    old = host.tags().get(_target_of(action))  # once: what an attempt made that was cut off is not old
+    seen, base = host.retrying(action, lambda: _build(host, action, old))
+    blobs = () if seen.is_cloud else _blobs_in(host, seen)
+    remember(
+        host,
         action,
         seen,
         "created",
@@ -79,40 +82,42 @@ def create(bench: Workbench, action: CreateModel) -> bool:
     return True
 
 
-def _blobs_in(bench: Workbench, seen: Seen) -> tuple[Digest, ...]:
+def _blobs_in(host: HostSession, seen: Seen) -> tuple[Digest, ...]:
     """The weights that the model holds. ProtocolError when it cannot be opened."""
-    contents = open_model(bench, seen)
+    contents = host.open_model(seen)
     if not isinstance(contents, Unreadable):
         return (*contents.blobs, *contents.adapters)
     if not contents.is_damaged:
-        raise build_unreadable_error(bench, seen, contents)
-    raise build_damaged_error(bench, seen, "delete the model, so that its blobs go too, then run again")
+        raise build_unreadable_error(host.name, seen.name, contents, host.client.features())
+    raise build_damaged_error(
+        host.name, seen.name, "delete the model, so that its blobs go too, then run again"
+    )
 
 
-def _build(bench: Workbench, action: CreateModel, old: Seen | None) -> tuple[Seen, Seen | None]:
+def _build(host: HostSession, action: CreateModel, old: Seen | None) -> tuple[Seen, Seen | None]:
     """One attempt; the model that came out, and the base as it was right before."""
     recipe, target = action.recipe, _target_of(action)
-    steps = _Steps(bench.reporter(action))
-    _ensure_blobs(bench, action, steps.report)
-    base = bench.require(recipe.base, bench.tags(), f"to make '{action.model}' from") if recipe.base else None
-    clock = bench.client.transport.clock
+    steps = _Steps(host.reporter(action))
+    _ensure_blobs(host, action, steps.report)
+    base = host.require(recipe.base, host.tags(), f"to make '{action.model}' from") if recipe.base else None
+    clock = host.client.transport.clock
     began = clock()
     try:
-        _send_create(bench, action, old.name if old else target, base, steps.report)
+        _send_create(host, action, old.name if old else target, base, steps.report)
     except RemoteError as error:
         attempt = _Ended(error, after_s=clock() - began, was_writing=steps.was_writing)
-        made = _made_all_the_same(bench, action, old, attempt)
+        made = _made_all_the_same(host, action, old, attempt)
         if made is not None:
             return made, base
-        if not isinstance(error, AnswerError) or error.transient or not _may_pass(bench, action, error):
+        if not isinstance(error, AnswerError) or error.transient or not _may_pass(host, action, error):
             raise
         raise ServerFault(str(error), host=error.host, status=error.status, text=error.text) from error
-    seen = bench.find(target, bench.tags())
-    if seen is None or (seen == old and not bench.client.features().stream_false_waits_to_end):
+    seen = host.find(target, host.tags())
+    if seen is None or (seen == old and not host.client.features().stream_false_waits_to_end):
         # up to 0.6.8 the success of pulling a base that has just gone is taken for that of the create
         raise CutStream(
-            f"{bench.spec.name}: '{target}' was not written, although the server reported success",
-            host=bench.spec.name,
+            f"{host.name}: '{target}' was not written, although the server reported success",
+            host=host.name,
         )
     return seen, base
 
@@ -122,15 +127,15 @@ def _target_of(action: CreateModel) -> ModelName:
 
 
 def _send_create(
-    bench: Workbench, action: CreateModel, name: ModelName, base: Seen | None, report: ProgressSink
+    host: HostSession, action: CreateModel, name: ModelName, base: Seen | None, report: ProgressSink
 ) -> None:
     """`name` as the host spells it: servers up to 0.4.2 refuse one that differs only in case."""
-    features = bench.client.features()
+    features = host.client.features()
     if features.structured_create:
         request = build_request(name, action.recipe, features)
-        bench.client.create(request, on_progress=report)
+        host.client.create(request, on_progress=report)
         return
-    bench.client.create_from_modelfile(
+    host.client.create_from_modelfile(
         name,
         render_request(action.recipe, base.name if base else None),
         quantize=action.recipe.quantize,
@@ -138,11 +143,11 @@ def _send_create(
     )
 
 
-def _may_pass(bench: Workbench, action: CreateModel, error: AnswerError) -> bool:
+def _may_pass(host: HostSession, action: CreateModel, error: AnswerError) -> bool:
     """Whether a lasting error is about something that was missed for a moment, or can be sent again."""
-    if isinstance(error, NotFound) and action.recipe.base in bench.tags():
+    if isinstance(error, NotFound) and action.recipe.base in host.tags():
         return True
-    return not all(bench.client.has_blob(digest) for digest in _blobs_of(action))
+    return not all(host.client.has_blob(digest) for digest in _blobs_of(action))
 
 
 def _blobs_of(action: CreateModel) -> tuple[Digest, ...]:
@@ -150,16 +155,16 @@ def _blobs_of(action: CreateModel) -> tuple[Digest, ...]:
     return tuple(blob.digest for blob in (*recipe.files, *recipe.adapters, *recipe.drafts))
 
 
-def _ensure_blobs(bench: Workbench, action: CreateModel, report: ProgressSink) -> None:
+def _ensure_blobs(host: HostSession, action: CreateModel, report: ProgressSink) -> None:
     """Blobs are not protected between upload and create: look right before, and send again what has vanished."""
     for digest in _blobs_of(action):
-        blob = bench.uploads.get(digest)
+        blob = host.uploads.get(digest)
         if blob is not None:
-            upload(bench, blob, report)
-        elif not bench.client.has_blob(digest):
+            upload(host, blob, report)
+        elif not host.client.has_blob(digest):
             raise NotFound(
-                f"{bench.spec.name}: the blob {digest.short} of '{action.model}' is not there",
-                host=bench.spec.name,
+                f"{host.name}: the blob {digest.short} of '{action.model}' is not there",
+                host=host.name,
                 status=404,
                 hint="plan again",
             )
@@ -189,69 +194,71 @@ class _Ended:
     was_writing: bool
 
 
-def _made_all_the_same(bench: Workbench, action: CreateModel, old: Seen | None, ended: _Ended) -> Seen | None:
+def _made_all_the_same(
+    host: HostSession, action: CreateModel, old: Seen | None, ended: _Ended
+) -> Seen | None:
     """The model, if it was made although the create ended in an error; None if not, as far as anybody can see.
 
     A server that cannot remove layers of the old model says so in an error after the new one was made (0.3 to 0.33).
     ProtocolError when a create that goes on unheard does not end.
     """
-    is_silent = _is_silent(bench, action)
+    is_silent = _is_silent(host, action)
     if is_silent and action.recipe.quantize and ends_unheard(ended.error):
-        return _await_made(bench, action, old, ended)
+        return _await_made(host, action, old, ended)
     if not isinstance(ended.error, AnswerError) or not (ended.was_writing or is_silent):
         return None
-    made = bench.tags().get(_target_of(action))
+    made = host.tags().get(_target_of(action))
     if made is None or made == old:
         return None
-    bench.warn(action, f"made, although the server then said: {ended.error.text}")
+    host.warn(action, f"made, although the server then said: {ended.error.text}")
     return made
 
 
-def _is_silent(bench: Workbench, action: CreateModel) -> bool:
+def _is_silent(host: HostSession, action: CreateModel) -> bool:
     """Whether the server says nothing until the end, and goes on when nobody listens any more.
 
     So are creates from a base up to 0.12.5, which are sent without a stream (see OllamaClient.create).
     """
-    features = bench.client.features()
+    features = host.client.features()
     return features.structured_create and not features.stream_ends_at_error and action.recipe.base is not None
 
 
-def _await_made(bench: Workbench, action: CreateModel, old: Seen | None, ended: _Ended) -> Seen | None:
+def _await_made(host: HostSession, action: CreateModel, old: Seen | None, ended: _Ended) -> Seen | None:
     """The model as soon as it is made; None if it was cut off so soon that it may be sent again."""
-    quiet_s = bench.client.transport.limits.quiet_s
+    quiet_s = host.client.transport.limits.quiet_s
     limit_s = min(quiet_s, _PATIENCE * ended.after_s)
-    bench.warn(action, f"{ended.error}; the server goes on with it, so it is waited for")
-    made = _poll(bench, _target_of(action), old, limit_s)
+    host.warn(action, f"{ended.error}; the server goes on with it, so it is waited for")
+    made = _poll(host, _target_of(action), old, limit_s)
     if made is None and limit_s == quiet_s:
         raise ProtocolError(
             f"{ended.error}, and not made {format_duration(limit_s)} later either",
-            host=bench.spec.name,
+            host=host.name,
             hint="let the proxy before the server wait longer (nginx: proxy_read_timeout 3600s): this version says "
             "nothing while it quantizes; or upgrade to 0.12.6",
         )
     return made
 
 
-def _poll(bench: Workbench, target: ModelName, old: Seen | None, limit_s: float) -> Seen | None:
+def _poll(host: HostSession, target: ModelName, old: Seen | None, limit_s: float) -> Seen | None:
     """The model once it is another than `old`, None after `limit_s`. RemoteError when the server is away: then it
     makes nothing any more."""
     waited_s, pause_s = 0.0, PAUSE_S
     while True:
-        made = _look_once(bench, target)
+        made = _look_once(host, target)
         if made is not None and made != old:
             return made
         if waited_s >= limit_s:
             return None
-        if bench.cancel.wait(pause_s):
+        if host.cancel.wait(pause_s):
             raise Cancelled("stopped while waiting for a model to be made")
         waited_s += pause_s
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _look_once(bench: Workbench, target: ModelName) -> Seen | None:
+def _look_once(host: HostSession, target: ModelName) -> Seen | None:
     """The model, None also when the server is too busy to say."""
     try:
-        return read_tags(bench.client).get(target)
+        return read_tags(host.client).get(target)
     except RemoteError as error:
         if is_overdue(error):
             return None

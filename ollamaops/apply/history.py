@@ -6,7 +6,6 @@ says so once. Planning never reads the history; what it needs of the last run, t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,43 +13,44 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ollamaops.apply.saved_plan import declaration_digest
 from ollamaops.errors import OllamaopsError, StateError
 from ollamaops.events import ActionEnded, Event, Interrupted, Noted, Outcome, Skipped
 from ollamaops.names import ModelName
-from ollamaops.observe.run import HostCase, Surroundings, desired_of
+from ollamaops.observe.run import HostTask, Run
 from ollamaops.plan.actions import Plan, id_of
 from ollamaops.plan.codec import Json, plan_to_json, value_to_json
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, outcome_name
 from ollamaops.state.audit import AuditLog
 from ollamaops.state.locks import who_am_i
-from ollamaops.state.records import UNFINISHED, Run
+from ollamaops.state.records import UNFINISHED, RunRecord
 
 GIT_TIMEOUT_S = 5
 
 
 class Recorder:
-    """What is written down of one run. `around` are the surroundings in which it listens; use these for the run."""
+    """What is written down of one run. Use `run` for the run: it listens in."""
 
-    def __init__(self, run: Run, around: Surroundings, *, is_kept: bool) -> None:
-        self.run = run
+    def __init__(self, record: RunRecord, run: Run, *, is_kept: bool) -> None:
+        self.record = record
         self._is_kept = is_kept
-        self._ledger = around.ledger
-        self._audit = AuditLog(around.ledger.folder)
-        self._outer = around
+        self._ledger = run.ledger
+        self._audit = AuditLog(run.ledger.folder)
+        self._outer = run
         self._has_complained = False
-        self.around = replace(around, emit=self._listen)
+        self.run = replace(run, emit=self._listen)
 
     def start(self) -> None:
         """Keep that the run has begun."""
-        self._keep_run()
+        self._keep_record()
 
     def finish(self, report: RunReport, exit_code: int) -> None:
         """Keep how the run ended, and a line for every action that was never begun."""
         for result in report.results:
             if isinstance(result.outcome, Skipped) or result.outcome == Interrupted():
                 self._append(result.action.host, id_of(result.action), self._outer.now(), result.outcome)
-        self.run = replace(
-            self.run,
+        self.record = replace(
+            self.record,
             hosts=json.dumps({host.host: _host_to_json(host) for host in report.hosts}),
             outcomes=json.dumps([_result_to_json(result) for result in report.results]),
         )
@@ -60,9 +60,9 @@ class Recorder:
 
     def end(self, exit_code: int) -> None:
         """Keep the exit code of a run, if no other was kept before."""
-        if not self.run.is_finished:
-            self.run = replace(self.run, exit_code=exit_code, ended_at=self._outer.now())
-            self._keep_run()
+        if not self.record.is_finished:
+            self.record = replace(self.record, exit_code=exit_code, ended_at=self._outer.now())
+            self._keep_record()
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, ActionEnded) and event.outcome != Interrupted():
@@ -70,20 +70,20 @@ class Recorder:
         self._outer.emit(event)
 
     def _append(self, host: str, action_id: str, at: str, outcome: Outcome) -> None:
-        run = self.run
-        head = {"at": at, "run": run.run_id, "command": run.command, "who": run.who}
-        origin = {"manifest": run.manifest_digest, "commit": run.commit}
+        record = self.record
+        head = {"at": at, "run": record.run_id, "command": record.command, "who": record.who}
+        origin = {"manifest": record.manifest_digest, "commit": record.commit}
         entry = {**head, **origin, "host": host, "action": action_id, **_outcome_to_json(outcome)}
         try:
             self._audit.append(entry)
         except StateError as error:
             self._complain(error)
 
-    def _keep_run(self) -> None:
+    def _keep_record(self) -> None:
         if not self._is_kept:
             return
         try:
-            self._ledger.record_run(self.run)
+            self._ledger.record_run(self.record)
         except StateError as error:
             self._complain(error)
 
@@ -99,33 +99,31 @@ class Recorder:
         if not self._has_complained:
             self._has_complained = True
             message = f"this run is not written down: {error}"
-            self._outer.emit(
-                Noted(run_id=self.run.run_id, at=self._outer.now(), level="warning", message=message)
-            )
+            self._outer.emit(Noted(**self._outer.stamp(), level="warning", message=message))
 
 
 @contextmanager
 def recorded(
-    plan: Plan, cases: Sequence[HostCase], around: Surroundings, *, command: str, folder: Path
+    plan: Plan, tasks: Sequence[HostTask], run: Run, *, command: str, folder: Path
 ) -> Iterator[Recorder]:
     """Within the block a run is written down; the block calls `finish`, unless it ends in an error.
 
     A run that has nothing to do leaves no trace.
     `folder` is the manifest's; `command` what the user asked for, without anything secret.
     """
-    run = Run(
-        run_id=cases[0].options.run_id if cases else "",
-        at=around.now(),
+    record = RunRecord(
+        run_id=run.run_id,
+        at=run.now(),
         command=command,
         hosts="{}",
-        manifest_digest=declaration_digest(cases),
+        manifest_digest=declaration_digest(tasks),
         exit_code=UNFINISHED,
         plan=json.dumps(plan_to_json(plan)),
         outcomes="[]",
         who=who_am_i(),
         commit=commit_of(folder),
     )
-    recorder = Recorder(run, around, is_kept=bool(plan.actions))
+    recorder = Recorder(record, run, is_kept=bool(plan.actions))
     recorder.start()
     try:
         yield recorder
@@ -134,20 +132,6 @@ def recorded(
         raise
     finally:
         recorder.end(1)
-
-
-def declaration_digest(cases: Sequence[HostCase]) -> str:
-    """64 hex digits that stand for everything declared for these hosts, local weights included."""
-    facts = [
-        [
-            case.spec.name,
-            sorted((str(model.name), str(model.fingerprint)) for model in desired_of(case).models),
-            sorted(str(entry.pattern) for entry in case.absent),
-            repr(case.policy),
-        ]
-        for case in sorted(cases, key=lambda case: case.spec.name)
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def commit_of(folder: Path) -> str:

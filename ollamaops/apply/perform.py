@@ -1,9 +1,8 @@
-"""One `case` per action: how it is carried out on a host, and how its result is seen with own eyes.
+"""One `case` per action: how it is carried out on a host, and what came of it.
 
-Decides nothing about what should be done. Success is a fresh look at `/api/tags`, not a 200; what was seen is
-remembered at once, so that kill -9 between two actions loses nothing. Leaves pulls to pulling.py, uploads and builds
-to building.py. The fact a reader would miss: servers have no compare-and-swap, so what an action relies on is looked
-at once more right before it.
+Success is a fresh look at `/api/tags`, not a 200; what was seen is remembered at once, so that kill -9 between two
+actions loses nothing. Servers have no compare-and-swap, so what an action relies on is looked at once more right
+before it.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from typing import assert_never
 
 from ollamaops.apply.create import create, upload
 from ollamaops.apply.load import load, make_way, unload
-from ollamaops.apply.preconditions import await_turn
 from ollamaops.apply.pull import pull
 from ollamaops.apply.push import publish
-from ollamaops.apply.switch import prove
-from ollamaops.apply.versions import make_room, settle
+from ollamaops.apply.remember import forget, remember_copy, remember_rollback
+from ollamaops.apply.versions import commit, make_room, verify
 from ollamaops.errors import (
     Cancelled,
     DiskFull,
@@ -36,8 +34,10 @@ from ollamaops.events import (
     Refused,
     Succeeded,
 )
+from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
-from ollamaops.observe.session import Workbench
+from ollamaops.observe.host import clocks_of, names_loaded
+from ollamaops.observe.session import HostSession
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -49,13 +49,16 @@ from ollamaops.plan.actions import (
     UnloadModel,
     UploadBlob,
     VerifyModel,
-    id_of,
     subject_of,
     verb_of,
 )
+from ollamaops.plan.guard import CHANGING, describe_moment, is_open, next_opening
+from ollamaops.plan.residency import kept_loaded
 from ollamaops.units import format_size
 
 SPARE_TO_NAME = 3
+LOOKS_AT_BUSY = 300
+BUSY_PAUSE_S = 2.0
 
 
 class ChangedMeanwhile(OllamaopsError):
@@ -64,29 +67,28 @@ class ChangedMeanwhile(OllamaopsError):
     exit_code = 4
 
 
-def perform(bench: Workbench, action: Action) -> Outcome:
+def perform(host: HostSession, action: Action) -> Outcome:
     """Carry out one action and say how it ended. Never raises for what users, servers or networks do."""
     began = time.monotonic()
-    stamp = {"run_id": bench.run_id, "host": bench.spec.name, "action_id": id_of(action)}
-    bench.emit(ActionStarted(at=bench.now(), verb=verb_of(action), subject=subject_of(action), **stamp))
-    outcome = _outcome(bench, action, began)
-    bench.emit(ActionEnded(at=bench.now(), outcome=outcome, **stamp))
+    host.emit(ActionStarted(**host.stamp(action), verb=verb_of(action), subject=subject_of(action)))
+    outcome = _outcome(host, action, began)
+    host.emit(ActionEnded(**host.stamp(action), outcome=outcome))
     return outcome
 
 
-def _outcome(bench: Workbench, action: Action, began: float) -> Outcome:
+def _outcome(host: HostSession, action: Action, began: float) -> Outcome:
     try:
-        await_turn(bench, action)
-        _check_expectations(bench, action)
-        make_way(bench, action)
-        with bench.changing if _is_alone(bench, action) else nullcontext():
-            changed = _carry_out(bench, action)
+        wait_until_allowed(host, action)
+        _check_expectations(host, action)
+        make_way(host, action)
+        with host.changing if _is_alone(host, action) else nullcontext():
+            changed = _carry_out(host, action)
     except Cancelled:
         return Interrupted(started=True)
     except (ChangedMeanwhile, RefusedError) as error:
         return Refused(because=str(error), hint=error.hint)
     except OllamaopsError as error:
-        hint = _what_to_free(bench) if isinstance(error, DiskFull) else None
+        hint = _what_to_free(host) if isinstance(error, DiskFull) else None
         return Failed(
             error=str(error),
             hint=hint or error.hint,
@@ -96,10 +98,10 @@ def _outcome(bench: Workbench, action: Action, began: float) -> Outcome:
     return Succeeded(seconds=time.monotonic() - began, changed=changed)
 
 
-def _what_to_free(bench: Workbench) -> str | None:
+def _what_to_free(host: HostSession) -> str | None:
     """The largest models that nobody declares, as advice for a full disk; None when there are none."""
     try:
-        spare = [seen for name, seen in bench.tags().items() if name in bench.spare]
+        spare = [seen for name, seen in host.tags().items() if name in host.spare]
     except OllamaopsError:
         return None
     largest = sorted(spare, key=lambda seen: seen.size_bytes, reverse=True)[:SPARE_TO_NAME]
@@ -107,14 +109,14 @@ def _what_to_free(bench: Workbench) -> str | None:
     return f"free space on the host; nobody declares {named}" if named else None
 
 
-def _check_expectations(bench: Workbench, action: Action) -> None:
+def _check_expectations(host: HostSession, action: Action) -> None:
     """Servers have no compare-and-swap, so look once more right before a model is touched."""
-    open_facts = [fact for fact in action.expects if fact.model not in bench.touched]
+    open_facts = [fact for fact in action.expects if fact.model not in host.touched]
     if not open_facts:
         return
-    tags = bench.tags()
+    tags = host.tags()
     for fact in open_facts:
-        seen = bench.find(fact.model, tags) if fact.digest else tags.get(fact.model)
+        seen = host.find(fact.model, tags) if fact.digest else tags.get(fact.model)
         now = seen.digest if seen else None
         if now != fact.digest:
             raise ChangedMeanwhile(
@@ -124,7 +126,7 @@ def _check_expectations(bench: Workbench, action: Action) -> None:
             )
 
 
-def _is_alone(bench: Workbench, action: Action) -> bool:
+def _is_alone(host: HostSession, action: Action) -> bool:
     """Whether nothing is deleted, copied or created beside it, not even by a pull that settles what it replaced.
 
     Where a deletion removes everything unused (0.5.13), so are downloads and uploads.
@@ -133,32 +135,32 @@ def _is_alone(bench: Workbench, action: Action) -> bool:
         case CreateModel() | CopyModel() | DeleteModel():
             return True
         case PullModel() | UploadBlob():
-            return bench.client.features().delete_prunes_everything
+            return host.client.features().delete_prunes_everything
         case _:
             return False
 
 
-def _carry_out(bench: Workbench, action: Action) -> bool:
+def _carry_out(host: HostSession, action: Action) -> bool:
     """Do it; True if something changed on the host."""
     match action:
         case PullModel():
-            return pull(bench, action)
+            return pull(host, action)
         case UploadBlob():
-            return bench.retrying(action, lambda: upload(bench, action, bench.reporter(action)))
+            return host.retrying(action, lambda: upload(host, action, host.reporter(action)))
         case CreateModel():
-            return create(bench, action)
+            return create(host, action)
         case CopyModel():
-            return _copy(bench, action)
+            return _copy(host, action)
         case DeleteModel():
-            return _delete(bench, action)
+            return _delete(host, action)
         case PushModel():
-            return _push(bench, action)
+            return _push(host, action)
         case VerifyModel():
-            return prove(bench, action)
+            return verify(host, action)
         case LoadModel():
-            return load(bench, action)
+            return load(host, action)
         case UnloadModel():
-            return unload(bench, action)
+            return unload(host, action)
         case _:
             assert_never(action)
 
@@ -166,54 +168,99 @@ def _carry_out(bench: Workbench, action: Action) -> bool:
 # copies, deletions, pushes
 
 
-def _copy(bench: Workbench, action: CopyModel) -> bool:
-    tags = bench.tags()
-    source = bench.require(action.source, tags, f"to copy to '{action.model}'")
+def _copy(host: HostSession, action: CopyModel) -> bool:
+    tags = host.tags()
+    source = host.require(action.source, tags, f"to copy to '{action.model}'")
     before = tags.get(action.model)
     target = before.name if before else action.model
     is_replaced = before is not None and before.digest != source.digest
     if is_replaced or (before is None and action.former and action.keep):
-        make_room(bench, action)
-    bench.retrying(action, lambda: bench.client.copy(source.name, target))
-    seen = bench.prove(action.model)
+        make_room(host, action)
+    host.retrying(action, lambda: host.client.copy(source.name, target))
+    seen = host.require_made(action.model)
     if seen.digest != source.digest:
         raise ProtocolError(
-            f"{bench.spec.name}: '{action.model}' is {seen.digest[:12]} "
+            f"{host.name}: '{action.model}' is {seen.digest[:12]} "
             f"after it was copied from {source.digest[:12]}",
-            host=bench.spec.name,
+            host=host.name,
             hint="somebody else may have changed it: plan again",
         )
     if action.rollback_key:
-        bench.remember_rollback(action, seen)
+        remember_rollback(host, action, seen)
     else:
-        bench.remember_copy(action, seen)
+        remember_copy(host, action, seen)
     if action.keep or action.source.is_aside:
-        settle(bench, action, keep=action.keep)
+        commit(host, action, keep=action.keep)
     elif is_replaced:
-        settle(bench, action, keep=None)
+        commit(host, action, keep=None)
     return before is None or before.digest != seen.digest
 
 
-def _delete(bench: Workbench, action: DeleteModel) -> bool:
-    seen = bench.tags().get(action.model)
-    was_there = seen is not None and bench.retrying(action, lambda: bench.client.delete(seen.name))
-    if action.model in bench.tags():
+def _delete(host: HostSession, action: DeleteModel) -> bool:
+    seen = host.tags().get(action.model)
+    was_there = seen is not None and host.retrying(action, lambda: host.client.delete(seen.name))
+    if action.model in host.tags():
         raise RemoteError(
-            f"{bench.spec.name}: '{action.model}' is still there, although the server reported success",
-            host=bench.spec.name,
+            f"{host.name}: '{action.model}' is still there, although the server reported success",
+            host=host.name,
             hint="look at the server's log; run again to try once more",
         )
-    bench.forget(action)
+    forget(host, action)
     return was_there
 
 
-def _push(bench: Workbench, action: PushModel) -> bool:
-    tags = bench.tags()
-    source = bench.require(action.source, tags, f"to push to '{action.model}'")
-    alias = bench.require(action.model, tags, "to push")
+def _push(host: HostSession, action: PushModel) -> bool:
+    tags = host.tags()
+    source = host.require(action.source, tags, f"to push to '{action.model}'")
+    alias = host.require(action.model, tags, "to push")
     if alias.digest != source.digest:
         raise ChangedMeanwhile(
             f"'{alias.name}' is {alias.digest[:12]} and no copy of '{source.name}' ({source.digest[:12]}) any more",
             hint="plan again",
         )
-    return publish(bench, action, alias)
+    return publish(host, action, alias)
+
+
+# may it begin?
+
+
+def wait_until_allowed(host: HostSession, action: Action) -> None:
+    """Return when the action may begin: its maintenance window is open, its model is not in use.
+
+    An action that has begun is never stopped here, so a running pull finishes after its window has closed.
+    RefusedError when it may not begin; Cancelled; RemoteError.
+    """
+    if isinstance(action, CHANGING) and "windows" not in host.run.options.force:
+        _require_window(host)
+    is_aside = isinstance(action, CreateModel) and action.aside is not None
+    is_ours = action.model in kept_loaded(
+        host.task.models
+    )  # in memory whether anybody uses it or not: guard.py
+    touches = isinstance(action, PullModel | CreateModel | CopyModel | DeleteModel) and not (
+        is_aside or is_ours
+    )
+    if touches and host.task.policy.busy == "wait" and "busy" not in host.run.options.force:
+        _await_idle(host, action.model)
+
+
+def _require_window(host: HostSession) -> None:
+    windows = host.task.policy.windows
+    clocks = clocks_of(windows, host.run.moment())
+    opening = next_opening(windows, clocks)
+    if opening is not None and not is_open(windows, clocks):
+        raise RefusedError(
+            "the maintenance window has closed",
+            hint=f"run again when the next one opens: {describe_moment(opening)}",
+        )
+
+
+def _await_idle(host: HostSession, name: ModelName) -> None:
+    for _ in range(LOOKS_AT_BUSY):
+        if name not in names_loaded(host):
+            return
+        if host.cancel.wait(BUSY_PAUSE_S):
+            raise Cancelled("stopped while waiting for a model to be idle")
+    raise RefusedError(
+        f"'{name}' is in use, and was so for {LOOKS_AT_BUSY * BUSY_PAUSE_S:g} s",
+        hint="unload it, or use --force busy for this run",
+    )

@@ -1,7 +1,6 @@
-"""One look at one host and the plan that follows from it: ask, gather, decide.
+"""One look at one host, and the plan that follows from it: ask, gather, decide.
 
-Leaves what is asked to observe.py, what follows to plan/. The fact a reader would miss: what is found in sync is
-remembered on the way, so that the next run need not look into it.
+What is found in sync is remembered on the way, so that the next run need not look into it.
 """
 
 from __future__ import annotations
@@ -9,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ollamaops.apply.archives import with_archives
-from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
-from ollamaops.events import HostObserved, HostUnreached
+from ollamaops.events import HostObserved
+from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
-from ollamaops.observe.guard_facts import with_circumstances
-from ollamaops.observe.host import Eyes, Glance, look, look_at_digests, remember_in_sync
-from ollamaops.observe.memory import ledger_of, load_evictions
-from ollamaops.observe.run import HostCase, Surroundings, desired_of
-from ollamaops.observe.weights import with_headers
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.observe.host import observe, observe_costs, observe_digests, observe_for_guards
+from ollamaops.observe.memory import load_evictions, remember_in_sync
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import HostTask, Run, desired_of
+from ollamaops.observe.session import HostSession, reach
+from ollamaops.observe.weights import with_archives, with_headers
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost
@@ -28,115 +26,95 @@ from ollamaops.plan.lookups import PlanOptions, is_trusted
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed
+from ollamaops.plan.rollback import plan_rollback
 
 
-def survey_host(case: HostCase, around: Surroundings) -> HostPlan | UnreachedHost:
+def plan_task(task: HostTask, run: Run) -> HostPlan | UnreachedHost:
     """What one host needs, or why that is not known. Errors that are not about the host are raised."""
-    try:
-        client = around.open_client(case.spec, around.cancel)
-    except OllamaopsError as error:
-        return unreached(case, around, error)
-    with client:
-        return survey(case, client, around)
+    return reach(task, run, look_and_plan)
 
 
-def survey(
-    case: HostCase,
-    client: OllamaClient,
-    around: Surroundings,
+def look_and_plan(
+    host: HostSession,
     *,
+    costs: bool = True,
     distrust: frozenset[ModelName] = frozenset(),
     made: frozenset[ModelName] = frozenset(),
-    settled: frozenset[ModelName] = frozenset(),
-) -> HostPlan | UnreachedHost:
-    """Look at one host and plan what it needs. `distrust`, `made` and `settled` are those of PlanOptions.
+    residency_done: frozenset[ModelName] = frozenset(),
+) -> HostPlan:
+    """Look at the host and plan what it needs. `distrust`, `made` and `residency_done` are those of PlanOptions.
 
-    StateError, WeightsError and Cancelled are raised: they say nothing about the host.
+    RemoteError if it does not answer. StateError, WeightsError and Cancelled say nothing about the host.
     """
-    desired = desired_of(case)
+    run, chosen, desired = host.run, host.run.options, desired_of(host.task)
     options = PlanOptions(
-        verify_weights=case.options.verify_weights,
-        ask_registry=case.options.ask_registry,
+        verify_weights=chosen.verify_weights,
+        ask_registry=chosen.ask_registry,
         distrust=distrust,
         made=made,
-        residency_done=settled,
-        evicted=load_evictions(around.ledger, case.spec.name) if is_managed(desired) else {},
-        release=case.options.release,
+        residency_done=residency_done,
+        evicted=load_evictions(run.ledger, host.name) if is_managed(desired) else {},
+        release=chosen.release,
     )
-    eyes = _eyes(case, client, around)
-    try:
-        observed = look(eyes, desired, options)
-    except RemoteError as error:
-        return unreached(case, around, error)
-    _tell(case, client, around, observed)
-    desired = _with_headers(case, desired, observed, options)
-    desired = with_archives(desired, observed, options, around.cancel.is_set)
+    observed = observe(host, desired, options)
+    desired = _with_headers(host.task, desired, observed, options)
+    desired = with_archives(desired, observed, options, run.cancel.is_set)
     plan = plan_host(desired, observed, options)
-    remember_in_sync(eyes, desired, observed, plan, options=options, now=around.now())
-    if case.options.prune_only:
-        plan = only_prune(plan, force=case.options.force)
-    return guarded(case, eyes, plan, desired, observed, around) if case.options.guarded else plan
-
-
-def guarded(
-    case: HostCase,
-    glance: Glance,
-    plan: HostPlan,
-    desired: DesiredHost,
-    observed: ObservedHost,
-    around: Surroundings,
-) -> HostPlan | UnreachedHost:
-    """The plan with what the rules say against it."""
-    force = case.options.force
-    try:
-        observed = with_circumstances(
-            glance, around.registries, case.policy, plan, observed, at=around.moment(), lifted=force
+    if costs and chosen.costs and chosen.ask_registry and plan.actions:
+        observed = observe_costs(host, desired, observed, plan)
+        plan = plan_host(desired, observed, options)
+    run.emit(
+        HostObserved(
+            **host.stamp(),
+            version=observed.version,
+            models=len(observed.models),
+            requests=host.client.transport.requests_sent,
         )
-    except RemoteError as error:
-        return unreached(case, around, error)
+    )
+    remember_in_sync(host, desired, observed, plan, options)
+    if chosen.prune_only:
+        plan = only_prune(plan, force=chosen.force)
+    return _guarded(host, plan, desired, observed) if chosen.guarded else plan
+
+
+def plan_rollback_of_task(task: HostTask, run: Run, version: int) -> HostPlan | UnreachedHost:
+    """What rolling the task's targets back takes; Cancelled is raised.
+
+    Nothing is looked into and no registry is asked, so that the way back is open when little else works.
+    """
+
+    def look(host: HostSession) -> HostPlan:
+        observed, desired = host.models(), desired_of(task)
+        return _guarded(
+            host, plan_rollback(desired, observed, task.targets, version=version), desired, observed
+        )
+
+    return reach(task, run, look)
+
+
+def _guarded(host: HostSession, plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> HostPlan:
+    """The plan with what the rules say against it."""
+    force = host.run.options.force
+    observed = observe_for_guards(host, host.task.policy, plan, observed, lifted=force)
     return guard(plan, desired, observed, force=force)
 
 
-def judge_again(case: HostCase, plan: HostPlan, around: Surroundings) -> HostPlan | UnreachedHost:
-    """A saved plan with what the rules say now whose answer depends on the moment: windows, and models in use."""
-    if not (case.policy.windows or case.policy.busy):
-        return plan
-    try:
-        with around.open_client(case.spec, around.cancel) as client:
-            glance = _glance(case, client, around)
-            observed = with_circumstances(
-                glance,
-                around.registries,
-                replace(case.policy, licenses=None),
-                plan,
-                glance.models(),
-                at=around.moment(),
-                lifted=case.options.force,
-            )
-    except Cancelled:
-        raise
-    except OllamaopsError as error:
-        return unreached(case, around, error)
-    return guard_again(plan, desired_of(case), observed, force=case.options.force)
-
-
 def _with_headers(
-    case: HostCase, desired: DesiredHost, observed: ObservedHost, options: PlanOptions
+    task: HostTask, desired: DesiredHost, observed: ObservedHost, options: PlanOptions
 ) -> DesiredHost:
     """The headers of local weights are read when a model of theirs has to be compared or built."""
     is_needed = any(model.weights and not is_trusted(model, observed, options) for model in desired.models)
-    return desired_of(replace(case, files=with_headers(case.files))) if is_needed else desired
+    return desired_of(replace(task, files=with_headers(task.files))) if is_needed else desired
 
 
-def find_changes(case: HostCase, plan: HostPlan, around: Surroundings) -> list[str] | UnreachedHost:
+# saved plans
+
+
+def find_changes(task: HostTask, plan: HostPlan, run: Run) -> list[str] | UnreachedHost:
     """Every fact that the plan relies on and that is no longer so, in words."""
-    try:
-        with around.open_client(case.spec, around.cancel) as client:
-            digests = look_at_digests(_glance(case, client, around))
-    except Cancelled:
-        raise
-    except OllamaopsError as error:
-        return unreached(case, around, error)
+    digests = reach(task, run, observe_digests)
+    if isinstance(digests, UnreachedHost):
+        return digests
     facts = dict.fromkeys(fact for action in plan.actions for fact in action.expects)
     changes = [
         f"'{fact.model}' on {plan.host} was {short_digest(fact.digest)}, "
@@ -144,56 +122,28 @@ def find_changes(case: HostCase, plan: HostPlan, around: Surroundings) -> list[s
         for fact in facts
         if digests.get(fact.model) != fact.digest
     ]
-    return [*changes, *_moved_tags(plan, around)] if case.options.ask_registry else changes
+    return [*changes, *_moved_tags(plan, run.registries)] if run.options.ask_registry else changes
 
 
-def _moved_tags(plan: HostPlan, around: Surroundings) -> Iterator[str]:
+def _moved_tags(plan: HostPlan, registries: RegistryCache) -> Iterator[str]:
     """What a registry has other than when the plan was made; one that does not say is no change."""
     pulls = [action for action in plan.actions if isinstance(action, PullModel) and action.registry_digest]
-    answers = around.registries.ask({pull.model: pull.insecure for pull in pulls})
+    answers = registries.ask({pull.model: pull.insecure for pull in pulls})
     for pull in pulls:
         now = answers[pull.model].registry_digest
         if now and now != pull.registry_digest:
             yield f"'{pull.model}' in its registry was {pull.registry_digest[:12]}, now it is {now[:12]}"
 
 
-def unreached(case: HostCase, around: Surroundings, error: OllamaopsError) -> UnreachedHost:
-    """Tell of a host that does not answer."""
-    around.emit(
-        HostUnreached(
-            run_id=case.options.run_id,
-            at=around.now(),
-            host=case.spec.name,
-            error=str(error),
-            hint=error.hint,
-        )
+def judge_again(task: HostTask, plan: HostPlan, run: Run) -> HostPlan | UnreachedHost:
+    """A saved plan with what the rules say now whose answer depends on the moment: windows, and models in use."""
+    policy: Policy = replace(task.policy, licenses=None)
+    if not (policy.windows or policy.busy):
+        return plan
+    force = run.options.force
+    observed = reach(
+        task, run, lambda host: observe_for_guards(host, policy, plan, host.models(), lifted=force)
     )
-    return UnreachedHost(host=case.spec.name, error=str(error), hint=error.hint)
-
-
-def _tell(case: HostCase, client: OllamaClient, around: Surroundings, observed: ObservedHost) -> None:
-    around.emit(
-        HostObserved(
-            run_id=case.options.run_id,
-            at=around.now(),
-            host=case.spec.name,
-            version=observed.version,
-            models=len(observed.models),
-            requests=client.transport.requests_sent,
-        )
-    )
-
-
-def _glance(case: HostCase, client: OllamaClient, around: Surroundings) -> Glance:
-    return Glance(spec=case.spec, client=client, cancel=around.cancel)
-
-
-def _eyes(case: HostCase, client: OllamaClient, around: Surroundings) -> Eyes:
-    return Eyes(
-        spec=case.spec,
-        client=client,
-        ledger=ledger_of(case, client, around),
-        registries=around.registries,
-        cancel=around.cancel,
-        costs=case.options.costs and case.options.ask_registry,
-    )
+    if isinstance(observed, UnreachedHost):
+        return observed
+    return guard_again(plan, desired_of(task), observed, force=force)

@@ -8,9 +8,10 @@ count as well. A registry that cannot be asked from here proves nothing, and tha
 
 from __future__ import annotations
 
+from ollamaops.apply.remember import remember_push
 from ollamaops.errors import Cancelled, DigestMismatch, ProtocolError
 from ollamaops.lockfile.build import Answer, Unanswered
-from ollamaops.observe.session import PAUSE_S, Seen, Workbench
+from ollamaops.observe.session import PAUSE_S, HostSession, Seen
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import PushModel
 
@@ -18,33 +19,33 @@ LOOKS = 3
 _NOT_ASKED = Unanswered(error="registries are not asked", hint="leave out --no-registry")
 
 
-def publish(bench: Workbench, action: PushModel, alias: Seen) -> bool:
+def publish(host: HostSession, action: PushModel, alias: Seen) -> bool:
     """Push what `alias` holds, unless the registry has it already; True if it was pushed.
 
     ProtocolError or DigestMismatch when the registry has nothing or something else afterwards, which is then not
     remembered as pushed. RemoteError and Cancelled as pushes raise them.
     """
-    answer = _ask(bench, action)
+    answer = _ask(host, action)
     if _holds(answer, alias, frozenset()):
-        bench.remember_push(action, alias.digest, _registry_digest(answer))
+        remember_push(host, action, alias.digest, _registry_digest(answer))
         return False
-    blobs = _send(bench, action, alias)
-    answer = _look(bench, action, alias, blobs)
-    _check(bench, action, alias, answer, blobs)
-    bench.remember_push(action, alias.digest, _registry_digest(answer))
+    blobs = _send(host, action, alias)
+    answer = _look(host, action, alias, blobs)
+    _check(host, action, alias, answer, blobs)
+    remember_push(host, action, alias.digest, _registry_digest(answer))
     return True
 
 
-def _ask(bench: Workbench, action: PushModel) -> Answer:
-    if bench.registries is None:
+def _ask(host: HostSession, action: PushModel) -> Answer:
+    if host.registries is None:
         return _NOT_ASKED
-    return bench.registries.manifest(action.model, action.insecure)
+    return host.registries.manifest(action.model, action.insecure)
 
 
-def _send(bench: Workbench, action: PushModel, alias: Seen) -> frozenset[str]:
+def _send(host: HostSession, action: PushModel, alias: Seen) -> frozenset[str]:
     """Push; the digests of all blobs that the server named (all it has to send, whether the registry had them)."""
     named: set[str] = set()
-    report = bench.reporter(action)
+    report = host.reporter(action)
 
     def listen(progress: Progress) -> None:
         named.add(progress.digest)
@@ -52,36 +53,36 @@ def _send(bench: Workbench, action: PushModel, alias: Seen) -> frozenset[str]:
 
     def attempt() -> None:
         named.clear()
-        bench.client.push(
+        host.client.push(
             alias.name,
             insecure=action.insecure,
             on_progress=listen,
-            stall_s=bench.spec.stall_s,
+            stall_s=host.spec.stall_s,
         )
 
     try:
-        bench.retrying(action, attempt)
+        host.retrying(action, attempt)
     finally:
-        _forget(bench, action)
+        _forget(host, action)
     return frozenset(named - {""})
 
 
-def _forget(bench: Workbench, action: PushModel) -> None:
-    if bench.registries is not None:
-        bench.registries.forget(action.model, action.insecure)
+def _forget(host: HostSession, action: PushModel) -> None:
+    if host.registries is not None:
+        host.registries.forget(action.model, action.insecure)
 
 
-def _look(bench: Workbench, action: PushModel, alias: Seen, blobs: frozenset[str]) -> Answer:
+def _look(host: HostSession, action: PushModel, alias: Seen, blobs: frozenset[str]) -> Answer:
     """What the registry answers now; asked again while it is not what was sent, for caches may lag a moment."""
     for _ in range(LOOKS - 1):
-        answer = _ask(bench, action)
+        answer = _ask(host, action)
         is_settled = isinstance(answer, Unanswered) and answer.cause != "gone"
         if is_settled or _holds(answer, alias, blobs):
             return answer
-        if bench.cancel.wait(PAUSE_S):
+        if host.cancel.wait(PAUSE_S):
             raise Cancelled("stopped while looking for what was pushed")
-        _forget(bench, action)
-    return _ask(bench, action)
+        _forget(host, action)
+    return _ask(host, action)
 
 
 def _holds(answer: Answer, alias: Seen, blobs: frozenset[str]) -> bool:
@@ -93,35 +94,35 @@ def _holds(answer: Answer, alias: Seen, blobs: frozenset[str]) -> bool:
     return is_current(alias.digest, answer) or (bool(blobs) and blobs == set(map(str, answer.blobs)))
 
 
-def _check(bench: Workbench, action: PushModel, alias: Seen, answer: Answer, blobs: frozenset[str]) -> None:
+def _check(host: HostSession, action: PushModel, alias: Seen, answer: Answer, blobs: frozenset[str]) -> None:
     """Nothing when it is there; a warning when nobody can tell.
 
     A registry that says 404 has said no: were it to hide the model from strangers, no server could pull it either,
     because Ollama shows its key only after a 401.
     """
-    host, name = bench.spec.name, action.model
+    where, name = host.name, action.model
     if not isinstance(answer, Unanswered):
         if not _holds(answer, alias, blobs):
             raise DigestMismatch(
-                f"{host}: '{name}' was pushed as {alias.digest[:12]}, "
+                f"{where}: '{name}' was pushed as {alias.digest[:12]}, "
                 f"but the registry has {answer.digest.hex[:12]}, which is other content",
-                host=host,
+                host=where,
                 hint="somebody else pushed there too, or something before the registry changed it: run again",
             )
         return
     match answer.cause:
         case "gone":
             raise ProtocolError(
-                f"{host}: '{name}' is not in the registry, although the server reported success",
-                host=host,
+                f"{where}: '{name}' is not in the registry, although the server reported success",
+                host=where,
                 hint="look at the registry's log; run again to push once more",
             )
         case "tampered":
             raise DigestMismatch(
-                f"{host}: '{name}' was pushed, but {answer.error}", host=host, hint=answer.hint
+                f"{where}: '{name}' was pushed, but {answer.error}", host=where, hint=answer.hint
             )
         case _:
-            bench.warn(action, f"pushed, but not verified: {answer.error}")
+            host.warn(action, f"pushed, but not verified: {answer.error}")
 
 
 def _registry_digest(answer: Answer) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.main import cli
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import write
 
 
 @command_with_shared(
@@ -16,10 +19,6 @@ from ollamaops.cli.options import Shared, command_with_shared
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shared: Shared, shell: str) -> int:
     """Print a completion script for SHELL."""
-    from click.shell_completion import get_completion_class
-
-    from ollamaops.cli.main import cli
-    from ollamaops.cli.printing import write
 
     found = get_completion_class(shell)
     assert found is not None

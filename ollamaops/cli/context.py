@@ -1,79 +1,88 @@
-"""The concrete parts that a command works with, built from the shared options: manifest, hosts, memory, listeners.
-
-Everything that lives as long as the command (sandboxes, connections, the progress display) is opened and closed here.
-"""
+"""From the shared options to an open engine: manifest, lock file, hosts or sandboxes, state folder, progress."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from platformdirs import user_state_path
 
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
+from ollamaops.engine import Engine, open_run
 from ollamaops.errors import UsageError
-from ollamaops.files.location import Location, Weights
-from ollamaops.http.cancel import CancelToken
+from ollamaops.events import Event, Noted
+from ollamaops.lockfile.build import with_lock
+from ollamaops.lockfile.file import load_lock
+from ollamaops.lockfile.lock import Lock
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
-from ollamaops.manifest.types import HostSpec, Manifest, Tls, WeightsFile
-from ollamaops.manifest.weights import local_files
-from ollamaops.names import NamePattern, new_id
-from ollamaops.observe.remote_weights import RemoteWeightsStore
-from ollamaops.observe.weights import digests_of, tell_reading
-from ollamaops.report.progress import OnDemand
+from ollamaops.manifest.types import HostSpec, Manifest, Tls
+from ollamaops.names import NamePattern
+from ollamaops.observe.run import RunOptions
+from ollamaops.plan.guard import lifted_by
+from ollamaops.registry.client import RegistryClient
+from ollamaops.report.progress import OnDemand, ProgressKind, ProgressSink, progress_sink
 from ollamaops.report.words import wants_color
 from ollamaops.state.ledger import Ledger
-from ollamaops.units import parse_duration, parse_timeout, utc_now
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from ollamaops.engine import HostCase, Surroundings
-    from ollamaops.events import Event
-    from ollamaops.lockfile.lock import Lock
-    from ollamaops.observe.registries import RegistryCache
-    from ollamaops.registry.client import RegistryClient
-    from ollamaops.report.progress import ProgressKind, ProgressSink
+from ollamaops.units import parse_duration, parse_timeout
 
 LOCK_FILE = "ollamaops.lock"
 REGISTRY_TIMEOUT_S = 10.0
-# While modules are imported beside it, hashing would wait Python's 5 ms after every block.
-SWITCH_S = 0.0002
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """A command's world: what is wanted where, and everything needed to look and to act."""
+@contextmanager
+def open_engine(
+    shared: Shared,
+    *,
+    manifest: Manifest | None = None,
+    prune: str | None = None,
+    require_lock: bool = False,
+    force: Sequence[str] = (),
+    verify_weights: bool = False,
+    wait: str | None = None,
+    release: bool = False,
+) -> Iterator[Engine]:
+    """The engine for a command; what it opens, sandboxes and connections, is closed afterwards.
 
-    shared: Shared
-    manifest: Manifest
-    around: Surroundings
-    find_cases: Callable[[], tuple[HostCase, ...]]
-    is_reading: Callable[[], bool]
-
-    @property
-    def cases(self) -> tuple[HostCase, ...]:
-        """What is wanted of each host. Waits for the digests of all weights; WeightsError, Cancelled."""
-        return self.find_cases()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """What is wanted where, and whom to ask; no host and no local weights have been looked at."""
-
-    manifest: Manifest
-    hosts: tuple[HostSpec, ...]
-    registries: RegistryCache
-    cancel: CancelToken
+    `prune` and `wait` are the texts of --prune and --wait. Nothing is sent or read before the command asks for it.
+    """
+    wanted = _with_prune(manifest or load(shared, require_lock=require_lock), prune)
+    with ExitStack() as stack:
+        cancel = stack.enter_context(cancel_on_signals())
+        chosen = choose_hosts(shared, wanted)
+        endpoints: dict[str, str] = {}
+        hosts = _in_sandboxes(stack, Path(shared.sandbox), chosen, endpoints) if shared.sandbox else chosen
+        options = RunOptions(
+            force=frozenset(rule for name in force for rule in read_option("--force", name, lifted_by)),
+            verify_weights=verify_weights,
+            ask_registry=not shared.no_registry,
+            jobs=shared.jobs or 8,
+            wait_s=read_option("--wait", wait, parse_duration) if wait else 0.0,
+            release=release,
+        )
+        timeout_s = (
+            read_option("--timeout", shared.timeout, parse_timeout) if shared.timeout else REGISTRY_TIMEOUT_S
+        )
+        engine = open_run(
+            wanted,
+            open_ledger(shared),
+            hosts=hosts,
+            targets=targets_of(shared, wanted, chosen),
+            environment=shared.environment or "",
+            options=options,
+            cancel=cancel,
+            reading=lambda: OnDemand(lambda: progress(shared)),
+            open_registry=lambda: RegistryClient(endpoints=endpoints, timeout_s=timeout_s),
+        )
+        yield stack.enter_context(engine)
 
 
 def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
@@ -82,9 +91,6 @@ def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
         manifest = load_unlocked(shared, locked=False)
         if all(spec.update != "locked" for spec in manifest.models):
             return manifest
-    from ollamaops.lockfile.build import with_lock
-    from ollamaops.lockfile.lock import Lock
-
     lock = read_lock(shared)
     manifest = load_unlocked(shared, locked=require_lock or lock is not None)
     return with_lock(manifest, lock or Lock(), required=require_lock)
@@ -92,8 +98,6 @@ def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
 
 def read_lock(shared: Shared) -> Lock | None:
     """The lock that this run is held to, None if there is none. UsageError when --lock-file names a missing file."""
-    from ollamaops.lockfile.file import load_lock
-
     lock = load_lock(lock_path(shared))
     if lock is None and shared.lock_file:
         raise UsageError(
@@ -143,133 +147,8 @@ def open_ledger(shared: Shared) -> Ledger:
     """The ledger in --state-dir, $OLLAMAOPS_STATE_DIR or the user's state folder. Opens no file yet."""
     folder = shared.state_dir or os.environ.get("OLLAMAOPS_STATE_DIR")
     if folder is None:
-        from platformdirs import user_state_path
-
         folder = str(user_state_path("ollamaops"))
     return Ledger(Path(folder))
-
-
-@contextmanager
-def open_fleet(shared: Shared, manifest: Manifest) -> Iterator[Fleet]:
-    """Everything for a command that asks registries: the chosen hosts, or sandboxes in their place."""
-    with ExitStack() as stack:
-        cancel = stack.enter_context(cancel_on_signals())
-        yield _fleet(stack, shared, manifest, choose_hosts(shared, manifest), cancel)
-
-
-def _fleet(
-    stack: ExitStack, shared: Shared, manifest: Manifest, hosts: tuple[HostSpec, ...], cancel: CancelToken
-) -> Fleet:
-    from ollamaops.observe.registries import RegistryCache
-
-    endpoints: dict[str, str] = {}
-    if shared.sandbox:
-        hosts = _in_sandboxes(stack, Path(shared.sandbox), hosts, endpoints)
-    registries = RegistryCache(lambda: _open_registry(shared, endpoints), cancel)
-    stack.callback(registries.close)
-    return Fleet(manifest=manifest, hosts=hosts, registries=registries, cancel=cancel)
-
-
-@contextmanager
-def open_scene(
-    shared: Shared,
-    *,
-    force: Sequence[str] = (),
-    verify_weights: bool = False,
-    costs: bool = True,
-    guarded: bool = True,
-    prune: str | None = None,
-    require_lock: bool = False,
-    prune_only: bool = False,
-    wait: str | None = None,
-    release: bool = False,
-    manifest: Manifest | None = None,
-) -> Iterator[Scene]:
-    """Everything for a command that looks at hosts or changes them. `wait` is the text of --wait.
-
-    Weights are read first, beside everything else: hashing is what takes longest before anything is sent.
-    """
-    wanted = _with_prune(manifest or load(shared, require_lock=require_lock), prune)
-    with ExitStack() as stack:
-        cancel = stack.enter_context(cancel_on_signals())
-        hosts = choose_hosts(shared, wanted)
-        ledger, run_id = open_ledger(shared), new_id()
-        remote_weights = stack.enter_context(closing(RemoteWeightsStore()))
-        files = local_files(spec for host in hosts for spec in models_on(host, wanted))
-        weights = stack.enter_context(_reading(shared, files, ledger, remote_weights, cancel, run_id))
-        fleet = _fleet(stack, shared, wanted, hosts, cancel)
-
-        from ollamaops.engine import Options, Surroundings, build_cases
-
-        options = Options(
-            targets=targets_of(shared, wanted, hosts),
-            force=_lifted(force),
-            verify_weights=verify_weights,
-            ask_registry=not shared.no_registry,
-            costs=costs,
-            guarded=guarded,
-            jobs=shared.jobs or 8,
-            run_id=run_id,
-            prune_only=prune_only,
-            wait_s=read_option("--wait", wait, parse_duration) if wait else 0.0,
-            release=release,
-        )
-        yield Scene(
-            shared=shared,
-            manifest=wanted,
-            around=Surroundings(
-                ledger=ledger, registries=fleet.registries, remote_weights=remote_weights, cancel=cancel
-            ),
-            find_cases=cache(
-                lambda: build_cases(wanted, fleet.hosts, weights.result() if weights else {}, options)
-            ),
-            is_reading=lambda: weights is not None and not weights.done(),
-        )
-
-
-def _lifted(force: Sequence[str]) -> frozenset[str]:
-    """The safety rules that --force lifts; UsageError for a rule that there is not."""
-    from ollamaops.plan.guard import lifted_by
-
-    return frozenset(rule for name in force for rule in read_option("--force", name, lifted_by))
-
-
-@contextmanager
-def _reading(
-    shared: Shared,
-    files: Sequence[WeightsFile],
-    ledger: Ledger,
-    remote_weights: RemoteWeightsStore,
-    cancel: CancelToken,
-    run_id: str,
-) -> Iterator[Future[dict[Location, Weights]] | None]:
-    """The digests of the weights, which a thread of their own reads; None when there are none.
-
-    Reading what takes long is shown on stderr. Leaving early stops it.
-    """
-    if not files:
-        yield None
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    is_left = threading.Event()
-    sys.setswitchinterval(SWITCH_S)
-
-    def read() -> dict[Location, Weights]:
-        with OnDemand(lambda: _progress(shared)) as sink:
-            return digests_of(
-                files,
-                ledger,
-                remote_weights=remote_weights,
-                on_progress=tell_reading(sink, run_id=run_id, now=utc_now),
-                cancel=lambda: cancel.is_set() or is_left.is_set(),
-            )
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") as pool:
-        try:
-            yield pool.submit(read)
-        finally:
-            is_left.set()
 
 
 def _with_prune(manifest: Manifest, prune: str | None) -> Manifest:
@@ -332,44 +211,14 @@ def _in_sandboxes(
     return tuple(replaced)
 
 
-def _open_registry(shared: Shared, endpoints: dict[str, str]) -> RegistryClient:
-    from ollamaops.registry.client import RegistryClient
-
-    timeout_s = (
-        read_option("--timeout", shared.timeout, parse_timeout) if shared.timeout else REGISTRY_TIMEOUT_S
-    )
-    return RegistryClient(endpoints=endpoints, timeout_s=timeout_s)
-
-
-def holding(scene: Scene) -> AbstractContextManager[None]:
-    """The locks of the scene's hosts; RefusedError says who has one. Waiting for one is told on stderr."""
-    from ollamaops.apply.locks import holding_hosts
-    from ollamaops.engine import Options
-    from ollamaops.events import discard
-
-    options = scene.cases[0].options if scene.cases else Options()
-    around = replace(scene.around, emit=discard if scene.shared.quiet else _say)
-    specs = [case.spec for case in scene.cases]
-    return holding_hosts(specs, around.ledger.folder, around, run_id=options.run_id, wait_s=options.wait_s)
-
-
-def _say(event: Event) -> None:
-    from ollamaops.events import Noted
-
-    if isinstance(event, Noted):
-        sys.stderr.write(f"{event.host}: {event.message}\n")
-
-
-@contextmanager
-def listening(scene: Scene) -> Iterator[Surroundings]:
-    """The scene's surroundings with a progress display on stderr that listens to them."""
-    with _progress(scene.shared) as sink:
-        yield replace(scene.around, emit=sink)
-
-
-def _progress(shared: Shared) -> ProgressSink:
-    from ollamaops.report.progress import progress_sink
-
+def progress(shared: Shared) -> ProgressSink:
+    """The progress display on stderr that the options ask for."""
     kind: ProgressKind = "none" if shared.quiet else shared.progress or "auto"
     color = wants_color(sys.stderr, os.environ, no_color=shared.no_color)
     return progress_sink(kind, sys.stderr, os.environ, color=color, as_json=shared.log_format == "json")
+
+
+def print_note(event: Event) -> None:
+    """A sink for notes alone, on stderr."""
+    if isinstance(event, Noted):
+        sys.stderr.write(f"{event.host}: {event.message}\n")

@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import click
 
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared, read_option
+from ollamaops.cli.printing import color_and_width, emit
+from ollamaops.names import ModelName
+from ollamaops.plan.codec import plan_to_json
+from ollamaops.plan.results import code_of_plan
+from ollamaops.report.diff_text import render_diff
 
 
 @command_with_shared(
@@ -17,17 +23,10 @@ from ollamaops.cli.options import Shared, command_with_shared, read_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when it differs.")
 def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
     """Show field by field how MODEL differs from its declaration, on every host. Writes to no server."""
-    from ollamaops.cli.context import open_scene
-    from ollamaops.cli.exits import code_of_plan
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.engine import plan_hosts
-    from ollamaops.names import ModelName
-    from ollamaops.plan.codec import plan_to_json
-    from ollamaops.report.diff_text import render_diff
 
     name = read_option("MODEL", model, ModelName.parse)
-    with open_scene(replace(shared, targets=(str(name),)), costs=False, guarded=False) as scene:
-        plan = plan_hosts(scene.cases, scene.around)
+    with open_engine(replace(shared, targets=(str(name),))) as engine:
+        plan = engine.drift()
     color, width = color_and_width(shared)
     emit(
         shared,

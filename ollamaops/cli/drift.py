@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared
+from ollamaops.cli.printing import write_file
+from ollamaops.cli.showing import show_plan
+from ollamaops.plan.results import code_of_plan
+from ollamaops.report.junit import drift_to_junit
 
 
 @command_with_shared(
@@ -35,19 +40,9 @@ def command(
 
     Exit 0 when they are, 2 when something differs, 3 when a host could not be reached.
     """
-    from ollamaops.cli.context import open_scene
-    from ollamaops.cli.exits import code_of_plan
-
-    scope = "none" if no_prune else prune
-    with open_scene(shared, prune=scope, verify_weights=verify_weights, costs=False, guarded=False) as scene:
-        from ollamaops.cli.printing import write_file
-        from ollamaops.cli.showing import show_plan
-        from ollamaops.engine import plan_hosts
-
-        plan = plan_hosts(scene.cases, scene.around)
+    with open_engine(shared, prune="none" if no_prune else prune, verify_weights=verify_weights) as engine:
+        plan = engine.drift()
     if junit is not None:
-        from ollamaops.report.junit import drift_to_junit
-
         write_file(junit, drift_to_junit(plan))
     show_plan(shared, plan)
     return code_of_plan(plan, detailed=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.context import open_ledger
 from ollamaops.cli.options import (
     Commands,
     Shared,
@@ -15,13 +16,18 @@ from ollamaops.cli.options import (
     shared_options,
     take_shared,
 )
+from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.errors import UsageError
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from ollamaops.state.ledger import Ledger
-    from ollamaops.state.records import Run
+from ollamaops.report.history_text import (
+    render_run_diff,
+    render_run_record,
+    render_runs,
+    run_diff_to_json,
+    run_record_to_json,
+    runs_to_json,
+)
+from ollamaops.state.ledger import Ledger
+from ollamaops.state.records import RunRecord
 
 LATEST = "latest"
 
@@ -55,9 +61,6 @@ def command(context: click.Context, /, last: int, **given: Any) -> int | None:
     context.obj = shared = inner.over(outer)
     if context.invoked_subcommand is not None:
         return None
-    from ollamaops.cli.context import open_ledger
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.report.history_text import render_runs, runs_to_json
 
     runs = open_ledger(shared).runs(last)
     color, _width = color_and_width(shared)
@@ -72,9 +75,6 @@ def command(context: click.Context, /, last: int, **given: Any) -> int | None:
 @click.argument("run")
 def show(shared: Shared, run: str) -> int:
     """Show one run in full: every action and what became of it."""
-    from ollamaops.cli.context import open_ledger
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.report.history_text import render_run_record, run_record_to_json
 
     found = _find(open_ledger(shared), run)
     color, _ = color_and_width(shared)
@@ -93,9 +93,6 @@ def show(shared: Shared, run: str) -> int:
 @click.argument("new", metavar="RUN")
 def diff(shared: Shared, old: str, new: str) -> int:
     """Show what the second run was and did differently from the first."""
-    from ollamaops.cli.context import open_ledger
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.report.history_text import render_run_diff, run_diff_to_json
 
     ledger = open_ledger(shared)
     first, second = _find(ledger, old), _find(ledger, new)
@@ -110,7 +107,7 @@ def diff(shared: Shared, old: str, new: str) -> int:
     return exits.DONE
 
 
-def _find(ledger: Ledger, run: str) -> Run:
+def _find(ledger: Ledger, run: str) -> RunRecord:
     """The one run that is meant; UsageError if that is none or several."""
     found = ledger.runs(1) if run == LATEST else ledger.find_runs(run)
     if len(found) == 1:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.context import load, open_engine
 from ollamaops.cli.options import Shared, command_with_shared, read_option
+from ollamaops.cli.printing import write
 from ollamaops.errors import ManifestError, UsageError
-
-if TYPE_CHECKING:
-    from ollamaops.manifest.types import Manifest, ModelSpec
-    from ollamaops.plan.importing import Imported
+from ollamaops.manifest.hosts import LOCAL_HOST, parse_ollama_host
+from ollamaops.manifest.load import load_manifest
+from ollamaops.manifest.types import Build, HostSpec, Manifest, ModelSpec, Pull
+from ollamaops.plan.importing import Imported, import_host
+from ollamaops.report.manifest_text import render_manifest
 
 
 @command_with_shared(
@@ -31,34 +34,17 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
 
     The server is URL, or the host of the manifest given with -f, or OLLAMA_HOST. Writes to no server.
     """
-    from ollamaops.cli.context import open_scene
-    from ollamaops.cli.printing import write
-    from ollamaops.observe.host import Eyes, look_at_all
-    from ollamaops.observe.import_facts import with_origins
-    from ollamaops.observe.memory import ledger_of
-    from ollamaops.plan.importing import import_host
-    from ollamaops.report.manifest_text import render_manifest
 
     if out and Path(out).exists():
         raise UsageError(f"{out} is already there", hint="choose another file")
-    with open_scene(shared, manifest=_hosts_only(shared, url)) as scene:
-        if len(scene.cases) != 1:
-            names = ", ".join(case.spec.name for case in scene.cases)
+    with open_engine(shared, manifest=_hosts_only(shared, url)) as engine:
+        if len(engine.hosts) != 1:
+            names = ", ".join(host.name for host in engine.hosts)
             raise UsageError(
-                f"import reads one host, not {len(scene.cases)}: {names}", hint="choose it with --host"
+                f"import reads one host, not {len(engine.hosts)}: {names}", hint="choose it with --host"
             )
-        case, around = scene.cases[0], scene.around
-        with around.open_client(case.spec, around.cancel) as client:
-            observed = look_at_all(client, case.spec, around.cancel)
-            eyes = Eyes(
-                spec=case.spec,
-                client=client,
-                cancel=around.cancel,
-                ledger=ledger_of(case, client, around),
-                registries=around.registries,
-            )
-            observed = with_origins(eyes, observed, ask_registry=case.options.ask_registry)
-        declared = next(host for host in scene.manifest.hosts if host.name == case.spec.name)
+        observed = engine.observe_all(engine.hosts[0])
+        declared = next(host for host in engine.manifest.hosts if host.name == engine.hosts[0].name)
         text = render_manifest(_readable(import_host(observed)), host=declared, version=observed.version)
     if out is None:
         write(text)
@@ -73,7 +59,6 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
 def _readable(imported: Imported) -> Imported:
     """The same, with what no manifest may say (a NUL in a text, an inherited system prompt that is cleared) left
     unsaid: such a model is only named."""
-    from ollamaops.manifest.types import Pull
 
     specs = (
         spec if _reads_back(spec) else replace(spec, source=Pull(ref=spec.name)) for spec in imported.specs
@@ -83,10 +68,6 @@ def _readable(imported: Imported) -> Imported:
 
 def _reads_back(spec: ModelSpec) -> bool:
     """Whether the entry, written and loaded again, declares the same."""
-    from ollamaops.manifest.load import load_manifest
-    from ollamaops.manifest.types import Build, HostSpec, Pull
-    from ollamaops.plan.importing import Imported
-    from ollamaops.report.manifest_text import render_manifest
 
     if isinstance(spec.source, Pull):
         return True
@@ -104,11 +85,6 @@ def _reads_back(spec: ModelSpec) -> bool:
 
 def _hosts_only(shared: Shared, url: str | None) -> Manifest:
     """A manifest that declares nothing: for the host at URL, of the files given with -f, or of OLLAMA_HOST."""
-    import os
-
-    from ollamaops.cli.context import load
-    from ollamaops.manifest.hosts import LOCAL_HOST, parse_ollama_host
-    from ollamaops.manifest.types import HostSpec, Manifest
 
     if shared.files and url is None:
         return replace(load(shared), models=(), absent=(), warnings=())

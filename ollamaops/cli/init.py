@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import write
 from ollamaops.errors import UsageError
+from ollamaops.manifest.schema import manifest_schema
 
 MANIFEST = """\
 # yaml-language-server: $schema=./ollamaops.schema.json
@@ -36,10 +39,6 @@ models:
 @click.argument("folder", default=".", metavar="[FOLDER]")
 def command(shared: Shared, folder: str) -> int:
     """Write a first manifest, ollamaops.yaml, and its schema into FOLDER. Never overwrites a manifest."""
-    import json
-
-    from ollamaops.cli.printing import write
-    from ollamaops.manifest.schema import manifest_schema
 
     target = Path(folder) / "ollamaops.yaml"
     if target.exists():

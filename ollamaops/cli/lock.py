@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.context import load_unlocked, lock_path, open_engine, read_lock
 from ollamaops.cli.options import Shared, command_with_shared, read_option
+from ollamaops.cli.printing import color_and_width, emit
+from ollamaops.engine import Engine
 from ollamaops.errors import UsageError
-
-if TYPE_CHECKING:
-    from ollamaops.cli.context import Fleet
-    from ollamaops.lockfile.build import Reference
-    from ollamaops.lockfile.changes import Finding, LockUpdate
-    from ollamaops.lockfile.lock import Lock
-    from ollamaops.names import NamePattern
+from ollamaops.lockfile.build import Reference, locked_references
+from ollamaops.lockfile.changes import Finding, LockUpdate, check_lock, to_ask, update_lock
+from ollamaops.lockfile.file import load_lock, save_lock
+from ollamaops.lockfile.lock import Lock
+from ollamaops.names import NamePattern
+from ollamaops.report.lock_text import (
+    lock_check_to_json,
+    lock_update_to_json,
+    render_lock_check,
+    render_lock_update,
+)
 
 
 @command_with_shared(
@@ -38,26 +44,16 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
     are not locked. With --sandbox the lock is one of the pretend servers' own, beside their models. Exit 2 when
     --check finds that the lock does not fit, 3 when a registry could not be asked.
     """
-    from ollamaops.cli.context import load_unlocked, lock_path, open_fleet, read_lock, targets_of
-    from ollamaops.lockfile.build import locked_references, references_on
-    from ollamaops.lockfile.file import load_lock
-    from ollamaops.lockfile.lock import Lock
-    from ollamaops.manifest.hosts import models_on
 
     _check_usage(shared, models, update=update, check=check)
     path = lock_path(shared)
     old = read_lock(shared) if check else load_lock(path)
-    with open_fleet(shared, load_unlocked(shared, locked=True)) as fleet:
-        targets = targets_of(shared, fleet.manifest, fleet.hosts)
-        references = locked_references(
-            reference
-            for host in fleet.hosts
-            for reference in references_on(models_on(host, fleet.manifest), targets)
-        )
+    with open_engine(shared, manifest=load_unlocked(shared, locked=True)) as engine:
+        references = locked_references(engine.references)
         if check:
-            return _check(shared, fleet, path, old or Lock(), references)
+            return _check(shared, engine, path, old or Lock(), references)
         return _write(
-            shared, fleet, path, old, references, _renewal(shared, models, references, update=update)
+            shared, engine, path, old, references, _renewal(shared, models, references, update=update)
         )
 
 
@@ -79,7 +75,6 @@ def _renewal(
     shared: Shared, models: Sequence[str], references: Sequence[Reference], *, update: bool
 ) -> Callable[[Reference], bool]:
     """Which entries --update means; UsageError for a MODEL that matches nothing, unless --allow-no-match."""
-    from ollamaops.names import NamePattern
 
     patterns = [read_option("MODEL", model, NamePattern.parse) for model in models]
     for pattern in patterns:
@@ -98,21 +93,17 @@ def _matches(pattern: NamePattern, reference: Reference) -> bool:
 
 def _write(
     shared: Shared,
-    fleet: Fleet,
+    engine: Engine,
     path: Path,
     old: Lock | None,
     references: Sequence[Reference],
     renew: Callable[[Reference], bool],
 ) -> int:
-    from ollamaops.lockfile.changes import to_ask, update_lock
-    from ollamaops.lockfile.file import save_lock
-    from ollamaops.lockfile.lock import Lock
-    from ollamaops.observe.lock_facts import ask_registries
 
     lock = old or Lock()
     asked = to_ask(lock, references, renew)
-    answers = ask_registries(fleet.registries, asked, jobs=shared.jobs or 8)
-    fleet.cancel.check("stopped before the lock was written")
+    answers = engine.ask_registries(asked)
+    engine.run.cancel.check("stopped before the lock was written")
     result = update_lock(lock, references, answers, complete=_is_complete(shared))
     has_failed = any(step.state == "failed" for step in result.steps)
     is_worth_a_file = old is not None or result.lock.entries or not has_failed
@@ -121,15 +112,12 @@ def _write(
     return exits.PARTIAL if has_failed else exits.DONE
 
 
-def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Sequence[Reference]) -> int:
-    from ollamaops.lockfile.changes import check_lock
-    from ollamaops.observe.lock_facts import ask_registries, inspect_layers
+def _check(shared: Shared, engine: Engine, path: Path, lock: Lock, references: Sequence[Reference]) -> int:
 
-    jobs = shared.jobs or 8
     locked = [reference for reference in references if reference.ref in lock.entries]
-    answers = ask_registries(fleet.registries, locked, jobs=jobs)
-    layers = inspect_layers(fleet.registries, lock, locked, answers, jobs=jobs)
-    fleet.cancel.check()
+    answers = engine.ask_registries(locked)
+    layers = engine.inspect_layers(lock, locked, answers)
+    engine.run.cancel.check()
     findings = check_lock(lock, references, answers, layers, complete=_is_complete(shared))
     _show_check(shared, findings, path)
     states = {finding.state for finding in findings}
@@ -141,8 +129,6 @@ def _check(shared: Shared, fleet: Fleet, path: Path, lock: Lock, references: Seq
 
 
 def _show_update(shared: Shared, result: LockUpdate, path: Path, *, written: bool) -> None:
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.report.lock_text import lock_update_to_json, render_lock_update
 
     color, width = color_and_width(shared)
     emit(
@@ -157,8 +143,6 @@ def _show_update(shared: Shared, result: LockUpdate, path: Path, *, written: boo
 
 
 def _show_check(shared: Shared, findings: Sequence[Finding], path: Path) -> None:
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.report.lock_text import lock_check_to_json, render_lock_check
 
     color, width = color_and_width(shared)
     emit(

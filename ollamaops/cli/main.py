@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
+from ollamaops import exits
 from ollamaops.about import __version__
-from ollamaops.cli import exits
 from ollamaops.cli.options import (
     DEFAULT_SANDBOX,
     FORMATS,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.context import open_engine, read_lock
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.errors import UsageError
+from ollamaops.lockfile.lock import Lock
+from ollamaops.report.outdated_text import outdated_to_json, render_outdated
 
 
 @command_with_shared(
@@ -24,34 +28,12 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
     download. Models with update: never are left out. Exit 3 when a host or a registry could not be asked; a registry
     that says it has no such model or tag (any more) has been asked.
     """
-    from ollamaops.cli.context import load, open_fleet, read_lock, targets_of
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.lockfile.build import references_on
-    from ollamaops.lockfile.lock import Lock
-    from ollamaops.manifest.hosts import models_on
-    from ollamaops.observe.outdated import Search, find_outdated
-    from ollamaops.report.outdated_text import outdated_to_json, render_outdated
 
     if shared.no_registry:
         raise UsageError("outdated has to ask registries", hint="leave out --no-registry")
-    with open_fleet(shared, load(shared)) as fleet:
-        targets = targets_of(shared, fleet.manifest, fleet.hosts)
-        wanted = {
-            host.name: [
-                reference
-                for reference in references_on(models_on(host, fleet.manifest), targets)
-                if reference.update != "never"
-            ]
-            for host in fleet.hosts
-        }
-        search = Search(
-            registries=fleet.registries,
-            lock=read_lock(shared) or Lock(),
-            cancel=fleet.cancel,
-            jobs=shared.jobs or 8,
-        )
-        hosts, unreached = find_outdated(search, wanted, fleet.hosts)
-        fleet.cancel.check()
+    with open_engine(shared) as engine:
+        hosts, unreached = engine.outdated(read_lock(shared) or Lock())
+        engine.run.cancel.check()
     color, width = color_and_width(shared)
     emit(
         shared,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import click
 
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning_options
+from ollamaops.cli.saving import save_plan
+from ollamaops.cli.showing import show_plan
+from ollamaops.plan.results import code_of_plan
 
 
 @command_with_shared(
@@ -32,24 +36,17 @@ def command(
     Each line says what, where, why and what it costs. Exit 0, 2 with --detailed-exitcode when something would
     change, 3 when a host could not be reached, 4 when a safety rule refuses.
     """
-    from ollamaops.cli.context import open_scene
-    from ollamaops.cli.exits import code_of_plan
 
-    scope = "none" if no_prune else prune
-    with open_scene(
+    with open_engine(
         shared,
         force=force,
         verify_weights=verify_weights,
-        prune=scope,
+        prune="none" if no_prune else prune,
         require_lock=locked,
         release=release,
-    ) as scene:
-        from ollamaops.cli.saving import save_plan
-        from ollamaops.cli.showing import show_plan
-        from ollamaops.engine import plan_hosts
-
-        plan = plan_hosts(scene.cases, scene.around)
+    ) as engine:
+        plan = engine.plan()
         if out:
-            save_plan(plan, scene, out)
-    show_plan(shared, plan, warnings=scene.manifest.warnings)
+            save_plan(plan, engine, out)
+    show_plan(shared, plan, warnings=engine.manifest.warnings)
     return code_of_plan(plan, detailed=detailed_exitcode)

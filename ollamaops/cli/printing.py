@@ -7,14 +7,13 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from ollamaops.cli.options import Shared
 from ollamaops.errors import UsageError
+from ollamaops.plan.codec import Json
+from ollamaops.report.json_output import render_json
 from ollamaops.report.words import fit_encoding, wants_color
-
-if TYPE_CHECKING:
-    from ollamaops.plan.codec import Json
 
 Writer = Callable[[], object]
 
@@ -36,7 +35,6 @@ def emit(shared: Shared, writers: Mapping[str, Writer]) -> None:
 
 
 def _as_json(document: object) -> str:
-    from ollamaops.report.json_output import render_json
 
     return render_json(cast("Json", document))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops.cli.changing import change_hosts, locked
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, force_option, wait_option
+from ollamaops.report.words import plural
 
 
 @command_with_shared(
@@ -36,32 +39,20 @@ def command(
     Owned is what ollamaops pulled, created or copied itself. Nothing is deleted on a host where other changes are
     pending, because what is undeclared may be all that still works there: apply first, or use --force pending.
     """
-    from contextlib import ExitStack
-
-    from ollamaops.cli.carrying import carry_out
-    from ollamaops.cli.context import holding, open_scene
-    from ollamaops.cli.showing import show_plan, show_run
-    from ollamaops.cli.signals import confirm
-    from ollamaops.engine import plan_hosts
-    from ollamaops.report.words import plural
-
     if not (yes or only_list or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use -y, or --list")
-    with ExitStack() as stack:
-        scene = stack.enter_context(
-            open_scene(shared, force=force, prune=prune, prune_only=True, costs=False, wait=wait)
+    with (
+        open_engine(shared, force=force, prune=prune, wait=wait) as engine,
+        nullcontext() if only_list else locked(shared, engine),
+    ):
+        plan = engine.plan_prune()
+        return change_hosts(
+            shared,
+            engine,
+            plan,
+            command="prune",
+            is_idle=only_list or not plan.actions,
+            show_first=only_list or shared.output in (None, "text"),
+            question=None if yes else f"\nDelete {plural(len(plan.actions), 'model')}?",
+            force=force,
         )
-        if not only_list:
-            stack.enter_context(holding(scene))
-        plan = plan_hosts(scene.cases, scene.around)
-        if shared.output in (None, "text") or only_list or plan.refusals:
-            show_plan(shared, plan, warnings=scene.manifest.warnings)
-        if only_list or plan.refusals or not plan.actions:
-            return exits.code_of_plan(plan, detailed=False)
-        question = f"\nDelete {plural(len(plan.actions), 'model')}?"
-        if not (yes or confirm(question, scene.around.cancel)):
-            click.echo("nothing was changed", err=True)
-            return exits.ERROR
-        report, code = carry_out(scene, plan, "prune", force)
-    show_run(shared, report)
-    return code

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.changing import change_hosts, locked
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, force_option, wait_option
-
-if TYPE_CHECKING:
-    from ollamaops.cli.context import Scene
+from ollamaops.engine import Engine
+from ollamaops.plan.results import code_of_plan
 
 
 @command_with_shared(
@@ -45,29 +45,28 @@ def command(
     The model is then held there: plan says so, and apply leaves it alone until its entry in the manifest changes,
     or until --release. The version that was current is kept, so that a second rollback undoes the first.
     """
-    from ollamaops.cli.carrying import carry_out
-    from ollamaops.cli.context import holding, open_scene
-    from ollamaops.cli.showing import show_plan, show_run
-    from ollamaops.engine import plan_rollbacks
-
     asked = replace(shared, targets=(*shared.targets, *models))
-    with open_scene(asked, force=force, costs=False, wait=wait) as scene, holding(scene):
+    with open_engine(asked, force=force, wait=wait) as engine, locked(asked, engine):
         if release:
-            return _release(scene)
-        plan = plan_rollbacks(scene.cases, scene.around, version)
-        if plan.refusals or not plan.actions:
-            show_plan(shared, plan)
-            nothing = exits.DONE if plan.refusals or plan.unreached else exits.ERROR
-            return exits.worst(nothing, exits.code_of_plan(plan, detailed=False))
-        report, code = carry_out(scene, plan, f"rollback {' '.join(models)}", force)
-    show_run(shared, report)
-    return exits.worst(code, exits.code_of_plan(plan, detailed=False)) if code == exits.DONE else code
+            return _release(engine)
+        plan = engine.plan_rollback(version)
+        is_idle = not plan.actions
+        code = change_hosts(
+            shared,
+            engine,
+            plan,
+            command=f"rollback {' '.join(models)}",
+            is_idle=is_idle,
+            show_first=is_idle,
+            force=force,
+        )
+    if is_idle and not plan.refusals and not plan.unreached:
+        return exits.ERROR
+    return exits.worst(code, code_of_plan(plan)) if code == exits.DONE else code
 
 
-def _release(scene: Scene) -> int:
-    from ollamaops.engine import release_hosts
-
-    released, unreached = release_hosts(scene.cases, scene.around)
+def _release(engine: Engine) -> int:
+    released, unreached = engine.release()
     for host, names in released.items():
         for name in names:
             click.echo(f"{name} on {host}: released, the next apply brings it forward")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
 from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, command_with_shared
 from ollamaops.errors import UsageError
 from ollamaops.manifest.disk import reason_of

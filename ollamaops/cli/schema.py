@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ollamaops.cli import exits
+import json
+
+from ollamaops import exits
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import write
+from ollamaops.manifest.schema import manifest_schema
 
 
 @command_with_shared(
@@ -12,10 +16,6 @@ from ollamaops.cli.options import Shared, command_with_shared
 )
 def command(shared: Shared) -> int:
     """Print the JSON Schema (draft 2020-12) of the manifest."""
-    import json
-
-    from ollamaops.cli.printing import write
-    from ollamaops.manifest.schema import manifest_schema
 
     write(json.dumps(manifest_schema(), indent=2, ensure_ascii=False))
     return exits.DONE

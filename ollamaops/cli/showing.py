@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ollamaops.cli.options import Shared
 from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.errors import Problem
 from ollamaops.plan.actions import Plan
-
-if TYPE_CHECKING:
-    from ollamaops.plan.results import RunReport
+from ollamaops.plan.results import RunReport
+from ollamaops.report.json_output import plan_report_to_json, run_to_json
+from ollamaops.report.markdown_html import (
+    render_plan_html,
+    render_plan_markdown,
+    render_run_html,
+    render_run_markdown,
+)
+from ollamaops.report.plan_text import render_plan
+from ollamaops.report.problem_text import render_problems
+from ollamaops.report.run_text import render_run
 
 
 def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -> None:
@@ -21,22 +28,18 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
     color, width = color_and_width(shared)
 
     def as_text() -> str:
-        from ollamaops.report.plan_text import render_plan
 
         return render_plan(plan, color=color, width=width, verbose=shared.verbose > 0)
 
     def as_json() -> object:
-        from ollamaops.report.json_output import plan_report_to_json
 
         return plan_report_to_json(plan)
 
     def as_markdown() -> str:
-        from ollamaops.report.markdown_html import render_plan_markdown
 
         return render_plan_markdown(plan)
 
     def as_html() -> str:
-        from ollamaops.report.markdown_html import render_plan_html
 
         return render_plan_html(plan)
 
@@ -45,9 +48,6 @@ def show_plan(shared: Shared, plan: Plan, *, warnings: Sequence[Problem] = ()) -
 
 def show_run(shared: Shared, report: RunReport) -> None:
     """A run's report on stdout; what succeeded is named again only if no progress has shown it."""
-    from ollamaops.report.json_output import run_to_json
-    from ollamaops.report.markdown_html import render_run_html, render_run_markdown
-    from ollamaops.report.run_text import render_run
 
     unseen = shared.quiet or shared.progress == "none"
     color, width = color_and_width(shared)
@@ -67,6 +67,4 @@ def show_run(shared: Shared, report: RunReport) -> None:
 def warn(shared: Shared, warnings: Sequence[Problem]) -> None:
     """Warnings about the user's files, on stderr."""
     if warnings and not shared.quiet:
-        from ollamaops.report.problem_text import render_problems
-
         sys.stderr.write(render_problems(warnings, level="warning"))

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from ollamaops.cli import exits
+from ollamaops import exits
 from ollamaops.errors import Cancelled
 from ollamaops.http.cancel import CancelToken
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import color_and_width, emit
+from ollamaops.plan.results import code_of_plan
+from ollamaops.report.status_text import render_status, status_to_json
 
 
 @command_with_shared(
@@ -10,14 +14,9 @@ from ollamaops.cli.options import Shared, command_with_shared
 )
 def command(shared: Shared) -> int:
     """Show every model on every host: in sync, missing, differing, unmanaged or unknown. Writes to no server."""
-    from ollamaops.cli.context import open_scene
-    from ollamaops.cli.exits import code_of_plan
-    from ollamaops.cli.printing import color_and_width, emit
-    from ollamaops.engine import plan_hosts
-    from ollamaops.report.status_text import render_status, status_to_json
 
-    with open_scene(shared, costs=False, guarded=False) as scene:
-        plan = plan_hosts(scene.cases, scene.around)
+    with open_engine(shared) as engine:
+        plan = engine.drift()
     color, width = color_and_width(shared)
     emit(
         shared,

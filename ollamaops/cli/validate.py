@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from ollamaops.cli import exits
+from ollamaops import exits
+from ollamaops.cli.context import load
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import emit, write
 from ollamaops.errors import ManifestError
+from ollamaops.report.problem_text import problems_to_json, render_problems
+from ollamaops.report.words import plural
 
 
 @command_with_shared(
@@ -18,10 +22,6 @@ def command(shared: Shared) -> int:
 
     Prints every problem with file, line and column. Exit 0 when there is none, 65 otherwise.
     """
-    from ollamaops.cli.context import load
-    from ollamaops.cli.printing import emit, write
-    from ollamaops.report.problem_text import problems_to_json, render_problems
-    from ollamaops.report.words import plural
 
     try:
         manifest = load(shared)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+
 import click
 
+from ollamaops import exits
 from ollamaops.about import __version__
-from ollamaops.cli import exits
+from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.printing import emit
+from ollamaops.errors import RemoteError
 
 
 @command_with_shared(
@@ -15,9 +20,6 @@ from ollamaops.cli.options import Shared, command_with_shared
 @click.option("--servers", is_flag=True, help="Also ask the hosts of the manifest.")
 def command(shared: Shared, servers: bool) -> int:
     """Show the version of ollamaops, and with --servers that of every host."""
-    import platform
-
-    from ollamaops.cli.printing import emit
 
     own = {"ollamaops": __version__, "python": platform.python_version()}
     found = _ask_hosts(shared) if servers else {}
@@ -33,16 +35,12 @@ def command(shared: Shared, servers: bool) -> int:
 
 
 def _ask_hosts(shared: Shared) -> dict[str, str]:
-    from ollamaops.cli.context import open_scene
-    from ollamaops.errors import RemoteError
-    from ollamaops.observe.connect import connect
 
     found: dict[str, str] = {}
-    with open_scene(shared) as scene:
-        for case in scene.cases:
+    with open_engine(shared) as engine:
+        for host in engine.hosts:
             try:
-                with connect(case.spec) as client:
-                    found[case.spec.name] = f"Ollama {client.version()}"
+                found[host.name] = f"Ollama {engine.version_of(host)}"
             except RemoteError as error:
-                found[case.spec.name] = f"not reached: {error}"
+                found[host.name] = f"not reached: {error}"
     return found

@@ -1,8 +1,8 @@
 """Whether a model can be opened, and what is in it: an answer of `/api/show` → Contents or Unreadable.
 
-Decides when a model counts as one that cannot be opened, and when that is because its files are damaged. The fact a
-reader would miss: a server that cannot show a model may just be too old for it (a pull does not parse templates,
-show does: ollama#11706), so damage is only what the server calls so in words that are known.
+A server that cannot show a model may just be too old for it (a pull does not parse templates, show does:
+ollama#11706), so damage is only what the server calls so in words that are known. A pull or create that succeeded
+proves nothing, because servers look into the weights only when they are shown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ollamaops.errors import AnswerError
+from ollamaops.errors import AnswerError, ProtocolError
+from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents, contents_of
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import ShownModel
@@ -44,7 +45,7 @@ class Unreadable:
     is_damaged: bool
 
 
-def examine(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | Unreadable:
+def read_contents(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | Unreadable:
     """What `show` finds in the model whose tags digest is `digest`, or why it cannot be opened.
 
     RemoteError for everything that says nothing about the model: no connection, a proxy in between, no permission.
@@ -58,8 +59,8 @@ def examine(show: Callable[[], ShownModel], digest: str, features: Features) -> 
 
 
 def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | None:
-    """As `examine`; None when the model cannot be opened, for whatever reason."""
-    found = examine(show, digest, features)
+    """As `read_contents`; None when the model cannot be opened, for whatever reason."""
+    found = read_contents(show, digest, features)
     return None if isinstance(found, Unreadable) else found
 
 
@@ -76,3 +77,21 @@ def _words_of(error: AnswerError) -> str:
 def short_digest(digest: str | None) -> str:
     """The first 12 digits, or that the model is not there."""
     return digest[:12] if digest else "not there"
+
+
+def build_damaged_error(host: str, model: ModelName, hint: str) -> ProtocolError:
+    """The error for a model whose files are broken."""
+    return ProtocolError(
+        f"{host}: '{model}' cannot be opened: its weights on the host are damaged", host=host, hint=hint
+    )
+
+
+def build_unreadable_error(
+    host: str, model: ModelName, flaw: Unreadable, features: Features
+) -> ProtocolError:
+    """The error for a model that the server does not understand, in its words: nothing is removed for that."""
+    return ProtocolError(
+        f"{host}: '{model}' cannot be opened: {flaw.words}",
+        host=host,
+        hint=f"it is kept as it is; it may need a newer Ollama than {features.version}: upgrade this host",
+    )

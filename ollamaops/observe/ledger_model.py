@@ -1,8 +1,9 @@
-"""The model on a host that keeps a server's ledger: a tiny model of our own whose system text is the ledger.
+"""Where the facts about a host are kept: in the ledger of the state folder, or in a tiny model on the host itself.
 
-Every server since 0.3 takes it and gives the text back byte for byte. Servers from 0.30 on pass weights through
-llama-quantize, so even a model that never runs has to be a whole one: a llama of one layer, with a vocabulary of
-bytes and all its weights zero.
+The model's system text is the ledger; every server since 0.3 gives it back byte for byte. Servers from 0.30 on pass
+weights through llama-quantize, so even a model that nobody will ever run has to be a whole one: a llama of one layer,
+with a vocabulary of bytes and all its weights zero. A ledger on a host may only be written to by a run that has the
+host's lock (apply/locks.py); to everybody else it is read-only.
 """
 
 from __future__ import annotations
@@ -12,19 +13,34 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ollamaops.apply.create_request import build_request, render_request
 from ollamaops.errors import InvalidName, NotFound
 from ollamaops.files.gguf_types import GgufValue
 from ollamaops.files.gguf_writer import TensorData, array_of, build_gguf
 from ollamaops.names import Digest, ModelName
+from ollamaops.observe.run import HostTask, Run
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.upload import upload_blob
 from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.plan.create_request import build_request, render_request
 from ollamaops.state.ledger_document import LEDGER_NAME
+from ollamaops.state.records import LedgerStore
+from ollamaops.state.server_ledger import ServerLedger
 
 _FILE = "ollamaops-ledger.gguf"
 _WIDTH, _HIDDEN, _HEADS, _CONTEXT = 32, 64, 4, 512
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # llama.cpp's kinds of tokens
+
+
+def ledger_of(task: HostTask, client: OllamaClient, run: Run) -> LedgerStore:
+    """The store of what is remembered of the task's host."""
+    if task.state == "local":
+        return run.ledger
+    return run.server_ledgers.get(task.spec.name) or server_ledger(client, run, writing=False)
+
+
+def server_ledger(client: OllamaClient, run: Run, *, writing: bool) -> ServerLedger:
+    """The ledger on the client's host."""
+    return ServerLedger(LedgerModel(client), writing=writing, now=run.moment, pause=run.cancel.wait)
 
 
 class LedgerModel:

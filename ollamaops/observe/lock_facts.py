@@ -1,14 +1,12 @@
 """Asking registries for everything a lock is about, several names at once.
 
-Decides how much is looked at: the registry manifest of each name, and for a check also its layers, small ones whole
-and large ones by their presence. The fact a reader would miss: a server checks every layer's digest when it pulls,
-so what is not read here cannot slip in; it is only found later.
+A check also looks at the layers: small ones are read whole, large ones only have to be there, because a server checks
+every layer's digest when it pulls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ollamaops.errors import DigestMismatch, NotFound, ProtocolError, RemoteError
@@ -17,6 +15,7 @@ from ollamaops.lockfile.changes import Inspection, LayerFlaw
 from ollamaops.lockfile.lock import Lock
 from ollamaops.names import ModelName
 from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import for_each
 from ollamaops.registry.documents import Layer, RegistryManifest
 
 MAX_READ_BYTES = 4 * 1024 * 1024
@@ -81,5 +80,4 @@ def _for_each(
     references: Iterable[Reference], ask: Callable[[Reference], Found], jobs: int
 ) -> dict[ModelName, Found]:
     named = {reference.ref: reference for reference in references}
-    with ThreadPoolExecutor(max_workers=max(1, min(jobs, len(named))), thread_name_prefix="registry") as pool:
-        return dict(zip(named, pool.map(ask, named.values()), strict=True))
+    return dict(zip(named, for_each(named.values(), ask, jobs=jobs, threads="registry"), strict=True))

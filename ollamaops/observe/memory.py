@@ -1,29 +1,19 @@
-"""Where the records about a host are kept: in the ledger of the state folder, or on the host itself.
-
-Only a run that has the host's lock (apply/locks.py) may write to a ledger on a host; for all others it is read-only.
-"""
+"""What we remember of a host's models, and remembering what a look has found in sync."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 from ollamaops.errors import StateError
 from ollamaops.names import ModelName
-from ollamaops.observe.run import HostCase, Surroundings
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.observe.session import HostSession
+from ollamaops.plan.actions import HostPlan
+from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.lookups import PlanOptions, is_trusted
+from ollamaops.plan.observed import ObservedHost
 from ollamaops.state.ledger import Ledger
-from ollamaops.state.records import LedgerStore
-
-if TYPE_CHECKING:
-    from ollamaops.state.server_ledger import ServerLedger
-
-
-def ledger_of(case: HostCase, client: OllamaClient, around: Surroundings) -> LedgerStore:
-    """The ledger that knows the case's host."""
-    if case.state == "local":
-        return around.ledger
-    return around.held.get(case.spec.name) or server_ledger(client, around, writing=False)
+from ollamaops.state.records import ModelRecord
 
 
 def load_evictions(ledger: Ledger, host: str) -> Mapping[ModelName, frozenset[ModelName]]:
@@ -34,9 +24,43 @@ def load_evictions(ledger: Ledger, host: str) -> Mapping[ModelName, frozenset[Mo
         return {}
 
 
-def server_ledger(client: OllamaClient, around: Surroundings, *, writing: bool) -> ServerLedger:
-    """The ledger on the client's host."""
-    from ollamaops.observe.ledger_model import LedgerModel
-    from ollamaops.state.server_ledger import ServerLedger
+def load_memory(host: HostSession) -> dict[ModelName, ModelRecord]:
+    """What we remember of the host's models. StateError, for a ledger on the host also RemoteError."""
+    return {ModelName.parse(key): record for key, record in host.ledger.load(host.spec.memory_key).items()}
 
-    return ServerLedger(LedgerModel(client), writing=writing, now=around.moment, pause=around.cancel.wait)
+
+def load_pushes(host: HostSession) -> dict[tuple[ModelName, ModelName], frozenset[str]]:
+    """Model and registry name → the digests that were pushed there last."""
+    return {
+        (ModelName.parse(model), ModelName.parse(ref)): frozenset(digests)
+        for (model, ref), digests in host.ledger.load_pushes(host.spec.memory_key).items()
+    }
+
+
+def remember_in_sync(
+    host: HostSession, desired: DesiredHost, observed: ObservedHost, plan: HostPlan, options: PlanOptions
+) -> None:
+    """Remember the models that were looked into and found in sync, so that the next run need not look.
+
+    Nothing is lost when the state folder cannot be written: the next run looks again.
+    """
+    unverified = {note.model for note in plan.notes if note.unverified}
+    records: dict[str, ModelRecord] = {}
+    for model in desired.models:
+        own = observed.shown.get(model.name)
+        if model.name not in plan.unchanged or own is None or is_trusted(model, observed, options):
+            continue
+        memory = observed.memory.get(model.name)
+        base = observed.models.get(model.made_from) if model.made_from else None
+        records[model.name.key] = ModelRecord(
+            how=memory.how if memory and memory.is_ours else "adopted",
+            fingerprint=model.fingerprint,
+            digest=own.digest,
+            at=host.run.now(),
+            base_digest=base.digest if base else None,
+            blobs=tuple(str(blob) for blob in (*own.blobs, *own.adapters)),
+            weights_verified=model.name not in unverified,
+        )
+    if records:
+        with suppress(StateError):
+            host.ledger.remember(host.spec.memory_key, records)

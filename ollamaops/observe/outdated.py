@@ -1,111 +1,92 @@
 """Looking at hosts and registries for what is outdated: ask as little as settles it, pull nothing.
 
-What the answers mean is lockfile/outdated.py's. The fact a reader would miss: only a model whose digest is not the
-registry's is looked into, so a fleet that is up to date costs one request to each registry and two to each host.
+What the answers mean is decided in lockfile/outdated.py. Only a model whose digest is not the registry's is looked
+into, so a fleet that is up to date costs one request to each registry and two to each host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 from ollamaops.errors import RemoteError
-from ollamaops.http.cancel import CancelToken
-from ollamaops.lockfile.build import Reference
+from ollamaops.lockfile.build import Reference, references_on
 from ollamaops.lockfile.lock import Lock, LockEntry
 from ollamaops.lockfile.outdated import TEXT_KINDS, Evidence, Freshness, HostFreshness, judge, needs_evidence
-from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest
-from ollamaops.observe.connect import connect
-from ollamaops.observe.for_each_host import glance_at_hosts
-from ollamaops.observe.host import Glance
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.observe.run import HostTask, Run
+from ollamaops.observe.session import HostSession, ask_hosts
 from ollamaops.ollama.contents import Contents
 from ollamaops.plan.actions import UnreachedHost
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.registry.documents import FetchedManifest, RegistryManifest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What looking for outdated models takes, for all hosts of a run."""
-
-    registries: RegistryCache
-    lock: Lock
-    cancel: CancelToken
-    jobs: int = 8
-    open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
-
-
 def find_outdated(
-    search: Search, wanted: Mapping[str, Sequence[Reference]], hosts: Sequence[HostSpec]
+    tasks: Sequence[HostTask], run: Run, lock: Lock
 ) -> tuple[tuple[HostFreshness, ...], tuple[UnreachedHost, ...]]:
-    """Every host's models (`wanted`: host → what it pulls), and the hosts that did not answer. Cancelled."""
-    return glance_at_hosts(
-        hosts,
-        lambda spec, glance: _host(search, spec, glance, wanted[spec.name]),
-        open_client=search.open_client,
-        cancel=search.cancel,
-        jobs=search.jobs,
-    )
+    """Every host's pulled models that its task means, and the hosts that did not answer. Cancelled."""
+
+    def look(host: HostSession) -> HostFreshness:
+        observed = host.models()
+        references = references_on(host.task.models, host.task.targets)
+        models = tuple(
+            _model(host, observed, reference, lock) for reference in references if reference.update != "never"
+        )
+        return HostFreshness(host=host.name, models=models, server_version=observed.version)
+
+    return ask_hosts(tasks, run, look)
 
 
-def _host(search: Search, spec: HostSpec, glance: Glance, references: Iterable[Reference]) -> HostFreshness:
-    observed = glance.models()
-    models = tuple(_model(search, glance, observed, reference) for reference in references)
-    return HostFreshness(host=spec.name, models=models, server_version=observed.version)
-
-
-def _model(search: Search, glance: Glance, observed: ObservedHost, reference: Reference) -> Freshness:
+def _model(host: HostSession, observed: ObservedHost, reference: Reference, lock: Lock) -> Freshness:
     own = observed.models.get(reference.model) or observed.models.get(reference.ref)
-    answer = search.registries.manifest(reference.ref, reference.insecure)
+    answer = host.run.registries.manifest(reference.ref, reference.insecure)
+    before = _locked(lock, reference, own)
     digest = own.digest if own else None
     if own is None or not isinstance(answer, FetchedManifest) or not needs_evidence(digest, answer):
-        return judge(reference, digest, answer, Evidence(before=_locked(search, reference, own)))
-    return judge(reference, digest, answer, _evidence(search, glance, observed, reference, own, answer))
+        return judge(reference, digest, answer, Evidence(before=before))
+    return judge(reference, digest, answer, _evidence(host, observed, reference, own, answer, before))
 
 
-def _locked(search: Search, reference: Reference, own: ObservedModel | None) -> LockEntry | None:
+def _locked(lock: Lock, reference: Reference, own: ObservedModel | None) -> LockEntry | None:
     """The lock's entry, if it is exactly what the host has."""
-    entry = search.lock.entries.get(reference.ref)
+    entry = lock.entries.get(reference.ref)
     return entry if entry and own and own.digest in entry.tags_digests else None
 
 
 def _evidence(
-    search: Search,
-    glance: Glance,
+    host: HostSession,
     observed: ObservedHost,
     reference: Reference,
     own: ObservedModel,
     answer: FetchedManifest,
+    before: LockEntry | None,
 ) -> Evidence:
-    before = _locked(search, reference, own)
-    present = frozenset(blob for blob in answer.blobs if _has_blob(glance, blob))
+    present = frozenset(blob for blob in answer.blobs if _has_blob(host, blob))
     if before is not None:
         return Evidence(before=before, present=present)
     return Evidence(
         present=present,
-        shown=_shown(glance, observed, own),
-        texts=_texts(search, reference, answer, present),
+        shown=_shown(host, observed, own),
+        texts=_texts(host.run.registries, reference, answer, present),
         shows_jinja=observed.features.jinja_in_template,
     )
 
 
-def _shown(glance: Glance, observed: ObservedHost, own: ObservedModel) -> Contents | None:
+def _shown(host: HostSession, observed: ObservedHost, own: ObservedModel) -> Contents | None:
     """What the host shows of its model; nothing is in one that runs in a cloud."""
     if own.is_cloud:
         return Contents(digest=own.digest)
-    return glance.show(observed, [own.name]).get(own.name)
+    return host.show(observed, [own.name]).get(own.name)
 
 
-def _has_blob(glance: Glance, digest: Digest) -> bool:
-    return glance.patiently(partial(glance.client.has_blob, digest))
+def _has_blob(host: HostSession, digest: Digest) -> bool:
+    return host.with_retries(partial(host.client.has_blob, digest))
 
 
 def _texts(
-    search: Search, reference: Reference, answer: FetchedManifest, present: frozenset[Digest]
+    registries: RegistryCache, reference: Reference, answer: FetchedManifest, present: frozenset[Digest]
 ) -> dict[Digest, bytes]:
     """The small layers that the host has, so that they alone do not tell whether its model has them."""
     found: dict[Digest, bytes] = {}
@@ -113,7 +94,7 @@ def _texts(
     for layer in document.layers if isinstance(document, RegistryManifest) else ():
         if layer.kind in TEXT_KINDS and layer.digest in present and layer.size_bytes <= MAX_KEPT_BYTES:
             try:
-                found[layer.digest] = search.registries.blob(reference.ref, layer, reference.insecure)
+                found[layer.digest] = registries.blob(reference.ref, layer, reference.insecure)
             except RemoteError:
                 continue  # then nobody can say whether this kind changed
     return found

@@ -1,15 +1,13 @@
-"""What one host's cycle starts from: the case (picklable values) and its surroundings (shared by the whole run).
-
-Decides nothing. The fact a reader would miss: a case holds the declaration as the manifest states it; only
-`desired_of` fills in the files' digests and works out the order.
-"""
+"""One run: what is wanted on each host (`HostTask`), and what all hosts of the run share (`Run`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from ollamaops.errors import InvalidValue
 from ollamaops.events import Sink, discard
@@ -26,80 +24,84 @@ from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import LedgerStore
 from ollamaops.units import parse_size, utc_now
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to run, beyond what the manifest says. Picklable. `jobs` is how many hosts are worked on at once.
+class RunOptions:
+    """How to run, beyond what the manifest says. `jobs` is how many hosts are worked on at once.
 
-    `prune_only` plans nothing but the deletion of what is undeclared; `wait_s` is how long a lock that another run
-    has is waited for; `release` gives nothing for what was rolled back.
+    `force` are the safety rules that this run need not keep. `costs` finds out how many bytes a plan would move.
+    `prune_only` plans nothing but the deletion of what is undeclared. `wait_s` is how long a lock that another run
+    has is waited for. `release` also brings forward what was rolled back.
     """
 
-    targets: tuple[NamePattern, ...] = ()
     force: frozenset[str] = frozenset()
     verify_weights: bool = False
     ask_registry: bool = True
     costs: bool = True
     guarded: bool = True
     jobs: int = 8
-    run_id: str = "run"
     prune_only: bool = False
     wait_s: float = 0.0
     release: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostCase:
-    """Everything that one host's cycle starts from, as picklable values."""
+class HostTask:
+    """What is wanted on one host, as picklable values. Without `models` the host is only asked what it has."""
 
     spec: HostSpec
-    models: tuple[ModelSpec, ...]
+    models: tuple[ModelSpec, ...] = ()
     absent: tuple[AbsentSpec, ...] = ()
     policy: Policy = Policy()
     pushes: frozenset[ModelName] = frozenset()
+    targets: tuple[NamePattern, ...] = ()
     files: Mapping[Location, Weights] = field(default_factory=dict)
-    options: Options = Options()
     state: StatePlace = "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the cycles of a run share: memory, registries, weights elsewhere, listeners, the wish to stop, a clock.
-
-    `held` are the stores on hosts, by the host's name, that this run may write to: those whose lock it has.
-    """
+class Run:
+    """What all hosts of a run share. `server_ledgers` are the ledgers on hosts, by the host's name, that this run may
+    write to: those whose lock it has."""
 
     ledger: Ledger
     registries: RegistryCache
     remote_weights: RemoteWeightsStore = field(default_factory=RemoteWeightsStore)
+    options: RunOptions = RunOptions()
+    run_id: str = ""
     emit: Sink = discard
     cancel: CancelToken = field(default_factory=CancelToken)
     now: Callable[[], str] = utc_now
     open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
-    held: Mapping[str, LedgerStore] = field(default_factory=dict)
+    server_ledgers: Mapping[str, LedgerStore] = field(default_factory=dict)
 
     def moment(self) -> datetime:
         """What the clock says, as a value with its offset."""
         return datetime.fromisoformat(self.now())
 
+    def stamp(self, host: str = "", action_id: str = "") -> dict[str, str]:
+        """What every event of the run carries: `Noted(**run.stamp("gpu-1"), …)`."""
+        return {"run_id": self.run_id, "at": self.now(), "host": host, "action_id": action_id}
 
-def desired_of(case: HostCase) -> DesiredHost:
-    """The DesiredHost of a case."""
+
+def desired_of(task: HostTask) -> DesiredHost:
+    """The declaration with the files' digests filled in and the order worked out."""
     return build_desired(
-        case.spec.name,
-        case.models,
-        absent=case.absent,
-        policy=case.policy,
-        files=case.files,
-        targets=case.options.targets,
-        pushes=case.pushes,
-        vram_bytes=_size_in_label(case.spec, "vram"),
-        disk_bytes=_disk_bytes(case.spec),
+        task.spec.name,
+        task.models,
+        absent=task.absent,
+        policy=task.policy,
+        files=task.files,
+        targets=task.targets,
+        pushes=task.pushes,
+        vram_bytes=_size_in_label(task.spec, "vram"),
+        disk_bytes=_size_in_label(task.spec, "disk")
+        if task.spec.disk_bytes is None
+        else task.spec.disk_bytes,
     )
-
-
-def _disk_bytes(spec: HostSpec) -> int | None:
-    return _size_in_label(spec, "disk") if spec.disk_bytes is None else spec.disk_bytes
 
 
 def _size_in_label(spec: HostSpec, label: str) -> int | None:
@@ -107,3 +109,14 @@ def _size_in_label(spec: HostSpec, label: str) -> int | None:
     with suppress(KeyError, InvalidValue):
         return parse_size(spec.labels[label])
     return None
+
+
+def for_each(
+    items: Iterable[Item], work: Callable[[Item], Found], *, jobs: int, threads: str = "host"
+) -> tuple[Found, ...]:
+    """`work` done for all items, up to `jobs` at once; results in their order. The first error is raised."""
+    todo: Sequence[Item] = tuple(items)
+    if len(todo) <= 1:
+        return tuple(map(work, todo))
+    with ThreadPoolExecutor(max_workers=max(1, min(jobs, len(todo))), thread_name_prefix=threads) as pool:
+        return tuple(pool.map(work, todo))

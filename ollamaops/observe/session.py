@@ -1,49 +1,40 @@
-"""What the handlers of one host's run share: fresh looks, patience, memory, and telling what goes on.
+"""One host during one run: what it lists, shows and has loaded, with retries, and events that name run and host.
 
-Decides nothing about actions. The fact a reader would miss: servers rewrite manifests in place (up to 0.33), so a
-model may be missing from one `/api/tags` and be there in the next; whoever relies on one looks again.
+Servers up to 0.33 rewrite manifests in place: a model may be missing from one `/api/tags` and be there in the next,
+so `find` looks again before it calls a model missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 from threading import RLock
 from typing import NamedTuple, TypeVar
 
-from ollamaops.errors import (
-    Cancelled,
-    InvalidName,
-    NotFound,
-    OllamaopsError,
-    ProtocolError,
-    RemoteError,
-    StateError,
-)
-from ollamaops.events import Noted, Progressed, Retrying, Sink
-from ollamaops.files.digest import DigestCache
+from ollamaops.errors import Cancelled, InvalidName, NotFound, OllamaopsError, ProtocolError, RemoteError
+from ollamaops.events import HostUnreached, Noted, Progressed, Retrying, Sink
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.retry import OnRetry, attempt
-from ollamaops.manifest.types import HostSpec, Policy
+from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest, ModelName
+from ollamaops.observe.contents import Unreadable, look_into, read_contents
+from ollamaops.observe.ledger_model import ledger_of
 from ollamaops.observe.registries import RegistryCache
-from ollamaops.observe.remote_weights import RemoteWeightsStore
+from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.wire import Progress
-from ollamaops.plan.actions import (
-    Action,
-    CopyModel,
-    PullModel,
-    PushModel,
-    UploadBlob,
-    VerifyModel,
-    id_of,
-)
-from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, LedgerStore, ModelRecord, Status
+from ollamaops.ollama.contents import Contents
+from ollamaops.ollama.features import Features
+from ollamaops.ollama.wire import Progress, TaggedModel
+from ollamaops.plan.actions import Action, UnreachedHost, UploadBlob, id_of
+from ollamaops.plan.observed import Loaded, ObservedHost, ObservedModel, read_stay
+from ollamaops.plan.residency import to_compare, with_sharers
+from ollamaops.state.records import LedgerStore
 
-Result = TypeVar("Result")
-RETRIES_OF_LOOKS = 3
+Found = TypeVar("Found")
+RETRIES = 2
 LOOKS_FOR_MISSING = 3
 PAUSE_S = 0.5
 
@@ -60,45 +51,54 @@ class Seen(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Workbench:
-    """The tools of one host's run. `touched` are models that this run has changed itself.
+class HostSession:
+    """One host during one run, used by all its worker threads.
 
-    `uploads` are the local files behind the blobs of this run's recipes, `spare` the models that nobody declares,
-    `lifted` the rules that this run need not keep, `lasting` the models that are kept in memory for ever,
-    `resident` all those whose being in memory says nothing of their use,
-    `upstreams` the registries, None when they must not be asked, `digests` what is known of files on this disk.
-    `changing` is held by whoever creates, copies or deletes: servers (up to 0.33) lock nothing between these, and a
-    deletion takes layers that a create has found.
+    `ledger` is what we remember of the host. `touched` are models that this run has changed itself, `uploads` the
+    local files behind the blobs of this run's recipes, `spare` the models that nobody declares. `changing` is locked
+    by whoever creates, copies or deletes: servers (up to 0.33) lock nothing between these, and a deletion takes
+    layers that a create has found.
     """
 
-    spec: HostSpec
+    task: HostTask
     client: OllamaClient
+    run: Run
     ledger: LedgerStore
-    cancel: CancelToken
-    emit: Sink
-    run_id: str
-    now: Callable[[], str]
-    policy: Policy = Policy()
-    lifted: frozenset[str] = frozenset()
-    uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
     spare: frozenset[ModelName] = frozenset()
-    lasting: frozenset[ModelName] = frozenset()
-    resident: frozenset[ModelName] = frozenset()
-    remote_weights: RemoteWeightsStore = field(default_factory=RemoteWeightsStore)
-    registries: RegistryCache | None = None
-    digests: DigestCache | None = None
+    uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
     touched: set[ModelName] = field(default_factory=set)
     changing: RLock = field(default_factory=RLock)
 
+    @property
+    def spec(self) -> HostSpec:
+        return self.task.spec
+
+    @property
+    def name(self) -> str:
+        return self.task.spec.name
+
+    @property
+    def cancel(self) -> CancelToken:
+        return self.run.cancel
+
+    @property
+    def registries(self) -> RegistryCache | None:
+        """The registries; None when they must not be asked."""
+        return self.run.registries if self.run.options.ask_registry else None
+
+    @property
+    def emit(self) -> Sink:
+        return self.run.emit
+
     # looking
 
-    def patiently(self, look: Callable[[], Result]) -> Result:
-        """`look`, tried again while the error may pass."""
-        return attempt(look, retries=RETRIES_OF_LOOKS, cancel=self.cancel)
+    def with_retries(self, ask: Callable[[], Found]) -> Found:
+        """`ask`, tried again while the error may pass."""
+        return attempt(ask, retries=RETRIES, cancel=self.cancel)
 
     def tags(self) -> dict[ModelName, Seen]:
         """A fresh look at every model that has a name requests can use."""
-        return self.patiently(lambda: read_tags(self.client))
+        return self.with_retries(lambda: read_tags(self.client))
 
     def find(self, name: ModelName, tags: Mapping[ModelName, Seen]) -> Seen | None:
         """The model in `tags`, which were just read; looked for again before it is called missing."""
@@ -115,40 +115,85 @@ class Workbench:
         found = self.find(name, tags)
         if found is None:
             raise NotFound(
-                f"{self.spec.name}: no model '{name}' {purpose}",
-                host=self.spec.name,
+                f"{self.name}: no model '{name}' {purpose}",
+                host=self.name,
                 status=404,
                 hint="pull it first, or add it to models:",
             )
         return found
 
-    def prove(self, name: ModelName) -> Seen:
+    def require_made(self, name: ModelName) -> Seen:
         """The model that has just been made; ProtocolError if the host does not list it."""
         found = self.find(name, self.tags())
         if found is None:
             raise ProtocolError(
-                f"{self.spec.name}: '{name}' is not there, although the server reported success",
-                host=self.spec.name,
+                f"{self.name}: '{name}' is not there, although the server reported success",
+                host=self.name,
                 hint="look at the server's log; run again to try once more",
             )
         return found
 
+    def open_model(self, seen: Seen) -> Contents | Unreadable:
+        """What is in the model, or why it cannot be opened. RemoteError when the host does not say."""
+        show = partial(self.client.show, seen.name)
+        return read_contents(partial(self.with_retries, show), seen.digest, self.client.features())
+
+    def loaded(self) -> tuple[Loaded, ...]:
+        """What is in memory right now."""
+        return self.with_retries(lambda: read_loaded(self.client))
+
+    # observing
+
+    def models(self) -> ObservedHost:
+        """Version and tags: two requests, or one when the version is known."""
+        features = self.with_retries(lambda: self.client.features())
+        listed = self.with_retries(lambda: self.client.tags())
+        found = (_observed(tagged, features) for tagged in listed)
+        models = {model.name: model for model in found if model is not None}
+        asides = {name: model.digest for name, model in models.items() if name.is_aside}
+        return ObservedHost(
+            host=self.name,
+            features=features,
+            models={name: model for name, model in models.items() if name not in asides},
+            set_aside=asides,
+        )
+
+    def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:
+        """What is in these models; one that cannot be opened, or runs in a cloud, is left out."""
+        found: dict[ModelName, Contents] = {}
+        for model in (observed.models[name] for name in sorted(names)):
+            if model.is_cloud:
+                continue
+            ask = partial(self.client.show, model.name)
+            contents = look_into(partial(self.with_retries, ask), model.digest, observed.features)
+            if contents is not None:
+                found[model.name] = contents
+        return found
+
+    def with_loaded(self, observed: ObservedHost, residents: Sequence[ModelName]) -> ObservedHost:
+        """The host with what is in its memory: one request, and looks inside where a resident may share a runner."""
+        listed = self.loaded()
+        observed = replace(observed, loaded=listed)
+        inside = self.show(observed, to_compare(residents, observed))
+        return replace(observed, loaded=with_sharers(residents, listed, inside))
+
     # telling
 
-    def retrying(self, action: Action, work: Callable[[], Result]) -> Result:
-        """`work`, tried again as often as the action allows, each retry being told."""
-        return attempt(work, retries=action.retries, cancel=self.cancel, on_retry=self.teller(action))
+    def stamp(self, action: Action | None = None) -> dict[str, str]:
+        """What every event about this host carries."""
+        return self.run.stamp(self.name, id_of(action) if action is not None else "")
 
-    def teller(self, action: Action) -> OnRetry:
+    def retrying(self, action: Action, work: Callable[[], Found]) -> Found:
+        """`work`, tried again as often as the action allows, each retry being told."""
+        return attempt(work, retries=action.retries, cancel=self.cancel, on_retry=self.on_retry(action))
+
+    def on_retry(self, action: Action) -> OnRetry:
         """A sink for retries that makes events of the action of them."""
 
         def tell(number: int, wait_s: float, error: OllamaopsError) -> None:
             self.emit(
                 Retrying(
-                    run_id=self.run_id,
-                    at=self.now(),
-                    host=self.spec.name,
-                    action_id=id_of(action),
+                    **self.stamp(action),
                     attempt=number,
                     attempts=action.retries + 1,
                     wait_s=wait_s,
@@ -164,10 +209,7 @@ class Workbench:
         def report(progress: Progress) -> None:
             self.emit(
                 Progressed(
-                    run_id=self.run_id,
-                    at=self.now(),
-                    host=self.spec.name,
-                    action_id=id_of(action),
+                    **self.stamp(action),
                     status=progress.status,
                     layer=progress.digest.removeprefix("sha256:")[:12],
                     completed_bytes=progress.completed_bytes,
@@ -179,134 +221,44 @@ class Workbench:
 
     def warn(self, action: Action, message: str) -> None:
         """Say something that does not stop the action."""
-        self.emit(
-            Noted(
-                run_id=self.run_id,
-                at=self.now(),
-                host=self.spec.name,
-                action_id=id_of(action),
-                level="warning",
-                message=message,
-            )
-        )
+        self.emit(Noted(**self.stamp(action), level="warning", message=message))
 
-    # memory
 
-    def remember(
-        self,
-        action: Action,
-        seen: Seen,
-        how: How,
-        fingerprint: Fingerprint,
-        *,
-        status: Status = "applied",
-        base: str | None = None,
-        blobs: tuple[Digest, ...] = (),
-        name: ModelName | None = None,
-    ) -> None:
-        """Write down what came out under the action's model (or `name`), in one atomic write. If the ledger cannot
-        be written, the next run looks again."""
-        name = name or action.model
-        self.touched.add(name)
-        if fingerprint == NO_FINGERPRINT:
-            return
-        record = ModelRecord(
-            how=how,
-            status=status,
-            fingerprint=fingerprint,
-            digest=seen.digest,
-            base_digest=base,
-            blobs=tuple(map(str, blobs)),
-            at=self.now(),
-        )
-        self._file(action, lambda: self._remember(name, record))
+def session_of(task: HostTask, client: OllamaClient, run: Run) -> HostSession:
+    """A session with the task's host through `client`; nothing is sent yet."""
+    return HostSession(task=task, client=client, run=run, ledger=ledger_of(task, client, run))
 
-    def remember_copy(self, action: CopyModel, seen: Seen) -> None:
-        """As `remember`. A copy that is declared as its source was, as in a rename, keeps what is known of it."""
-        self.touched.add(action.model)
 
-        def write() -> None:
-            known = self.ledger.load(self.spec.memory_key).get(action.source.key)
-            if known and known.digest == seen.digest and known.is_applied_for(action.fingerprint):
-                record = replace(known, how="copied", at=self.now())
-            else:
-                record = ModelRecord(
-                    how="copied",
-                    fingerprint=action.fingerprint,
-                    digest=seen.digest,
-                    base_digest=seen.digest,
-                    at=self.now(),
-                )
-            self._remember(action.model, record)
-
-        if action.fingerprint != NO_FINGERPRINT:
-            self._file(action, write)
-
-    def remember_rollback(self, action: CopyModel, seen: Seen) -> None:
-        """Write down that the model was rolled back to this content, and stays so."""
-        self.touched.add(action.model)
-        record = ModelRecord(
-            how="copied", status="rolled_back", entry=action.rollback_key, digest=seen.digest, at=self.now()
-        )
-        self._file(action, lambda: self._remember(action.model, record))
-
-    def remember_pull_begun(self, action: PullModel) -> None:
-        """Write down that what is about to be pulled is unverified, in case the run is killed before it is there."""
-        record = ModelRecord(
-            how="pulled", status="unverified", fingerprint=action.fingerprint, digest="", at=self.now()
-        )
-        self._file(action, lambda: self._remember(action.model, record))
-
-    def remember_verified(self, action: VerifyModel, seen: Seen) -> None:
-        """Write down that what was pulled does what is expected of it."""
-        self.touched.add(action.model)
-
-        def write() -> None:
-            known = self.ledger.load(self.spec.memory_key).get(action.model.key)
-            if known is not None and known.status == "unverified":
-                self._remember(action.model, replace(known, status="applied", digest=seen.digest))
-
-        self._file(action, write)
-
-    def remember_push(self, action: PushModel, *digests: str) -> None:
-        """Write down which tags digest was pushed, and as which registry manifest ("" if nobody could ask)."""
-        host, known = self.spec.memory_key, tuple(filter(None, digests))
-        self._file(
-            action, lambda: self.ledger.remember_push(host, action.source.key, action.model.key, known)
-        )
-
-    def mark_doubtful(self, names: Collection[ModelName]) -> None:
-        """Models that a look found to differ after all are looked into again by the next run; they stay ours.
-
-        What is unverified or unusable is looked into anyway, and stays so.
-        """
-        known = self.ledger.load(self.spec.memory_key) if names else {}
-        doubted = {
-            key: replace(record, status="doubted")
-            for key, record in known.items()
-            if ModelName.parse(key) in names and record.status not in ("unverified", "unusable")
-        }
-        if doubted:
-            self.ledger.remember(self.spec.memory_key, doubted)
-
-    def forget(self, action: Action) -> None:
-        """Drop what is known of a model that has gone."""
-        self.touched.add(action.model)
-        self._file(action, lambda: self.ledger.forget(self.spec.memory_key, action.model.key))
-
-    def forget_quietly(self, name: ModelName) -> None:
-        """Drop what is known of a name that is free now. If that fails, the record is only out of date."""
-        with suppress(StateError):
-            self.ledger.forget(self.spec.memory_key, name.key)
-
-    def _remember(self, name: ModelName, record: ModelRecord) -> None:
-        self.ledger.remember(self.spec.memory_key, {name.key: record})
-
-    def _file(self, action: Action, write: Callable[[], None]) -> None:
+def reach(task: HostTask, run: Run, work: Callable[[HostSession], Found]) -> Found | UnreachedHost:
+    """What `work` finds on the host, or why the host did not answer. Errors that are not about it are raised."""
+    try:
+        client = run.open_client(task.spec, run.cancel)
+    except Cancelled:
+        raise
+    except OllamaopsError as error:
+        return unreached(task.spec.name, run, error)
+    with client:
         try:
-            write()
-        except (StateError, RemoteError) as error:
-            self.warn(action, f"done, but not remembered: {error}")
+            return work(session_of(task, client, run))
+        except RemoteError as error:
+            return unreached(task.spec.name, run, error)
+
+
+def unreached(host: str, run: Run, error: OllamaopsError) -> UnreachedHost:
+    """Tell of a host that does not answer."""
+    run.emit(HostUnreached(**run.stamp(host), error=str(error), hint=error.hint))
+    return UnreachedHost(host=host, error=str(error), hint=error.hint)
+
+
+def ask_hosts(
+    tasks: Sequence[HostTask], run: Run, work: Callable[[HostSession], Found]
+) -> tuple[tuple[Found, ...], tuple[UnreachedHost, ...]]:
+    """What `work` finds on each host, in the order of `tasks`, and the hosts that did not answer. Cancelled."""
+    answers = for_each(tasks, lambda task: reach(task, run, work), jobs=run.options.jobs)
+    return (
+        tuple(each for each in answers if not isinstance(each, UnreachedHost)),
+        tuple(each for each in answers if isinstance(each, UnreachedHost)),
+    )
 
 
 def read_tags(client: OllamaClient) -> dict[ModelName, Seen]:
@@ -319,3 +271,41 @@ def read_tags(client: OllamaClient) -> dict[ModelName, Seen]:
                 name, model.digest.hex, model.size_bytes, model.modified_at, model.is_cloud_stub
             )
     return found
+
+
+def read_loaded(client: OllamaClient) -> tuple[Loaded, ...]:
+    """What is in memory right now, under every name that requests can use. A moment becomes a number of seconds by
+    this machine's clock, so that whoever decides needs no clock."""
+    found, now = [], datetime.now(UTC)
+    for model in client.ps():
+        with suppress(InvalidName):
+            found.append(
+                Loaded(
+                    name=ModelName.parse(model.name),
+                    digest=model.digest.hex,
+                    size_bytes=model.size_bytes,
+                    vram_bytes=model.vram_bytes,
+                    context_length=model.context_length,
+                    expires_at=model.expires_at,
+                    stays_s=read_stay(model.expires_at, now),
+                )
+            )
+    return tuple(found)
+
+
+def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
+    """One listed model; None for a name that no request could address, and for our ledger."""
+    with suppress(InvalidName):
+        name = ModelName.parse(tagged.name)
+        if name.is_ledger:
+            return None
+        return ObservedModel(
+            name=name,
+            digest=tagged.digest.hex,
+            size_bytes=tagged.size_bytes,
+            modified_at=tagged.modified_at,
+            parent=tagged.parent_model,
+            quantization=tagged.quantization_level,
+            is_cloud=tagged.is_cloud_stub or (features.suffix_routing and name.source_suffix == "cloud"),
+        )
+    return None

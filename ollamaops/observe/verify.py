@@ -1,8 +1,7 @@
-"""Asking a model what its expectations ask: load, generate, chat or embed on a host, and what came of it as evidence.
+"""Asking models what their expectations ask: load, generate, chat or embed, and the answer as evidence.
 
-Decides which endpoint a question goes to and which errors are the model's fault; what the evidence means is
-plan/verdicts.py's. The fact a reader would miss: before 0.6.4 no server tells what a model can do, so it is read
-off the model as those servers do it, and "does not support generate" means that texts are to be embedded.
+What the evidence means is decided in plan/verdicts.py. Before 0.6.4 no server tells what a model can do, so it is
+read off the model as those servers do it, and "does not support generate" means that texts are to be embedded.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -25,8 +24,8 @@ from ollamaops.errors import (
 )
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import look_into
-from ollamaops.observe.host import Glance
-from ollamaops.observe.loaded import read_loaded
+from ollamaops.observe.run import HostTask, Run, for_each
+from ollamaops.observe.session import HostSession, reach
 from ollamaops.ollama.contents import contents_of
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.inference import (
@@ -39,8 +38,20 @@ from ollamaops.ollama.inference import (
 )
 from ollamaops.ollama.messages import Message
 from ollamaops.ollama.wire import ShownModel
-from ollamaops.plan.expectations import Evidence, Expectation, Failure, Verdict, judge, without_thinking
+from ollamaops.plan.expectations import (
+    Evidence,
+    Expectation,
+    Failure,
+    Verdict,
+    judge,
+    read_expectations,
+    without_thinking,
+)
+from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.results import HostVerdicts
 from ollamaops.settings import ParameterValue
+
+OnModel = Callable[[str, ModelName], None]
 
 MOST_TOKENS = 2048
 GREEDY: dict[str, ParameterValue] = {"seed": 0, "temperature": 0}
@@ -56,31 +67,67 @@ _NO_ROOM = re.compile(
 _NO_WORDS = re.compile(r"does not support (?:generate|chat)\b", re.IGNORECASE)
 
 
-def examine(glance: Glance, model: ModelName, expectations: Sequence[Expectation]) -> Verdict:
+def verify_hosts(
+    tasks: Sequence[HostTask], run: Run, *, on_model: OnModel | None = None
+) -> tuple[HostVerdicts, ...]:
+    """Each host's verdicts on the models of its task that have expectations, in the order of `tasks`.
+
+    The models of one host are asked one after the other, because they share its memory. `on_model` is told each model
+    before it is asked, from any thread. A host that goes away keeps the verdicts it has given.
+    """
+
+    def verify(task: HostTask) -> HostVerdicts:
+        verdicts: list[Verdict] = []
+
+        def ask(host: HostSession) -> None:
+            observed = host.models()
+            for model in task.models:
+                if model.expect:
+                    if on_model is not None:
+                        on_model(host.name, model.name)
+                    verdicts.append(_verdict(host, observed, model.name, read_expectations(model.expect)))
+
+        lost = reach(task, run, ask)
+        return HostVerdicts(host=task.spec.name, verdicts=tuple(verdicts), unreached=lost)
+
+    return for_each(tasks, verify, jobs=run.options.jobs)
+
+
+def _verdict(
+    host: HostSession, observed: ObservedHost, name: ModelName, expectations: Sequence[Expectation]
+) -> Verdict:
+    there = observed.models.get(name)
+    if there is None:
+        missing = Failure("answer", "no such model on the host", "ollamaops apply makes it")
+        return Verdict(model=name, expectations=len(expectations), failures=(missing,))
+    return verify_model(host, there.name, expectations)
+
+
+def verify_model(host: HostSession, model: ModelName, expectations: Sequence[Expectation]) -> Verdict:
     """Hold the model to its expectations. `model` is spelt as the host lists it, and is there.
 
     RemoteError for what is not the model's fault: no connection, no permission, a busy server, no memory left;
     Cancelled.
     """
     began = time.monotonic()
-    trial = _Trial(glance, model)
-    failures = tuple(_failures(trial, expectations))
+    check = _ModelCheck(host, model)
+    failures = tuple(_failures(check, expectations))
     return Verdict(
         model=model,
         expectations=len(expectations),
         failures=failures,
-        load_s=trial.load_s,
-        tokens_per_s=trial.tokens_per_s,
+        load_s=check.load_s,
+        tokens_per_s=check.tokens_per_s,
         seconds=time.monotonic() - began,
     )
 
 
-def _failures(trial: _Trial, expectations: Iterable[Expectation]) -> Iterator[Failure]:
+def _failures(check: _ModelCheck, expectations: Iterable[Expectation]) -> Iterator[Failure]:
     """A model that never answered is not asked again: each try may cost as long as a load."""
     for expectation in expectations:
-        evidence = trial.ask(expectation)
+        evidence = check.ask(expectation)
         yield from judge(expectation, evidence)
-        if evidence.error and not trial.has_answered:
+        if evidence.error and not check.has_answered:
             return
 
 
@@ -94,10 +141,10 @@ def is_verdict(error: RemoteError) -> bool:
 
 
 @dataclass(slots=True)
-class _Trial:
-    """One model under examination. `load_s` is its longest load so far, `tokens_per_s` the last rate."""
+class _ModelCheck:
+    """One model being verified. `load_s` is its longest load so far, `tokens_per_s` the last rate."""
 
-    glance: Glance
+    host: HostSession
     model: ModelName
     load_s: float = 0.0
     tokens_per_s: float | None = None
@@ -112,7 +159,7 @@ class _Trial:
             return _refusal(error)
         capabilities = capabilities_of(shown)
         try:
-            found = self.glance.patiently(_Question(self.glance, self.model, shown, expectation).answer)
+            found = self.host.with_retries(_Question(self.host, self.model, shown, expectation).answer)
         except TimeoutExceeded as error:
             self._reach()
             return replace(_refusal(error), capabilities=capabilities)
@@ -130,19 +177,18 @@ class _Trial:
 
     def _reach(self) -> None:
         """RemoteError unless the server still answers: else its silence would count against the model."""
-        self.glance.patiently(self.glance.client.version)
+        self.host.with_retries(partial(self.host.client.version))
 
     def _look(self) -> ShownModel:
         if self._shown is None:
-            show = partial(self.glance.client.show, self.model)
-            self._shown = self.glance.patiently(show)
+            show = partial(self.host.client.show, self.model)
+            self._shown = self.host.with_retries(show)
         return self._shown
 
     def _context_length(self, shown: ShownModel, expectation: Expectation) -> int:
         """What it is loaded with: as ps tells (0.10.0 and newer), else what was asked for; 0 where it is the server's
         own default, which nothing tells."""
-        client = self.glance.client
-        listed = self.glance.patiently(lambda: read_loaded(client))
+        listed = self.host.loaded()
         lengths = {one.name: one.context_length for one in listed if one.context_length}
         if self.model in lengths:
             return lengths[self.model]
@@ -151,10 +197,10 @@ class _Trial:
 
     def _has_weights_of(self, other: ModelName, shown: ShownModel) -> bool:
         """Whether it uses the runner that is listed under the other name: a server has one for the same weights."""
-        client = self.glance.client
+        client = self.host.client
         features = client.features()
         own = contents_of(shown, "", features)
-        ask = partial(self.glance.patiently, partial(client.show, other))
+        ask = partial(self.host.with_retries, partial(client.show, other))
         found = look_into(ask, "", features) if own.blobs else None
         return found is not None and (found.blobs, found.adapters) == (own.blobs, own.adapters)
 
@@ -178,7 +224,7 @@ def _refusal(error: AnswerError | TimeoutExceeded) -> Evidence:
 class _Question:
     """One expectation as requests to a model of which `shown` is known. Each method raises RemoteError, Cancelled."""
 
-    glance: Glance
+    host: HostSession
     model: ModelName
     shown: ShownModel
     expectation: Expectation
@@ -199,7 +245,7 @@ class _Question:
     @property
     def _patience_s(self) -> float:
         """How long nothing may be heard: a load says nothing until it is over."""
-        limits, allowed_s = self.glance.client.transport.limits, self.expectation.max_load_s
+        limits, allowed_s = self.host.client.transport.limits, self.expectation.max_load_s
         return limits.quiet_s if allowed_s is None else max(limits.stall_s, allowed_s + _SLACK_S)
 
     def _load(self) -> Evidence:
@@ -208,17 +254,17 @@ class _Question:
             return self._load_embedder()
         began = time.monotonic()
         request = GenerateRequest(model=self.model, options=self.expectation.options)
-        self.glance.client.generate(request, idle_s=self._patience_s)
+        self.host.client.generate(request, idle_s=self._patience_s)
         return Evidence(load_s=time.monotonic() - began)
 
     def _load_embedder(self) -> Evidence:
         """Load it, with whichever endpoint does that; an answer without words has no durations."""
         began = time.monotonic()
-        self.glance.client.load(self.model)
+        self.host.client.load(self.model)
         return Evidence(load_s=time.monotonic() - began)
 
     def _speak(self) -> Evidence:
-        expectation, client = self.expectation, self.glance.client
+        expectation, client = self.expectation, self.host.client
         if not (expectation.messages or expectation.tools):
             asked = GenerateRequest(
                 model=self.model,
@@ -259,11 +305,11 @@ class _Question:
 
     @property
     def _features(self) -> Features:
-        return self.glance.client.features()
+        return self.host.client.features()
 
     def _embed(self) -> Evidence:
         began = time.monotonic()
-        answer = self.glance.client.embed(
+        answer = self.host.client.embed(
             EmbedRequest(model=self.model, inputs=self.expectation.texts, options=self.expectation.options),
             idle_s=self._patience_s,
         )

@@ -1,30 +1,35 @@
 """Weights as facts for the plan: digests (hashed once in a file's life) and, when asked for, headers.
 
-Decides which files are hashed; files/digest.py decides how, and elsewhere.py what is known of those that are not on
-this disk. The fact a reader would miss: a digest that the manifest states is believed here without a look at the
-bytes, because the server checks it when they arrive.
+A digest that the manifest states is believed here without a look at the bytes, because the server checks it when
+they arrive.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from ollamaops.errors import RemoteError, WeightsError
+from ollamaops.events import ActionEnded, ActionStarted, Progressed, Sink, Succeeded
+from ollamaops.files.archive import measure
 from ollamaops.files.digest import DigestCache, hash_files, require_digest, stamp_of
+from ollamaops.files.gguf import read_gguf, require_complete
+from ollamaops.files.gguf_types import GgufHeader
 from ollamaops.files.location import FileInfo, Location, RemoteRef, Unavailable, Weights
+from ollamaops.files.safetensors import require_whole, require_whole_zip
+from ollamaops.files.shards import check_shard_headers
 from ollamaops.files.sniff import sniff
-from ollamaops.manifest.types import WeightsFile
+from ollamaops.manifest.types import Build, WeightsFile
 from ollamaops.names import Digest
 from ollamaops.observe.remote_weights import RemoteWeightsStore
-
-if TYPE_CHECKING:
-    from ollamaops.events import Sink
-    from ollamaops.files.gguf_types import GgufHeader
+from ollamaops.plan.create_request import flat_names
+from ollamaops.plan.desired import DesiredHost, DesiredModel, LocalBlob
+from ollamaops.plan.lookups import PlanOptions, is_trusted
+from ollamaops.plan.observed import ObservedHost
 
 OnRead = Callable[[Location, int, int], None]
 """Told a file, how many of its bytes are read, and how many it has (0: nobody says)."""
@@ -44,9 +49,9 @@ def digests_of(
     """Digest and size of every file. A digest stated in the manifest is believed of a file that was never read; the
     server checks it on upload. One that was read before has to have it.
 
-    `elsewhere` is asked about files that are not here. `on_progress` is told of what has to be read, from several
-    threads. WeightsError for a file that cannot be used, Cancelled. One elsewhere that cannot be asked about is
-    Unavailable.
+    `remote_weights` is asked about files that are not here. `on_progress` is told of what has to be read, from
+    several threads. WeightsError for a file that cannot be used, Cancelled. A remote file that nobody can
+    tell about is Unavailable.
     """
     wanted = list(files)
     local = {file.path: file.known for file in wanted if isinstance(file.path, Path)}
@@ -103,7 +108,7 @@ def tell_reading(
 ) -> OnRead:
     """An `on_progress` for `digests_of` that makes events of what takes longer than a second.
 
-    Such a file is an action of its own on no host: `hash/<folder>/<name>`, or `fetch/<name>` for one elsewhere.
+    Such a file is an action of its own on no host: `hash/<folder>/<name>`, or `fetch/<name>` for a remote file.
     """
     lock, began_s, told_s = Lock(), dict[Location, float](), dict[Location, float]()
 
@@ -114,8 +119,6 @@ def tell_reading(
             is_due = is_new or is_last or at_s - told_s[where] >= TELL_EVERY_S
             if waited_s < TELL_AFTER_S or not is_due or (is_new and is_last):
                 return
-            from ollamaops.events import ActionEnded, ActionStarted, Progressed, Succeeded
-
             told_s[where] = at_s
             verb, status, name = _words_for(where)
             stamp = {"run_id": run_id, "at": now(), "action_id": f"{verb}/{name}"}
@@ -140,10 +143,6 @@ def with_headers(found: Mapping[Location, Weights]) -> dict[Location, Weights]:
 
     WeightsError for a file that is damaged or cut short, and for shards that do not belong together.
     """
-    from ollamaops.files.gguf import read_gguf, require_complete
-    from ollamaops.files.safetensors import require_whole, require_whole_zip
-    from ollamaops.files.shards import check_shard_headers
-
     for where in found:
         if isinstance(where, Path) and where.name.endswith(".safetensors"):
             require_whole(where)
@@ -171,3 +170,37 @@ def _with_header(info: FileInfo, header: GgufHeader) -> FileInfo:
         has_chat_template=bool(header.chat_template),
         tensors=frozenset((tensor.name, tuple(tensor.shape)) for tensor in header.tensors),
     )
+
+
+def with_archives(
+    desired: DesiredHost, observed: ObservedHost, options: PlanOptions, cancel: Callable[[], bool]
+) -> DesiredHost:
+    """`desired` with a zip archive for each model that may have to be built on a server up to 0.5.4, which takes what
+    is not a GGUF only as one archive.
+
+    An archive is read once for its digest and once more when it is sent, and never written anywhere here.
+    WeightsError for files that cannot be read; Cancelled.
+    """
+    if observed.features.structured_create:
+        return desired
+    models = (
+        model if is_trusted(model, observed, options) else _with_archive(model, cancel)
+        for model in desired.models
+    )
+    return replace(desired, models=tuple(models))
+
+
+def _with_archive(model: DesiredModel, cancel: Callable[[], bool]) -> DesiredModel:
+    files = model.spec.source.files if isinstance(model.spec.source, Build) else ()
+    if not files or all(file.name.endswith(".gguf") for file in files):
+        return model
+    paths = [file.path for file in files if isinstance(file.path, Path)]
+    return replace(model, archive=_pack(files, paths, cancel)) if len(paths) == len(files) else model
+
+
+def _pack(files: tuple[WeightsFile, ...], paths: list[Path], cancel: Callable[[], bool]) -> LocalBlob:
+    names = flat_names([file.name for file in files])
+    parts = tuple((names[file.name], str(path)) for file, path in zip(files, paths, strict=True))
+    digest, size_bytes = measure(parts, cancel=cancel)
+    folder = os.path.commonpath([path.parent for path in paths])
+    return LocalBlob(digest=digest, path=folder, size_bytes=size_bytes, parts=parts)

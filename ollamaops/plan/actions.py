@@ -311,12 +311,15 @@ class UnreachedHost:
 class Plan:
     """Everything that would be done, host by host, in the manifest's order of hosts.
 
-    `made_from` is what a saved plan is checked against: the manifest's fingerprint and the environment.
+    `kind` says how it is carried out: a saved plan and a rollback exactly, the others with further rounds for what
+    they could not know (of a prune only what is undeclared). `made_from` holds what a saved plan is checked against:
+    the manifest's fingerprint and the environment.
     """
 
     hosts: tuple[HostPlan, ...]
     unreached: tuple[UnreachedHost, ...] = ()
     made_from: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["fresh", "saved", "rollback", "prune"] = "fresh"
 
     @property
     def actions(self) -> tuple[Action, ...]:

@@ -55,12 +55,13 @@ ACTION_TYPES: Mapping[str, type[Action]] = {
 _ACTIONS = tuple(ACTION_TYPES.values())
 _SCALARS = (NoneType, bool, int, float, str)
 
-# What is said for people, by type of value; it makes no difference between two plans.
+# What makes no difference between two plans, by type of value: what is said for people.
 _PROSE: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"because"})),
     HostPlan: frozenset({"notes", "leftovers"}),
     Refusal: frozenset({"message", "hint"}),
     UnreachedHost: frozenset({"error", "hint"}),
+    Plan: frozenset({"kind"}),  # how the same plan is carried out
 }
 # Tuples whose order says nothing; all others (stop words, messages, licenses) mean what they say in order.
 _UNORDERED: Mapping[type, frozenset[str]] = {

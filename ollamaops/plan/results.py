@@ -1,11 +1,15 @@
-"""How a run ended, as values: every action with its outcome, and what a last look found afterwards."""
+"""How a run ended, as values: every action with its outcome, and what a fresh look found afterwards.
+
+Here is the one definition of "as declared" and of the exit code; report/ only says it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
+from ollamaops.exits import CHANGES, DONE, INTERRUPTED, PARTIAL, REFUSED, UNEXPECTED, worst
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
 from ollamaops.plan.expectations import Verdict
@@ -49,6 +53,15 @@ class HostReport:
     verified: bool = False
     seconds: float = 0.0
 
+    @property
+    def is_as_declared(self) -> bool:
+        """Whether the host is known to be as declared: all done, looked at again, and nothing left to tell."""
+        if self.unreached or self.remaining or any(note.unresolved for note in self.notes):
+            return False
+        if any(not isinstance(result.outcome, Succeeded) for result in self.results):
+            return False
+        return self.verified or not self.results
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
@@ -58,12 +71,38 @@ class RunReport:
     plan: Plan
     hosts: tuple[HostReport, ...]
     interrupted: bool = False
+    interrupted_code: int = INTERRUPTED
     seconds: float = 0.0
+
+    @property
+    def is_as_declared(self) -> bool:
+        """Whether every host is known to be as declared, those included that the plan did not reach."""
+        return not self.plan.unreached and all(host.is_as_declared for host in self.hosts)
+
+    @property
+    def exit_code(self) -> int:
+        """What the process ends with, and the history keeps."""
+        if self.interrupted:
+            return self.interrupted_code
+        outcomes = [result.outcome for result in self.results]
+        if any(isinstance(outcome, Failed) and outcome.exit_code == UNEXPECTED for outcome in outcomes):
+            return UNEXPECTED
+        return DONE if self.is_as_declared else PARTIAL
 
     @property
     def results(self) -> tuple[ActionResult, ...]:
         """All results of all hosts, in order."""
         return tuple(result for host in self.hosts for result in host.results)
+
+
+def code_of_plan(plan: Plan, *, detailed: bool = False) -> int:
+    """The exit code of a command that only plans; `detailed` lets pending changes count."""
+    return worst(
+        DONE,
+        CHANGES if detailed and plan.actions else DONE,
+        PARTIAL if plan.unreached or plan.unresolved else DONE,
+        REFUSED if plan.refusals else DONE,
+    )
 
 
 def count_outcomes(results: tuple[ActionResult, ...]) -> dict[str, int]:
@@ -86,3 +125,12 @@ class HostVerdicts:
     host: str
     verdicts: tuple[Verdict, ...] = ()
     unreached: UnreachedHost | None = None
+
+
+def code_of_verdicts(hosts: Iterable[HostVerdicts]) -> int:
+    """The exit code of `ollamaops test`."""
+    hosts = tuple(hosts)
+    is_met = all(verdict.is_met for host in hosts for verdict in host.verdicts)
+    return worst(
+        DONE, DONE if is_met else UNEXPECTED, PARTIAL if any(host.unreached for host in hosts) else DONE
+    )

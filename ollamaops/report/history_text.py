@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from ollamaops.plan.codec import Json
 from ollamaops.report.lines import Cell, render_table
 from ollamaops.report.words import Paint, Style, clean
-from ollamaops.state.records import Run
+from ollamaops.state.records import RunRecord
 
 _STYLES: Mapping[str, Style] = {"succeeded": "good", "failed": "bad", "refused": "bad"}
 _COMMIT_DIGITS = 12
 
 
-def render_runs(runs: Sequence[Run], *, color: bool = False) -> str:
+def render_runs(runs: Sequence[RunRecord], *, color: bool = False) -> str:
     """One line per run, the last first; a sentence when there are none."""
     if not runs:
         return "no run has changed anything yet"
@@ -26,13 +26,13 @@ def render_runs(runs: Sequence[Run], *, color: bool = False) -> str:
     return "\n".join(render_table([head, *map(_row, runs)], paint)) + "\n"
 
 
-def _row(run: Run) -> list[Cell]:
+def _row(run: RunRecord) -> list[Cell]:
     text, style = _result(run)
     cells: list[Cell] = [(clean(part), None) for part in (run.run_id, run.at, run.who, run.command)]
     return [*cells, (_short(run.commit) or "-", None), (text, style)]
 
 
-def _result(run: Run) -> tuple[str, Style]:
+def _result(run: RunRecord) -> tuple[str, Style]:
     counted = ", ".join(f"{count} {name}" for name, count in _counts(run).items())
     if not run.is_finished:
         return "not finished", "unknown"
@@ -40,7 +40,7 @@ def _result(run: Run) -> tuple[str, Style]:
     return (f"{code}: {counted}" if counted else code), ("good" if run.exit_code == 0 else "bad")
 
 
-def _counts(run: Run) -> dict[str, int]:
+def _counts(run: RunRecord) -> dict[str, int]:
     counts: dict[str, int] = {}
     for _, outcome in _outcomes(run):
         name = str(outcome.get("result", "?"))
@@ -53,7 +53,7 @@ def _short(commit: str) -> str:
     return clean(digits[:_COMMIT_DIGITS] + dash + rest)
 
 
-def render_run_record(run: Run, *, color: bool = False) -> str:
+def render_run_record(run: RunRecord, *, color: bool = False) -> str:
     """One run in full: when, who, from what, and every action with its outcome."""
     paint = Paint(color)
     facts = [
@@ -80,7 +80,7 @@ def _render_outcome(key: str, outcome: Mapping[str, object], paint: Paint) -> st
     return f"  {paint(style, clean(name))} {clean(key)}" + (f": {clean(str(why))}" if why else "")
 
 
-def render_run_diff(old: Run, new: Run, *, color: bool = False) -> str:
+def render_run_diff(old: RunRecord, new: RunRecord, *, color: bool = False) -> str:
     """What the second run was and did differently from the first; a sentence when nothing."""
     paint = Paint(color)
     lines = [f"{name}: {clean(before)} → {clean(after)}" for name, before, after in _header_changes(old, new)]
@@ -92,7 +92,7 @@ def render_run_diff(old: Run, new: Run, *, color: bool = False) -> str:
     return "\n".join([f"{old.run_id} → {new.run_id}", *lines]) + "\n"
 
 
-def _header_changes(old: Run, new: Run) -> Iterator[tuple[str, str, str]]:
+def _header_changes(old: RunRecord, new: RunRecord) -> Iterator[tuple[str, str, str]]:
     pairs = [
         ("who", old.who, new.who),
         ("command", old.command, new.command),
@@ -103,7 +103,7 @@ def _header_changes(old: Run, new: Run) -> Iterator[tuple[str, str, str]]:
     return ((name, before, after) for name, before, after in pairs if before != after)
 
 
-def _exit(run: Run) -> str:
+def _exit(run: RunRecord) -> str:
     return str(run.exit_code) if run.is_finished else "not finished"
 
 
@@ -119,7 +119,7 @@ def _render_change(
         yield paint("change", f"~ {clean(key)}: {clean(before)} → {clean(after)}")
 
 
-def run_record_to_json(run: Run) -> dict[str, Json]:
+def run_record_to_json(run: RunRecord) -> dict[str, Json]:
     """Everything that is kept of a run, its JSON texts as documents."""
     return {
         "run_id": run.run_id,
@@ -136,7 +136,7 @@ def run_record_to_json(run: Run) -> dict[str, Json]:
     }
 
 
-def runs_to_json(runs: Sequence[Run]) -> dict[str, Json]:
+def runs_to_json(runs: Sequence[RunRecord]) -> dict[str, Json]:
     """All runs with the numbers of their outcomes, without plans."""
     kept = ("run_id", "began", "ended", "who", "command", "manifest_digest", "commit", "exit_code")
     entries: list[Json] = []
@@ -147,7 +147,7 @@ def runs_to_json(runs: Sequence[Run]) -> dict[str, Json]:
     return {"format": "ollamaops-history", "version": 1, "runs": entries}
 
 
-def run_diff_to_json(old: Run, new: Run) -> dict[str, Json]:
+def run_diff_to_json(old: RunRecord, new: RunRecord) -> dict[str, Json]:
     """`changed` facts about the runs, and for each action that differs what became of it in either."""
     then, now = dict(_outcomes(old)), dict(_outcomes(new))
     results: dict[str, Json] = {}
@@ -159,7 +159,7 @@ def run_diff_to_json(old: Run, new: Run) -> dict[str, Json]:
     return {"from": old.run_id, "to": new.run_id, "changed": changed, "actions": results}
 
 
-def _outcomes(run: Run) -> list[tuple[str, Mapping[str, object]]]:
+def _outcomes(run: RunRecord) -> list[tuple[str, Mapping[str, object]]]:
     """(action id, its outcome), in the order in which they were planned."""
     document = _loaded(run.outcomes)
     entries = document if isinstance(document, list) else []

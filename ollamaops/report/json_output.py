@@ -13,7 +13,6 @@ from ollamaops.plan.actions import Plan, id_of, verb_of
 from ollamaops.plan.codec import Json, fingerprint, plan_to_json, value_to_json
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes, outcome_name
 from ollamaops.report.plan_text import count_plan
-from ollamaops.report.run_text import is_as_declared
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -46,7 +45,7 @@ def run_to_json(report: RunReport) -> dict[str, Json]:
 def _host_to_json(report: HostReport) -> Json:
     return {
         "host": report.host,
-        "as_declared": is_as_declared(report),
+        "as_declared": report.is_as_declared,
         "verified": report.verified,
         "rounds": report.rounds,
         "seconds": report.seconds,

@@ -99,7 +99,7 @@ def render_counts(plan: Plan) -> str:
     counts = count_plan(plan)
     rest = _render_rest(counts)
     if counts.is_empty:
-        nothing = "nothing is rolled back" if "rollback" in plan.made_from else _render_nothing(counts)
+        nothing = "nothing is rolled back" if plan.kind == "rollback" else _render_nothing(counts)
         return "; ".join([nothing, *rest])
     done = [
         f"{count} to {verb}" for verb, count in counts.actions.items() if count or verb in _ALWAYS_COUNTED

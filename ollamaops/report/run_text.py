@@ -139,20 +139,11 @@ def _remaining_lines(report: HostReport) -> Iterator[Line]:
             )
 
 
-def is_as_declared(report: HostReport) -> bool:
-    """Whether the host is known to be as declared: all done, looked at again, and nothing left to tell."""
-    if report.unreached or report.remaining or any(note.unresolved for note in report.notes):
-        return False
-    if any(not isinstance(result.outcome, Succeeded) for result in report.results):
-        return False
-    return report.verified or not report.results
-
-
 def summarize_run(report: RunReport) -> str:
     """The last line: `done in 1m30s: 3 pulled, 1 created; 2 hosts as declared`."""
     if report.plan.refusals and not report.results:
         return f"refused by {plural(len(report.plan.refusals), 'rule')}: nothing was changed"
-    is_declared = [is_as_declared(host) for host in report.hosts]
+    is_declared = [host.is_as_declared for host in report.hosts]
     is_idle = not report.results and not any(host.tidied for host in report.hosts)
     if is_idle and all(is_declared) and not report.interrupted:
         return render_counts(report.plan)
@@ -211,7 +202,7 @@ def _is_passed_over(result: ActionResult) -> bool:
 
 def _render_hosts(report: RunReport) -> str:
     lost = {host.host for host in report.hosts if host.unreached}
-    declared = sum(map(is_as_declared, report.hosts))
+    declared = sum(host.is_as_declared for host in report.hosts)
     others = len(report.hosts) - len(lost) - declared
     unreached = len(lost | {host.host for host in report.plan.unreached})
     parts = [f"{plural(declared, 'host')} as declared"]

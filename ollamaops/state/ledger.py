@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ollamaops.errors import InvalidValue
 from ollamaops.names import Digest, ModelName
 from ollamaops.state.database import Cell, Database, Row
-from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, Run, Status
+from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, RunRecord, Status
 from ollamaops.state.upgrade import is_evictions
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Ledger:
 
     # Runs
 
-    def record_run(self, run: Run) -> None:
+    def record_run(self, run: RunRecord) -> None:
         """Keep a run; recording it again (with its exit code) replaces it."""
         self._database.write(
             f"REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
@@ -184,7 +184,7 @@ class Ledger:
             run.ended_at,
         )
 
-    def runs(self, limit: int = 50) -> tuple[Run, ...]:
+    def runs(self, limit: int = 50) -> tuple[RunRecord, ...]:
         """The last runs, the one recorded last first."""
         rows = self._database.query(
             f"SELECT {_RUN_COLUMNS} FROM run ORDER BY rowid DESC LIMIT ?",  # noqa: S608
@@ -192,7 +192,7 @@ class Ledger:
         )
         return tuple(_run(row) for row in rows)
 
-    def find_runs(self, prefix: str) -> tuple[Run, ...]:
+    def find_runs(self, prefix: str) -> tuple[RunRecord, ...]:
         """The runs whose id begins with `prefix`, the one recorded last first."""
         rows = self._database.query(
             f"SELECT {_RUN_COLUMNS} FROM run WHERE substr(run_id, 1, ?) = ? ORDER BY rowid DESC",  # noqa: S608
@@ -222,10 +222,10 @@ def _cells(record: ModelRecord) -> tuple[Cell, ...]:
     )
 
 
-def _run(row: Row) -> Run:
+def _run(row: Row) -> RunRecord:
     run_id, at, command, hosts, manifest_digest, exit_code, *rest = row
     plan, outcomes, who, commit, ended_at = map(str, rest)
-    return Run(
+    return RunRecord(
         run_id=str(run_id),
         at=str(at),
         command=str(command),
@@ -249,4 +249,4 @@ def _stamp_text(stamp: FileStamp) -> str:
     return f"{stamp.size_bytes} {stamp.mtime_ns} {stamp.ctime_ns} {stamp.inode} {stamp.device}"
 
 
-__all__ = ["Ledger", "ModelRecord", "Run"]
+__all__ = ["Ledger", "ModelRecord", "RunRecord"]

@@ -99,7 +99,7 @@ UNFINISHED = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RunRecord:
     """One run of a command that may change hosts.
 
     `hosts` is a JSON text that sums up each host's part, `plan` the document of the plan that was agreed to,

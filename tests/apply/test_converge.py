@@ -26,13 +26,7 @@ from live_host import (
 )
 from recording_proxy import Request
 
-from ollamaops.engine import (
-    Options,
-    apply_hosts,
-    build_cases,
-    check_facts,
-    plan_hosts,
-)
+from ollamaops.engine import apply_tasks, build_tasks, check_facts, plan_tasks
 from ollamaops.errors import Cancelled, RefusedError, StateError, UsageError, WeightsError
 from ollamaops.events import (
     ActionEnded,
@@ -49,6 +43,7 @@ from ollamaops.events import (
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import Build, HostSpec, Limit, Manifest, ModelSpec, Policy, WeightsFile
 from ollamaops.names import Digest, NamePattern
+from ollamaops.observe.run import RunOptions
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, id_of
 from ollamaops.state.ledger import Ledger
@@ -70,13 +65,13 @@ def test_a_dead_host_is_unreached_and_the_others_are_done(newest: LiveHost) -> N
     dead = HostSpec(name="gpu-0", url=_dead_url(), timeout_s=2)
     models = (a_model(BASE), a_model("bot", a_build(BASE, system="be kind")))
     manifest = Manifest(root=WEIGHTS, files=(), hosts=(dead, newest.spec), models=models)
-    cases = build_cases(manifest, manifest.hosts, {}, newest.options)
-    with newest.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = build_tasks(manifest, manifest.hosts, {})
+    with newest.opened() as run:
+        plan = plan_tasks(tasks, run)
         assert [(each.host, "refused" in each.error) for each in plan.unreached] == [("gpu-0", True)]
         assert [each.host for each in plan.hosts] == ["gpu-1"]
-        report = apply_hosts(plan, cases, around)
-        assert plan_hosts(cases, around).actions == ()
+        report = apply_tasks(plan, tasks, run)
+        assert plan_tasks(tasks, run).actions == ()
     assert [each.host for each in report.hosts] == ["gpu-1"]
     assert_converged(newest, report.hosts[0])
     assert {event.host for event in newest.events if isinstance(event, HostUnreached)} == {"gpu-0"}
@@ -84,27 +79,28 @@ def test_a_dead_host_is_unreached_and_the_others_are_done(newest: LiveHost) -> N
 
 def test_hosts_are_worked_on_in_parallel_and_each_is_as_declared() -> None:
     models = (a_model(BASE), a_model("bot", a_build(BASE, system="be kind")))
-    with a_host("0.3.4") as old, a_host("0.33.0-rc2") as new, old.around() as around:
+    options = RunOptions(costs=False, jobs=2)
+    with a_host("0.3.4", options=options) as old, a_host("0.33.0-rc2") as new, old.opened() as run:
         hosts = tuple(
             HostSpec(name=host_name, url=host.sandbox.url) for host_name, host in (("old", old), ("new", new))
         )
         manifest = Manifest(root=WEIGHTS, files=(), hosts=hosts, models=models)
-        cases = build_cases(manifest, hosts, {}, Options(costs=False, jobs=2))
-        report = apply_hosts(plan_hosts(cases, around), cases, around)
+        tasks = build_tasks(manifest, hosts, {})
+        report = apply_tasks(plan_tasks(tasks, run), tasks, run)
         assert [(host.host, host.verified) for host in report.hosts] == [("old", True), ("new", True)]
         assert {"bot:latest", BASE} == old.stranger.tags().keys() == new.stranger.tags().keys()
 
 
 def test_a_host_that_goes_away_before_the_apply_has_an_outcome_for_every_action(newest: LiveHost) -> None:
     models = [a_model(BASE), a_model("bot", a_build(BASE, system="be kind"))]
-    cases = newest.cases(models)
-    with newest.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = newest.tasks(models)
+    with newest.opened() as run:
+        plan = plan_tasks(tasks, run)
 
         def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
             raise UsageError(f"{spec.name}: the environment variable TOKEN is not set")
 
-        report = apply_hosts(plan, cases, replace(around, open_client=refuse)).hosts[0]
+        report = apply_tasks(plan, tasks, replace(run, open_client=refuse)).hosts[0]
     assert report.unreached is not None
     assert "TOKEN" in report.unreached.error
     assert [result.outcome for result in report.results] == [Skipped(because="the host was not reached")] * 2
@@ -114,12 +110,12 @@ def test_a_host_that_goes_away_before_the_apply_has_an_outcome_for_every_action(
 def test_a_host_whose_secret_cannot_be_read_is_unreached_and_not_the_end_of_the_plan(
     newest: LiveHost,
 ) -> None:
-    with newest.around() as around:
+    with newest.opened() as run:
 
         def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
             raise UsageError(f"{spec.name}: the environment variable TOKEN is not set", hint="export TOKEN=…")
 
-        plan = plan_hosts(newest.cases([a_model(BASE)]), replace(around, open_client=refuse))
+        plan = plan_tasks(newest.tasks([a_model(BASE)]), replace(run, open_client=refuse))
     assert [(each.host, each.hint) for each in plan.unreached] == [("gpu-1", "export TOKEN=…")]
 
 
@@ -151,22 +147,22 @@ def test_only_the_first_host_that_has_a_model_pushes_it() -> None:
     pushed = a_model("bot", a_build(BASE), push=name("localhost:5000/me/bot"))
     hosts = tuple(HostSpec(name=f"gpu-{number}", url="http://127.0.0.1:1") for number in range(3))
     manifest = Manifest(root=WEIGHTS, files=(), hosts=hosts, models=(pushed,))
-    cases = build_cases(manifest, hosts, {}, Options())
-    assert [case.pushes for case in cases] == [{pushed.name}, frozenset(), frozenset()]
+    tasks = build_tasks(manifest, hosts, {})
+    assert [task.pushes for task in tasks] == [{pushed.name}, frozenset(), frozenset()]
 
 
 def test_without_hosts_there_is_nothing_to_plan_or_do(newest: LiveHost) -> None:
-    with newest.around() as around:
-        plan = plan_hosts((), around)
-        report = apply_hosts(plan, (), around)
-    assert (plan.hosts, plan.unreached, report.hosts, report.run_id) == ((), (), (), "")
+    with newest.opened() as run:
+        plan = plan_tasks((), run)
+        report = apply_tasks(plan, (), run)
+    assert (plan.hosts, plan.unreached, report.hosts, report.run_id) == ((), (), (), "run")
 
 
 def test_a_case_and_its_report_can_be_sent_to_another_process(newest: LiveHost) -> None:
     models = small_manifest()
-    [case] = newest.cases(models)
+    [task] = newest.tasks(models)
     report = newest.apply(models)
-    assert pickle.loads(pickle.dumps(case)) == case
+    assert pickle.loads(pickle.dumps(task)) == task
     assert pickle.loads(pickle.dumps(report)) == report
 
 
@@ -196,13 +192,13 @@ def test_a_model_that_somebody_else_changed_since_the_plan_is_not_touched(host: 
     assert_converged(host, host.apply(small_manifest()))
     stranger = host.stranger
     stranger.create("bot", "bot", system="drifted")
-    cases = host.cases(small_manifest())
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = host.tasks(small_manifest())
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
         drifted = stranger.tags()["bot:latest"]
         stranger.create("bot", "bot", system="and again")
         changed = stranger.tags()
-        report = apply_hosts(plan, cases, around).hosts[0]
+        report = apply_tasks(plan, tasks, run).hosts[0]
     wrong = failures(report)
     was, is_now = drifted[:12], changed["bot:latest"][:12]
     assert (
@@ -215,24 +211,24 @@ def test_a_model_that_somebody_else_changed_since_the_plan_is_not_touched(host: 
 
 
 def _saved(host: LiveHost, models: list[ModelSpec]) -> Plan:
-    with host.around() as around:
-        plan = plan_hosts(host.cases(models), around)
-    return replace(plan, made_from={"declaration": "x"})
+    with host.opened() as run:
+        plan = plan_tasks(host.tasks(models), run)
+    return replace(plan, kind="saved", made_from={"declaration": "x"})
 
 
 def test_a_saved_plan_is_refused_when_a_fact_has_changed_and_names_it(newest: LiveHost) -> None:
     newest.stranger.pull(BASE)
     models = [a_model("bot", a_build(BASE, system="be kind")), a_model("chat", a_copy(BASE))]
     plan = _saved(newest, models)
-    with newest.around() as around:
-        assert check_facts(plan, newest.cases(models), around) is not None
+    with newest.opened() as run:
+        assert check_facts(plan, newest.tasks(models), run) is not None
         was = newest.stranger.tags()[BASE][:12]
         newest.stranger.pull("all-minilm")
         newest.stranger.copy("all-minilm", BASE)
         newest.stranger.copy(BASE, "chat")
         now = newest.stranger.tags()[BASE][:12]
         with pytest.raises(RefusedError) as caught:
-            check_facts(plan, newest.cases(models), around)
+            check_facts(plan, newest.tasks(models), run)
     assert str(caught.value) == (
         f"the plan no longer fits: '{BASE}' on gpu-1 was {was}, now it is {now}; "
         f"'chat:latest' on gpu-1 was not there, now it is {now}"
@@ -243,20 +239,20 @@ def test_a_saved_plan_is_refused_when_a_fact_has_changed_and_names_it(newest: Li
 def test_a_saved_plan_goes_on_without_the_hosts_that_do_not_answer_now(newest: LiveHost) -> None:
     plan = _saved(newest, [a_model(BASE)])
     gone = replace(
-        newest.cases([a_model(BASE)])[0], spec=HostSpec(name="gpu-1", url=_dead_url(), timeout_s=2)
+        newest.tasks([a_model(BASE)])[0], spec=HostSpec(name="gpu-1", url=_dead_url(), timeout_s=2)
     )
-    with newest.around() as around:
-        checked = check_facts(plan, (gone,), around)
+    with newest.opened() as run:
+        checked = check_facts(plan, (gone,), run)
     assert checked.hosts == ()
     assert [each.host for each in checked.unreached] == ["gpu-1"]
 
 
 def test_checking_facts_can_be_stopped(newest: LiveHost) -> None:
     plan = _saved(newest, [a_model(BASE)])
-    with newest.around() as around:
+    with newest.opened() as run:
         newest.cancel.cancel()
         with pytest.raises(Cancelled):
-            check_facts(plan, newest.cases([a_model(BASE)]), around)
+            check_facts(plan, newest.tasks([a_model(BASE)]), run)
 
 
 @pytest.mark.parametrize("is_saved", [True, False])
@@ -269,14 +265,14 @@ def test_a_saved_plan_is_carried_out_exactly_and_any_other_is_mended_further(
     assert_converged(newest, newest.apply([a_model(BASE), fine]))
     models = [a_model(BASE), fine, a_model("bot", a_build(BASE, system="be kind"))]
     plan = _saved(newest, models)
-    plan = plan if is_saved else replace(plan, made_from={})
+    plan = plan if is_saved else replace(plan, kind="fresh")
 
     def meddle(event: Event) -> None:
         if isinstance(event, ActionEnded) and event.action_id.endswith("bot:latest"):
             stranger.delete("fine")
 
     newest.emit = meddle
-    report = newest.carry_out(plan, newest.cases(models))
+    report = newest.carry_out(plan, newest.tasks(models))
     assert ("fine:latest" in stranger.tags()) is not is_saved
     assert report.verified is not is_saved
     assert [str(each.model) for each in report.remaining] == (["fine:latest"] if is_saved else [])
@@ -301,15 +297,15 @@ def test_what_never_converges_ends_after_one_try_and_is_named(newest: LiveHost) 
 
 def test_a_last_look_that_fails_loses_no_result(newest: LiveHost, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [a_model(BASE), a_model("legal", a_build(None, "tiny-a.gguf"))]
-    cases = newest.cases(models)
-    with newest.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = newest.tasks(models)
+    with newest.opened() as run:
+        plan = plan_tasks(tasks, run)
 
         class Broken(Ledger):
             def load_pushes(self, host: str) -> dict[tuple[str, str], tuple[str, ...]]:
                 raise StateError("the ledger is damaged", hint="delete it")
 
-        report = apply_hosts(plan, cases, replace(around, ledger=Broken(newest.state))).hosts[0]
+        report = apply_tasks(plan, tasks, replace(run, ledger=Broken(newest.state))).hosts[0]
     assert failures(report) == {}
     assert len(report.results) == 3
     assert not report.verified
@@ -429,7 +425,7 @@ def test_every_action_is_told_from_its_start_to_its_end_and_every_round(newest: 
 
 
 def test_with_targets_only_they_and_what_they_need_are_done(newest: LiveHost) -> None:
-    newest.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
+    newest.targets = (NamePattern.parse("bot"),)
     newest.stranger.pull("all-minilm")
     newest.stranger.copy("all-minilm", "gone:1-ollamaops-previous")
     assert_converged(newest, newest.apply(small_manifest()))
@@ -444,7 +440,7 @@ def test_a_plan_that_a_rule_refuses_says_so_and_force_lifts_it(newest: LiveHost)
     assert [refusal.rule for refusal in newest.plan([a_model("bot", a_build(BASE))]).refusals] == []
     refused = newest.plan([a_model("all-minilm")])
     assert [refusal.rule for refusal in refused.refusals] == ["max_change.delete"]
-    newest.options = Options(costs=False, force=frozenset({"max_change.delete"}))
+    newest.options = RunOptions(costs=False, force=frozenset({"max_change.delete"}))
     assert newest.plan([a_model("all-minilm")]).refusals == ()
-    newest.options = Options(costs=False, guarded=False)
+    newest.options = RunOptions(costs=False, guarded=False)
     assert newest.plan([a_model("all-minilm")]).refusals == ()

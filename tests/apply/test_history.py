@@ -14,13 +14,13 @@ import pytest
 from live_host import BASE, LiveHost, a_build, a_host, a_model
 
 from ollamaops.apply.history import commit_of, recorded
-from ollamaops.engine import apply_hosts, plan_hosts
+from ollamaops.engine import apply_tasks, plan_tasks
 from ollamaops.errors import RefusedError
 from ollamaops.events import ActionStarted, Noted
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.plan.codec import plan_from_json
 from ollamaops.plan.results import RunReport
-from ollamaops.state.records import UNFINISHED, Run
+from ollamaops.state.records import UNFINISHED, RunRecord
 
 FOLDER = Path(__file__).parent
 IMPORTED_FROM = os.pathsep.join((str(FOLDER), str(FOLDER.parent / "support")))
@@ -51,11 +51,11 @@ def host() -> Iterator[LiveHost]:
 
 
 def run(host: LiveHost, models: Sequence[ModelSpec], *, code: int = 0, folder: Path = FOLDER) -> RunReport:
-    cases = host.cases(models)
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
-        with recorded(plan, cases, around, command="apply --force protect", folder=folder) as recorder:
-            report = apply_hosts(plan, cases, recorder.around)
+    tasks = host.tasks(models)
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
+        with recorded(plan, tasks, run, command="apply --force protect", folder=folder) as recorder:
+            report = apply_tasks(plan, tasks, recorder.run)
             recorder.finish(report, code)
     return report
 
@@ -65,7 +65,7 @@ def audit(host: LiveHost) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def last_run(host: LiveHost) -> Run:
+def last_run(host: LiveHost) -> RunRecord:
     (found,) = host.ledger.runs(1)
     return found
 
@@ -147,23 +147,23 @@ def test_a_run_that_is_killed_stays_unfinished_and_what_it_did_is_in_the_log(hos
 def test_a_run_that_ends_in_an_error_is_kept_with_its_exit_code(
     host: LiveHost, error: Exception, code: int
 ) -> None:
-    cases = host.cases([a_model(BASE)])
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
-        with pytest.raises(type(error)), recorded(plan, cases, around, command="apply", folder=FOLDER):
+    tasks = host.tasks([a_model(BASE)])
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
+        with pytest.raises(type(error)), recorded(plan, tasks, run, command="apply", folder=FOLDER):
             raise error
     assert last_run(host).exit_code == code
 
 
 def test_a_state_folder_that_cannot_be_written_is_told_once_and_stops_nothing(host: LiveHost) -> None:
-    cases = host.cases([a_model(BASE)])
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = host.tasks([a_model(BASE)])
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
         (host.state / "audit.jsonl").mkdir()
-        with recorded(plan, cases, around, command="apply", folder=FOLDER) as recorder:
+        with recorded(plan, tasks, run, command="apply", folder=FOLDER) as recorder:
             (host.state / "ledger.sqlite3").unlink(missing_ok=True)
             (host.state / "ledger.sqlite3").mkdir()
-            report = apply_hosts(plan, cases, recorder.around)
+            report = apply_tasks(plan, tasks, recorder.run)
             recorder.finish(report, 0)
         (host.state / "ledger.sqlite3").rmdir()
     assert [type(result.outcome).__name__ for result in report.results] == ["Succeeded"]

@@ -25,10 +25,10 @@ from live_host import (
 )
 from session_actions import at, copy
 
-from ollamaops.cli import exits
-from ollamaops.engine import Options
+from ollamaops import exits
 from ollamaops.events import Succeeded
 from ollamaops.manifest.types import ModelSpec, Pull
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.versions import previous_of
 from ollamaops.state.records import NO_FINGERPRINT
 
@@ -40,7 +40,7 @@ FAILS = {"prompt": "Reply with the word pong.", "matches": "^pang$"}
 
 @pytest.fixture(params=VERSIONS)
 def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
-    with a_host(request.param, options=Options(costs=False, ask_registry=False)) as running:
+    with a_host(request.param, options=RunOptions(costs=False, ask_registry=False)) as running:
         running.stranger.pull(BASE)
         yield running
         assert running.unused_blobs == set()
@@ -87,7 +87,7 @@ def test_a_pull_that_is_undone_leaves_nothing(host: LiveHost) -> None:
     outdated(host, BASE)
     before = host.stranger.tags()
     report = host.run([a_model(BASE, update="latest", expect=(FAILS,))])
-    assert exits.code_of_run(report) == exits.UNEXPECTED
+    assert report.exit_code == exits.UNEXPECTED
     assert host.stranger.tags() == before
 
 
@@ -110,8 +110,8 @@ def test_the_alias_of_a_push_leaves_nothing_and_keeps_what_is_somebody_elses(
     stranger.create("me/bot", BASE, system="old")
     stranger.copy("me/bot", "me/bot:latest-ollamaops-previous-1")
     stranger.create("me/bot", BASE, system="old as well")
-    with at(host.sandbox.url, tmp_path) as bench:
-        assert isinstance(bench.do(replace(copy("bot", "me/bot"), fingerprint=NO_FINGERPRINT)), Succeeded)
+    with at(host.sandbox.url, tmp_path) as session:
+        assert isinstance(session.do(replace(copy("bot", "me/bot"), fingerprint=NO_FINGERPRINT)), Succeeded)
     assert stranger.tags()["me/bot:latest"] == stranger.tags()["bot:latest"]
     assert stranger.tags().keys() == {
         BASE,
@@ -127,8 +127,8 @@ def test_a_copy_after_one_that_was_cut_off_leaves_nothing(host: LiveHost, tmp_pa
     for model in ("bot", "chat", previous_of(name("chat")).display):
         stranger.create(model, BASE, system=f"I am {model}.")
     old = stranger.tags()[previous_of(name("chat")).display]
-    with at(host.sandbox.url, tmp_path) as bench:
-        assert isinstance(bench.do(replace(copy("bot", "chat"), keep=1)), Succeeded)
+    with at(host.sandbox.url, tmp_path) as session:
+        assert isinstance(session.do(replace(copy("bot", "chat"), keep=1)), Succeeded)
     tags = stranger.tags()
     assert tags.keys() == {BASE, "bot:latest", "chat:latest", "chat:latest-ollamaops-previous-1"}
     assert (tags["chat:latest"], tags["chat:latest-ollamaops-previous-1"]) == (tags["bot:latest"], old)

@@ -29,13 +29,13 @@ from patience import PATIENCE_S
 from sandbox_caller import a_gguf
 from session_actions import at, copy
 
+from ollamaops import exits
 from ollamaops.apply.scheduler import execute
-from ollamaops.cli import exits
 from ollamaops.cli.main import run
 from ollamaops.events import Noted, Succeeded
 from ollamaops.manifest.types import Build, ModelSpec, WeightsFile
 from ollamaops.observe.memory import load_evictions
-from ollamaops.observe.run import Options
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import Action, DeleteModel, LoadModel, Plan, PullModel, UnloadModel, id_of
 from ollamaops.plan.codec import plan_from_json, plan_to_json
 from ollamaops.sandbox.builtin_models import BUILTIN_MODELS
@@ -207,10 +207,10 @@ def test_a_change_from_for_ever_to_a_while_has_its_effect(host: LiveHost) -> Non
 
 
 def test_a_saved_plan_loads_what_it_says(host: LiveHost) -> None:
-    plan = Plan(hosts=(host.plan(residents()),), made_from={"manifest": "m"})
+    plan = Plan(hosts=(host.plan(residents()),), made_from={"manifest": "m"}, kind="saved")
     again = plan_from_json(json.loads(json.dumps(plan_to_json(plan))))
     assert again == plan
-    assert failures(host.carry_out(again, host.cases(residents()))) == {}
+    assert failures(host.carry_out(again, host.tasks(residents()))) == {}
     assert in_memory(host) == {BASE: "for ever", EMBEDDING: "a while"}
 
 
@@ -352,7 +352,7 @@ def test_a_host_whose_residents_need_more_than_its_vram_is_refused() -> None:
             "all-minilm:latest about 1.4 MB, llama3.2:3b about 43.5 kB"
         )
         assert in_memory(host) == {}
-        host.options = Options(costs=False, force=frozenset({"vram"}))
+        host.options = RunOptions(costs=False, force=frozenset({"vram"}))
         assert_converged(host, host.apply(models))
 
 
@@ -448,7 +448,7 @@ def test_old_weights_that_are_to_be_unloaded_stay_which_is_said(host: LiveHost) 
 
 
 def test_a_pull_that_changes_nothing_leaves_a_resident_as_it_was(host: LiveHost) -> None:
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     models = [a_model(BASE, update="latest", resident=True)]
     host.apply(models)
     assert_converged(host, host.apply(models))
@@ -456,17 +456,18 @@ def test_a_pull_that_changes_nothing_leaves_a_resident_as_it_was(host: LiveHost)
 
 
 def test_nothing_fails_with_a_server_that_does_not_say_what_is_in_memory(tmp_path: Path) -> None:
-    with a_host() as host, at(host.sandbox.url, tmp_path) as bench:
+    with a_host() as host, at(host.sandbox.url, tmp_path) as session:
         host.apply([a_model(BASE), a_model("chat", a_copy(BASE), resident=True)])
         host.proxy.edit = lambda request, body: b"{}" if request.path == "/api/ps" else body
-        bench.bench.lasting = frozenset({name("chat")})
-        assert isinstance(bench.do(copy(BASE, "chat")), Succeeded)
+        chat = a_model("chat", a_copy(BASE), resident=True)
+        session.host.task = replace(session.host.task, models=(chat,))
+        assert isinstance(session.do(copy(BASE, "chat")), Succeeded)
 
 
 def test_what_is_not_in_memory_any_more_needs_no_request_to_be_unloaded(tmp_path: Path) -> None:
-    with a_host() as host, at(host.sandbox.url, tmp_path) as bench:
+    with a_host() as host, at(host.sandbox.url, tmp_path) as session:
         host.apply([a_model(BASE)])
-        outcome = bench.do(UnloadModel(host="gpu-1", model=name(BASE)))
+        outcome = session.do(UnloadModel(host="gpu-1", model=name(BASE)))
         assert isinstance(outcome, Succeeded)
         assert not outcome.changed
         assert loads(host) == []

@@ -11,19 +11,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live_host import BASE, LiveHost, a_host, a_model
 
-from ollamaops.apply.locks import holding_hosts, holding_ledgers
-from ollamaops.engine import apply_hosts, plan_hosts
+from ollamaops.apply.locks import lock_hosts, lock_ledgers
+from ollamaops.engine import apply_tasks, plan_tasks
 from ollamaops.errors import Cancelled, OllamaopsError, RefusedError, StateError, UsageError
 from ollamaops.events import Noted
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec
-from ollamaops.observe.memory import ledger_of, server_ledger
-from ollamaops.observe.run import HostCase, Options, Surroundings
+from ollamaops.observe.ledger_model import ledger_of, server_ledger
+from ollamaops.observe.run import HostTask, Run, RunOptions
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.state.ledger import Ledger
 from ollamaops.state.ledger_document import LEDGER_NAME, LedgerDocument, parse_document
 from ollamaops.state.locks import HostLock, LockOwner
 from ollamaops.state.records import ModelRecord
@@ -31,7 +33,10 @@ from ollamaops.state.records import ModelRecord
 HOLD_UNTIL_TOLD = """
 import sys
 from pathlib import Path
+from typing import Any
+from ollamaops.state.ledger import Ledger
 from ollamaops.state.locks import LockOwner
+from ollamaops.state.ledger import Ledger
 from ollamaops.state.locks import HostLock
 HostLock(Path(sys.argv[1]), sys.argv[2]).take(LockOwner(token="x", who="carol@ci", process=1, since="09:00"))
 print("held", flush=True)
@@ -64,20 +69,26 @@ def host() -> Iterator[LiveHost]:
 
 
 @pytest.fixture
-def around(shared_host: LiveHost) -> Iterator[Surroundings]:
+def run(shared_host: LiveHost) -> Iterator[Run]:
     shared_host.events.clear()
     shared_host.cancel = CancelToken()
-    with shared_host.around() as around:
-        yield around
+    with shared_host.opened() as run:
+        yield run
 
 
 def specs(*names: str) -> list[HostSpec]:
     return [HostSpec(name=name, url=f"http://{name}:11434") for name in names]
 
 
-def on_server(host: LiveHost, **options: object) -> HostCase:
-    (case,) = host.cases([a_model(BASE)])
-    return replace(case, state="server", options=replace(Options(run_id="ours"), **options))  # type: ignore[arg-type]
+def on_server(host: LiveHost, **options: Any) -> HostTask:
+    host.options, host.run_id = RunOptions(**options), "ours"
+    (task,) = host.tasks([a_model(BASE)])
+    return replace(task, state="server")
+
+
+def at(folder: Path, run: Run, run_id: str = "r", *, wait_s: float = 0.0) -> Run:
+    """The run with its state in that folder."""
+    return replace(run, ledger=Ledger(folder), run_id=run_id, options=RunOptions(wait_s=wait_s))
 
 
 def document(host: LiveHost) -> LedgerDocument:
@@ -85,24 +96,22 @@ def document(host: LiveHost) -> LedgerDocument:
         return parse_document(client.show(LEDGER_NAME).system)
 
 
-def take_elsewhere(host: LiveHost, around: Surroundings, *, ends_in_s: float) -> None:
+def take_elsewhere(host: LiveHost, run: Run, *, ends_in_s: float) -> None:
     """Another controller has the lock of the host's own ledger."""
     end = (datetime.now(UTC) + timedelta(seconds=ends_in_s)).isoformat()
     holder = LockOwner(token="theirs", who="dave@other", process=9, since="08:00", expires_at=end)
     with OllamaClient.connect(host.sandbox.url) as client:
-        assert server_ledger(client, around, writing=True).take(holder) is None
+        assert server_ledger(client, run, writing=True).take(holder) is None
 
 
 # locks in the state folder
 
 
-def test_a_host_that_another_run_has_is_refused_at_once_and_the_owner_named(
-    tmp_path: Path, around: Surroundings
-) -> None:
+def test_a_host_that_another_run_has_is_refused_at_once_and_the_owner_named(tmp_path: Path, run: Run) -> None:
     with (
         held_by_another_process(tmp_path, "http://gpu-2:11434"),
         pytest.raises(RefusedError) as caught,
-        holding_hosts(specs("gpu-1", "gpu-2"), tmp_path, around, run_id="r"),
+        lock_hosts(specs("gpu-1", "gpu-2"), at(tmp_path, run)),
     ):
         raise AssertionError("the block must not begin")
     assert str(caught.value) == "gpu-2: another run has the lock: carol@ci, process 1, since 09:00"
@@ -110,23 +119,21 @@ def test_a_host_that_another_run_has_is_refused_at_once_and_the_owner_named(
     assert caught.value.exit_code == 4
 
 
-def test_after_a_refusal_none_of_the_other_hosts_stays_locked(tmp_path: Path, around: Surroundings) -> None:
+def test_after_a_refusal_none_of_the_other_hosts_stays_locked(tmp_path: Path, run: Run) -> None:
     with (
         held_by_another_process(tmp_path, "http://gpu-2:11434"),
         pytest.raises(RefusedError),
-        holding_hosts(specs("gpu-1", "gpu-2", "gpu-3"), tmp_path, around, run_id="r"),
+        lock_hosts(specs("gpu-1", "gpu-2", "gpu-3"), at(tmp_path, run)),
     ):
         raise AssertionError("the block must not begin")
-    with holding_hosts(specs("gpu-1", "gpu-3"), tmp_path, around, run_id="r"):
+    with lock_hosts(specs("gpu-1", "gpu-3"), at(tmp_path, run)):
         pass
 
 
-def test_within_the_block_the_hosts_are_ours_and_afterwards_nobodys(
-    tmp_path: Path, around: Surroundings
-) -> None:
+def test_within_the_block_the_hosts_are_ours_and_afterwards_nobodys(tmp_path: Path, run: Run) -> None:
     holder = LockOwner(token="t", who="w", process=1, since="s")
     locks = [HostLock(tmp_path, spec.memory_key) for spec in specs("gpu-1", "gpu-2")]
-    with holding_hosts(specs("gpu-1", "gpu-2"), tmp_path, around, run_id="r7"):
+    with lock_hosts(specs("gpu-1", "gpu-2"), at(tmp_path, run, "r7")):
         owners = [lock.take(holder) for lock in locks]
     assert [(owner.token, owner.process) for owner in owners if owner] == [("r7", os.getpid())] * 2
     assert [lock.take(holder) for lock in locks] == [None, None]
@@ -134,13 +141,13 @@ def test_within_the_block_the_hosts_are_ours_and_afterwards_nobodys(
         lock.release()
 
 
-def test_two_names_of_one_server_are_one_lock(tmp_path: Path, around: Surroundings) -> None:
+def test_two_names_of_one_server_are_one_lock(tmp_path: Path, run: Run) -> None:
     (spec,) = specs("gpu-1")
-    with holding_hosts([spec, replace(spec, name="alias")], tmp_path, around, run_id="r"):
+    with lock_hosts([spec, replace(spec, name="alias")], at(tmp_path, run)):
         pass
 
 
-def test_a_run_that_waits_goes_on_when_the_other_one_is_killed(tmp_path: Path, around: Surroundings) -> None:
+def test_a_run_that_waits_goes_on_when_the_other_one_is_killed(tmp_path: Path, run: Run) -> None:
     with held_by_another_process(tmp_path, "http://gpu-1:11434") as other:
         told: list[str] = []
 
@@ -149,35 +156,35 @@ def test_a_run_that_waits_goes_on_when_the_other_one_is_killed(tmp_path: Path, a
             told.append(event.message)
             other.send_signal(signal.SIGKILL)
 
-        patient = replace(around, emit=hear)
-        with holding_hosts(specs("gpu-1"), tmp_path, patient, run_id="r", wait_s=60):
+        patient = replace(run, emit=hear)
+        with lock_hosts(specs("gpu-1"), at(tmp_path, patient, wait_s=60)):
             assert told == ["waiting for the lock, which another run has: carol@ci, process 1, since 09:00"]
 
 
-def test_a_run_does_not_wait_longer_than_it_was_told(tmp_path: Path, around: Surroundings) -> None:
+def test_a_run_does_not_wait_longer_than_it_was_told(tmp_path: Path, run: Run) -> None:
     with (
         held_by_another_process(tmp_path, "http://gpu-1:11434"),
         pytest.raises(RefusedError, match=r"gpu-1: another run has the lock after 0\.2 s: carol@ci"),
-        holding_hosts(specs("gpu-1"), tmp_path, around, run_id="r", wait_s=0.2),
+        lock_hosts(specs("gpu-1"), at(tmp_path, run, wait_s=0.2)),
     ):
         raise AssertionError("the block must not begin")
 
 
-def test_waiting_can_be_interrupted(tmp_path: Path, around: Surroundings) -> None:
-    stopping = replace(around, emit=lambda _: around.cancel.cancel())
+def test_waiting_can_be_interrupted(tmp_path: Path, run: Run) -> None:
+    stopping = replace(run, emit=lambda _: run.cancel.cancel())
     with (
         held_by_another_process(tmp_path, "http://gpu-1:11434"),
         pytest.raises(Cancelled),
-        holding_hosts(specs("gpu-1"), tmp_path, stopping, run_id="r", wait_s=60),
+        lock_hosts(specs("gpu-1"), at(tmp_path, stopping, wait_s=60)),
     ):
         raise AssertionError("the block must not begin")
 
 
-def test_a_folder_in_which_nothing_can_be_locked_is_an_error(tmp_path: Path, around: Surroundings) -> None:
+def test_a_folder_in_which_nothing_can_be_locked_is_an_error(tmp_path: Path, run: Run) -> None:
     (tmp_path / "state").write_text("in the way")
     with (
         pytest.raises(StateError, match="the lock cannot be used: not a directory"),
-        holding_hosts(specs("gpu-1"), tmp_path / "state", around, run_id="r"),
+        lock_hosts(specs("gpu-1"), at(tmp_path / "state", run)),
     ):
         raise AssertionError("the block must not begin")
 
@@ -185,54 +192,54 @@ def test_a_folder_in_which_nothing_can_be_locked_is_an_error(tmp_path: Path, aro
 # locks on hosts
 
 
-def test_hosts_that_keep_nothing_themselves_are_not_asked_anything(around: Surroundings) -> None:
-    case = HostCase(spec=HostSpec(name="gpu-1", url="http://127.0.0.1:9"), models=())
-    with holding_ledgers([case], around) as holding:
-        assert holding is around
+def test_hosts_that_keep_nothing_themselves_are_not_asked_anything(run: Run) -> None:
+    task = HostTask(spec=HostSpec(name="gpu-1", url="http://127.0.0.1:9"), models=())
+    with lock_ledgers([task], run) as holding:
+        assert holding is run
 
 
 def test_only_with_the_lock_is_the_ledger_of_a_host_written(host: LiveHost) -> None:
-    case = on_server(host)
+    task = on_server(host)
     record = {"m": ModelRecord(how="pulled", digest="d")}
-    with host.around() as around, around.open_client(case.spec, around.cancel) as client:
-        ledger_of(case, client, around).remember("x", record)
+    with host.opened() as run, run.open_client(task.spec, run.cancel) as client:
+        ledger_of(task, client, run).remember("x", record)
         assert host.stranger.tags() == {}
-        with holding_ledgers([case], around) as holding:
-            ledger_of(case, client, holding).remember("x", record)
+        with lock_ledgers([task], run) as holding:
+            ledger_of(task, client, holding).remember("x", record)
             holder = document(host).lock_owner
             assert holder is not None
             assert (holder.token, holder.process) == ("ours", os.getpid())
         assert document(host).lock_owner is None
-        assert list(ledger_of(case, client, around).load("gpu-1")) == ["m"]
+        assert list(ledger_of(task, client, run).load("gpu-1")) == ["m"]
 
 
 def test_a_host_that_another_controller_has_is_refused_and_nothing_is_changed(host: LiveHost) -> None:
-    case = on_server(host)
-    with host.around() as around:
-        take_elsewhere(host, around, ends_in_s=60)
+    task = on_server(host)
+    with host.opened() as run:
+        take_elsewhere(host, run, ends_in_s=60)
         before = host.stranger.tags()
-        plan = plan_hosts([case], around)
+        plan = plan_tasks([task], run)
         with pytest.raises(RefusedError) as caught:
-            apply_hosts(plan, [case], around)
+            apply_tasks(plan, [task], run)
     assert str(caught.value) == "gpu-1: another run has the lock: dave@other, process 9, since 08:00"
     assert host.stranger.tags() == before
 
 
 def test_the_lock_of_a_controller_that_died_is_taken_over_when_it_has_run_out(host: LiveHost) -> None:
-    case = on_server(host)
-    with host.around() as around:
-        take_elsewhere(host, around, ends_in_s=-1)
-        report = apply_hosts(plan_hosts([case], around), [case], around)
+    task = on_server(host)
+    with host.opened() as run:
+        take_elsewhere(host, run, ends_in_s=-1)
+        report = apply_tasks(plan_tasks([task], run), [task], run)
     assert report.hosts[0].verified
     assert document(host).lock_owner is None
 
 
 def test_waiting_for_a_controller_ends_when_its_lock_runs_out(host: LiveHost) -> None:
-    case = on_server(host, wait_s=60.0)
+    task = on_server(host, wait_s=60.0)
     late = datetime.now(UTC) + timedelta(days=1)
     notes: list[str] = []
-    with host.around() as around:
-        take_elsewhere(host, around, ends_in_s=3600)
+    with host.opened() as run:
+        take_elsewhere(host, run, ends_in_s=3600)
 
         def let_a_day_pass(event: object) -> None:
             assert isinstance(event, Noted)
@@ -241,7 +248,7 @@ def test_waiting_for_a_controller_ends_when_its_lock_runs_out(host: LiveHost) ->
         def now() -> str:
             return (late if notes else datetime.now(UTC)).isoformat()
 
-        with holding_ledgers([case], replace(around, emit=let_a_day_pass, now=now)):
+        with lock_ledgers([task], replace(run, emit=let_a_day_pass, now=now)):
             holder = document(host).lock_owner
     assert holder is not None
     assert holder.token == "ours"
@@ -249,12 +256,12 @@ def test_waiting_for_a_controller_ends_when_its_lock_runs_out(host: LiveHost) ->
 
 
 def test_a_long_run_renews_its_lock(host: LiveHost) -> None:
-    case = on_server(host)
-    with host.around() as around, holding_ledgers([case], around, lease_s=1.5):
+    task = on_server(host)
+    with host.opened() as run, lock_ledgers([task], run, lease_s=1.5):
         first = document(host).lock_owner
         assert first is not None
         while (now := document(host).lock_owner) is None or now.expires_at <= first.expires_at:
-            around.cancel.wait(0.1)
+            run.cancel.wait(0.1)
     assert document(host).lock_owner is None
 
 
@@ -262,17 +269,17 @@ def test_a_ledger_that_cannot_be_used_stops_the_run_before_it_begins(host: LiveH
     host.stranger.pull(BASE)
     host.stranger.create("ollamaops-ledger:state", BASE, system="You are a pirate.")
     with (
-        host.around() as around,
+        host.opened() as run,
         pytest.raises(StateError, match="gpu-1: 'ollamaops-ledger:state' is not a usable ledger"),
-        holding_ledgers([on_server(host)], around),
+        lock_ledgers([on_server(host)], run),
     ):
         raise AssertionError("the block must not begin")
 
 
 def test_a_host_that_does_not_answer_is_left_to_the_run_to_report(host: LiveHost) -> None:
-    case = replace(on_server(host), spec=HostSpec(name="gpu-9", url="http://127.0.0.1:9", timeout_s=1))
-    with host.around() as around, holding_ledgers([case], around) as holding:
-        assert list(holding.held) == ["gpu-9"]
+    task = replace(on_server(host), spec=HostSpec(name="gpu-9", url="http://127.0.0.1:9", timeout_s=1))
+    with host.opened() as run, lock_ledgers([task], run) as holding:
+        assert list(holding.server_ledgers) == ["gpu-9"]
     notes = [event for event in host.events if isinstance(event, Noted)]
     assert notes == []
 
@@ -283,17 +290,17 @@ def test_a_host_whose_secret_cannot_be_read_is_left_to_the_run_to_report(host: L
         raise error
 
     with (
-        host.around() as around,
-        holding_ledgers([on_server(host)], replace(around, open_client=refuse)) as holding,
+        host.opened() as run,
+        lock_ledgers([on_server(host)], replace(run, open_client=refuse)) as holding,
     ):
-        assert holding.held == {}
+        assert holding.server_ledgers == {}
 
 
 def test_what_cannot_be_written_at_the_end_is_told(host: LiveHost) -> None:
     record = {"m": ModelRecord(how="pulled", digest="d")}
-    case = on_server(host)
-    with host.around() as around, holding_ledgers([case], around) as holding:
-        holding.held["gpu-1"].remember("x", record)
+    task = on_server(host)
+    with host.opened() as run, lock_ledgers([task], run) as holding:
+        holding.server_ledgers["gpu-1"].remember("x", record)
         host.stranger.create("ollamaops-ledger:state", "ollamaops-ledger:state", system="You are a pirate.")
     (note,) = [event for event in host.events if isinstance(event, Noted)]
     assert (note.level, note.host) == ("warning", "gpu-1")

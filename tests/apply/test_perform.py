@@ -28,19 +28,17 @@ from patience import PATIENCE_S
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes, streaming
 from session_actions import DIGEST, OTHER, at, copy, create, delete, pull, push, say, tagged, upload
 
-from ollamaops.engine import Options, plan_hosts
+from ollamaops.engine import plan_tasks
 from ollamaops.errors import AccessDenied, StateError
 from ollamaops.events import (
     Interrupted,
     Refused,
     Succeeded,
 )
-from ollamaops.http.cancel import CancelToken
-from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest
-from ollamaops.observe.host import look_at_all
+from ollamaops.observe.host import observe_all
 from ollamaops.observe.registries import RegistryCache
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import (
     Action,
     Blob,
@@ -68,25 +66,25 @@ def test_a_full_disk_is_never_tried_again_and_names_what_may_go(host: LiveHost, 
     for spare in ("one", "two", "three"):
         stranger.copy("smollm2:135m", spare)
     store = host.sandbox.store
-    with at(host.sandbox.url, tmp_path, spare=("all-minilm", "one", "two", "gone")) as bench:
+    with at(host.sandbox.url, tmp_path, spare=("all-minilm", "one", "two", "gone")) as session:
         store.disk_full = True
         for action in (pull(BASE), upload("tiny-a.gguf")):
-            outcome = bench.fail(action)
+            outcome = session.fail(action)
             assert "no space left on device" in outcome.error
             assert str(outcome.hint).startswith("free space on the host; nobody declares ")
             assert {"all-minilm:latest", "one:latest", "two:latest"} == {
                 part.split(" ")[0] for part in str(outcome.hint).partition("declares ")[2].split(", ")
             }
             assert "three:latest" not in str(outcome.hint)
-        assert bench.retries == 0
+        assert session.retries == 0
         store.disk_full = False
 
 
 @pytest.mark.parametrize("version", ["0.33.0-rc2"])
 def test_a_full_disk_without_anything_spare_says_what_helps(host: LiveHost, tmp_path: Path) -> None:
     host.sandbox.store.disk_full = True
-    with at(host.sandbox.url, tmp_path) as bench:
-        assert "delete models, or restart the server" in str(bench.fail(upload("tiny-a.gguf")).hint)
+    with at(host.sandbox.url, tmp_path) as session:
+        assert "delete models, or restart the server" in str(session.fail(upload("tiny-a.gguf")).hint)
     host.sandbox.store.disk_full = False
 
 
@@ -101,8 +99,8 @@ def test_a_full_disk_on_a_host_that_says_nothing_more_keeps_its_hint(tmp_path: P
         else:
             wire.json({"error": "no"}, 403)
 
-    with ScriptedHost(script) as server, at(server.url, tmp_path, spare=("one",)) as bench:
-        assert "free space on the host" in str(bench.fail(upload("tiny-a.gguf")).hint)
+    with ScriptedHost(script) as server, at(server.url, tmp_path, spare=("one",)) as session:
+        assert "free space on the host" in str(session.fail(upload("tiny-a.gguf")).hint)
 
 
 # names
@@ -134,8 +132,8 @@ def test_a_model_that_the_host_spells_in_another_case_is_the_same_model(host: Li
 def test_a_pull_over_a_name_in_another_case_lands_on_it(host: LiveHost, tmp_path: Path) -> None:
     host.stranger.pull("all-minilm")
     host.stranger.copy("all-minilm", "LLAMA3.2:3B")
-    with at(host.sandbox.url, tmp_path) as bench:
-        outcome = bench.do(pull(BASE))
+    with at(host.sandbox.url, tmp_path) as session:
+        outcome = session.do(pull(BASE))
     tags = host.stranger.tags()
     assert tags.keys() == {"all-minilm:latest", "LLAMA3.2:3B"}
     assert isinstance(outcome, Succeeded) is (tags["LLAMA3.2:3B"] != tags["all-minilm:latest"])
@@ -147,12 +145,12 @@ def test_a_pull_over_a_name_in_another_case_lands_on_it(host: LiveHost, tmp_path
 def test_what_was_changed_in_this_run_is_no_surprise(newest: LiveHost, tmp_path: Path) -> None:
     newest.stranger.pull(BASE)
     expects = (Fact(name(BASE), DIGEST),)
-    with at(newest.sandbox.url, tmp_path) as bench:
-        surprised = bench.do(replace(copy(BASE, "chat"), expects=expects))
+    with at(newest.sandbox.url, tmp_path) as session:
+        surprised = session.do(replace(copy(BASE, "chat"), expects=expects))
         assert isinstance(surprised, Refused)
         assert f"it was {DIGEST[:12]}, now it is" in surprised.because
-        bench.bench.touched.add(name(BASE))
-        assert isinstance(bench.do(replace(copy(BASE, "chat"), expects=expects)), Succeeded)
+        session.host.touched.add(name(BASE))
+        assert isinstance(session.do(replace(copy(BASE, "chat"), expects=expects)), Succeeded)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +165,14 @@ def test_what_was_changed_in_this_run_is_no_surprise(newest: LiveHost, tmp_path:
 def test_what_is_needed_and_missing_is_named_with_the_way_out(
     newest: LiveHost, tmp_path: Path, action: Action, message: str
 ) -> None:
-    with at(newest.sandbox.url, tmp_path) as bench:
-        outcome = bench.fail(action)
+    with at(newest.sandbox.url, tmp_path) as session:
+        outcome = session.fail(action)
     assert (outcome.error, outcome.hint) == (message, "pull it first, or add it to models:")
 
 
 def test_a_blob_that_nobody_can_send_again_needs_a_new_plan(newest: LiveHost, tmp_path: Path) -> None:
-    with at(newest.sandbox.url, tmp_path) as bench:
-        outcome = bench.fail(create("legal", files=(Blob("w.gguf", Digest(DIGEST)),)))
+    with at(newest.sandbox.url, tmp_path) as session:
+        outcome = session.fail(create("legal", files=(Blob("w.gguf", Digest(DIGEST)),)))
     assert outcome.error == f"gpu-1: the blob {DIGEST[:12]} of 'legal:latest' is not there"
     assert outcome.hint == "plan again"
 
@@ -182,8 +180,8 @@ def test_a_blob_that_nobody_can_send_again_needs_a_new_plan(newest: LiveHost, tm
 def test_a_deletion_of_what_is_not_there_is_done_and_changed_nothing(
     newest: LiveHost, tmp_path: Path
 ) -> None:
-    with at(newest.sandbox.url, tmp_path) as bench:
-        outcome = bench.do(delete("none"))
+    with at(newest.sandbox.url, tmp_path) as session:
+        outcome = session.do(delete("none"))
     assert isinstance(outcome, Succeeded)
     assert not outcome.changed
 
@@ -197,9 +195,9 @@ def test_a_pull_whose_bytes_broke_on_the_way_is_begun_anew(tmp_path: Path) -> No
         "/api/pull": lambda asked, wire: wire.ndjson(next(answers)),
         "/api/show": always({"modelfile": "FROM x", "model_info": {}}),
     }
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        assert isinstance(bench.do(pull("bot")), Succeeded)
-        assert bench.retries == 1
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        assert isinstance(session.do(pull("bot")), Succeeded)
+        assert session.retries == 1
 
 
 class Meeting:
@@ -233,10 +231,10 @@ class Meeting:
 
     def hold(self, tmp_path: Path, first: Action, then: Action) -> list[str]:
         """Do the first until the server has its request, and the other beside it; what ended in which order."""
-        with ScriptedHost(self) as server, at(server.url, tmp_path) as bench, ThreadPoolExecutor(1) as pool:
-            doing = pool.submit(bench.do, first)
+        with ScriptedHost(self) as server, at(server.url, tmp_path) as session, ThreadPoolExecutor(1) as pool:
+            doing = pool.submit(session.do, first)
             assert self.began.wait(PATIENCE_S)
-            bench.do(then)
+            session.do(then)
             assert isinstance(doing.result(), Succeeded)
         return self.order
 
@@ -261,15 +259,15 @@ def test_where_a_deletion_removes_all_that_is_unused_it_waits_for_downloads(
 
 
 def test_a_pull_that_brought_nothing_new_says_so(newest: LiveHost, tmp_path: Path) -> None:
-    with at(newest.sandbox.url, tmp_path) as bench:
-        outcomes = [bench.do(pull(BASE)) for _ in range(2)]
+    with at(newest.sandbox.url, tmp_path) as session:
+        outcomes = [session.do(pull(BASE)) for _ in range(2)]
     assert [isinstance(each, Succeeded) and each.changed for each in outcomes] == [True, False]
 
 
 def test_a_stop_in_the_middle_is_an_interruption(newest: LiveHost, tmp_path: Path) -> None:
-    with at(newest.sandbox.url, tmp_path) as bench:
-        newest.proxy.before = lambda request: bench.bench.cancel.cancel() if "pull" in request.path else None
-        assert bench.do(pull(BASE)) == Interrupted(started=True)
+    with at(newest.sandbox.url, tmp_path) as session:
+        newest.proxy.before = lambda request: session.host.cancel.cancel() if "pull" in request.path else None
+        assert session.do(pull(BASE)) == Interrupted(started=True)
 
 
 def test_a_stop_while_a_missing_model_is_looked_for_is_an_interruption(
@@ -280,9 +278,9 @@ def test_a_stop_while_a_missing_model_is_looked_for_is_an_interruption(
             self.cancel()
             return True
 
-    with at(newest.sandbox.url, tmp_path) as bench:
-        bench.bench.cancel = Impatient()
-        assert bench.do(copy("none", "chat")) == Interrupted(started=True)
+    with at(newest.sandbox.url, tmp_path) as session:
+        session.change_run(cancel=Impatient())
+        assert session.do(copy("none", "chat")) == Interrupted(started=True)
 
 
 LIES: dict[str, tuple[dict[str, Script], Action, str]] = {
@@ -307,15 +305,15 @@ LIES: dict[str, tuple[dict[str, Script], Action, str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_success_is_only_believed_when_it_can_be_seen(tmp_path: Path, lie: str) -> None:
     table, action, message = LIES[lie]
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        assert bench.fail(action).error == message
-        assert bench.bench.ledger.load(server.url) == {}
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        assert session.fail(action).error == message
+        assert session.host.ledger.load(server.url) == {}
 
 
 def test_a_push_of_what_is_no_copy_any_more_is_refused(tmp_path: Path) -> None:
     table = {"/api/tags": tagged({"bot:latest": DIGEST, "me/bot:latest": OTHER})}
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        outcome = bench.do(push("bot", "me/bot"))
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        outcome = session.do(push("bot", "me/bot"))
     assert outcome == Refused(
         because=f"'me/bot:latest' is {OTHER[:12]} and no copy of 'bot:latest' ({DIGEST[:12]}) any more",
         hint="plan again",
@@ -328,8 +326,8 @@ def test_a_server_that_can_show_no_model_at_all_is_ill_and_loses_none(tmp_path: 
         "/api/pull": streaming({"status": "success"}),
         "/api/show": always({"error": "invalid file magic"}, 500),
     }
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        outcome = bench.fail(pull("bot"))
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        outcome = session.fail(pull("bot"))
         assert outcome.error == "gpu-1: 'bot:latest' cannot be opened, and no other model either"
         assert not any(path.startswith("DELETE") for path in server.paths())
 
@@ -340,19 +338,19 @@ def test_a_model_that_was_made_but_cannot_be_opened_is_not_called_done(tmp_path:
         "/api/create": streaming({"status": "success"}),
         "/api/show": always({"error": "unexpected EOF"}, 500),
     }
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        outcome = bench.fail(create("bot", base=name("base")))
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        outcome = session.fail(create("bot", base=name("base")))
         assert outcome.error == "gpu-1: 'bot:latest' cannot be opened: its weights on the host are damaged"
         assert outcome.hint == "delete the model, so that its blobs go too, then run again"
-        assert bench.bench.ledger.load(server.url) == {}
+        assert session.host.ledger.load(server.url) == {}
 
 
 def test_a_blob_that_is_there_needs_no_local_file(newest: LiveHost, tmp_path: Path) -> None:
     """A plan made elsewhere: the blob was sent by somebody else, and the file is not on this machine."""
     newest.stranger.create_from_file("theirs", "tiny-a.gguf")
     blob = Blob("tiny-a.gguf", Digest.of((WEIGHTS / "tiny-a.gguf").read_bytes()))
-    with at(newest.sandbox.url, tmp_path) as bench:
-        assert isinstance(bench.do(create("legal", files=(blob,))), Succeeded)
+    with at(newest.sandbox.url, tmp_path) as session:
+        assert isinstance(session.do(create("legal", files=(blob,))), Succeeded)
 
 
 def test_an_estimate_of_costs_survives_a_proxy_that_lets_no_look_for_blobs_through(
@@ -365,11 +363,11 @@ def test_an_estimate_of_costs_survives_a_proxy_that_lets_no_look_for_blobs_throu
             routes({"/api/tags": tagged({})})(asked, wire)
 
     with a_host() as host, ScriptedHost(script) as proxy:
-        host.options = Options()
+        host.options = RunOptions()
         models = [a_model("legal", a_build(None, "tiny-a.gguf"))]
-        [case] = host.cases(models)
-        with host.around() as around:
-            plan = plan_hosts((replace(case, spec=replace(case.spec, url=proxy.url)),), around)
+        [task] = host.tasks(models)
+        with host.opened() as run:
+            plan = plan_tasks((replace(task, spec=replace(task.spec, url=proxy.url)),), run)
     size = (WEIGHTS / "tiny-a.gguf").stat().st_size
     assert [action.cost.upload_bytes for action in plan.actions if isinstance(action, UploadBlob)] == [size]
 
@@ -382,8 +380,8 @@ def test_a_pulled_model_that_nobody_lets_us_open_counts_as_pulled(tmp_path: Path
         "/api/pull": streaming({"status": "success"}),
         "/api/show": say(403),
     }
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        assert isinstance(bench.do(pull(model)), Succeeded)
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        assert isinstance(session.do(pull(model)), Succeeded)
         assert any("show" in path for path in server.paths()) is (model == "bot:latest")
 
 
@@ -391,10 +389,10 @@ def test_a_host_that_forbids_to_look_inside_is_no_host_with_broken_models(tmp_pa
     table = {"/api/tags": tagged({"bot:latest": DIGEST}), "/api/show": say(403)}
     with (
         ScriptedHost(routes(table)) as server,
-        OllamaClient.connect(server.url) as client,
+        at(server.url, tmp_path) as session,
         pytest.raises(AccessDenied),
     ):
-        look_at_all(client, HostSpec(name="gpu-1", url=server.url), CancelToken())
+        observe_all(session.host)
 
 
 def test_models_in_a_cloud_names_of_others_and_our_asides_are_not_looked_into(tmp_path: Path) -> None:
@@ -406,8 +404,8 @@ def test_models_in_a_cloud_names_of_others_and_our_asides_are_not_looked_into(tm
         "/api/tags": lambda asked, wire: wire.json({"models": models}),
         "/api/show": lambda asked, wire: wire.json({"modelfile": "FROM x", "model_info": {}}),
     }
-    with ScriptedHost(routes(table)) as server, OllamaClient.connect(server.url) as client:
-        seen = look_at_all(client, HostSpec(name="gpu-1", url=server.url), CancelToken())
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        seen = observe_all(session.host)
     assert {str(model): observed.is_cloud for model, observed in seen.models.items()} == {
         "a:cloud": True,
         "b:latest": False,
@@ -431,18 +429,18 @@ class ReadOnly(Ledger):
 
 
 def test_a_memory_that_cannot_be_written_costs_a_look_and_no_action(newest: LiveHost, tmp_path: Path) -> None:
-    with at(newest.sandbox.url, tmp_path, ledger=ReadOnly(tmp_path)) as bench:
+    with at(newest.sandbox.url, tmp_path, ledger=ReadOnly(tmp_path)) as session:
         for action in (pull(BASE), copy(BASE, "chat"), create("bot", base=name(BASE)), delete("chat")):
-            assert isinstance(bench.do(action), Succeeded)
-        assert bench.warnings == ["done, but not remembered: read-only file system"] * 4
+            assert isinstance(session.do(action), Succeeded)
+        assert session.warnings == ["done, but not remembered: read-only file system"] * 4
 
 
 def test_what_was_done_is_remembered_with_what_it_was_made_from(newest: LiveHost, tmp_path: Path) -> None:
     stranger = newest.stranger
-    with at(newest.sandbox.url, tmp_path) as bench:
+    with at(newest.sandbox.url, tmp_path) as session:
         for action in (pull(BASE), create("bot", base=name(BASE), system="x"), copy("bot", "chat")):
-            assert isinstance(bench.do(action), Succeeded)
-        known = bench.bench.ledger.load(newest.sandbox.url)
+            assert isinstance(session.do(action), Succeeded)
+        known = session.host.ledger.load(newest.sandbox.url)
         tags = stranger.tags()
         assert {key: (fact.how, fact.digest, fact.base_digest) for key, fact in known.items()} == {
             name(BASE).key: ("pulled", tags[BASE], None),
@@ -452,9 +450,9 @@ def test_what_was_done_is_remembered_with_what_it_was_made_from(newest: LiveHost
         weights_of_base = known[name("bot").key].blobs
         assert len(weights_of_base) == 1
         assert weights_of_base[0].removeprefix("sha256:") in stranger.show("bot")["modelfile"]
-        assert isinstance(bench.do(delete("chat")), Succeeded)
-        assert name("chat").key not in bench.bench.ledger.load(newest.sandbox.url)
-        assert bench.bench.touched == {name(BASE), name("bot"), name("chat")}
+        assert isinstance(session.do(delete("chat")), Succeeded)
+        assert name("chat").key not in session.host.ledger.load(newest.sandbox.url)
+        assert session.host.touched == {name(BASE), name("bot"), name("chat")}
 
 
 @every_version
@@ -464,6 +462,6 @@ def test_a_pull_that_was_planned_without_a_registry_asks_none_afterwards(
     def open_registry() -> RegistryClient:
         raise AssertionError("a registry is asked")
 
-    with at(host.sandbox.url, tmp_path) as bench:
-        bench.bench.registries = RegistryCache(open_registry)
-        assert isinstance(bench.do(pull(BASE)), Succeeded)
+    with at(host.sandbox.url, tmp_path) as session:
+        session.change_run(registries=RegistryCache(open_registry), options=RunOptions())
+        assert isinstance(session.do(pull(BASE)), Succeeded)

@@ -23,14 +23,14 @@ from live_host import (
 )
 from patience import PATIENCE_S
 
+from ollamaops.apply.perform import LOOKS_AT_BUSY
 from ollamaops.apply.plan_host import judge_again
-from ollamaops.apply.preconditions import LOOKS_AT_BUSY
-from ollamaops.engine import apply_hosts, check_facts, plan_hosts
+from ollamaops.engine import apply_tasks, check_facts, plan_tasks
 from ollamaops.errors import Cancelled, ConnectError
 from ollamaops.events import Progressed
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import AbsentSpec, HostSpec, ModelSpec, Policy, Window
-from ollamaops.observe.run import Options, Surroundings
+from ollamaops.observe.run import Run, RunOptions
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, UnreachedHost
 from ollamaops.plan.results import HostReport
@@ -68,19 +68,19 @@ class Clock:
         return self.now
 
 
-def planned(host: LiveHost, around: Surroundings, models: Sequence[ModelSpec]) -> Plan:
-    return plan_hosts(host.cases(models), around)
+def planned(host: LiveHost, run: Run, models: Sequence[ModelSpec]) -> Plan:
+    return plan_tasks(host.tasks(models), run)
 
 
 def apply(
     host: LiveHost, models: Sequence[ModelSpec], clock: Clock, absent: Sequence[AbsentSpec] = ()
 ) -> HostReport:
     """Plan while the window is open, and carry it out by this clock."""
-    cases = host.cases(models, absent)
-    with host.around() as around:
-        plan = plan_hosts(cases, replace(around, now=Clock(OPEN)))
+    tasks = host.tasks(models, absent)
+    with host.opened() as run:
+        plan = plan_tasks(tasks, replace(run, now=Clock(OPEN)))
         assert plan.refusals == ()
-        return apply_hosts(plan, cases, replace(around, now=clock)).hosts[0]
+        return apply_tasks(plan, tasks, replace(run, now=clock)).hosts[0]
 
 
 def load(host: LiveHost, model: str) -> None:
@@ -111,9 +111,9 @@ def with_old_bot(host: LiveHost) -> list[ModelSpec]:
 
 def test_outside_of_the_window_a_plan_is_refused_and_within_it_is_not(newest: LiveHost) -> None:
     newest.policy = Policy(windows=(SATURDAY_NIGHT,))
-    with newest.around() as around:
-        refused = planned(newest, replace(around, now=Clock(CLOSED)), [a_model(BASE)])
-        agreed = planned(newest, replace(around, now=Clock(OPEN)), [a_model(BASE)])
+    with newest.opened() as run:
+        refused = planned(newest, replace(run, now=Clock(CLOSED)), [a_model(BASE)])
+        agreed = planned(newest, replace(run, now=Clock(OPEN)), [a_model(BASE)])
     said = (
         "no maintenance window is open: it is sun 06:00 (Europe/Paris), "
         "the next one opens sat 22:00 (Europe/Paris); changes that wait: 1"
@@ -147,22 +147,22 @@ def test_a_pull_that_runs_finishes_when_the_window_closes_and_what_needs_it_does
 
 def test_a_forced_run_needs_no_window(newest: LiveHost) -> None:
     newest.policy = Policy(windows=(SATURDAY_NIGHT,))
-    newest.options = Options(costs=False, force=frozenset({"windows"}))
+    newest.options = RunOptions(costs=False, force=frozenset({"windows"}))
     report = apply(newest, [a_model(BASE)], Clock(CLOSED))
     assert report.verified
 
 
 def test_a_plan_saved_outside_of_the_window_can_be_carried_out_within_it(newest: LiveHost) -> None:
     newest.policy = Policy(windows=(SATURDAY_NIGHT,))
-    cases = newest.cases([a_model(BASE)])
-    with newest.around() as around:
-        by_day = replace(around, now=Clock(CLOSED))
-        saved = plan_hosts(cases, by_day)
-        assert [refusal.rule for refusal in check_facts(saved, cases, by_day).refusals] == ["windows"]
-        by_night = replace(around, now=Clock(OPEN))
-        assert check_facts(saved, cases, by_night).refusals == ()
-        saved_by_night = plan_hosts(cases, by_night)
-        assert [refusal.rule for refusal in check_facts(saved_by_night, cases, by_day).refusals] == [
+    tasks = newest.tasks([a_model(BASE)])
+    with newest.opened() as run:
+        by_day = replace(run, now=Clock(CLOSED))
+        saved = plan_tasks(tasks, by_day)
+        assert [refusal.rule for refusal in check_facts(saved, tasks, by_day).refusals] == ["windows"]
+        by_night = replace(run, now=Clock(OPEN))
+        assert check_facts(saved, tasks, by_night).refusals == ()
+        saved_by_night = plan_tasks(tasks, by_night)
+        assert [refusal.rule for refusal in check_facts(saved_by_night, tasks, by_day).refusals] == [
             "windows"
         ]
 
@@ -189,9 +189,9 @@ def test_a_loaded_model_is_not_replaced_with_refuse(host: LiveHost) -> None:
     load(host, "bot")
     said = "'bot:latest' is loaded right now, and this plan would delete or replace it"
     assert [(each.rule, each.message) for each in host.plan(models).refusals] == [("busy", said)]
-    host.options = Options(costs=False, force=frozenset({"busy"}))
+    host.options = RunOptions(costs=False, force=frozenset({"busy"}))
     assert host.plan(models).refusals == ()
-    host.options = Options(costs=False)
+    host.options = RunOptions(costs=False)
     unload(host, "bot")
     host.cancel.wait(0)
     assert host.apply(models).verified
@@ -213,11 +213,11 @@ def test_being_in_memory_is_no_sign_of_use_for_what_is_declared_to_be_there(
 
 def test_a_saved_plan_is_refused_when_its_model_has_been_loaded_since(newest: LiveHost) -> None:
     newest.policy = Policy(busy="refuse")
-    cases = newest.cases(with_old_bot(newest))
-    with newest.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = newest.tasks(with_old_bot(newest))
+    with newest.opened() as run:
+        plan = plan_tasks(tasks, run)
         load(newest, "bot")
-        assert [refusal.rule for refusal in check_facts(plan, cases, around).refusals] == ["busy"]
+        assert [refusal.rule for refusal in check_facts(plan, tasks, run).refusals] == ["busy"]
 
 
 def test_with_wait_a_model_is_replaced_as_soon_as_it_is_idle(host: LiveHost) -> None:
@@ -295,10 +295,10 @@ def interrupt(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
 
 def test_a_host_that_does_not_say_what_is_loaded_is_unreached(newest: LiveHost) -> None:
     newest.policy = Policy(busy="refuse")
-    cases = newest.cases(with_old_bot(newest))
+    tasks = newest.tasks(with_old_bot(newest))
     newest.proxy.edit = lambda request, body: b"<html>" if request.path == "/api/ps" else body
-    with newest.around() as around:
-        plan = plan_hosts(cases, around)
+    with newest.opened() as run:
+        plan = plan_tasks(tasks, run)
     assert (plan.hosts, [each.host for each in plan.unreached]) == ((), ["gpu-1"])
 
 
@@ -306,13 +306,13 @@ def test_judging_a_saved_plan_again_needs_the_host_only_when_a_rule_depends_on_t
     newest: LiveHost,
 ) -> None:
     newest.policy = Policy(windows=(Window(),))
-    (case,) = newest.cases([a_model(BASE)])
-    with newest.around() as around:
-        (plan,) = plan_hosts([case], around).hosts
-        lost = judge_again(case, plan, replace(around, open_client=refuse))
+    (task,) = newest.tasks([a_model(BASE)])
+    with newest.opened() as run:
+        (plan,) = plan_tasks([task], run).hosts
+        lost = judge_again(task, plan, replace(run, open_client=refuse))
         assert isinstance(lost, UnreachedHost)
         assert lost.error == "gpu-1: nobody answers"
         with pytest.raises(Cancelled):
-            judge_again(case, plan, replace(around, open_client=interrupt))
-        free = replace(case, policy=Policy())
-        assert judge_again(free, plan, replace(around, open_client=refuse)) == plan
+            judge_again(task, plan, replace(run, open_client=interrupt))
+        free = replace(task, policy=Policy())
+        assert judge_again(free, plan, replace(run, open_client=refuse)) == plan

@@ -17,14 +17,14 @@ from patience import PATIENCE_S
 from pulled_models import WEIGHTS_B, publish
 from registry_fixture import MANIFEST_TYPE, Reply, Request, RunningRegistry, run_registry, run_server
 from scripted_host import ScriptedHost, routes, streaming
-from session_actions import DIGEST, Bench, at, push, tagged
+from session_actions import DIGEST, Session, at, push, tagged
 
-from ollamaops.engine import Options
 from ollamaops.events import Failed, Interrupted, Noted, Outcome, Succeeded
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import Digest, ModelName
 from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import HostPlan, PushModel
 from ollamaops.registry.client import RegistryClient
 
@@ -90,9 +90,9 @@ def test_what_was_pushed_is_seen_in_the_registry_and_kept_there_whoever_overwrit
 
     other = publish(registry, f"{repository}:v1", model=WEIGHTS_B)
     assert pushes(host.plan(models)) == [other.hex]
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     assert host.plan(models).actions == ()
-    host.options = Options(costs=False)
+    host.options = RunOptions(costs=False)
     assert_converged(host, host.apply(models))
     assert manifest_at(registry, repository, "v1").content == pushed
 
@@ -160,7 +160,7 @@ def test_a_registry_that_cannot_be_asked_from_here_is_told_of_and_what_we_rememb
 def test_without_registries_nothing_is_asked_and_that_is_told(
     host: LiveHost, redirecting: RunningRegistry, repository: str
 ) -> None:
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     host.registries = {redirecting.host: "no address at all"}
     models = [built(redirecting.name(f"{repository}:v1"))]
     assert_converged(host, host.apply(models))
@@ -197,7 +197,7 @@ SENT = streaming(
 class Pushed:
     """What became of one push. `digests` are those that were remembered; `sent` says that the server pushed."""
 
-    bench: Bench
+    session: Session
     outcome: Outcome
     digests: list[str]
     sent: bool
@@ -219,19 +219,19 @@ def a_push(
         listed = tagged({"bot:latest": digest, ref: digest})
         with (
             ScriptedHost(routes({"/api/tags": listed, "/api/push": SENT})) as host,
-            at(host.url, tmp_path) as bench,
+            at(host.url, tmp_path) as session,
         ):
             registries = RegistryCache(
                 lambda: RegistryClient(endpoints={server.host: server.url}, timeout_s=PATIENCE_S)
             )
-            bench.bench.registries = registries
+            session.change_run(registries=registries, options=RunOptions())
             if cancel is not None:
-                bench.bench.cancel = cancel
-            outcome = bench.do(push("bot", ref))
-            known = bench.bench.ledger.load_pushes(host.url)
+                session.change_run(cancel=cancel)
+            outcome = session.do(push("bot", ref))
+            known = session.host.ledger.load_pushes(host.url)
             sent = any(asked.path == "/api/push" for asked in host.asked)
             yield Pushed(
-                bench, outcome, list(chain.from_iterable(known.values())), sent, len(server.requests)
+                session, outcome, list(chain.from_iterable(known.values())), sent, len(server.requests)
             )
             registries.close()
 
@@ -246,7 +246,7 @@ def test_a_push_is_seen_by_its_blobs_also_when_a_cache_lags_behind(
 ) -> None:
     with a_push(tmp_path, *replies) as pushed:
         assert isinstance(pushed.outcome, Succeeded)
-        assert pushed.bench.warnings == []
+        assert pushed.session.warnings == []
         assert pushed.digests == [DIGEST, Digest.of(a_manifest()).hex]
 
 
@@ -290,7 +290,7 @@ def test_a_registry_that_does_not_say_leaves_a_push_done_and_not_verified(
 ) -> None:
     with a_push(tmp_path, Reply(status)) as pushed:
         assert isinstance(pushed.outcome, Succeeded)
-        [warning] = pushed.bench.warnings
+        [warning] = pushed.session.warnings
         assert warning.startswith("pushed, but not verified: 127.0.0.1:")
         assert f"status {status}" in warning
         assert pushed.digests == [DIGEST]

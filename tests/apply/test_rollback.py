@@ -15,10 +15,11 @@ from live_host import BASE, VERSIONS, LiveHost, a_build, a_model, assert_converg
 from patience import PATIENCE_S
 from pulled_models import World
 
-from ollamaops.cli import exits
-from ollamaops.engine import Options, apply_hosts, plan_rollbacks, release_hosts
+from ollamaops import exits
+from ollamaops.engine import apply_tasks, plan_rollbacks, release_tasks
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
+from ollamaops.observe.run import RunOptions
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import CopyModel, HostPlan, LoadModel, Plan, id_of
 from ollamaops.plan.desired import build_desired
@@ -50,13 +51,13 @@ def says(host: LiveHost) -> str:
 
 
 def roll_back(host: LiveHost, models: list[ModelSpec], version: int = 1) -> RunReport:
-    host.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
-    cases = host.cases(models)
-    with host.around() as around:
-        plan = plan_rollbacks(cases, around, version)
+    host.targets = (NamePattern.parse("bot"),)
+    tasks = host.tasks(models)
+    with host.opened() as run:
+        plan = plan_rollbacks(tasks, run, version)
         assert not plan.refusals, plan.refusals
-        report = apply_hosts(plan, cases, around)
-    host.options = Options(costs=False)
+        report = apply_tasks(plan, tasks, run)
+    host.options = RunOptions(costs=False)
     return report
 
 
@@ -72,7 +73,7 @@ def test_a_rollback_switches_without_moving_weights_and_is_held(host: LiveHost) 
     models = through(host, "red", "blue")
     host.proxy.seen.clear()
     report = roll_back(host, models)
-    assert exits.code_of_run(report) == exits.DONE
+    assert report.exit_code == exits.DONE
     assert says(host) == "red"
     paths = [request.path for request in host.proxy.seen]
     assert not {"/api/pull", "/api/create"} & set(paths)
@@ -108,16 +109,16 @@ def test_a_second_rollback_undoes_the_first_and_more_can_be_gone_back(newest: Li
 def test_what_is_held_is_let_go_on_release(newest: LiveHost) -> None:
     models = through(newest, "red", "blue")
     roll_back(newest, models)
-    newest.options = Options(costs=False, release=True)
+    newest.options = RunOptions(costs=False, release=True)
     assert ids(newest.plan(models).actions) == ["create/bot:latest", "copy/bot:latest"]
-    newest.options = Options(costs=False)
+    newest.options = RunOptions(costs=False)
     assert newest.plan(models).rolled_back == (BOT,)  # a plan changes nothing
 
-    newest.options = Options(costs=False, targets=(NamePattern.parse("other"),))
-    with newest.around() as around:
-        assert release_hosts(newest.cases(models), around) == ({"gpu-1": ()}, {})
-        newest.options = Options(costs=False)
-        assert release_hosts(newest.cases(models), around) == ({"gpu-1": (BOT,)}, {})
+    newest.targets = (NamePattern.parse("other"),)
+    with newest.opened() as run:
+        assert release_tasks(newest.tasks(models), run) == ({"gpu-1": ()}, {})
+        newest.targets = ()
+        assert release_tasks(newest.tasks(models), run) == ({"gpu-1": (BOT,)}, {})
     assert ids(newest.plan(models).actions) == ["create/bot:latest", "copy/bot:latest"]
     assert_converged(newest, newest.apply(models))
     assert says(newest) == "blue"
@@ -126,9 +127,9 @@ def test_what_is_held_is_let_go_on_release(newest: LiveHost) -> None:
 def test_an_apply_with_release_goes_forward_and_stays_there(newest: LiveHost) -> None:
     models = through(newest, "red", "blue")
     roll_back(newest, models)
-    newest.options = Options(costs=False, release=True)
+    newest.options = RunOptions(costs=False, release=True)
     assert_converged(newest, newest.apply(models))
-    newest.options = Options(costs=False)
+    newest.options = RunOptions(costs=False)
     assert says(newest) == "blue"
     assert newest.plan(models).rolled_back == ()
 
@@ -144,20 +145,20 @@ def test_a_hold_is_void_once_somebody_else_has_changed_the_model(newest: LiveHos
 
 def test_a_protected_model_is_not_rolled_back_without_force(newest: LiveHost) -> None:
     models = [replace(model, protect=model.name == BOT) for model in through(newest, "red", "blue")]
-    newest.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
-    with newest.around() as around:
-        plan = plan_rollbacks(newest.cases(models), around, 1)
+    newest.targets = (NamePattern.parse("bot"),)
+    with newest.opened() as run:
+        plan = plan_rollbacks(newest.tasks(models), run, 1)
     assert [refusal.rule for refusal in plan.refusals] == ["protect"]
 
 
 def test_a_host_that_is_away_is_told(newest: LiveHost) -> None:
     models = through(newest, "red", "blue")
-    newest.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
-    cases = newest.cases(models)
+    newest.targets = (NamePattern.parse("bot"),)
+    tasks = newest.tasks(models)
     newest.sandbox.stop()
-    with newest.around() as around:
-        plan = plan_rollbacks(cases, around, 1)
-        released, failed = release_hosts(cases, around)
+    with newest.opened() as run:
+        plan = plan_rollbacks(tasks, run, 1)
+        released, failed = release_tasks(tasks, run)
     assert ([each.host for each in plan.unreached], plan.hosts) == (["gpu-1"], ())
     assert (released, failed) == ({"gpu-1": ()}, {})  # what is remembered is here
 
@@ -180,7 +181,7 @@ def test_a_rollback_is_judged_by_what_it_rolled_back(newest: LiveHost) -> None:
         body = {"model": model, "keep_alive": 0}
         requests.post(f"{newest.sandbox.url}/api/generate", json=body, timeout=PATIENCE_S).raise_for_status()
     report = roll_back(newest, declared("blue"))
-    assert exits.code_of_run(report) == exits.DONE
+    assert report.exit_code == exits.DONE
     assert says(newest) == "red"
 
 
@@ -193,7 +194,7 @@ def test_a_resident_model_is_rolled_back_in_memory_too_and_held(host: LiveHost) 
     for color in ("red", "blue"):
         assert_converged(host, host.apply(declared(color)))
     report = roll_back(host, declared("blue"))
-    assert exits.code_of_run(report) == exits.DONE, report.hosts
+    assert report.exit_code == exits.DONE, report.hosts
     listed = requests.get(f"{host.sandbox.url}/api/ps", timeout=PATIENCE_S).json()["models"]
     assert [(one["name"], one["digest"]) for one in listed] == [
         ("bot:latest", host.stranger.tags()["bot:latest"])
@@ -209,16 +210,14 @@ def test_a_model_that_leaves_memory_after_its_rollback_is_held_all_the_same(newe
         a_model("all-minilm"),
     ]
     resident = [*models[:1], replace(models[1], resident=True), *models[2:]]
-    newest.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
-    cases = newest.cases(resident)
-    with newest.around() as around:
-        [host_plan] = plan_rollbacks(cases, around, 1).hosts
-        switch_only = Plan(
-            hosts=(replace(host_plan, actions=host_plan.actions[:1]),), made_from={"rollback": "1"}
-        )
-        report = apply_hosts(switch_only, cases, around)
-    newest.options = Options(costs=False)
-    assert exits.code_of_run(report) == exits.PARTIAL
+    newest.targets = (NamePattern.parse("bot"),)
+    tasks = newest.tasks(resident)
+    with newest.opened() as run:
+        [host_plan] = plan_rollbacks(tasks, run, 1).hosts
+        switch_only = Plan(hosts=(replace(host_plan, actions=host_plan.actions[:1]),), kind="rollback")
+        report = apply_tasks(switch_only, tasks, run)
+    newest.options = RunOptions(costs=False)
+    assert report.exit_code == exits.PARTIAL
     plan = newest.plan(resident)
     assert plan.rolled_back == (BOT,)
     assert "create/bot:latest" not in ids(plan.actions)

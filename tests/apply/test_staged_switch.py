@@ -25,13 +25,13 @@ from live_host import (
 from patience import PATIENCE_S
 from recording_proxy import Request
 
-from ollamaops.cli import exits
-from ollamaops.engine import Options, apply_hosts, plan_hosts
+from ollamaops import exits
+from ollamaops.engine import apply_tasks, plan_tasks
 from ollamaops.events import ActionEnded, ActionStarted, Event
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec, ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
-from ollamaops.observe.run import Surroundings
+from ollamaops.observe.run import Run, RunOptions
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import build_desired
 from ollamaops.state.records import ModelRecord
@@ -65,7 +65,7 @@ def asides(host: LiveHost) -> list[str]:
 
 
 def exit_code(host: LiveHost, models: list[ModelSpec]) -> int:
-    return exits.code_of_run(host.run(models))
+    return host.run(models).exit_code
 
 
 # what is built
@@ -89,7 +89,7 @@ def test_a_change_that_fails_leaves_the_old_model_answering_and_ends_5(host: Liv
     before = host.stranger.tags()
     models = a_bot("blue", "green")
     report = host.run(models)
-    assert exits.code_of_run(report) == exits.UNEXPECTED
+    assert report.exit_code == exits.UNEXPECTED
     wrong = failures(report.hosts[0])
     assert (
         "no 'green' in an answer of 4 characters: 'blue'; the version that was there stays"
@@ -176,18 +176,18 @@ def test_a_client_that_keeps_asking_sees_the_old_or_the_new_and_nothing_else(hos
     """It asks before each of our requests, so at every moment at which we leave the host."""
     host.apply(a_bot("red"))
     seen: list[str] = []
-    cases = host.cases(a_bot("blue", keep_previous=1))
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
-        report = apply_hosts(plan, cases, before_each(around, lambda: seen.append(says(host)))).hosts[0]
+    tasks = host.tasks(a_bot("blue", keep_previous=1))
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
+        report = apply_tasks(plan, tasks, before_each(run, lambda: seen.append(says(host)))).hosts[0]
     assert_converged(host, report)
     assert len(seen) > 10
     changes = [color for color, _ in itertools.groupby(seen)]
     assert changes == ["red", "blue"]
 
 
-def before_each(around: Surroundings, hook: Callable[[], object]) -> Surroundings:
-    """Surroundings in which `hook` is called before each request."""
+def before_each(run: Run, hook: Callable[[], object]) -> Run:
+    """Run in which `hook` is called before each request."""
     lock = threading.Lock()
 
     def hooked(method: Callable[..., object]) -> Callable[..., object]:
@@ -199,13 +199,13 @@ def before_each(around: Surroundings, hook: Callable[[], object]) -> Surrounding
         return ask
 
     def open_client(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
-        client = around.open_client(spec, cancel)
+        client = run.open_client(spec, cancel)
         transport = client.transport
         transport.request = hooked(transport.request)  # type: ignore[method-assign,assignment]
         transport.stream = hooked(transport.stream)  # type: ignore[method-assign,assignment]
         return client
 
-    return replace(around, open_client=open_client)
+    return replace(run, open_client=open_client)
 
 
 # what is pulled
@@ -221,7 +221,7 @@ FAILS = {"prompt": "Reply with the word pong.", "matches": "^pang$"}
 
 def outdated(host: LiveHost) -> dict[str, str]:
     """A host whose BASE is not what the registry has; the servers themselves are asked to find out."""
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     host.stranger.pull(OTHER)
     host.stranger.copy(OTHER, BASE)
     return host.stranger.tags()
@@ -231,11 +231,11 @@ def outdated(host: LiveHost) -> dict[str, str]:
 def test_a_pull_that_passes_stays_and_one_that_fails_is_taken_back(host: LiveHost) -> None:
     before = outdated(host)
     report = host.run(a_pulled(FAILS))
-    assert exits.code_of_run(report) == exits.UNEXPECTED
+    assert report.exit_code == exits.UNEXPECTED
     assert "the previous version is back" in failures(report.hosts[0])[f"verify/{BASE}"]
     assert host.stranger.tags() == before
     report = host.run(a_pulled())
-    assert exits.code_of_run(report) == exits.DONE
+    assert report.exit_code == exits.DONE
     after = host.stranger.tags()
     assert after.keys() == before.keys()
     assert after[BASE] != before[BASE]
@@ -244,7 +244,7 @@ def test_a_pull_that_passes_stays_and_one_that_fails_is_taken_back(host: LiveHos
 @in_turn("version", count=2)
 @every_version
 def test_a_first_pull_that_fails_is_removed_again(host: LiveHost) -> None:
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     report = host.apply(a_pulled(FAILS))
     assert "it was removed, because there was none before" in failures(report)[f"verify/{BASE}"]
     assert host.stranger.tags() == {}
@@ -331,7 +331,7 @@ def test_a_pinned_pull_is_proven_as_well(newest: LiveHost) -> None:
     newest.stranger.pull(OTHER)
     newest.stranger.copy(OTHER, BASE)
     before = newest.stranger.tags()
-    newest.options = Options(costs=False, ask_registry=False)
+    newest.options = RunOptions(costs=False, ask_registry=False)
     pinned = [replace(model, digest=digest, update="missing") for model in a_pulled(FAILS)]
     assert exit_code(newest, pinned) == exits.UNEXPECTED
     assert newest.stranger.tags() == before
@@ -345,7 +345,7 @@ def test_a_mirror_is_proven_under_its_reference(newest: LiveHost) -> None:
     newest.stranger.copy(OTHER, "mirror")
     before = newest.stranger.tags()
     mirror = ModelSpec(name=name("mirror"), source=Pull(ref=name(BASE)), update="latest", expect=(FAILS,))
-    newest.options = Options(costs=False, ask_registry=False)
+    newest.options = RunOptions(costs=False, ask_registry=False)
     report = newest.apply([mirror])
     assert failures(report).keys() == {"verify/mirror:latest", "copy/mirror:latest"}
     assert newest.stranger.tags()["mirror:latest"] == before["mirror:latest"]
@@ -402,24 +402,24 @@ class Killed(BaseException):
     """kill -9: no handler sees it, nothing is tidied up."""
 
 
-def killing(around: Surroundings, left: int) -> Surroundings:
-    """Surroundings in which the process dies at its request number `left`."""
+def killing(run: Run, left: int) -> Run:
+    """Run in which the process dies at its request number `left`."""
     count = itertools.count(1)
 
     def die() -> None:
         if next(count) >= left:
             raise Killed
 
-    return before_each(around, die)
+    return before_each(run, die)
 
 
 def kill_at(host: LiveHost, models: list[ModelSpec], left: int) -> bool:
     """Apply and die at that request; False when the run was over before."""
-    cases = host.cases(models)
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = host.tasks(models)
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
         try:
-            apply_hosts(plan, cases, killing(around, left))
+            apply_tasks(plan, tasks, killing(run, left))
         except Killed:
             return True
     return False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from live_host import NoWaitToken, name
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes
-from session_actions import DIGEST, OTHER, Bench, at, create
+from session_actions import DIGEST, OTHER, Session, at, create
 
 from ollamaops.events import Interrupted, Succeeded
 
@@ -73,12 +73,12 @@ class Clock:
 @contextmanager
 def served(
     maker: Maker, folder: Path, *, version: str = "0.12.5", cut_after_s: float = 60
-) -> Iterator[Bench]:
+) -> Iterator[Session]:
     shown = always({"modelfile": "FROM x", "model_info": {}})
     table = {"/api/tags": maker.serve, "/api/create": maker.serve, "/api/show": shown}
-    with ScriptedHost(routes(table, version)) as server, at(server.url, folder) as bench:
-        bench.bench.client.transport.clock = Clock(cut_after_s)
-        yield bench
+    with ScriptedHost(routes(table, version)) as server, at(server.url, folder) as session:
+        session.host.client.transport.clock = Clock(cut_after_s)
+        yield session
 
 
 def gateway_timeout(asked: Asked, wire: Wire) -> None:
@@ -93,9 +93,9 @@ LOST: dict[str, Script] = {
 QUANTIZED = create("bot", base=name("base"), quantize="Q4_K_M")
 
 
-def waits(bench: Bench) -> list[float]:
-    assert isinstance(bench.bench.cancel, NoWaitToken)
-    return bench.bench.cancel.waits
+def waits(session: Session) -> list[float]:
+    assert isinstance(session.host.cancel, NoWaitToken)
+    return session.host.cancel.waits
 
 
 @pytest.mark.parametrize("how", LOST)
@@ -107,24 +107,24 @@ def test_a_silent_create_that_a_proxy_gave_up_on_is_waited_for_and_not_sent_agai
     how: str, version: str, old: tuple[str, str] | None, new: tuple[str, str], tmp_path: Path
 ) -> None:
     maker = Maker(LOST[how], old=old, new=new, looks_until_made=7)
-    with served(maker, tmp_path, version=version) as bench:
-        assert isinstance(bench.do(QUANTIZED), Succeeded)
-        assert (maker.creates, bench.retries) == (1, 0)
-        assert bench.bench.ledger.load(bench.bench.spec.url)[name("bot").key].digest == MADE
-        assert any("goes on" in warning for warning in bench.warnings)
+    with served(maker, tmp_path, version=version) as session:
+        assert isinstance(session.do(QUANTIZED), Succeeded)
+        assert (maker.creates, session.retries) == (1, 0)
+        assert session.host.ledger.load(session.host.spec.url)[name("bot").key].digest == MADE
+        assert any("goes on" in warning for warning in session.warnings)
 
 
 def test_one_that_never_ends_is_a_failure_that_names_the_proxy(tmp_path: Path) -> None:
     maker = Maker(gateway_timeout, looks_until_made=None)
-    with served(maker, tmp_path) as bench:
-        outcome = bench.fail(QUANTIZED)
+    with served(maker, tmp_path) as session:
+        outcome = session.fail(QUANTIZED)
         assert outcome.error == (
             "gpu-1: create bot:latest: 504 Gateway Time-out (a web page, not from Ollama), "
             "and not made 1h00m later either"
         )
         assert "proxy_read_timeout" in str(outcome.hint)
-        assert 3600 <= sum(waits(bench)) < 3700
-        assert (maker.creates, bench.retries) == (1, 0)
+        assert 3600 <= sum(waits(session)) < 3700
+        assert (maker.creates, session.retries) == (1, 0)
 
 
 def test_a_server_that_is_away_while_it_is_waited_for_has_given_up_the_create(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_a_server_that_is_away_while_it_is_waited_for_has_given_up_the_create(tm
             maker.list(asked, wire)
 
     maker = Maker(LOST["reset"], lists=away_once)
-    with served(maker, tmp_path) as bench:
-        assert isinstance(bench.do(QUANTIZED), Succeeded)
-        assert (maker.creates, bench.retries) == (2, 1)
+    with served(maker, tmp_path) as session:
+        assert isinstance(session.do(QUANTIZED), Succeeded)
+        assert (maker.creates, session.retries) == (2, 1)
 
 
 def test_a_server_that_is_too_busy_to_list_is_waited_for(tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_a_server_that_is_too_busy_to_list_is_waited_for(tmp_path: Path) -> None
         gateway_timeout(asked, wire)
 
     maker = Maker(gateway_timeout, lists=busy)
-    with served(maker, tmp_path) as bench:
-        assert isinstance(bench.do(QUANTIZED), Succeeded)
+    with served(maker, tmp_path) as session:
+        assert isinstance(session.do(QUANTIZED), Succeeded)
         assert maker.creates == 1
 
 
@@ -158,9 +158,9 @@ def test_a_wait_for_a_create_can_be_stopped(tmp_path: Path) -> None:
             self.cancel()
             return True
 
-    with served(Maker(gateway_timeout, looks_until_made=None), tmp_path) as bench:
-        bench.bench.cancel = Impatient()
-        assert bench.do(QUANTIZED) == Interrupted(started=True)
+    with served(Maker(gateway_timeout, looks_until_made=None), tmp_path) as session:
+        session.change_run(cancel=Impatient())
+        assert session.do(QUANTIZED) == Interrupted(started=True)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_any_other_create_that_was_cut_off_is_sent_again(
             wire.json({"status": "success"})
 
     maker = Maker(once, looks_until_made=None)
-    with served(maker, tmp_path, version=version, cut_after_s=cut_after_s) as bench:
-        assert isinstance(bench.do(create("bot", base=name("base"), **recipe)), Succeeded)
-        assert (maker.creates, bench.retries) == (2, 1)
+    with served(maker, tmp_path, version=version, cut_after_s=cut_after_s) as session:
+        assert isinstance(session.do(create("bot", base=name("base"), **recipe)), Succeeded)
+        assert (maker.creates, session.retries) == (2, 1)
 
 
 # errors after the model was made
@@ -207,10 +207,10 @@ def test_a_model_whose_old_layers_could_not_be_removed_is_made_all_the_same(
 ) -> None:
     version, answer = AFTERWARDS[case]
     maker = Maker(answer, old=(DIGEST, "1"))
-    with served(maker, tmp_path, version=version) as bench:
-        assert isinstance(bench.do(create("bot", base=name("base"))), Succeeded)
-        assert (maker.creates, bench.retries) == (1, 0)
-        assert bench.warnings == [f"made, although the server then said: {PRUNE_ERROR}"]
+    with served(maker, tmp_path, version=version) as session:
+        assert isinstance(session.do(create("bot", base=name("base"))), Succeeded)
+        assert (maker.creates, session.retries) == (1, 0)
+        assert session.warnings == [f"made, although the server then said: {PRUNE_ERROR}"]
 
 
 NOT_MADE: dict[str, tuple[Script, Callable[[], Maker]]] = {
@@ -232,6 +232,6 @@ def test_an_error_of_a_create_stays_one_when_nothing_shows_that_it_was_made(
     answer, a_maker = NOT_MADE[case]
     maker = a_maker()
     maker.answer = answer
-    with served(maker, tmp_path, version="0.33.0") as bench:
-        assert bench.fail(create("bot", base=name("base"))).error.endswith(PRUNE_ERROR)
-        assert bench.retries == create("bot").retries
+    with served(maker, tmp_path, version="0.33.0") as session:
+        assert session.fail(create("bot", base=name("base"))).error.endswith(PRUNE_ERROR)
+        assert session.retries == create("bot").retries

@@ -39,8 +39,8 @@ def test_a_pinned_pull_that_fails_leaves_what_was_there(host: LiveHost, tmp_path
     stranger.pull("all-minilm")
     stranger.copy("all-minilm", "no-such-model")
     before = stranger.tags()
-    with at(host.sandbox.url, tmp_path) as bench:
-        assert "the registry has no such model" in str(bench.fail(pull("no-such-model", DIGEST)).hint)
+    with at(host.sandbox.url, tmp_path) as session:
+        assert "the registry has no such model" in str(session.fail(pull("no-such-model", DIGEST)).hint)
     assert stranger.tags() == before
 
 
@@ -50,15 +50,15 @@ def test_a_pinned_pull_that_is_stopped_leaves_what_was_there(host: LiveHost, tmp
     stranger.pull("all-minilm")
     stranger.copy("all-minilm", BASE)
     before = stranger.tags()
-    with at(host.sandbox.url, tmp_path) as bench:
+    with at(host.sandbox.url, tmp_path) as session:
 
         def stop(request: Request) -> None:
             if request.path == "/api/pull":
                 assert len(host.sandbox.store.names()) == 3  # the old content has a name of its own by now
-                bench.bench.cancel.cancel()
+                session.host.cancel.cancel()
 
         host.proxy.before = stop
-        assert bench.do(pull(BASE, DIGEST)) == Interrupted(started=True)
+        assert session.do(pull(BASE, DIGEST)) == Interrupted(started=True)
     assert stranger.tags() == before
 
 
@@ -72,8 +72,8 @@ def test_previous_content_of_an_earlier_run_is_older_than_what_is_there_and_wins
     stranger.copy("all-minilm", f"{BASE}-ollamaops-previous")
     stranger.copy("smollm2:135m", BASE)
     good = stranger.tags()["all-minilm:latest"]
-    with at(newest.sandbox.url, tmp_path) as bench:
-        assert "is not the pinned content" in bench.fail(pull(BASE, DIGEST)).error
+    with at(newest.sandbox.url, tmp_path) as session:
+        assert "is not the pinned content" in session.fail(pull(BASE, DIGEST)).error
     assert stranger.tags()[BASE] == good
     assert f"{BASE}-ollamaops-previous" not in stranger.tags()
 
@@ -91,5 +91,5 @@ def test_what_cannot_be_tidied_up_does_not_hide_why_the_pull_failed(tmp_path: Pa
         else:
             wire.json({"error": "gone wrong"}, 400)
 
-    with ScriptedHost(script) as server, at(server.url, tmp_path) as bench:
-        assert "file does not exist" in bench.fail(pull("bot", DIGEST)).error
+    with ScriptedHost(script) as server, at(server.url, tmp_path) as session:
+        assert "file does not exist" in session.fail(pull("bot", DIGEST)).error

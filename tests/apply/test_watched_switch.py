@@ -18,11 +18,11 @@ from breadth import in_turn
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_host, a_model, assert_converged
 from patience import PATIENCE_S
 
-from ollamaops.cli import exits
-from ollamaops.engine import apply_hosts, plan_rollbacks
+from ollamaops import exits
+from ollamaops.engine import apply_tasks, plan_rollbacks
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
-from ollamaops.observe.run import Options
+from ollamaops.observe.run import RunOptions
 
 pytestmark = in_turn("host", count=2)
 
@@ -101,10 +101,10 @@ def a_bot(color: str, expected: str | None = None) -> list[ModelSpec]:
 
 
 def roll_back(host: LiveHost, models: list[ModelSpec]) -> int:
-    host.options = Options(costs=False, targets=(NamePattern.parse("bot"),))
-    cases = host.cases(models)
-    with host.around() as around:
-        return exits.code_of_run(apply_hosts(plan_rollbacks(cases, around, 1), cases, around))
+    host.targets = (NamePattern.parse("bot"),)
+    tasks = host.tasks(models)
+    with host.opened() as run:
+        return apply_tasks(plan_rollbacks(tasks, run, 1), tasks, run).exit_code
 
 
 def test_a_switch_and_a_rollback_show_the_old_or_the_new_and_nothing_else(host: LiveHost) -> None:
@@ -124,7 +124,7 @@ def test_a_change_that_is_not_as_expected_is_never_seen(host: LiveHost) -> None:
     red = text_of(host, "bot")
     with watching(host, "bot") as client:
         report = host.run(a_bot("blue", "green"))
-    assert exits.code_of_run(report) == exits.UNEXPECTED
+    assert report.exit_code == exits.UNEXPECTED
     said = [str(result.outcome) for result in report.results]
     assert any(
         "no 'green' in an answer of 4 characters: 'blue'; the version that was" in text for text in said
@@ -133,7 +133,7 @@ def test_a_change_that_is_not_as_expected_is_never_seen(host: LiveHost) -> None:
 
 
 def test_a_pull_whose_previous_version_is_kept_shows_the_old_or_the_new(host: LiveHost) -> None:
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     for model in (BASE, OTHER):
         host.stranger.pull(model)
     host.stranger.copy(BASE, "as-pulled")

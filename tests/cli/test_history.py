@@ -19,7 +19,7 @@ from recording_proxy import RecordingProxy, Request
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
-from ollamaops.state.records import UNFINISHED, Run
+from ollamaops.state.records import UNFINISHED, RunRecord
 
 Write = Callable[[object], None]
 BASE = "llama3.2:3b"
@@ -125,7 +125,9 @@ def test_a_run_that_is_not_known_or_not_the_only_one_is_a_wrong_command_line(
     ledger = Ledger(state)
     for run_id in ("abc1", "abc2", "abc"):
         ledger.record_run(
-            Run(run_id=run_id, at="t", command="apply", hosts="{}", manifest_digest="m", exit_code=UNFINISHED)
+            RunRecord(
+                run_id=run_id, at="t", command="apply", hosts="{}", manifest_digest="m", exit_code=UNFINISHED
+            )
         )
     assert run(["history", "show", "x"]) == 64
     assert "no run 'x' is known" in capsys.readouterr().err
@@ -144,7 +146,7 @@ def test_the_state_folder_may_be_named_before_and_after_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Ledger(tmp_path / "s").record_run(
-        Run(run_id="abc", at="t", command="apply", hosts="{}", manifest_digest="m", exit_code=0)
+        RunRecord(run_id="abc", at="t", command="apply", hosts="{}", manifest_digest="m", exit_code=0)
     )
     folder = str(tmp_path / "s")
     for arguments in (["--state-dir", folder, "history"], ["history", "--state-dir", folder]):

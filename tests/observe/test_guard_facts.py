@@ -11,9 +11,9 @@ from registry_fixture import RunningRegistry, run_registry
 
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.guard_facts import licenses_of
+from ollamaops.observe.host import licenses_of
 from ollamaops.observe.registries import MAX_KEPT_BYTES
-from ollamaops.observe.run import Options
+from ollamaops.observe.run import RunOptions
 
 pytestmark = pytest.mark.registry
 MIT = b"MIT License\n\nCopyright"
@@ -55,7 +55,7 @@ def test_a_pull_of_an_allowed_license_is_allowed_and_of_another_one_refused(
         f"licenses: '{bound.name}' has the license 'LLAMA 3.2 COMMUNITY LICENSE AGREEMENT', "
         "which policy.allow.licenses does not name"
     )
-    host.options = Options(costs=False, force=frozenset({"licenses"}))
+    host.options = RunOptions(costs=False, force=frozenset({"licenses"}))
     assert said(host, bound) == []
 
 
@@ -82,9 +82,9 @@ def test_a_text_that_cannot_be_had_or_is_too_long_is_not_known(
     publish(registry, "long/one:v1", license=b"x" * (MAX_KEPT_BYTES + 1))
     publish(registry, "lost/one:v1", license=b"soon to be gone")
     registry.stored_blob(Digest.of(b"soon to be gone")).unlink()
-    with host.around() as around:
+    with host.opened() as run:
         for path in ("long/one:v1", "lost/one:v1"):
-            assert licenses_of(around.registries, registry.name(path), insecure=True) == ()
+            assert licenses_of(run.registries, registry.name(path), insecure=True) == ()
 
 
 def test_the_license_of_a_base_on_the_host_counts_for_what_is_made_from_it(host: LiveHost) -> None:

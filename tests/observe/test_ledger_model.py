@@ -13,7 +13,7 @@ import pytest
 from breadth import in_turn
 from live_host import BASE, LiveHost, a_build, a_host, a_model, an_absence, ids, small_manifest
 
-from ollamaops.engine import apply_hosts, plan_hosts
+from ollamaops.engine import apply_tasks, plan_tasks
 from ollamaops.errors import NotFound, StateError
 from ollamaops.files.gguf import read_gguf, require_complete
 from ollamaops.manifest.types import ModelSpec, Policy
@@ -57,18 +57,18 @@ def a_record(*models: str, digest: str = "d" * 64) -> dict[str, ModelRecord]:
     }
 
 
-def run(host: LiveHost, models: list[ModelSpec], *, state: str = "server") -> RunReport:
-    cases = tuple(replace(case, state=state) for case in host.cases(models))  # type: ignore[arg-type]  # a literal
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
+def run_apply(host: LiveHost, models: list[ModelSpec], *, state: str = "server") -> RunReport:
+    tasks = tuple(replace(task, state=state) for task in host.tasks(models))  # type: ignore[arg-type]  # a literal
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
         assert not plan.refusals
-        return apply_hosts(plan, cases, around)
+        return apply_tasks(plan, tasks, run)
 
 
 def planned(host: LiveHost, models: list[ModelSpec]) -> list[str]:
-    cases = tuple(replace(case, state="server") for case in host.cases(models))
-    with host.around() as around:
-        plan = plan_hosts(cases, around)
+    tasks = tuple(replace(task, state="server") for task in host.tasks(models))
+    with host.opened() as run:
+        plan = plan_tasks(tasks, run)
     return ids(plan.actions)
 
 
@@ -196,7 +196,7 @@ def test_two_controllers_that_write_at_once_lose_nothing(host: LiveHost) -> None
 
 
 def test_a_second_controller_without_any_memory_has_nothing_to_do(host: LiveHost) -> None:
-    report = run(host, small_manifest())
+    report = run_apply(host, small_manifest())
     assert report.hosts[0].verified, report.hosts[0].notes
     assert host.ledger.load("gpu-1") == {}
     tags = host.stranger.tags()
@@ -212,29 +212,29 @@ def test_planning_never_writes_to_the_ledger_of_a_host(host: LiveHost) -> None:
 
 def test_a_run_without_anything_to_do_writes_no_ledger(host: LiveHost) -> None:
     host.stranger.pull(BASE)
-    run(host, [a_model(BASE)])
+    run_apply(host, [a_model(BASE)])
     assert LEDGER not in host.stranger.tags()
 
 
 def test_the_ledger_is_no_drift_and_survives_every_prune(host: LiveHost) -> None:
-    run(host, small_manifest())
+    run_apply(host, small_manifest())
     for prune in ("owned", (NamePattern.parse("*"), NamePattern.parse("ollamaops-ledger:*"))):
         host.policy = Policy(prune=prune)
         assert planned(host, small_manifest()) == []
     host.policy = Policy()
-    cases = host.cases(small_manifest(), [an_absence("ollamaops-*:*")])
-    with host.around() as around:
-        (plan,) = plan_hosts(cases, around).hosts
+    tasks = host.tasks(small_manifest(), [an_absence("ollamaops-*:*")])
+    with host.opened() as run:
+        (plan,) = plan_tasks(tasks, run).hosts
     assert (plan.actions, plan.unmanaged) == ((), ())
 
 
 def test_what_one_controller_made_another_one_prunes(host: LiveHost) -> None:
-    run(host, small_manifest())
+    run_apply(host, small_manifest())
     host.policy = Policy(prune="owned")
-    run(host, [a_model(BASE)])
+    run_apply(host, [a_model(BASE)])
     assert set(host.stranger.tags()) == {BASE, LEDGER}
 
 
 def test_the_lock_is_given_back_at_the_end(host: LiveHost, client: OllamaClient) -> None:
-    run(host, [a_model(BASE)])
+    run_apply(host, [a_model(BASE)])
     assert parse_document(client.show(LEDGER_NAME).system).lock_owner is None

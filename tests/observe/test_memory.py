@@ -20,7 +20,7 @@ from live_host import (
     reasons,
 )
 
-from ollamaops.engine import Options
+from ollamaops.observe.run import RunOptions
 
 pytestmark = in_turn("host", count=2)
 
@@ -78,7 +78,7 @@ def test_an_undeclared_base_may_go_while_we_remember_what_we_made_of_it(host: Li
 
 
 def test_asking_the_server_for_the_latest_makes_nothing_again_that_has_not_changed(host: LiveHost) -> None:
-    host.options = Options(costs=False, ask_registry=False)
+    host.options = RunOptions(costs=False, ask_registry=False)
     models = [a_model(BASE, update="latest"), a_model("bot", a_build(BASE, system="be kind"))]
     assert_converged(host, host.apply(models))
 

@@ -11,7 +11,7 @@ from scripted_host import Asked, Script, ScriptedHost, Wire, routes, streaming
 from session_actions import DIGEST, OTHER, at, create, pull, tagged
 
 from ollamaops.errors import InvalidRequest, ServerFault
-from ollamaops.observe.contents import Unreadable, examine
+from ollamaops.observe.contents import Unreadable, read_contents
 from ollamaops.ollama.answer_errors import build_answer_error
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.wire import ShownModel
@@ -51,7 +51,7 @@ def refused(status: int, text: str) -> Unreadable:
         body = json.dumps({"error": text}) if text else ""
         raise build_answer_error("gpu-1", "show bot:latest", status, body, {})
 
-    found = examine(show, DIGEST, FEATURES)
+    found = read_contents(show, DIGEST, FEATURES)
     assert isinstance(found, Unreadable)
     return found
 
@@ -72,7 +72,7 @@ def test_what_our_own_client_refuses_to_ask_is_no_damage_either() -> None:
     def show() -> ShownModel:
         raise InvalidRequest("gpu-1: show x:local: servers take it for 'x'", host="gpu-1")
 
-    found = examine(show, DIGEST, FEATURES)
+    found = read_contents(show, DIGEST, FEATURES)
     assert found == Unreadable("gpu-1: show x:local: servers take it for 'x'", is_damaged=False)
 
 
@@ -81,7 +81,7 @@ def test_a_proxy_says_nothing_about_a_model() -> None:
         raise build_answer_error("gpu-1", "show bot:latest", 502, "EOF", {})
 
     with pytest.raises(ServerFault):
-        examine(show, DIGEST, FEATURES)
+        read_contents(show, DIGEST, FEATURES)
 
 
 # pulls and builds
@@ -105,13 +105,13 @@ def test_a_pulled_model_whose_template_the_server_cannot_read_is_kept_and_said_s
         "/api/pull": streaming({"status": "success"}),
         "/api/show": refusing(NOT_DEFINED),
     }
-    with ScriptedHost(routes(table, "0.11.0")) as server, at(server.url, tmp_path) as bench:
-        outcome = bench.fail(pull("bot"))
+    with ScriptedHost(routes(table, "0.11.0")) as server, at(server.url, tmp_path) as session:
+        outcome = session.fail(pull("bot"))
         assert outcome.error == f"gpu-1: 'bot:latest' cannot be opened: {NOT_DEFINED}"
         assert (
             outcome.hint == "it is kept as it is; it may need a newer Ollama than 0.11.0: upgrade this host"
         )
-        [known] = bench.bench.ledger.load(server.url).values()
+        [known] = session.host.ledger.load(server.url).values()
         assert (known.status, known.fingerprint) == ("unusable", pull("bot").fingerprint)
         assert server.paths().count("POST /api/pull") == 1
         assert not any(path.startswith("DELETE") for path in server.paths())
@@ -123,8 +123,8 @@ def test_a_model_that_was_made_and_cannot_be_read_is_not_called_damaged(tmp_path
         "/api/create": streaming({"status": "success"}),
         "/api/show": refusing(NOT_DEFINED, fine="base:latest"),
     }
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        outcome = bench.fail(create("bot", base=name("base")))
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        outcome = session.fail(create("bot", base=name("base")))
         assert outcome.error == f"gpu-1: 'bot:latest' cannot be opened: {NOT_DEFINED}"
 
 
@@ -144,6 +144,6 @@ def test_a_repaired_model_that_is_then_not_understood_is_not_called_damaged(tmp_
         "/api/show": show,
         "/api/delete": delete,
     }
-    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as bench:
-        assert NOT_DEFINED in bench.fail(pull("bot")).error
+    with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
+        assert NOT_DEFINED in session.fail(pull("bot")).error
         assert server.paths().count("POST /api/pull") == 2

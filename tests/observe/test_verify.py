@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import requests
@@ -16,7 +17,7 @@ from patience import PATIENCE_S
 from recording_proxy import Request
 from sandbox_caller import a_gguf
 
-from ollamaops.cli import exits
+from ollamaops import exits
 from ollamaops.errors import (
     Cancelled,
     ConnectError,
@@ -30,9 +31,16 @@ from ollamaops.http.cancel import CancelToken
 from ollamaops.http.session import TimeLimits
 from ollamaops.manifest.types import HostSpec, ModelSpec, Pull
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.host import Glance
-from ollamaops.observe.verify import MOST_TOKENS, capabilities_of, examine, is_verdict
-from ollamaops.observe.verify_hosts import Trials, try_hosts
+from ollamaops.observe.run import HostTask
+from ollamaops.observe.session import session_of
+from ollamaops.observe.verify import (
+    MOST_TOKENS,
+    OnModel,
+    capabilities_of,
+    is_verdict,
+    verify_hosts,
+    verify_model,
+)
 from ollamaops.ollama.answer_errors import build_answer_error, build_line_error
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.wire import ShownModel
@@ -70,9 +78,12 @@ def newest() -> Iterator[LiveHost]:
 def hold(
     host: LiveHost, model: str, *declared: Mapping[str, object], limits: TimeLimits | None = None
 ) -> Verdict:
-    with OllamaClient.connect(host.sandbox.url, host_name="gpu-1", limits=limits) as client:
-        glance = Glance(spec=host.spec, client=client, cancel=host.cancel)
-        return examine(glance, name(model), read_expectations(declared))
+    with (
+        OllamaClient.connect(host.sandbox.url, host_name="gpu-1", limits=limits) as client,
+        host.opened() as run,
+    ):
+        session = session_of(HostTask(spec=host.spec), client, run)
+        return verify_model(session, name(model), read_expectations(declared))
 
 
 def failures(verdict: Verdict) -> list[str]:
@@ -377,10 +388,10 @@ def tags_until_it_works(host: LiveHost, *models: ModelSpec) -> list[dict[str, st
     host.options = replace(host.options, ask_registry=False)
     while True:
         report = host.run(models)
-        if exits.code_of_run(report) == exits.DONE:
+        if report.exit_code == exits.DONE:
             assert_converged(host, report.hosts[0])
             return found
-        assert exits.code_of_run(report) == exits.PARTIAL
+        assert report.exit_code == exits.PARTIAL
         assert NO_ROOM in str(failed_actions(report.hosts[0]))
         found.append(host.stranger.tags())
 
@@ -471,15 +482,19 @@ def a_spec(model: str, *declared: Mapping[str, object]) -> ModelSpec:
     return ModelSpec(name=name(model), source=Pull(ref=name(model)), expect=declared)
 
 
-def run(host: LiveHost, *models: ModelSpec, **rest: object) -> HostVerdicts:
-    trials = Trials(cancel=host.cancel, **rest)  # type: ignore[arg-type]  # by name
-    [verdicts] = try_hosts(trials, [host.spec], {"gpu-1": models})
+def verify(
+    host: LiveHost, *models: ModelSpec, on_model: OnModel | None = None, **fields: Any
+) -> HostVerdicts:
+    with host.opened() as run:
+        [verdicts] = verify_hosts(
+            [HostTask(spec=host.spec, models=models)], replace(run, **fields), on_model=on_model
+        )
     return verdicts
 
 
 def test_every_model_is_tested_whatever_becomes_of_the_others(newest: LiveHost) -> None:
     told: list[str] = []
-    found = run(
+    found = verify(
         newest,
         a_spec("gone", PONG),
         a_spec(BASE.upper(), PONG),
@@ -500,7 +515,7 @@ def test_a_host_that_goes_away_half_way_keeps_its_verdicts(newest: LiveHost) -> 
         if model == name("other"):
             newest.sandbox.stop()
 
-    found = run(newest, a_spec(BASE, PONG), a_spec("other", PONG), a_spec("more", PONG), on_model=go_away)
+    found = verify(newest, a_spec(BASE, PONG), a_spec("other", PONG), a_spec("more", PONG), on_model=go_away)
     assert [verdict.is_met for verdict in found.verdicts] == [True]
     assert found.unreached is not None
     assert found.unreached.host == "gpu-1"
@@ -510,15 +525,16 @@ def test_a_host_that_cannot_be_opened_is_unreached(newest: LiveHost) -> None:
     def refuse(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
         raise OllamaopsError("no secret", hint="export it")
 
-    found = run(newest, a_spec(BASE, PONG), open_client=refuse)
+    found = verify(newest, a_spec(BASE, PONG), open_client=refuse)
     assert (found.verdicts, found.unreached and found.unreached.hint) == ((), "export it")
 
 
 def test_testing_can_be_stopped(newest: LiveHost) -> None:
     newest.cancel.cancel()
     with pytest.raises(Cancelled):
-        run(newest, a_spec(BASE, PONG))
+        verify(newest, a_spec(BASE, PONG))
 
 
-def test_no_hosts_are_no_verdicts() -> None:
-    assert try_hosts(Trials(), [], {}) == ()
+def test_no_hosts_are_no_verdicts(newest: LiveHost) -> None:
+    with newest.opened() as run:
+        assert verify_hosts([], run) == ()

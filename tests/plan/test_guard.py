@@ -12,7 +12,7 @@ import pytest
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull, Window
 from ollamaops.names import Digest, ModelName, NamePattern
-from ollamaops.observe.guard_facts import clocks_of
+from ollamaops.observe.host import clocks_of
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import (

@@ -11,7 +11,7 @@ from plan_world import FILES, HOST, World, declarations, worlds
 
 from ollamaops.manifest.types import AbsentSpec, Limit, Policy, Window
 from ollamaops.names import ModelName, NamePattern
-from ollamaops.observe.guard_facts import clocks_of
+from ollamaops.observe.host import clocks_of
 from ollamaops.plan.actions import DeleteModel, HostPlan
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost, build_desired

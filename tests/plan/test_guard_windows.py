@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollamaops.manifest.types import Window
-from ollamaops.observe.guard_facts import clocks_of
+from ollamaops.observe.host import clocks_of
 from ollamaops.plan import guard
 from ollamaops.plan.guard import DAYS, describe_moment
 

@@ -16,7 +16,7 @@ from ollamaops.report.history_text import (
     run_record_to_json,
     runs_to_json,
 )
-from ollamaops.state.records import UNFINISHED, Run
+from ollamaops.state.records import UNFINISHED, RunRecord
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -25,7 +25,7 @@ def outcomes(*pairs: tuple[str, str]) -> str:
     return json.dumps([{"host": "gpu-1", "action": action, "result": result} for action, result in pairs])
 
 
-A_RUN = Run(
+A_RUN = RunRecord(
     run_id="3f2a9c",
     at="2026-11-22T10:00:00.000Z",
     ended_at="2026-11-22T10:01:00.000Z",
@@ -122,7 +122,7 @@ def test_colors_are_put_around_words_only_when_asked_for() -> None:
 @pytest.mark.parametrize(
     "damaged", [DAMAGED, replace(DAMAGED, outcomes="{}"), replace(DAMAGED, outcomes="[3]")]
 )
-def test_what_cannot_be_read_any_more_is_passed_over(damaged: Run) -> None:
+def test_what_cannot_be_read_any_more_is_passed_over(damaged: RunRecord) -> None:
     assert render_runs([damaged]).splitlines()[1].endswith("exit 0")
     assert render_run_record(damaged).splitlines()[-2:] == ["result    exit 0", ""]
     document = run_record_to_json(damaged)

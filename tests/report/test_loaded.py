@@ -10,12 +10,14 @@ import pytest
 import requests
 from patience import PATIENCE_S
 
-from ollamaops.cli.main import run
+from ollamaops.cli.main import run as run_command
 from ollamaops.errors import Cancelled
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec
 from ollamaops.names import ModelName
-from ollamaops.observe.loaded_models import Overview, look_at_loaded
+from ollamaops.observe.host import observe_loaded
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import HostTask, Run
 from ollamaops.plan.actions import (
     Difference,
     HostPlan,
@@ -27,10 +29,12 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.observed import HostLoaded, Loaded, under_own_names
 from ollamaops.plan.versions import next_of
+from ollamaops.registry.client import RegistryClient
 from ollamaops.report.loaded_text import loaded_to_json, render_loaded
 from ollamaops.report.plan_text import render_plan
 from ollamaops.report.status_text import build_status
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.state.ledger import Ledger
 
 NOW, BEFORE = "9f2c" * 16, "3f2a" * 16
 GB = 10**9
@@ -137,14 +141,16 @@ def test_ps_shows_every_host_and_ends_3_when_one_is_away(
         hosts = {"gpu-1": {"url": sandbox.url}}
         models = [{"name": "llama3.2:3b", "resident": True}, {"name": "bot", "from": "llama3.2:3b"}]
         manifest.write_text(json.dumps({"hosts": hosts, "models": models}))
-        assert run(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
+        assert (
+            run_command(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
+        )
         requests.post(
             f"{sandbox.url}/api/create",
             json={"model": "llama3.2:3b", "from": "bot", "system": "s"},
             timeout=PATIENCE_S,
         )
         capsys.readouterr()
-        assert run(["ps"]) == 0
+        assert run_command(["ps"]) == 0
         head, row, total = capsys.readouterr().out.splitlines()
         assert head.split()[:2] == ["model", "host"]
         assert row.split() == [
@@ -160,13 +166,13 @@ def test_ps_shows_every_host_and_ends_3_when_one_is_away(
         assert total == "1 model in memory on 1 host: 43.5 kB, 0 B of it on GPUs; 1 stale"
         hosts["gpu-2"] = {"url": "http://127.0.0.1:9"}
         manifest.write_text(json.dumps({"hosts": hosts, "models": models}))
-        assert run(["ps", "-o", "json"]) == 3
+        assert run_command(["ps", "-o", "json"]) == 3
         document = json.loads(capsys.readouterr().out)
         assert [(host["host"], host["reached"]) for host in document["hosts"]] == [
             ("gpu-1", True),
             ("gpu-2", False),
         ]
-        assert run(["ps", "-o", "html"]) == 64
+        assert run_command(["ps", "-o", "html"]) == 64
 
 
 def test_ps_goes_by_the_names_that_are_declared_not_by_those_aside(
@@ -185,12 +191,14 @@ def test_ps_goes_by_the_names_that_are_declared_not_by_those_aside(
     ]
     with Sandbox() as sandbox:
         manifest.write_text(json.dumps({"hosts": {"gpu-1": {"url": sandbox.url}}, "models": models}))
-        assert run(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
+        assert (
+            run_command(["apply", "-y", "--state-dir", "state", "--no-registry", "--progress", "none"]) == 0
+        )
         requests.post(
             f"{sandbox.url}/api/embed", json={"model": "nomic-embed-text", "input": "x"}, timeout=PATIENCE_S
         )
         capsys.readouterr()
-        assert run(["ps", "-o", "json"]) == 0
+        assert run_command(["ps", "-o", "json"]) == 0
         (host,) = json.loads(capsys.readouterr().out)["hosts"]
         assert host["absent"] == []
         found = {model["model"]: (model["resident"], model["also"]) for model in host["models"]}
@@ -222,11 +230,12 @@ def test_a_name_that_shares_a_runner_counts_with_what_is_declared_of_it() -> Non
     assert replace(host, declared={**declared, a_name("a"): 5.0}).resident_of(one) == 5.0
 
 
-def test_a_stop_ends_the_look_at_all_hosts() -> None:
+def test_a_stop_ends_the_look_at_all_hosts(tmp_path: Path) -> None:
     stopped = CancelToken()
     stopped.cancel()
+    run = Run(ledger=Ledger(tmp_path), registries=RegistryCache(RegistryClient), cancel=stopped)
     with Sandbox() as sandbox, pytest.raises(Cancelled):
-        look_at_loaded(Overview(cancel=stopped), [HostSpec(name="h", url=sandbox.url)], {"h": []})
+        observe_loaded([HostTask(spec=HostSpec(name="h", url=sandbox.url))], run)
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from report_values import (
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
 from ollamaops.plan.actions import HostPlan, Note, Plan
 from ollamaops.plan.results import ActionResult, HostReport, RunReport
-from ollamaops.report.run_text import is_as_declared, render_run
+from ollamaops.report.run_text import render_run
 
 
 def a_host_report(*outcomes: Outcome, host: str = "gpu-1") -> HostReport:
@@ -137,7 +137,7 @@ def test_the_last_line_says_how_it_ended(report: RunReport, line: str) -> None:
     ],
 )
 def test_a_host_is_as_declared_only_when_that_is_known(report: HostReport, expected: bool) -> None:
-    assert is_as_declared(report) is expected
+    assert report.is_as_declared is expected
 
 
 def test_a_refused_run_says_which_rule_and_the_way_out() -> None:

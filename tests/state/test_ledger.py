@@ -29,7 +29,7 @@ from ollamaops.files.digest import FileStamp, digest_of
 from ollamaops.names import Digest, ModelName
 from ollamaops.state.database import APPLICATION_ID, VERSION
 from ollamaops.state.ledger import Ledger
-from ollamaops.state.records import UNFINISHED, Fingerprint, ModelRecord, Run
+from ollamaops.state.records import UNFINISHED, Fingerprint, ModelRecord, RunRecord
 from ollamaops.state.upgrade import MIGRATIONS
 
 HOST = "http://gpu-1.lan:11434"
@@ -64,8 +64,8 @@ def tell(ledger: Ledger, *models: str, host: str = HOST, **changes: object) -> N
     ledger.remember(host, {model: a_record(**changes) for model in models or (BOT,)})
 
 
-def a_run(run_id: str = "r1", exit_code: int = 0) -> Run:
-    return Run(
+def a_run(run_id: str = "r1", exit_code: int = 0) -> RunRecord:
+    return RunRecord(
         run_id=run_id, at=AT, command="apply", hosts="{}", manifest_digest="m" * 64, exit_code=exit_code
     )
 

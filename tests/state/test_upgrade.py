@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from live_host import BASE, LiveHost, a_build, a_copy, a_host, a_model, name
 
-from ollamaops.engine import Options, apply_hosts, plan_hosts, plan_rollbacks
+from ollamaops.engine import apply_tasks, plan_rollbacks, plan_tasks
 from ollamaops.files.digest import FileStamp
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import HostPlan, id_of
 from ollamaops.plan.desired import build_model
 from ollamaops.state.ledger import FILE_NAME, Ledger
@@ -37,7 +38,7 @@ DECISIONS_TEXT = (
     (WRITTEN / "decisions.json").read_text().replace("/probe/", "/verify/").replace("unproven", "unverified")
 )
 DECIDED: dict[str, Any] = json.loads(DECISIONS_TEXT)
-OFFLINE = Options(costs=False, ask_registry=False)
+OFFLINE = RunOptions(costs=False, ask_registry=False)
 BOT = (NamePattern.parse("bot"),)
 UNVERIFIED, UNUSABLE = "qwen2.5:0.5b", "all-minilm"
 
@@ -78,21 +79,21 @@ def host() -> Iterator[LiveHost]:
         host.stranger.create("found", BASE, system="kind")
         for color in ("red", "blue"):
             assert host.apply([replace(model, push=None) for model in models(color)]).verified
-        host.options = replace(OFFLINE, targets=BOT)
-        cases = host.cases(models("blue"))
-        with host.around() as around:
-            apply_hosts(plan_rollbacks(cases, around, 1), cases, around)
+        host.targets = BOT
+        tasks = host.tasks(models("blue"))
+        with host.opened() as run:
+            apply_tasks(plan_rollbacks(tasks, run, 1), tasks, run)
         host.stranger.pull(UNVERIFIED)
         host.stranger.pull(UNUSABLE)
         assert host.stranger.tags() == DECIDED["tags"]
         yield host
 
 
-def decide(host: LiveHost, options: Options, color: str, *, rollback: bool = False) -> dict[str, Any]:
-    host.options = options
-    cases = host.cases(everything(color))
-    with host.around() as around:
-        plan = plan_rollbacks(cases, around, 1) if rollback else plan_hosts(cases, around)
+def decide(host: LiveHost, options: RunOptions, color: str, *, rollback: bool = False) -> dict[str, Any]:
+    host.options, host.targets = options, BOT if rollback else ()
+    tasks = host.tasks(everything(color))
+    with host.opened() as run:
+        plan = plan_rollbacks(tasks, run, 1) if rollback else plan_tasks(tasks, run)
     return summary(plan.hosts[0])
 
 
@@ -114,7 +115,7 @@ DECISIONS: dict[str, Callable[[LiveHost], dict[str, Any]]] = {
     "plan": lambda host: decide(host, OFFLINE, "blue"),
     "changed": lambda host: decide(host, OFFLINE, "green"),
     "release": lambda host: decide(host, replace(OFFLINE, release=True), "blue"),
-    "rollback": lambda host: decide(host, replace(OFFLINE, targets=BOT), "blue", rollback=True),
+    "rollback": lambda host: decide(host, OFFLINE, "blue", rollback=True),
 }
 
 

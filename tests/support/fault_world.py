@@ -18,8 +18,8 @@ from pathlib import Path
 import requests
 from patience import PATIENCE_S
 
-from ollamaops.cli import exits
-from ollamaops.engine import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
+from ollamaops import exits
+from ollamaops.engine import apply_tasks, build_tasks, plan_tasks
 from ollamaops.events import ActionEnded, ActionStarted, Event, Failed, Refused, Retrying
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.session import TimeLimits
@@ -28,10 +28,12 @@ from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import ModelName
 from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import HostTask, RunOptions
+from ollamaops.observe.run import Run as EngineRun
 from ollamaops.observe.weights import digests_of
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, id_of
-from ollamaops.plan.results import RunReport
+from ollamaops.plan.results import RunReport, code_of_plan
 from ollamaops.registry.client import RegistryClient
 from ollamaops.sandbox.fault_injection import with_faults
 from ollamaops.sandbox.fault_script import FaultScript, parse_faults
@@ -83,8 +85,8 @@ class Run:
         if self.plan.refusals:
             return exits.REFUSED
         if self.report is None:
-            return exits.code_of_plan(self.plan, detailed=False)
-        return exits.code_of_run(self.report)
+            return code_of_plan(self.plan)
+        return self.report.exit_code
 
     @property
     def said(self) -> list[str]:
@@ -148,27 +150,27 @@ class World:
 
     def plan(self, *, remembers: bool = True) -> Plan:
         """What `ollamaops plan` finds; without memory everything declared is looked into."""
-        with self._around(remembers=remembers) as (around, cases, _):
-            return plan_hosts(cases, around)
+        with self._around(remembers=remembers) as (run, tasks, _):
+            return plan_tasks(tasks, run)
 
     def apply(self) -> Run:
         """What `ollamaops apply -y` does."""
         events: list[Event] = []
-        with self._around(emit=events.append) as (around, cases, clock):
-            plan = plan_hosts(cases, around)
-            report = apply_hosts(plan, cases, around) if plan.actions and not plan.refusals else None
+        with self._around(emit=events.append) as (run, tasks, clock):
+            plan = plan_tasks(tasks, run)
+            report = apply_tasks(plan, tasks, run) if plan.actions and not plan.refusals else None
             return Run(plan, report, tuple(events), tuple(clock.waits))
 
     @contextmanager
     def _around(
         self, *, remembers: bool = True, emit: Callable[[Event], None] = lambda _: None
-    ) -> Iterator[tuple[Surroundings, tuple[HostCase, ...], FastClock]]:
+    ) -> Iterator[tuple[EngineRun, tuple[HostTask, ...], FastClock]]:
         hosts = tuple(
             replace(host, url=self.sandbox.url, identity="store", stall_s=self.limits.stall_s)
             for host in self.manifest.hosts
         )
         files = digests_of(local_files(self.manifest.models))
-        cases = build_cases(self.manifest, hosts, files, Options(ask_registry=self.asks_registry))
+        tasks = build_tasks(self.manifest, hosts, files)
         clock = FastClock()
         endpoints = {"registry.ollama.ai": self.sandbox.url}  # no registry, but it answers without a network
         registries = RegistryCache(lambda: RegistryClient(endpoints=endpoints, timeout_s=PATIENCE_S), clock)
@@ -176,14 +178,15 @@ class World:
             ledger = Ledger(self.folder / "state" if remembers else Path(empty))
             try:
                 yield (
-                    Surroundings(
+                    EngineRun(
+                        options=RunOptions(ask_registry=self.asks_registry),
                         ledger=ledger,
                         registries=registries,
                         emit=emit,
                         cancel=clock,
                         open_client=self._open_client,
                     ),
-                    cases,
+                    tasks,
                     clock,
                 )
             finally:

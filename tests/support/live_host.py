@@ -17,7 +17,7 @@ import requests
 from patience import PATIENCE_S
 from recording_proxy import RecordingProxy
 
-from ollamaops.engine import HostCase, Options, Surroundings, apply_hosts, build_cases, plan_hosts
+from ollamaops.engine import apply_tasks, build_tasks, plan_tasks
 from ollamaops.events import Event
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import (
@@ -35,6 +35,7 @@ from ollamaops.manifest.types import (
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import HostTask, Run, RunOptions
 from ollamaops.observe.weights import digests_of
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Action, HostPlan, Plan, id_of
@@ -154,7 +155,9 @@ class LiveHost:
     proxy: RecordingProxy
     events: list[Event] = field(default_factory=list)
     cancel: CancelToken = field(default_factory=NoWaitToken)
-    options: Options = field(default_factory=lambda: Options(costs=False))
+    options: RunOptions = field(default_factory=lambda: RunOptions(costs=False))
+    run_id: str = "run"
+    targets: tuple[NamePattern, ...] = ()
     policy: Policy = Policy()
     parallel: int = 2
     emit: Callable[[Event], None] | None = None
@@ -193,7 +196,7 @@ class LiveHost:
         for file in self.state.iterdir():
             file.unlink()
 
-    def cases(self, models: Iterable[ModelSpec], absent: Iterable[AbsentSpec] = ()) -> tuple[HostCase, ...]:
+    def tasks(self, models: Iterable[ModelSpec], absent: Iterable[AbsentSpec] = ()) -> tuple[HostTask, ...]:
         manifest = Manifest(
             root=WEIGHTS,
             files=(),
@@ -203,10 +206,10 @@ class LiveHost:
             policy=self.policy,
         )
         files = digests_of(local_files(manifest.models), self.ledger)
-        return build_cases(manifest, manifest.hosts, files, self.options)
+        return build_tasks(manifest, manifest.hosts, files, self.targets)
 
     @contextmanager
-    def around(self) -> Iterator[Surroundings]:
+    def opened(self) -> Iterator[Run]:
         clients: list[OllamaClient] = []
 
         def open_client(spec: HostSpec, cancel: CancelToken) -> OllamaClient:
@@ -215,16 +218,22 @@ class LiveHost:
 
         registries = RegistryCache(lambda: RegistryClient(endpoints=self.registries, timeout_s=PATIENCE_S))
         emit = self.emit or self.events.append
-        yield Surroundings(
-            ledger=self.ledger, registries=registries, emit=emit, cancel=self.cancel, open_client=open_client
+        yield Run(
+            options=self.options,
+            run_id=self.run_id,
+            ledger=self.ledger,
+            registries=registries,
+            emit=emit,
+            cancel=self.cancel,
+            open_client=open_client,
         )
         registries.close()
         self.requests_sent = sum(client.transport.requests_sent for client in clients)
 
     def plan(self, models: Iterable[ModelSpec], absent: Iterable[AbsentSpec] = ()) -> HostPlan:
         """What this host needs; it must be reached."""
-        with self.around() as around:
-            plan = plan_hosts(self.cases(models, absent), around)
+        with self.opened() as run:
+            plan = plan_tasks(self.tasks(models, absent), run)
         assert not plan.unreached, plan.unreached
         return plan.hosts[0]
 
@@ -233,16 +242,16 @@ class LiveHost:
         return self.run(models, absent).hosts[0]
 
     def run(self, models: Iterable[ModelSpec], absent: Iterable[AbsentSpec] = ()) -> RunReport:
-        cases = self.cases(models, absent)
-        with self.around() as around:
-            plan = plan_hosts(cases, around)
+        tasks = self.tasks(models, absent)
+        with self.opened() as run:
+            plan = plan_tasks(tasks, run)
             assert not plan.refusals, plan.refusals
-            return apply_hosts(plan, cases, around)
+            return apply_tasks(plan, tasks, run)
 
-    def carry_out(self, plan: Plan, cases: tuple[HostCase, ...]) -> HostReport:
+    def carry_out(self, plan: Plan, tasks: tuple[HostTask, ...]) -> HostReport:
         """A plan that was made before."""
-        with self.around() as around:
-            return apply_hosts(plan, cases, around).hosts[0]
+        with self.opened() as run:
+            return apply_tasks(plan, tasks, run).hosts[0]
 
 
 def small_manifest() -> list[ModelSpec]:

@@ -1,11 +1,12 @@
-"""Single actions on a workbench, for tests of how each is carried out."""
+"""Single actions in a host session, for tests of how each is carried out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from live_host import (
     WEIGHTS,
@@ -24,7 +25,9 @@ from ollamaops.events import (
 )
 from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest
-from ollamaops.observe.session import Workbench
+from ollamaops.observe.registries import RegistryCache
+from ollamaops.observe.run import HostTask, Run, RunOptions
+from ollamaops.observe.session import HostSession
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import (
     Action,
@@ -36,6 +39,7 @@ from ollamaops.plan.actions import (
     Recipe,
     UploadBlob,
 )
+from ollamaops.registry.client import RegistryClient
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import Fingerprint
 
@@ -44,14 +48,18 @@ OTHER = "cd" * 32
 
 
 @dataclass
-class Bench:
-    """A workbench at some URL, and what it told."""
+class Session:
+    """A session with a host at some URL, and what it told."""
 
-    bench: Workbench
+    host: HostSession
     events: list[Event]
 
     def do(self, action: Action) -> Outcome:
-        return perform(self.bench, action)
+        return perform(self.host, action)
+
+    def change_run(self, **fields: Any) -> None:
+        """Go on with another cancel token, or other registries."""
+        self.host.run = replace(self.host.run, **fields)
 
     def fail(self, action: Action) -> Failed:
         outcome = self.do(action)
@@ -70,19 +78,24 @@ class Bench:
 @contextmanager
 def at(
     url: str, state: Path, *, ledger: Ledger | None = None, spare: tuple[str, ...] = ()
-) -> Iterator[Bench]:
+) -> Iterator[Session]:
     events: list[Event] = []
-    cancel = NoWaitToken()
+    cancel, store = NoWaitToken(), ledger or Ledger(state)
     with OllamaClient.connect(url, host_name="gpu-1", cancel=cancel) as client:
-        yield Bench(
-            Workbench(
-                spec=HostSpec(name="gpu-1", url=url),
+        yield Session(
+            HostSession(
+                task=HostTask(spec=HostSpec(name="gpu-1", url=url)),
                 client=client,
-                ledger=ledger or Ledger(state),
-                cancel=cancel,
-                emit=events.append,
-                run_id="run",
-                now=lambda: "2026-01-01T00:00:00.000Z",
+                ledger=store,
+                run=Run(
+                    ledger=store,
+                    registries=RegistryCache(RegistryClient),
+                    options=RunOptions(ask_registry=False),
+                    cancel=cancel,
+                    emit=events.append,
+                    run_id="run",
+                    now=lambda: "2026-01-01T00:00:00.000Z",
+                ),
                 spare=frozenset(map(name, spare)),
             ),
             events,

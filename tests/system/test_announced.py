@@ -8,8 +8,8 @@ import pytest
 from breadth import in_turn
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_copy, a_host, a_model, assert_converged, name
 
-from ollamaops.engine import Options
 from ollamaops.manifest.types import ModelSpec
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import Plan, subject_of, verb_of
 from ollamaops.report.status_text import build_status
 
@@ -18,7 +18,7 @@ pytestmark = in_turn("host", count=2)
 
 @pytest.fixture(params=VERSIONS)
 def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
-    with a_host(request.param, options=Options(costs=False, ask_registry=False)) as running:
+    with a_host(request.param, options=RunOptions(costs=False, ask_registry=False)) as running:
         running.stranger.pull(BASE)
         yield running
 

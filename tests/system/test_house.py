@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
-from ollamaops.cli.exits import MEANINGS
 from ollamaops.cli.main import COMMANDS, cli, run
+from ollamaops.exits import MEANINGS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from breadth import in_turn
@@ -24,16 +25,12 @@ from live_host import (
     reasons,
     small_manifest,
 )
+from session_actions import at
 
-from ollamaops.engine import (
-    Options,
-    desired_of,
-)
-from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import Build, Policy
 from ollamaops.names import NamePattern
-from ollamaops.observe.host import look_at_all
-from ollamaops.ollama.client import OllamaClient
+from ollamaops.observe.host import observe_all
+from ollamaops.observe.run import RunOptions, desired_of
 from ollamaops.plan.importing import import_host
 
 pytestmark = in_turn("version", count=3)
@@ -119,7 +116,7 @@ def test_verifying_weights_builds_again_what_only_its_header_vouched_for(
     assert_converged(host, host.apply(models))
     before = host.stranger.tags()
     host.forget()
-    host.options = Options(costs=False, verify_weights=True)
+    host.options = RunOptions(costs=False, verify_weights=True)
 
     assert reasons(host.plan(models)) == {"create/small:latest": ["weights"]}
     assert_converged(host, host.apply(models))
@@ -337,11 +334,13 @@ def test_applying_a_hundred_times_leaves_one_license(host: LiveHost) -> None:
 
 
 @every_version
-def test_a_manifest_made_from_a_host_plans_nothing_there(host: LiveHost, version: str) -> None:
+def test_a_manifest_made_from_a_host_plans_nothing_there(
+    host: LiveHost, version: str, tmp_path: Path
+) -> None:
     assert_converged(host, host.apply(every_source(version)))
     host.stranger.copy(BASE, "Theirs/Copy:V1")
-    with OllamaClient.connect(host.sandbox.url, host_name="gpu-1") as client:
-        seen = look_at_all(client, host.spec, CancelToken())
+    with at(host.sandbox.url, tmp_path) as session:
+        seen = observe_all(session.host)
     assert seen.shown.keys() == seen.models.keys()
     imported = import_host(seen)
     assert imported.left_out == {}
@@ -355,5 +354,5 @@ def test_a_manifest_made_from_a_host_plans_nothing_there(host: LiveHost, version
 
 
 def test_desired_values_of_a_case_are_those_of_its_models(newest: LiveHost) -> None:
-    [case] = newest.cases(small_manifest())
+    [case] = newest.tasks(small_manifest())
     assert {model.name for model in desired_of(case).models} == {model.name for model in small_manifest()}

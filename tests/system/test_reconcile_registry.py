@@ -24,11 +24,9 @@ from live_host import (
 from patience import PATIENCE_S
 from registry_fixture import RunningRegistry, push_model, run_registry
 
-from ollamaops.engine import (
-    Options,
-)
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, ModelName, NamePattern
+from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import Fact, HostPlan, Plan, PullModel
 from ollamaops.registry.client import RegistryClient
 
@@ -130,7 +128,7 @@ def test_a_plan_knows_what_it_would_download_and_what_is_there_already(
     push_model(registry, path, shared, config=CONFIG)
     push_model(registry, path.replace("v1", "v2"), [*shared, ("license", b"x" * 1000)], config=CONFIG)
     one, two = (a_model(tag, _config(registry, path.replace("v1", tag))) for tag in ("v1", "v2"))
-    newest.options = Options()
+    newest.options = RunOptions()
     size = sum(len(data) for _, data in shared) + len(CONFIG)
 
     [pull, _] = newest.plan([one]).actions
@@ -156,7 +154,7 @@ def test_content_that_is_not_what_was_pinned_never_stays(
     if was_there:
         assert_converged(host, host.apply([replace(pinned, digest=None)]))
     before = host.stranger.tags()
-    cases = host.cases([replace(pinned, digest=Digest.of(b"what we want"))])
+    cases = host.tasks([replace(pinned, digest=Digest.of(b"what we want"))])
     push_model(registry, path, _tiny("tiny-b.gguf"), config=CONFIG)
 
     pull = _pull_blindly(ref, before.get(ref.display))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from live_host import name
 
-from ollamaops.apply.create_request import build_request, render_request
 from ollamaops.names import Digest
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.actions import Blob, Recipe
+from ollamaops.plan.create_request import build_request, render_request
 
 DIGEST = "ab" * 32
 OTHER = "cd" * 32
