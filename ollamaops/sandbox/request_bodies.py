@@ -38,13 +38,13 @@ def decode_body(body: bytes) -> object:
         shown = {"'": r"'\''", '"': "'\"'"}.get(char, f"'{char}'" if char.isprintable() else repr(char))
         complaint = f"invalid character {shown} {where}" if char and where else "unexpected EOF"
         raise bad_request(complaint) from error
-    except (ValueError, RecursionError) as error:
-        raise bad_request("unexpected EOF") from error
+    except (RecursionError, ValueError) as error:  # ValueError: more digits than Python reads
+        raise bad_request("exceeded max depth") from error
     return value
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(name)
+    raise bad_request(f"invalid character '{name[0]}' looking for beginning of value")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

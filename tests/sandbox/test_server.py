@@ -146,6 +146,8 @@ def test_only_newer_servers_report_whether_the_cloud_is_enabled(
         ('{"model"', "unexpected EOF"),
         ('{"model": "x', "unexpected EOF"),
         ('{"model": [1,', "unexpected EOF"),
+        ('{"model": NaN}', "invalid character 'N' looking for beginning of value"),
+        ("[" * 100_000, "exceeded max depth"),
         ("{'model'", r"invalid character '\'' looking for beginning of object key string"),
         ('{"model" "x"}', "invalid character '\"' after object key"),
         ('{"model": "x"; }', "invalid character ';' after object key:value pair"),
