@@ -5,13 +5,13 @@ Imports nothing but click until a command is chosen: `ollamaops --version` has t
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from errno import ENOSPC
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -50,8 +50,6 @@ COMMANDS = {
     "version": "Show versions of ollamaops and the servers.",
     "completion": "Print a shell completion script.",
 }
-# Importing makes some 10⁵ objects that all stay; looking through them again and again is a tenth of the start-up.
-GC_THRESHOLD = 100_000
 EPILOG = """
 \b
 Examples:
@@ -122,19 +120,16 @@ offer_formats(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and leave the process with its exit code."""
-    gc.set_threshold(GC_THRESHOLD)
-    _leave(run(sys.argv[1:] if arguments is None else arguments))
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process at once: giving back its memory object by object takes as long as asking a host."""
-    try:
-        for stream in (sys.stdout, sys.stderr):
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        try:
             if stream and not stream.closed:
                 stream.flush()
-    except OSError:  # nobody has read it to its end, or there is no room for it
-        code = code or exits.ERROR
-    os._exit(code)
+        except OSError:  # nobody has read it to its end, or there is no room for it
+            code = code or exits.ERROR
+            # Python flushes once more at its end, and would then complain and end with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -169,8 +164,6 @@ def run(arguments: Sequence[str]) -> int:
 def _report_failure(error: OSError, *, verbose: bool) -> int:
     """What the system refused and nobody expected it to: a full disk, a folder that may not be entered."""
     if verbose:
-        import traceback
-
         traceback.print_exc()
     where = f"{error.filename}: " if error.filename else "cannot write: " if error.errno == ENOSPC else ""
     click.echo(f"error: {where}{(error.strerror or type(error).__name__).lower()}", err=True)
@@ -179,8 +172,6 @@ def _report_failure(error: OSError, *, verbose: bool) -> int:
 
 def _report_bug(error: Exception, *, verbose: bool) -> int:
     if verbose:
-        import traceback
-
         traceback.print_exc()
     click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
     click.echo("hint: this is a bug in ollamaops: please report it with the output of -vv", err=True)
