@@ -14,6 +14,7 @@ from ollamaops.lockfile.build import Answer, Unanswered
 from ollamaops.observe.session import PAUSE_S, HostSession, Seen
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import PushModel
+from ollamaops.registry.documents import is_current
 
 LOOKS = 3
 _NOT_ASKED = Unanswered(error="registries are not asked", hint="leave out --no-registry")
@@ -89,8 +90,6 @@ def _holds(answer: Answer, alias: Seen, blobs: frozenset[str]) -> bool:
     """Whether the registry has what `alias` holds: by its digest, else because it names exactly these blobs."""
     if isinstance(answer, Unanswered):
         return False
-    from ollamaops.registry.documents import is_current
-
     return is_current(alias.digest, answer) or (bool(blobs) and blobs == set(map(str, answer.blobs)))
 
 

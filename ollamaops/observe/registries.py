@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ollamaops.errors import (
     AnswerError,
@@ -24,13 +25,12 @@ from ollamaops.errors import (
     TransportError,
 )
 from ollamaops.http.cancel import CancelToken
+from ollamaops.http.retry import attempt
 from ollamaops.lockfile.build import Answer, Cause, Unanswered
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.observed import RegistryAnswer
-
-if TYPE_CHECKING:
-    from ollamaops.registry.client import RegistryClient
-    from ollamaops.registry.documents import Layer
+from ollamaops.registry.client import RegistryClient
+from ollamaops.registry.documents import Layer, digest_set
 
 RETRIES = 2
 LONGEST_WAIT_S = 10.0
@@ -146,8 +146,6 @@ class RegistryCache:
                     raise
                 return error
 
-        from ollamaops.http.retry import attempt
-
         answer = attempt(ask, retries=RETRIES, cancel=self._cancel)
         if isinstance(answer, OllamaopsError):
             raise answer
@@ -159,8 +157,6 @@ def _unless_stopped(question: Callable[[], Result], cancel: CancelToken) -> Resu
 
     What is left behind ends with its answer or its timeout, and nobody hears of it.
     """
-    from concurrent.futures import Future
-
     cancel.check("stopped before a registry was asked")
     answer: Future[Result] = Future()
     bell: SimpleQueue[None] = SimpleQueue()  # unlike an Event it may be rung by a signal handler
@@ -211,8 +207,6 @@ def _upstream_of(answer: Answer) -> RegistryAnswer:
             answered=answer.cause != "unreached",
             gone=answer.cause == "gone",
         )
-    from ollamaops.registry.documents import digest_set
-
     return RegistryAnswer(
         digests=digest_set(answer.raw),
         registry_digest=answer.digest.hex,

@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_path
 
 from ollamaops.errors import DigestMismatch, RemoteError
 from ollamaops.files.digest import CancelCheck, FileFacts
+from ollamaops.files.download_cache import DownloadCache
 from ollamaops.files.location import FileInfo, RemoteFile, RemoteRef
+from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest
-
-if TYPE_CHECKING:
-    from ollamaops.ollama.upload import BlobSource
-    from ollamaops.registry.download import RemoteStream
-    from ollamaops.registry.web_weights import RemoteWeights
+from ollamaops.ollama.upload import BlobSource
+from ollamaops.registry.download import RemoteStream
+from ollamaops.registry.web_weights import RemoteWeights
 
 OnFetched = Callable[[RemoteRef, int, int], None]
 """Told a file, how many of its bytes are here, and how many it has (0: nobody says)."""
@@ -58,8 +59,6 @@ class RemoteWeightsStore:
         """Made when it is first needed: most manifests name no weights elsewhere."""
         with self._lock:
             if self._opened is None:
-                from ollamaops.registry.web_weights import RemoteWeights
-
                 self._opened = RemoteWeights(self._environ)
             return self._opened
 
@@ -89,8 +88,6 @@ class RemoteWeightsStore:
 
     def source_of(self, ref: RemoteRef, digest: Digest, *, cancel: CancelCheck | None = None) -> BlobSource:
         """Where an upload of the blob reads. DigestMismatch if something else lies there now; errors as above."""
-        from ollamaops.http.file_body import LocalFile
-
         fetched = self._fetched.get(ref)
         if fetched is None or fetched.digest != digest:
             file = self._found.get(ref)
@@ -109,8 +106,6 @@ class RemoteWeightsStore:
     def _fetch(
         self, file: RemoteFile, cancel: CancelCheck | None, on_progress: OnFetched | None = None
     ) -> FileFacts:
-        from ollamaops.files.download_cache import DownloadCache
-
         def on_fetched(done_bytes: int) -> None:
             if on_progress is not None:
                 on_progress(file.ref, done_bytes, file.size_bytes or 0)
@@ -152,6 +147,4 @@ class _Streamed:
 def _default_folder(environ: Mapping[str, str]) -> Path:
     if named := environ.get("OLLAMAOPS_CACHE_DIR"):
         return Path(named)
-    from platformdirs import user_cache_path
-
     return user_cache_path("ollamaops") / "weights"
