@@ -95,7 +95,7 @@ def open_run(
 
 class Engine:
     """An open run. Hosts that do not answer are part of every result; StateError and WeightsError are raised, and
-    Cancelled when somebody asks to stop."""
+    Cancelled when the run is asked to stop."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Engine:
         return plan_tasks(self.tasks, replace(self.run, options=options))
 
     def plan_prune(self) -> Plan:
-        """The deletion of what nobody declares, as far as the policy's `prune` allows it."""
+        """The deletion of undeclared models, as far as the policy's `prune` allows it."""
         options = replace(self.run.options, costs=False, prune_only=True)
         return replace(plan_tasks(self.tasks, replace(self.run, options=options)), kind="prune")
 
@@ -152,7 +152,7 @@ class Engine:
         return plan_rollbacks(self.tasks, self.run, version)
 
     def verify(self, on_model: OnModel | None = None) -> tuple[HostVerdicts, ...]:
-        """The targets held to what the manifest expects of them. Loads models, changes none."""
+        """Whether the targets meet what the manifest expects of them. Loads models, changes none."""
         tasks = [
             replace(task, models=tuple(model for model in task.models if self.is_meant(model.name)))
             for task in self.declared
@@ -428,7 +428,7 @@ def prune(
     cancel: CancelToken | None = None,
     jobs: int = 8,
 ) -> RunReport:
-    """Delete what nobody declares, as far as the manifest's `policy.prune` allows it (without it: what ollamaops made
+    """Delete undeclared models, as far as the manifest's `policy.prune` allows it (without it: what ollamaops made
     or pulled itself), and look again.
 
     Errors as those of `apply_plan`. On a host where other changes are pending nothing is deleted, and a note says so.
@@ -483,7 +483,7 @@ def verify(
     cancel: CancelToken | None = None,
     jobs: int = 8,
 ) -> tuple[HostVerdicts, ...]:
-    """Every host's models held to what the manifest expects of them, host by host. Loads models, changes none.
+    """Whether every host's models meet what the manifest expects of them, host by host. Loads models, changes none.
 
     A host that does not answer has `unreached`. `on_model` is told host and model before each is asked. Cancelled.
     """

@@ -47,7 +47,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted:
-    """The action was not started, or was stopped half-way, because somebody asked to stop."""
+    """The action was not started, or was stopped halfway, because somebody asked to stop."""
 
     started: bool = False
 

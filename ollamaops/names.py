@@ -1,8 +1,7 @@
 """Model names, digests and name patterns: parse, complete with defaults, compare as an Ollama server does.
 
-Decides what is a valid name and when two names are the same model; leaves to others whether the model exists.
-Easily missed: names are compared with case folding, since servers ≥ 0.5.2 take the spelling of any stored
-model that differs only in case. `ModelName` keeps its spelling for people; `==`, `hash` and order ignore it.
+Names are compared with case folding, since servers ≥ 0.5.2 take the spelling of any stored model that differs only in
+case. `ModelName` keeps its spelling for people; `==`, `hash` and order ignore it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bytes, durations and moments: text ↔ numbers.
 
-Sizes are whole bytes; durations are seconds as float. Easily missed: `GB` is 10⁹ and `GiB` is 2³⁰, as written
+Sizes are whole bytes; durations are seconds as float. The trap: `GB` is 10⁹ and `GiB` is 2³⁰, as written
 (`G` and `Gi` likewise). Formatting is for people (`20.2 GB`, `1m30s`); what it gives is not exact. Parsing has upper
 limits, so that what was parsed is a number that files, sockets and servers can take.
 """

@@ -1,6 +1,6 @@
-"""One host's cycle: carry out what was agreed, look again, and do what the look still finds, up to three rounds.
+"""One host's cycle: carry out the agreed plan, look again, and do what the look still finds, up to three rounds.
 
-After applying, models that this run touched are looked into again instead of being believed.
+After applying, models that this run touched are looked into again; what is remembered of them is not trusted.
 """
 
 from __future__ import annotations

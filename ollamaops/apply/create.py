@@ -1,7 +1,7 @@
-"""Uploading weights and making models of them: until the model is there, newly written, and can be opened.
+"""Uploading weights and making models of them: done when the model is there, newly written, and can be opened.
 
-Decides when a create that ended badly has made its model all the same. The fact a reader would miss: no create is
-ever sent while its base is missing, because servers from 0.5.5 to 0.12.5 then write an empty model over the old one.
+No create is ever sent while its base is missing: servers from 0.5.5 to 0.12.5 would write an empty model over the old
+one. A create that ended in an error may have made its model all the same, so the list of models is asked.
 """
 
 from __future__ import annotations

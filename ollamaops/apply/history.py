@@ -1,7 +1,7 @@
-"""Writing down what a run does: its plan and outcomes in the ledger, each action as a line of the audit log.
+"""Recording what a run does: its plan and outcomes in the ledger, each action as a line of the audit log.
 
-The start is written before anything is done, each action as it ends. A run that cannot be written down goes on and
-says so once. Planning never reads the history; what it needs of the last run, the evictions, is a record of its own.
+The start is recorded before anything is done, each action as it ends. A run that cannot be recorded continues and
+says so once. Planning never reads the history.
 """
 
 from __future__ import annotations

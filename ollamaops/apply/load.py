@@ -1,8 +1,7 @@
-"""Loading models into memory and dropping them from it, and reading off `/api/ps` that it came to be.
+"""Loading models into memory and unloading them, and confirming it in `/api/ps`.
 
-Decides how a model is loaded so that it is really held: what is listed under its name with older content goes
-first. The fact a reader would miss: servers (0.3 to 0.33) keep a runner per weights, find it by name only as long as
-the name has these weights, and never replace the content that a running one was loaded with.
+Servers (0.3 to 0.33) keep a runner per set of weights, find it by name only while the name has these weights, and
+never replace the content that a running one was loaded with. So older content under the same name is unloaded first.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ GRACE_S = 300.0  # servers' own default of OLLAMA_KEEP_ALIVE
 
 
 def load(host: HostSession, action: LoadModel) -> bool:
-    """Load the model and see it held; True if it was not before. ProtocolError when the server lets go of it."""
+    """Load the model and see it loaded; True if it was not before. ProtocolError when the server drops it."""
     own = host.require(action.model, host.tags(), "to load")
     before = host.loaded()
     if any(one.name == own.name and one.digest != own.digest for one in before):
@@ -44,7 +43,7 @@ def load(host: HostSession, action: LoadModel) -> bool:
 
 
 def _load(host: HostSession, action: LoadModel, own: Seen) -> bool:
-    """Whether the model is held after it was loaded."""
+    """Whether the model is still loaded after it was loaded."""
     host.retrying(
         action,
         lambda: host.client.load(own.name, keep_alive_s=action.keep_alive_s),

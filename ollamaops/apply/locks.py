@@ -1,8 +1,8 @@
 """One writer at a time: taking the locks of all hosts of a run, and waiting for those that another run has.
 
-`lock_hosts` takes the locks in the state folder, before anything is planned; `lock_ledgers` those on hosts that keep
-their own ledger, before anything is done, because taking one writes to the host. A lock on a host ends by itself
-after LEASE_S, so it is renewed while a long pull goes on.
+`lock_hosts` takes the locks in the state folder before anything is planned. `lock_ledgers` takes those on hosts that
+keep their own ledger, before anything is done, because taking one writes to the host. A lock on a host expires after
+LEASE_S, so it is renewed while a long pull goes on.
 """
 
 from __future__ import annotations

@@ -99,14 +99,14 @@ def _outcome(host: HostSession, action: Action, began: float) -> Outcome:
 
 
 def _what_to_free(host: HostSession) -> str | None:
-    """The largest models that nobody declares, as advice for a full disk; None when there are none."""
+    """The largest undeclared models, as advice for a full disk; None when there are none."""
     try:
         spare = [seen for name, seen in host.tags().items() if name in host.spare]
     except OllamaopsError:
         return None
     largest = sorted(spare, key=lambda seen: seen.size_bytes, reverse=True)[:SPARE_TO_NAME]
     named = ", ".join(f"{seen.name} ({format_size(seen.size_bytes)})" for seen in largest)
-    return f"free space on the host; nobody declares {named}" if named else None
+    return f"free space on the host; not declared: {named}" if named else None
 
 
 def _check_expectations(host: HostSession, action: Action) -> None:
@@ -183,7 +183,7 @@ def _copy(host: HostSession, action: CopyModel) -> bool:
             f"{host.name}: '{action.model}' is {seen.digest[:12]} "
             f"after it was copied from {source.digest[:12]}",
             host=host.name,
-            hint="somebody else may have changed it: plan again",
+            hint="another client may have changed it: plan again",
         )
     if action.rollback_key:
         remember_rollback(host, action, seen)

@@ -1,8 +1,7 @@
-"""Pulling a model: until it is there, is what it is pinned to, and can be opened.
+"""Pulling a model: done when it is there, matches its pin, and can be opened.
 
-Decides when a model is removed to be pulled anew: only if the server says that a file of it is broken, and can open
-others. The fact a reader would miss: servers (up to 0.33) take a blob that is there for good, however damaged, so
-that pulling again repairs nothing before the model is deleted.
+Servers (up to 0.33) accept a blob that is already there, however damaged, so pulling again repairs nothing until the
+model is deleted. That happens only if the server says that a file of this model is broken while it can open others.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A push, and the proof that the registry has what was pushed.
+"""Pushing a model, and checking that the registry has what was pushed.
 
-Decides whether what the registry answers is what the host sent; leaves what is pushed, and when, to plan/. The fact
-a reader would miss: a pushed model has another digest in the registry than on the host (the file there ends in a
-newline, or has the layout of the registry it was pulled from), so the blobs that the server names while it pushes
-count as well. A registry that cannot be asked from here proves nothing, and that is said.
+A pushed model has another digest in the registry than on the host: the manifest file there ends in a newline, or has
+the layout of the registry it was pulled from. So the blobs that the server names while it pushes count as well. If
+the registry cannot be asked from here, nothing is confirmed, and the run says so.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def _check(host: HostSession, action: PushModel, alias: Seen, answer: Answer, bl
                 f"{where}: '{name}' was pushed as {alias.digest[:12]}, "
                 f"but the registry has {answer.digest.hex[:12]}, which is other content",
                 host=where,
-                hint="somebody else pushed there too, or something before the registry changed it: run again",
+                hint="another client pushed there too, or a proxy before the registry changed it: run again",
             )
         return
     match answer.cause:

@@ -1,6 +1,6 @@
 """What a run remembers of each model that it has changed: one atomic write right after the change was seen.
 
-A ledger that cannot be written stops no action; it is said, and the next run looks again.
+A ledger that cannot be written stops no action; the run says so, and the next run looks again.
 """
 
 from __future__ import annotations

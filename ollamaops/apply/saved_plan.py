@@ -1,4 +1,4 @@
-"""What a saved plan was made from, and refusing it when that is no longer so."""
+"""What a saved plan was made from, and refusing the plan when any of that has changed."""
 
 from __future__ import annotations
 

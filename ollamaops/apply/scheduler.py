@@ -1,10 +1,9 @@
-"""Doing the actions of one host's plan in a good order: slots, keys, dependants, cancel.
+"""Running the actions of one host's plan in a good order: slots, keys, dependents, cancel.
 
-Decides when an action may start; handlers.py decides how it is done. What is ready starts if its kind has a free
-slot and nobody else works on the same thing. create, copy, delete and push go one at a time per host, because
-servers lock nothing between them. Models are loaded into memory when all that changes them has ended, and deletions
-come last. A failed action skips what needs it, never its neighbours. Every action gets exactly one outcome, whatever
-happens.
+A ready action starts when its kind has a free slot and no other action works on the same thing. create, copy, delete
+and push run one at a time per host, because servers lock nothing between them. Models are loaded after everything
+that changes them, and deletions come last. A failed action skips what depends on it, never its neighbors. Every
+action gets exactly one outcome, whatever happens.
 """
 
 from __future__ import annotations

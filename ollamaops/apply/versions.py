@@ -1,9 +1,9 @@
-"""Keeping a model's previous content while something new takes its place, under names of our own, and verifying
-the new content: it counts from then on, or it goes.
+"""Keeping a model's previous content under a reserved name while new content takes its place, and verifying the new
+content: it counts from then on, or it is taken back.
 
-plan/versions.py works out the steps; copies move no weights. These names are never shown as models, so what a killed
-run leaves behind is not drift; the next run finishes it. The steps here do not listen to a Ctrl-C, because a change
-that has ended has to be completed all the same.
+plan/versions.py works out the steps; copies move no weights. Reserved names are never shown as models, so what a
+killed run leaves behind is not drift; the next run finishes it. The steps here ignore Ctrl-C, because a change that
+has ended has to be completed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def discard_next(host: HostSession, model: ModelName) -> None:
 
 @contextmanager
 def keeping_previous(host: HostSession, pull: PullModel, before: Seen | None) -> Iterator[None]:
-    """Within the block a pull may replace `before`; afterwards it counts, or it is on trial, or `before` is back.
+    """Within the block a pull may replace `before`; afterwards it counts, or it is unverified, or `before` is back.
 
     A model that was not there before and does not meet its pin is removed again. A pull that is neither pinned nor
     on trial, and of which no previous version is to be kept, just replaces.

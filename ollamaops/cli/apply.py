@@ -1,4 +1,4 @@
-"""`ollamaops apply`: make the servers as declared, and look again."""
+"""`ollamaops apply`: make the servers match the manifest, and look again."""
 
 from __future__ import annotations
 

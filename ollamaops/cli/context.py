@@ -86,7 +86,7 @@ def open_engine(
 
 
 def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
-    """The manifest that -f, -e and the current folder name, held to its lock file if there is one."""
+    """The manifest that -f, -e and the current folder name, with its lock file if there is one."""
     if not (require_lock or shared.lock_file or is_there(lock_path(shared))):
         manifest = load_unlocked(shared, locked=False)
         if all(spec.update != "locked" for spec in manifest.models):
@@ -97,7 +97,7 @@ def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
 
 
 def read_lock(shared: Shared) -> Lock | None:
-    """The lock that this run is held to, None if there is none. UsageError when --lock-file names a missing file."""
+    """The lock of this run, None if there is none. UsageError when --lock-file names a missing file."""
     lock = load_lock(lock_path(shared))
     if lock is None and shared.lock_file:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`ollamaops lock`: write down, or check, what each pulled model is."""
+"""`ollamaops lock`: record, or check, exactly what each pulled model is."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from ollamaops.report.lock_text import (
 def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) -> int:
     """Write ollamaops.lock: for every pulled model its registry manifest's digest and every layer.
 
-    Entries that are there stay as they are; entries that nobody declares go. Models with update: latest or never
-    are not locked. With --sandbox the lock is one of the pretend servers' own, beside their models. Exit 2 when
-    --check finds that the lock does not fit, 3 when a registry could not be asked.
+    Existing entries stay as they are; entries that are no longer declared are removed. Models with update: latest
+    or never are not locked. With --sandbox the pretend servers have a lock of their own, beside their models. Exit 2
+    when --check finds that the lock does not fit, 3 when a registry could not be asked.
     """
 
     _check_usage(shared, models, update=update, check=check)

@@ -1,4 +1,4 @@
-"""`ollamaops prune`: delete what nobody declares any more."""
+"""`ollamaops prune`: delete models that are no longer declared."""
 
 from __future__ import annotations
 

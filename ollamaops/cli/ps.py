@@ -1,4 +1,4 @@
-"""`ollamaops ps`: what is in the memory of every host."""
+"""`ollamaops ps`: which models every host has loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ollamaops rollback`: switch models back to the version before, without moving weights."""
+"""`ollamaops rollback`: switch models back to their previous version, without moving weights."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def command(
 ) -> int:
     """Switch models back to the version that keep_previous has kept. No question is asked, nothing is downloaded.
 
-    The model is then held there: plan says so, and apply leaves it alone until its entry in the manifest changes,
-    or until --release. The version that was current is kept, so that a second rollback undoes the first.
+    The model then stays at that version: plan says so, and apply leaves it alone until its entry in the manifest
+    changes, or until --release. The version that was current is kept, so a second rollback undoes the first.
     """
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_engine(asked, force=force, wait=wait) as engine, locked(asked, engine):
@@ -73,5 +73,5 @@ def _release(engine: Engine) -> int:
     for host, error in unreached.items():
         click.echo(f"{host}: not released: {error}", err=True)
     if not any(released.values()) and not unreached:
-        click.echo("nothing was held")
+        click.echo("nothing was rolled back")
     return exits.PARTIAL if unreached else exits.DONE

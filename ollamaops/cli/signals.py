@@ -1,9 +1,8 @@
 """Ctrl-C in two stages: the first stops scheduling and cancels streams, the second stops waiting.
 
-SIGTERM is like the first Ctrl-C, and the process then ends 143 instead of 130. At a question there is nothing to
-stop cleanly: the first signal ends the command. The fact a reader would miss: a main thread that waits for a lock
-may not notice a signal until the wait ends, so a thread of its own listens to the pipe that Python's signal handler
-writes to.
+SIGTERM acts like the first Ctrl-C, and the process then ends 143 instead of 130. At a question there is nothing to
+stop cleanly: the first signal ends the command. A main thread that waits for a lock may not notice a signal until the
+wait ends, so a separate thread listens to the pipe that Python's signal handler writes to.
 """
 
 from __future__ import annotations

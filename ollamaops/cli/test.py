@@ -1,4 +1,4 @@
-"""`ollamaops test`: do the models do what the manifest expects of them?"""
+"""`ollamaops test`: do the models meet what the manifest expects of them?"""
 
 from __future__ import annotations
 

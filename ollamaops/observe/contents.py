@@ -1,7 +1,7 @@
 """Whether a model can be opened, and what is in it: an answer of `/api/show` → Contents or Unreadable.
 
 A server that cannot show a model may just be too old for it (a pull does not parse templates, show does:
-ollama#11706), so damage is only what the server calls so in words that are known. A pull or create that succeeded
+ollama#11706), so a model counts as damaged only if the server says so in known words. A successful pull or create
 proves nothing, because servers look into the weights only when they are shown.
 """
 

@@ -1,7 +1,7 @@
 """What one host has, as far as it matters: ask as little as settles the question.
 
-Version and tags come first; plan/lookups.py then says which models have to be looked into and which registries have
-to be asked. A host that cannot be reached is an error, never an empty host.
+Version and tags come first; plan/lookups.py then says which models to look into and which registries to ask. A host
+that cannot be reached is an error, never an empty host.
 """
 
 from __future__ import annotations

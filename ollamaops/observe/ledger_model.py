@@ -1,9 +1,9 @@
 """Where the facts about a host are kept: in the ledger of the state folder, or in a tiny model on the host itself.
 
-The model's system text is the ledger; every server since 0.3 gives it back byte for byte. Servers from 0.30 on pass
-weights through llama-quantize, so even a model that nobody will ever run has to be a whole one: a llama of one layer,
-with a vocabulary of bytes and all its weights zero. A ledger on a host may only be written to by a run that has the
-host's lock (apply/locks.py); to everybody else it is read-only.
+The model's system text is the ledger; every server since 0.3 returns it byte for byte. Servers from 0.30 on pass
+weights through llama-quantize, so even a model that never runs has to be a whole one: a llama of one layer, with a
+vocabulary of bytes and all its weights zero. Only a run that has the host's lock (apply/locks.py) may write to a
+ledger on a host; to everyone else it is read-only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What we remember of a host's models, and remembering what a look has found in sync."""
+"""What we remember of a host's models, and remembering models that were found in sync."""
 
 from __future__ import annotations
 

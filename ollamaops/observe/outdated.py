@@ -1,7 +1,7 @@
-"""Looking at hosts and registries for what is outdated: ask as little as settles it, pull nothing.
+"""Looking at hosts and registries for outdated models: few questions, no pulls.
 
-What the answers mean is decided in lockfile/outdated.py. Only a model whose digest is not the registry's is looked
-into, so a fleet that is up to date costs one request to each registry and two to each host.
+lockfile/outdated.py decides what the answers mean. Only models whose digest differs from the registry's are looked
+into, so an up-to-date fleet costs one request to each registry and two to each host.
 """
 
 from __future__ import annotations

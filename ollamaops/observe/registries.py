@@ -1,9 +1,8 @@
-"""What registries have, asked once per name and run, whatever number of hosts wants to know.
+"""What registries have, asked once per name and run, however many hosts want to know.
 
-Decides what is asked again and what is not; what the answers mean is plan/'s. The fact a reader would miss: the
-questions to one registry go one after the other, those to different registries side by side, so that a dead
-address holds up nobody but itself; and a question is asked by a thread of its own, so that who wants to stop need
-not wait for a name server, a connection or an answer.
+Questions to one registry run one after the other, those to different registries side by side, so that a dead address
+delays only itself. Every question runs in a thread of its own, so that a run that is stopped need not wait for a name
+server, a connection or an answer.
 """
 
 from __future__ import annotations

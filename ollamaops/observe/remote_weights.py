@@ -1,8 +1,7 @@
-"""Weights that lie elsewhere, for one run: what the plan has to know of them, and their bytes for an upload.
+"""Weights at an address, for one run: what the plan has to know of them, and their bytes for an upload.
 
-Decides what goes straight from there to a server (everything whose digest and size are known) and what has to come
-to this disk first. The fact a reader would miss: what was found when the plan was made is kept, commit and all, so
-that the upload fetches those very bytes.
+If digest and size are known, the bytes go straight from there to a server; otherwise they are downloaded first. What
+was found when the plan was made is kept, commit included, so that the upload fetches exactly those bytes.
 """
 
 from __future__ import annotations

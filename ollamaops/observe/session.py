@@ -1,7 +1,7 @@
-"""One host during one run: what it lists, shows and has loaded, with retries, and events that name run and host.
+"""One host during one run: what it lists, shows and has loaded, with retries, and events that carry run and host.
 
-Servers up to 0.33 rewrite manifests in place: a model may be missing from one `/api/tags` and be there in the next,
-so `find` looks again before it calls a model missing.
+Servers up to 0.33 rewrite manifests in place: a model may be missing from one `/api/tags` and be back in the next, so
+`find` looks again before it calls a model missing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class HostSession:
     """One host during one run, used by all its worker threads.
 
     `ledger` is what we remember of the host. `touched` are models that this run has changed itself, `uploads` the
-    local files behind the blobs of this run's recipes, `spare` the models that nobody declares. `changing` is locked
+    local files behind the blobs of this run's recipes, `spare` the undeclared models. `changing` is locked
     by whoever creates, copies or deletes: servers (up to 0.33) lock nothing between these, and a deletion takes
     layers that a create has found.
     """

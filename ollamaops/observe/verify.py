@@ -1,7 +1,7 @@
-"""Asking models what their expectations ask: load, generate, chat or embed, and the answer as evidence.
+"""Asking models what their expectations require: load, generate, chat or embed, with the answer as evidence.
 
-What the evidence means is decided in plan/verdicts.py. Before 0.6.4 no server tells what a model can do, so it is
-read off the model as those servers do it, and "does not support generate" means that texts are to be embedded.
+plan/expectations.py decides what the evidence means. Before 0.6.4 no server tells what a model can do, so it is
+worked out the way those servers do it, and "does not support generate" means that texts are to be embedded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Weights as facts for the plan: digests (hashed once in a file's life) and, when asked for, headers.
+"""Weights as facts for the plan: digests (each file is hashed once in its life) and, on request, headers.
 
-A digest that the manifest states is believed here without a look at the bytes, because the server checks it when
-they arrive.
+A digest stated in the manifest is taken without reading the bytes, because the server checks it on arrival.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from ollamaops.plan.vram import refuse_vram
 PERCENT_FROM_MODELS = 10
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _LOOK_AHEAD_DAYS = 8
-PENDING = "pending"  # pruning.py's own rule: it judges what prune would leave of a plan
+PENDING = "pending"  # the rule of prune: it judges what prune would leave of a plan
 
 Rule = Callable[[HostPlan, DesiredHost, ObservedHost], Iterator[Refusal]]
 

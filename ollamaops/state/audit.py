@@ -1,8 +1,6 @@
 """The audit log: one JSON line per action that ended, in `audit.jsonl` in the state folder, never rewritten.
 
-Decides how a line reaches the file; leaves what is in it to the caller. The one fact a reader would miss: a line is
-one `write` to a file opened for appending, so lines of several runs at once never mix, and a killed run has lost
-nothing that it did.
+A line is written with one call, so that lines of several processes never mix.
 """
 
 from __future__ import annotations

@@ -346,7 +346,7 @@ def test_the_command_releases(changed: World) -> None:
         0,
         "bot:latest on gpu-1: released, the next apply brings it forward\n",
     )
-    assert changed.run("rollback", "bot", "--release") == (0, "nothing was held\n")
+    assert changed.run("rollback", "bot", "--release") == (0, "nothing was rolled back\n")
     assert changed.run("plan", "--detailed-exitcode")[0] == 2
     changed.run("rollback", "bot")
 
