@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from fractions import Fraction
 
 from ollamaops.errors import InvalidValue, cut_text
 
@@ -42,8 +43,6 @@ def parse_size(text: str | int) -> int:
 
 
 def _read_size(text: str) -> int | None:
-    from fractions import Fraction
-
     match = _SIZE.fullmatch(text.strip())
     unit = _SIZE_UNITS.get(match[2].lower().removesuffix("b")) if match else None
     if match is None or unit is None:

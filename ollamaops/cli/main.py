@@ -26,6 +26,7 @@ from ollamaops.cli.options import (
     shared_options,
     take_shared,
 )
+from ollamaops.cli.signals import exit_code
 from ollamaops.errors import Cancelled, ManifestError, OllamaopsError, did_you_mean
 
 # command → its one line of help; the module of the same name in this package holds it as `command`
@@ -145,8 +146,6 @@ def run(arguments: Sequence[str]) -> int:
         _print_usage_error(error)
         return exits.USAGE
     except (click.Abort, KeyboardInterrupt, Cancelled):
-        from ollamaops.cli.signals import exit_code
-
         click.echo("interrupted; run again to continue", err=True)
         return exit_code()
     except OllamaopsError as error:

@@ -91,7 +91,7 @@ class RegistryCache:
         kept = self._registry(name, insecure).blobs
         if layer.digest in kept:
             return kept[layer.digest]
-        data = self._patiently(
+        data = self._with_retries(
             lambda: self._open().blob(name, layer.digest, layer.size_bytes, insecure=insecure)
         )
         if len(data) <= MAX_KEPT_BYTES:
@@ -100,7 +100,7 @@ class RegistryCache:
 
     def has_blob(self, name: ModelName, layer: Layer, insecure: bool = False) -> bool:
         """Whether the registry has the layer; its bytes are not read. RemoteError when it does not say."""
-        return self._patiently(lambda: self._open().blob_exists(name, layer.digest, insecure=insecure))
+        return self._with_retries(lambda: self._open().blob_exists(name, layer.digest, insecure=insecure))
 
     def forget(self, name: ModelName, insecure: bool = False) -> None:
         """Ask anew the next time: the registry is known to have changed, by a push."""
@@ -126,7 +126,7 @@ class RegistryCache:
 
     def _fetch(self, name: ModelName, insecure: bool) -> Answer:
         try:
-            return self._patiently(lambda: self._open().manifest(name, insecure=insecure))
+            return self._with_retries(lambda: self._open().manifest(name, insecure=insecure))
         except Cancelled:
             raise
         except OllamaopsError as error:
@@ -134,7 +134,7 @@ class RegistryCache:
             said = _of_registry(error, name) if cause == "unreached" else str(error)
             return Unanswered(error=said, hint=error.hint, cause=cause)
 
-    def _patiently(self, question: Callable[[], Result]) -> Result:
+    def _with_retries(self, question: Callable[[], Result]) -> Result:
         """`question`, asked again when the registry itself said that this may help, and soon."""
 
         def ask() -> Result | OllamaopsError:

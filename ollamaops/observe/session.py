@@ -150,12 +150,12 @@ class HostSession:
         listed = self.with_retries(lambda: self.client.tags())
         found = (_observed(tagged, features) for tagged in listed)
         models = {model.name: model for model in found if model is not None}
-        asides = {name: model.digest for name, model in models.items() if name.is_aside}
+        set_aside = {name: model.digest for name, model in models.items() if name.is_aside}
         return ObservedHost(
             host=self.name,
             features=features,
-            models={name: model for name, model in models.items() if name not in asides},
-            set_aside=asides,
+            models={name: model for name, model in models.items() if name not in set_aside},
+            set_aside=set_aside,
         )
 
     def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:

@@ -9,17 +9,14 @@ folder and on network file systems.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ollamaops.errors import StateError, cut_text
 from ollamaops.state.upgrade import MIGRATIONS
-
-if TYPE_CHECKING:
-    import sqlite3
 
 Cell = str | bytes | int | float | None
 Row = tuple[Cell, ...]
@@ -92,8 +89,6 @@ class Database:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        import sqlite3
-
         uri = self.path.absolute().as_uri() + "?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=self.busy_timeout_s, isolation_level=None)
         with closing(connection):
@@ -136,8 +131,6 @@ class Database:
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
-        import sqlite3
-
         try:
             yield
         except sqlite3.Error as error:

@@ -24,6 +24,25 @@ SOURCES = {
 TREES = {module: ast.parse(source) for module, source in SOURCES.items()}
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core"}
 MOST_LINES = 500
+# The table of commands (with what it prints when one fails), and the optional extra `sandbox`.
+IMPORT_LATE = {"ollamaops/cli/main.py", "ollamaops/cli/sandbox.py", "ollamaops/cli/context.py"}
+TRICKS = {"setswitchinterval", "set_threshold", "freeze"}
+UNCLEAR_WORDS = {
+    "bench",
+    "eyes",
+    "glance",
+    "circumstances",
+    "survey",
+    "trials",
+    "asides",
+    "cook",
+    "vacate",
+    "patiently",
+    "unlearn",
+    "probe",
+    "prove",
+    "proof",
+}
 MOST_LINES_OF_A_FUNCTION = 60
 HEAVY = {"requests", "rich", "jsonschema", "yaml", "tenacity", "sqlite3", "starlette", "uvicorn"}
 
@@ -49,6 +68,41 @@ def test_no_module_is_called_by_a_name_that_says_nothing() -> None:
 
 def test_every_module_opens_with_what_it_is_for() -> None:
     assert [module for module, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_imports_stand_at_the_top() -> None:
+    late = {
+        module
+        for module, tree in TREES.items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert late - IMPORT_LATE == set()
+
+
+def test_nothing_bends_the_interpreter_to_be_fast() -> None:
+    attributes = {
+        (module, node.attr)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+    }
+    assert {(module, name) for module, name in attributes if name in TRICKS} == set()
+    # a second Ctrl-C stops without waiting for threads
+    assert {module for module, name in attributes if name == "_exit"} <= {"ollamaops/cli/signals.py"}
+
+
+def test_names_are_words_of_the_field() -> None:
+    names = {
+        (module, name)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.arg | ast.Name)
+        for name in [getattr(node, "name", "") or getattr(node, "arg", "") or getattr(node, "id", "")]
+    }
+    assert {(module, name) for module, name in names if UNCLEAR_WORDS & set(name.lower().split("_"))} == set()
 
 
 def test_only_report_cli_and_sandbox_print() -> None:
