@@ -1,6 +1,6 @@
 """Processes of `ollamaops` that cost little to start, so that a test can afford to kill many of them.
 
-A `Kennel` is one process that has imported the program once and forks for every run asked of it; each run is a
+A `ForkServer` is one process that has imported the program once and forks for every run asked of it; each run is a
 process of its own with the program's own entry, files and signals. Only its clock is another one: where the program
 waits before it tries something again, it waits a fraction of the time.
 """
@@ -27,13 +27,10 @@ BOUNDARIES = ("action_started", "action_ended", "round_ended")
 # How much faster than real time the program waits.
 _HURRY = 25
 # Reads a line of JSON from stdin for each run, and forks for it. Says the child's pid, what the child writes, and how
-# it ended. The child is reaped before that is said, so that nobody takes it for alive.
+# it ended. The child is reaped before that is said, so that no run takes it for alive.
 _KEEPER = f"""
 import json, os, signal, sys
-import ollamaops.apply.locks, ollamaops.apply.history, ollamaops.apply.converge, ollamaops.apply.rollback
-import ollamaops.cli.apply, ollamaops.cli.carrying, ollamaops.cli.context, ollamaops.cli.plan
-import ollamaops.cli.rollback, ollamaops.cli.showing, ollamaops.cli.signals
-import ollamaops.registry.client, ollamaops.report.progress, ollamaops.report.run_text, sqlite3
+import ollamaops.cli.apply, ollamaops.cli.plan, ollamaops.cli.rollback
 from ollamaops.cli.main import main
 from ollamaops.http.cancel import CancelToken
 
@@ -123,7 +120,7 @@ class ForkServer:
                 return Run(int(rest), said)
             elif line:
                 said.append(line)
-        raise AssertionError("the kennel is empty: " + "\n".join(said))
+        raise AssertionError("the fork server ended: " + "\n".join(said))
 
     def kill(self) -> None:
         """kill -9 for the run that is under way, if one is, from any thread."""

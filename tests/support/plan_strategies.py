@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.actions import Plan
+from ollamaops.state.records import Fingerprint
 
 WORDS = st.from_regex(r"[a-zA-Z][a-zA-Z0-9_.-]{0,6}", fullmatch=True)
 TEXTS = st.text(max_size=12)
+HASHES = st.text("0123456789abcdef", max_size=12)  # what a fingerprint is made of
 
 
 @st.composite
@@ -34,6 +36,7 @@ _LEAVES: dict[object, st.SearchStrategy[Any]] = {
     str: TEXTS,
     ModelName: model_names(),
     Digest: st.binary(max_size=3).map(Digest.of),
+    Fingerprint: st.builds(Fingerprint, HASHES, HASHES),
 }
 
 
