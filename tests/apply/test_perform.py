@@ -73,7 +73,7 @@ def test_a_full_disk_is_never_tried_again_and_names_what_may_go(host: LiveHost, 
             assert "no space left on device" in outcome.error
             assert str(outcome.hint).startswith("free space on the host; not declared: ")
             assert {"all-minilm:latest", "one:latest", "two:latest"} == {
-                part.split(" ")[0] for part in str(outcome.hint).partition("declares ")[2].split(", ")
+                part.split(" ")[0] for part in str(outcome.hint).partition("declared: ")[2].split(", ")
             }
             assert "three:latest" not in str(outcome.hint)
         assert session.retries == 0
