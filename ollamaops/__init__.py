@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from ollamaops.about import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ollamaops.engine import apply_plan, drift, make_plan, prune, rollback, verify
+    from ollamaops.changes import apply_plan, prune, rollback, verify
+    from ollamaops.engine import drift, make_plan
     from ollamaops.errors import OllamaopsError
     from ollamaops.manifest.load import load_manifest
     from ollamaops.manifest.types import Manifest
@@ -34,13 +35,13 @@ _WHERE = {
     "OllamaopsError": "ollamaops.errors",
     "Plan": "ollamaops.plan.actions",
     "RunReport": "ollamaops.plan.results",
-    "apply_plan": "ollamaops.engine",
+    "apply_plan": "ollamaops.changes",
     "drift": "ollamaops.engine",
     "load_manifest": "ollamaops.manifest.load",
     "make_plan": "ollamaops.engine",
-    "prune": "ollamaops.engine",
-    "rollback": "ollamaops.engine",
-    "verify": "ollamaops.engine",
+    "prune": "ollamaops.changes",
+    "rollback": "ollamaops.changes",
+    "verify": "ollamaops.changes",
 }
 
 __all__ = [

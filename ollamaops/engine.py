@@ -1,52 +1,40 @@
-"""The one front door: `open_run` opens a run, and its Engine offers everything that looks at hosts or changes them.
+"""The one front door: `open_run` opens a run, and its Engine offers everything that looks at hosts.
 
 The command line and `import ollamaops` both come through here, so that a run has the same plan, the same history and
-the same exit code whoever starts it. Nothing here makes words for people.
+the same exit code whoever starts it. changes.py changes hosts in an open run; commands that only look start without
+it. Nothing here makes words for people.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from ollamaops.apply.converge import reconcile_host
-from ollamaops.apply.history import recorded
-from ollamaops.apply.locks import lock_hosts, lock_ledgers
 from ollamaops.apply.plan_host import find_changes, judge_again, plan_rollback_of_task, plan_task
-from ollamaops.apply.remember import release
 from ollamaops.apply.saved_plan import build_made_from, require_same
-from ollamaops.errors import OllamaopsError, RefusedError, RemoteError, StateError, UsageError
+from ollamaops.errors import RefusedError
 from ollamaops.events import Sink, discard
-from ollamaops.exits import INTERRUPTED
 from ollamaops.files.location import Location, Weights
 from ollamaops.http.cancel import CancelToken
-from ollamaops.lockfile.build import Answer, Reference, references_on
-from ollamaops.lockfile.changes import Inspection
-from ollamaops.lockfile.lock import Lock
-from ollamaops.lockfile.outdated import HostFreshness
+from ollamaops.lockfile.build import Reference, references_on
 from ollamaops.manifest.hosts import absent_on, models_on
 from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.manifest.weights import local_files
 from ollamaops.names import ModelName, NamePattern, new_id
 from ollamaops.observe.host import observe_all, observe_loaded
-from ollamaops.observe.lock_facts import ask_registries, inspect_layers
-from ollamaops.observe.outdated import find_outdated
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.observe.run import HostTask, Run, RunOptions, for_each
 from ollamaops.observe.session import session_of
-from ollamaops.observe.verify import OnModel, verify_hosts
 from ollamaops.observe.weights import digests_of, tell_reading
 from ollamaops.ollama.features import ServerVersion
 from ollamaops.plan.actions import HostPlan, Plan, UnreachedHost
 from ollamaops.plan.codec import Json, plan_from_json, plan_to_json
 from ollamaops.plan.observed import HostLoaded, ObservedHost
 from ollamaops.plan.pulls import pin_to_registry
-from ollamaops.plan.results import HostVerdicts, RunReport
 from ollamaops.registry.client import RegistryClient
 from ollamaops.state.ledger import Ledger
 
@@ -151,21 +139,9 @@ class Engine:
         """Switching the targets back by `version` versions; such a plan is carried out exactly."""
         return plan_rollbacks(self.tasks, self.run, version)
 
-    def verify(self, on_model: OnModel | None = None) -> tuple[HostVerdicts, ...]:
-        """Whether the targets meet what the manifest expects of them. Loads models, changes none."""
-        tasks = [
-            replace(task, models=tuple(model for model in task.models if self.is_meant(model.name)))
-            for task in self.declared
-        ]
-        return verify_hosts(tasks, self.run, on_model=on_model)
-
     def loaded(self) -> tuple[tuple[HostLoaded, ...], tuple[UnreachedHost, ...]]:
         """What each host has in memory, and the hosts that did not answer."""
         return observe_loaded(self.declared, self.run)
-
-    def outdated(self, lock: Lock) -> tuple[tuple[HostFreshness, ...], tuple[UnreachedHost, ...]]:
-        """What changed upstream of every host's pulled models, and the hosts that did not answer."""
-        return find_outdated(self.declared, self.run, lock)
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -173,16 +149,6 @@ class Engine:
         return tuple(
             reference for task in self.declared for reference in references_on(task.models, self.targets)
         )
-
-    def ask_registries(self, references: Iterable[Reference]) -> dict[ModelName, Answer]:
-        """What each registry has under each name, or why that is not known."""
-        return ask_registries(self.run.registries, references, jobs=self.run.options.jobs)
-
-    def inspect_layers(
-        self, lock: Lock, references: Iterable[Reference], answers: Mapping[ModelName, Answer]
-    ) -> dict[ModelName, Inspection]:
-        """Whether the registries have the layers of every entry of the lock that they confirm."""
-        return inspect_layers(self.run.registries, lock, references, answers, jobs=self.run.options.jobs)
 
     def version_of(self, host: HostSpec) -> ServerVersion:
         """The version of one server. RemoteError; UsageError if the host's secrets cannot be read."""
@@ -193,40 +159,6 @@ class Engine:
         """Everything that one host has, and where it came from as far as that is known. RemoteError; UsageError."""
         with self.run.open_client(host, self.run.cancel) as client:
             return observe_all(session_of(HostTask(spec=host, state=self.manifest.state), client, self.run))
-
-    # changing
-
-    def lock(self, emit: Sink | None = None) -> AbstractContextManager[None]:
-        """Within the block no other run changes these hosts. RefusedError says who has one; waiting is told."""
-        specs = [task.spec for task in self.tasks]
-        return lock_hosts(specs, self.run if emit is None else replace(self.run, emit=emit))
-
-    def apply(
-        self,
-        plan: Plan,
-        *,
-        command: str,
-        emit: Sink | None = None,
-        interrupted_code: Callable[[], int] = lambda: INTERRUPTED,
-    ) -> RunReport:
-        """Carry out `plan` and look again, host by host, in parallel. The run is kept in the history as `command`.
-
-        A saved plan and a rollback are carried out exactly; any other is followed by rounds that correct what the
-        first could not know. RefusedError when a safety rule says no, or another run has the lock of a host that
-        keeps its own ledger. `interrupted_code` is the exit code of a run that is stopped.
-        """
-        _require_allowed(plan)
-        run = self.run if emit is None else replace(self.run, emit=emit)
-        with recorded(plan, self.tasks, run, command=command, folder=self.manifest.root) as recorder:
-            report = apply_tasks(plan, self.tasks, recorder.run)
-            if report.interrupted:
-                report = replace(report, interrupted_code=interrupted_code())
-            recorder.finish(report, report.exit_code)
-        return report
-
-    def release(self) -> tuple[dict[str, tuple[ModelName, ...]], dict[str, OllamaopsError]]:
-        """Forget what the targets were rolled back to: host → the models, and host → why it could not be done."""
-        return release_tasks(self.tasks, self.run)
 
     # saved plans
 
@@ -299,45 +231,6 @@ def plan_rollbacks(tasks: Sequence[HostTask], run: Run, version: int) -> Plan:
     return replace(_as_plan(found), kind="rollback", made_from={"rollback": str(version)})
 
 
-def release_tasks(
-    tasks: Sequence[HostTask], run: Run
-) -> tuple[dict[str, tuple[ModelName, ...]], dict[str, OllamaopsError]]:
-    """Forget what the targets were rolled back to: host → the models, and host → why it could not be done."""
-    released: dict[str, tuple[ModelName, ...]] = {}
-    failed: dict[str, OllamaopsError] = {}
-    with lock_ledgers(tasks, run) as writing:
-        for task in tasks:
-            try:
-                with run.open_client(task.spec, run.cancel) as client:
-                    released[task.spec.name] = release(session_of(task, client, writing))
-            except (RemoteError, StateError) as error:
-                failed[task.spec.name] = error
-    return released, failed
-
-
-def apply_tasks(plan: Plan, tasks: Sequence[HostTask], run: Run) -> RunReport:
-    """Carry out `plan`, which no rule may refuse, and look again."""
-    began = time.monotonic()
-    plans = {host.host: host for host in plan.hosts}
-    jobs = [(task, plans[task.spec.name]) for task in tasks if task.spec.name in plans]
-    if plan.kind == "prune":
-        run = replace(run, options=replace(run.options, prune_only=True))
-    changing = [task for task, host in jobs if host.actions or host.leftovers or run.options.release]
-    with lock_ledgers(changing, run) as writing:
-        reports = for_each(
-            jobs,
-            lambda job: reconcile_host(*job, writing, exact=plan.kind in ("saved", "rollback")),
-            jobs=run.options.jobs,
-        )
-    return RunReport(
-        run_id=run.run_id,
-        plan=plan,
-        hosts=reports,
-        interrupted=run.cancel.is_set(),
-        seconds=time.monotonic() - began,
-    )
-
-
 def check_facts(plan: Plan, tasks: Sequence[HostTask], run: Run) -> Plan:
     """`plan` for the hosts that answer, if all its facts still hold; else RefusedError, which names them."""
     by_host = {task.spec.name: task for task in tasks}
@@ -360,21 +253,11 @@ def check_facts(plan: Plan, tasks: Sequence[HostTask], run: Run) -> Plan:
     )
 
 
-def _require_allowed(plan: Plan) -> None:
-    if plan.refusals:
-        raise RefusedError(
-            "; ".join(refusal.message for refusal in plan.refusals), hint=plan.refusals[0].hint
-        )
-
-
 def _as_plan(found: Sequence[HostPlan | UnreachedHost]) -> Plan:
     return Plan(
         hosts=tuple(each for each in found if isinstance(each, HostPlan)),
         unreached=tuple(each for each in found if isinstance(each, UnreachedHost)),
     )
-
-
-# for programs that import ollamaops
 
 
 def make_plan(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool = True, jobs: int = 8) -> Plan:
@@ -396,97 +279,3 @@ def drift(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool = Tru
     options = RunOptions(ask_registry=ask_registry, jobs=jobs)
     with open_run(manifest, Ledger(Path(state_dir)), options=options) as engine:
         return engine.drift()
-
-
-def apply_plan(
-    plan: Plan,
-    manifest: Manifest,
-    *,
-    state_dir: Path | str,
-    on_event: Sink = discard,
-    cancel: CancelToken | None = None,
-    jobs: int = 8,
-) -> RunReport:
-    """Carry out a plan of `make_plan` for the same manifest and look again. `report.exit_code` is the command line's.
-
-    RefusedError if a safety rule says no, or another run has one of the hosts. WeightsError, StateError.
-
-    `on_event` is told everything that happens, from several threads; `cancel` ends the run from another thread.
-    """
-    options = RunOptions(jobs=jobs)
-    with open_run(manifest, Ledger(Path(state_dir)), options=options, emit=on_event, cancel=cancel) as engine:
-        _require_allowed(plan)
-        with engine.lock():
-            return engine.apply(plan, command="apply_plan")
-
-
-def prune(
-    manifest: Manifest,
-    *,
-    state_dir: Path | str,
-    on_event: Sink = discard,
-    cancel: CancelToken | None = None,
-    jobs: int = 8,
-) -> RunReport:
-    """Delete undeclared models, as far as the manifest's `policy.prune` allows it (without it: what ollamaops made
-    or pulled itself), and look again.
-
-    Errors as those of `apply_plan`. On a host where other changes are pending nothing is deleted, and a note says so.
-    """
-    scope = manifest.policy.prune or "owned"
-    wanted = replace(manifest, policy=replace(manifest.policy, prune=scope))
-    options = RunOptions(jobs=jobs)
-    with (
-        open_run(wanted, Ledger(Path(state_dir)), options=options, emit=on_event, cancel=cancel) as engine,
-        engine.lock(),
-    ):
-        return engine.apply(engine.plan_prune(), command="prune")
-
-
-def rollback(
-    manifest: Manifest,
-    *models: str,
-    state_dir: Path | str,
-    version: int = 1,
-    on_event: Sink = discard,
-    cancel: CancelToken | None = None,
-    jobs: int = 8,
-) -> RunReport:
-    """Switch models (names or globs) back to a version that `keep_previous` has kept; 1 is the one before this one.
-
-    They stay there until their entry in the manifest changes. UsageError without models, InvalidName; else errors
-    as those of `apply_plan`. A model without such a version is named in a note of its host's plan.
-    """
-    targets = [NamePattern.parse(model) for model in models]
-    if not targets:
-        raise UsageError("no model to roll back", hint="name at least one")
-    options = RunOptions(jobs=jobs)
-    with (
-        open_run(
-            manifest,
-            Ledger(Path(state_dir)),
-            targets=targets,
-            options=options,
-            emit=on_event,
-            cancel=cancel,
-        ) as engine,
-        engine.lock(),
-    ):
-        return engine.apply(engine.plan_rollback(version), command=f"rollback {' '.join(models)}")
-
-
-def verify(
-    manifest: Manifest,
-    *,
-    state_dir: Path | str,
-    on_model: OnModel | None = None,
-    cancel: CancelToken | None = None,
-    jobs: int = 8,
-) -> tuple[HostVerdicts, ...]:
-    """Whether every host's models meet what the manifest expects of them, host by host. Loads models, changes none.
-
-    A host that does not answer has `unreached`. `on_model` is told host and model before each is asked. Cancelled.
-    """
-    options = RunOptions(jobs=jobs)
-    with open_run(manifest, Ledger(Path(state_dir)), options=options, cancel=cancel) as engine:
-        return engine.verify(on_model)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import click
 
-from ollamaops import exits
+from ollamaops import changes, exits
 from ollamaops.cli.context import print_note, progress
 from ollamaops.cli.options import Shared
 from ollamaops.cli.showing import show_plan, show_run
@@ -20,7 +20,7 @@ from ollamaops.plan.results import code_of_plan
 
 def locked(shared: Shared, engine: Engine) -> AbstractContextManager[None]:
     """The locks of the engine's hosts; waiting for one is told on stderr."""
-    return engine.lock(discard if shared.quiet else print_note)
+    return changes.lock(engine, discard if shared.quiet else print_note)
 
 
 def change_hosts(
@@ -47,6 +47,6 @@ def change_hosts(
         return exits.ERROR
     asked = " ".join([command, *(f"--force {rule}" for rule in force)])
     with progress(shared) as sink:
-        report = engine.apply(plan, command=asked, emit=sink, interrupted_code=exit_code)
+        report = changes.apply(engine, plan, command=asked, emit=sink, interrupted_code=exit_code)
     show_run(shared, report)
     return report.exit_code

@@ -13,11 +13,12 @@ from ollamaops.cli.options import Shared, command_with_shared, read_option
 from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.engine import Engine
 from ollamaops.errors import UsageError
-from ollamaops.lockfile.build import Reference, locked_references
+from ollamaops.lockfile.build import Answer, Reference, locked_references
 from ollamaops.lockfile.changes import Finding, LockUpdate, check_lock, to_ask, update_lock
 from ollamaops.lockfile.file import load_lock, save_lock
 from ollamaops.lockfile.lock import Lock
-from ollamaops.names import NamePattern
+from ollamaops.names import ModelName, NamePattern
+from ollamaops.observe.lock_facts import ask_registries, inspect_layers
 from ollamaops.report.lock_text import (
     lock_check_to_json,
     lock_update_to_json,
@@ -102,7 +103,7 @@ def _write(
 
     lock = old or Lock()
     asked = to_ask(lock, references, renew)
-    answers = engine.ask_registries(asked)
+    answers = _ask(engine, asked)
     engine.run.cancel.check("stopped before the lock was written")
     result = update_lock(lock, references, answers, complete=_is_complete(shared))
     has_failed = any(step.state == "failed" for step in result.steps)
@@ -115,8 +116,8 @@ def _write(
 def _check(shared: Shared, engine: Engine, path: Path, lock: Lock, references: Sequence[Reference]) -> int:
 
     locked = [reference for reference in references if reference.ref in lock.entries]
-    answers = engine.ask_registries(locked)
-    layers = engine.inspect_layers(lock, locked, answers)
+    answers = _ask(engine, locked)
+    layers = inspect_layers(engine.run.registries, lock, locked, answers, jobs=engine.run.options.jobs)
     engine.run.cancel.check()
     findings = check_lock(lock, references, answers, layers, complete=_is_complete(shared))
     _show_check(shared, findings, path)
@@ -126,6 +127,10 @@ def _check(shared: Shared, engine: Engine, path: Path, lock: Lock, references: S
         exits.PARTIAL if "unknown" in states else exits.DONE,
         exits.CHANGES if states - {"same", "unknown"} else exits.DONE,
     )
+
+
+def _ask(engine: Engine, references: Sequence[Reference]) -> dict[ModelName, Answer]:
+    return ask_registries(engine.run.registries, references, jobs=engine.run.options.jobs)
 
 
 def _show_update(shared: Shared, result: LockUpdate, path: Path, *, written: bool) -> None:

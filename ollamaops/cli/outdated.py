@@ -10,6 +10,7 @@ from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.errors import UsageError
 from ollamaops.lockfile.lock import Lock
+from ollamaops.observe.outdated import find_outdated
 from ollamaops.report.outdated_text import outdated_to_json, render_outdated
 
 
@@ -32,7 +33,7 @@ def command(shared: Shared, detailed_exitcode: bool) -> int:
     if shared.no_registry:
         raise UsageError("outdated has to ask registries", hint="leave out --no-registry")
     with open_engine(shared) as engine:
-        hosts, unreached = engine.outdated(read_lock(shared) or Lock())
+        hosts, unreached = find_outdated(engine.declared, engine.run, read_lock(shared) or Lock())
         engine.run.cancel.check()
     color, width = color_and_width(shared)
     emit(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from ollamaops import exits
+from ollamaops.changes import release_rollbacks
 from ollamaops.cli.changing import change_hosts, locked
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, force_option, wait_option
@@ -66,7 +67,7 @@ def command(
 
 
 def _release(engine: Engine) -> int:
-    released, unreached = engine.release()
+    released, unreached = release_rollbacks(engine)
     for host, names in released.items():
         for name in names:
             click.echo(f"{name} on {host}: released, the next apply brings it forward")

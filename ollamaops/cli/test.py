@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import click
 
+from ollamaops.changes import verify_targets
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import color_and_width, emit, write_file
@@ -41,7 +42,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
                 hint="say in expect: what they must do",
             )
         is_silent = shared.quiet or shared.progress == "none"
-        hosts = engine.verify(None if is_silent else _tell)
+        hosts = verify_targets(engine, None if is_silent else _tell)
     if junit is not None:
         write_file(junit, verdicts_to_junit(hosts))
     color, width = color_and_width(shared)

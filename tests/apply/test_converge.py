@@ -26,7 +26,8 @@ from live_host import (
 )
 from recording_proxy import Request
 
-from ollamaops.engine import apply_tasks, build_tasks, check_facts, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import build_tasks, check_facts, plan_tasks
 from ollamaops.errors import Cancelled, RefusedError, StateError, UsageError, WeightsError
 from ollamaops.events import (
     ActionEnded,

@@ -14,7 +14,8 @@ import pytest
 from live_host import BASE, LiveHost, a_build, a_host, a_model
 
 from ollamaops.apply.history import commit_of, recorded
-from ollamaops.engine import apply_tasks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import plan_tasks
 from ollamaops.errors import RefusedError
 from ollamaops.events import ActionStarted, Noted
 from ollamaops.manifest.types import ModelSpec

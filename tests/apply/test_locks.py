@@ -17,7 +17,8 @@ import pytest
 from live_host import BASE, LiveHost, a_host, a_model
 
 from ollamaops.apply.locks import lock_hosts, lock_ledgers
-from ollamaops.engine import apply_tasks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import plan_tasks
 from ollamaops.errors import Cancelled, OllamaopsError, RefusedError, StateError, UsageError
 from ollamaops.events import Noted
 from ollamaops.http.cancel import CancelToken

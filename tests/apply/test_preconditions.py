@@ -25,7 +25,8 @@ from patience import PATIENCE_S
 
 from ollamaops.apply.perform import LOOKS_AT_BUSY
 from ollamaops.apply.plan_host import judge_again
-from ollamaops.engine import apply_tasks, check_facts, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import check_facts, plan_tasks
 from ollamaops.errors import Cancelled, ConnectError
 from ollamaops.events import Progressed
 from ollamaops.http.cancel import CancelToken

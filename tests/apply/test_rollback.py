@@ -16,7 +16,8 @@ from patience import PATIENCE_S
 from pulled_models import World
 
 from ollamaops import exits
-from ollamaops.engine import apply_tasks, plan_rollbacks, release_tasks
+from ollamaops.changes import apply_tasks, release_tasks
+from ollamaops.engine import plan_rollbacks
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
 from ollamaops.observe.run import RunOptions

@@ -26,7 +26,8 @@ from patience import PATIENCE_S
 from recording_proxy import Request
 
 from ollamaops import exits
-from ollamaops.engine import apply_tasks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import plan_tasks
 from ollamaops.events import ActionEnded, ActionStarted, Event
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import HostSpec, ModelSpec, Policy, Pull

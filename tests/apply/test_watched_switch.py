@@ -19,7 +19,8 @@ from live_host import BASE, VERSIONS, LiveHost, a_build, a_host, a_model, assert
 from patience import PATIENCE_S
 
 from ollamaops import exits
-from ollamaops.engine import apply_tasks, plan_rollbacks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import plan_rollbacks
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
 from ollamaops.observe.run import RunOptions

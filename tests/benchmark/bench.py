@@ -142,7 +142,7 @@ def measure_plan(setting: Setting) -> Iterator[Row]:
             lambda: measured.program("plan", *ollamaops("plan", manifest, state)),
             lambda: measured.program("imports", PYTHON, "-c", PEER_IMPORTS),
         )
-    yield measured.row(f"plan, {MODELS} models in sync : {PEER_IMPORTS}", "plan", "imports", 2.0)
+    yield measured.row(f"plan, {MODELS} models in sync : {PEER_IMPORTS}", "plan", "imports", 2.3)
     requests = count_requests(setting)
     yield Row(
         what=f"requests to a steady host with {MODELS} models : promised",
@@ -210,7 +210,7 @@ def measure_weights(setting: Setting) -> Iterator[Row]:
         others = [step for step, is_there in ((with_peer, has_peer()), (with_curl, has_curl())) if is_there]
         measured.in_turn(setting.runs, ours, *others, ours_known)
     what = f"apply, {format_size(path.stat().st_size)}"
-    for name, how, aim in (("first", "", 0.95), ("again", ", again", 0.1), ("known", ", digest known", 0.75)):
+    for name, how, aim in (("first", "", 0.95), ("again", ", again", 0.15), ("known", ", digest known", 0.75)):
         if has_peer():
             yield measured.row(f"{what}{how} : ollama-python create_blob, create", name, "peer", aim)
         if has_curl():

@@ -13,7 +13,8 @@ import pytest
 from breadth import in_turn
 from live_host import BASE, LiveHost, a_build, a_host, a_model, an_absence, ids, small_manifest
 
-from ollamaops.engine import apply_tasks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import plan_tasks
 from ollamaops.errors import NotFound, StateError
 from ollamaops.files.gguf import read_gguf, require_complete
 from ollamaops.manifest.types import ModelSpec, Policy

@@ -38,15 +38,13 @@ from ollamaops.events import (
     Skipped,
     Succeeded,
 )
+from ollamaops.report.live_display import RichProgress, build_console, draw_rows
 from ollamaops.report.progress import (
     JsonLines,
     OnDemand,
     PlainProgress,
     ProgressKind,
-    RichProgress,
     Silence,
-    build_console,
-    draw_rows,
     progress_sink,
 )
 from ollamaops.report.progress_board import Board, Flow, render_event, render_flow, title_of
@@ -466,6 +464,8 @@ def test_no_event_can_write_to_the_terminal_raw(events: list[Event]) -> None:
 
 def test_only_the_live_display_imports_rich() -> None:
     rooms = Path(__file__).parents[2] / "ollamaops" / "report"
-    modules = [f"ollamaops.report.{path.stem}" for path in rooms.glob("[a-z]*.py") if path.stem != "progress"]
+    modules = [
+        f"ollamaops.report.{path.stem}" for path in rooms.glob("[a-z]*.py") if path.stem != "live_display"
+    ]
     code = f"import sys, {', '.join(modules)}; sys.exit('rich' in sys.modules or 'requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from live_host import BASE, LiveHost, a_build, a_copy, a_host, a_model, name
 
-from ollamaops.engine import apply_tasks, plan_rollbacks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import plan_rollbacks, plan_tasks
 from ollamaops.files.digest import FileStamp
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import Digest, ModelName, NamePattern

@@ -19,7 +19,8 @@ import requests
 from patience import PATIENCE_S
 
 from ollamaops import exits
-from ollamaops.engine import apply_tasks, build_tasks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import build_tasks, plan_tasks
 from ollamaops.events import ActionEnded, ActionStarted, Event, Failed, Refused, Retrying
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.session import TimeLimits

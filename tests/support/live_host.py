@@ -17,7 +17,8 @@ import requests
 from patience import PATIENCE_S
 from recording_proxy import RecordingProxy
 
-from ollamaops.engine import apply_tasks, build_tasks, plan_tasks
+from ollamaops.changes import apply_tasks
+from ollamaops.engine import build_tasks, plan_tasks
 from ollamaops.events import Event
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import (
