@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
-JOBS   ?= auto
+# Tests wait for servers a quarter of the time, so there are more of them than cores.
+JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 2)
 VENV   := .venv
 BIN    := $(VENV)/bin
 LATEST := .venv-latest
