@@ -210,7 +210,11 @@ def measure_weights(setting: Setting) -> Iterator[Row]:
         others = [step for step, is_there in ((with_peer, has_peer()), (with_curl, has_curl())) if is_there]
         measured.in_turn(setting.runs, ours, *others, ours_known)
     what = f"apply, {format_size(path.stat().st_size)}"
-    for name, how, aim in (("first", "", 0.95), ("again", ", again", 0.15), ("known", ", digest known", 0.75)):
+    for name, how, aim in (
+        ("first", "", 0.95),
+        ("again", ", again", 0.15),
+        ("known", ", digest known", 0.75),
+    ):
         if has_peer():
             yield measured.row(f"{what}{how} : ollama-python create_blob, create", name, "peer", aim)
         if has_curl():
