@@ -129,7 +129,8 @@ class _Cycle:
             return unreached(host.name, host.run, error)
         seen = narrowed(seen, self._agreed)
         self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
-        mark_doubtful(host, {action.model for action in changes_of(seen)} & host.touched)
+        lasting = {difference.model for note in seen.notes for difference in note.lasting}
+        mark_doubtful(host, ({action.model for action in changes_of(seen)} | lasting) & host.touched)
         host.emit(RoundEnded(**host.stamp(), round=report.rounds, remaining=tuple(map(id_of, seen.actions))))
         return seen
 
@@ -171,7 +172,7 @@ def _residency_done(results: Iterable[ActionResult]) -> frozenset[ModelName]:
 def with_verdict(report: HostReport, seen: HostPlan) -> HostReport:
     """The report with what a fresh look says: what still differs, what could not be found out."""
     remaining = tuple(difference for action in seen.actions for difference in action.because)
-    verified = not remaining and not any(note.unresolved for note in seen.notes)
+    verified = not remaining and not any(note.unresolved or note.lasting for note in seen.notes)
     return replace(report, remaining=remaining, notes=seen.notes, verified=verified)
 
 

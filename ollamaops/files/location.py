@@ -50,8 +50,8 @@ Location = Path | RemoteRef
 class FileInfo:
     """A weights file: its digest and size, and what its header says (empty when it is not a GGUF).
 
-    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import. `stated`: the
-    digest is the one that the manifest states for a local file, which has not been read.
+    `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import; `chat_template`
+    is Jinja. `stated`: the digest is the one that the manifest states for a local file, which has not been read.
     """
 
     digest: Digest
@@ -61,7 +61,7 @@ class FileInfo:
     parameter_count: int = 0
     quantization: str = ""
     is_projector: bool = False
-    has_chat_template: bool = False
+    chat_template: str = ""
     tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 
 

@@ -166,7 +166,7 @@ def _with_header(info: FileInfo, header: GgufHeader) -> FileInfo:
         parameter_count=header.parameter_count,
         quantization=header.file_type,
         is_projector=header.is_projector,
-        has_chat_template=bool(header.chat_template),
+        chat_template=header.chat_template or "",
         tensors=frozenset((tensor.name, tuple(tensor.shape)) for tensor in header.tensors),
     )
 

@@ -23,7 +23,8 @@ class Contents:
 
     `blobs` and `adapters` are the digests its FROM and ADAPTER lines end in, model layer first; `parameters`
     values are as the server prints them (numbers are floats). `templates` are all texts the template may be:
-    servers ≥ 0.30 show a Jinja template in one place and print the other lossily.
+    servers ≥ 0.30 show a Jinja template in one place and print the other lossily. `effective_template` is the one
+    that makes prompts: the weights may carry one that the server prefers to the model's own (≥ 0.30).
     """
 
     digest: str
@@ -32,6 +33,7 @@ class Contents:
     adapters: tuple[Digest, ...] = ()
     template: str = ""
     templates: frozenset[str] = frozenset()
+    effective_template: str = ""
     system: str = ""
     parameters: Mapping[str, int | float | bool | str | tuple[str, ...] | None] = field(default_factory=dict)
     messages: tuple[tuple[str, str], ...] = ()
@@ -63,6 +65,7 @@ def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
         adapters=(*printed.adapters, *printed.drafts),
         template=template,
         templates=frozenset(filter(None, templates)),
+        effective_template=shown.template,
         system=shown.system,
         parameters=shown.parameter_values,
         messages=messages,

@@ -173,6 +173,11 @@ def _value(text: str, start: int, spelled: Iterable[tuple[str, str]]) -> tuple[s
     return text[start:line_end], line_end
 
 
+def read_back(template: str) -> str | None:
+    """What a Modelfile that is printed with this template says it is: quoting loses a little."""
+    return parse_shown_modelfile(f"TEMPLATE {_printed(template)}\n").template
+
+
 def _printed(value: str) -> str:
     quote = _quote_of(value)
     return f"{quote}{value}{quote}"

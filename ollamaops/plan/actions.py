@@ -30,6 +30,7 @@ Kind = Literal[
     "unverified",  # it was pulled, but not yet seen to do what is expected
     "unknown",  # cannot be told from here: only a pull shows it
     "resident",  # in memory or not, against the declaration
+    "template",  # the server uses another template than the declared one, which it has
 ]
 
 
@@ -267,7 +268,8 @@ class Note:
 
     `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync. `waits` marks what
     will be found out when an action of the same plan is done. `unverified`: the model is as declared, except that
-    its weights could not be compared.
+    its weights could not be compared. `lasting` are differences that no action mends: this is drift (exit 2), and an
+    apply that leaves it is partial (exit 3).
     """
 
     host: str
@@ -277,6 +279,7 @@ class Note:
     unresolved: bool = False
     waits: bool = False
     unverified: bool = False
+    lasting: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,3 +338,8 @@ class Plan:
     def unresolved(self) -> tuple[Note, ...]:
         """What could not be found out on hosts that did answer."""
         return tuple(note for host in self.hosts for note in host.notes if note.unresolved)
+
+    @property
+    def lasting(self) -> tuple[Note, ...]:
+        """What is not as declared and stays so, whatever the plan does."""
+        return tuple(note for host in self.hosts for note in host.notes if note.lasting)

@@ -15,10 +15,18 @@ from ollamaops.plan.actions import Blob, CopyModel, CreateModel, Recipe, UploadB
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown, WeightsEvidence
 from ollamaops.plan.costs import upload_cost
 from ollamaops.plan.desired import DesiredModel, LocalBlob
-from ollamaops.plan.diff import compare_build, ignores_weights
+from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
 from ollamaops.plan.lookups import Because, former_of, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import ensure, rename
+from ollamaops.plan.templates import (
+    declared_template,
+    find_override,
+    offers_more,
+    say_override,
+    ways_out,
+    weights_template,
+)
 from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import is_staged, next_of, versions_to_keep
 
@@ -29,10 +37,10 @@ def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> Non
     match _compare(builder, model, recipe, place):
         case InSync(weights=weights):
             _note_weights(builder, model, weights)
-            if place == model.name:
-                builder.record_unchanged(model)
-            else:
+            if place != model.name:
                 rename(builder, model)
+            elif not _tell_of_override(builder, model):
+                builder.record_unchanged(model)
         case Differs(differences):
             _plan_create(builder, model, recipe, differences)
         case Unknown(waits_for=base) if base is not None:
@@ -136,6 +144,29 @@ def _without_base(builder: PlanBuilder, base: ModelName) -> Comparison:
     )
 
 
+def _tell_of_override(builder: PlanBuilder, model: DesiredModel) -> bool:
+    """Whether the weights' own template is used in the place of the declared one, which is then said."""
+    own, wanted = builder.observed.shown.get(model.name), declared_template(builder.desired, model)
+    difference = find_override(builder.host, model, wanted, own) if own and wanted else None
+    if wanted is None or difference is None:
+        return False
+    jinja = difference.observed
+    said, way_out = say_override(model.name, wanted, jinja), ways_out(wanted, jinja)
+    builder.cannot_mend(model.name, (difference,), said, way_out)
+    return True
+
+
+def _foretell_override(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
+    """Say before a model is made that its template will not be in force, where that can be known."""
+    wanted = declared_template(builder.desired, model)
+    if wanted is None or not builder.features.jinja_in_template or is_ignored("template", model.spec.ignore):
+        return
+    jinja = weights_template(builder.desired, model, _base_of(builder, recipe))
+    if offers_more(jinja, wanted.text):
+        said = say_override(model.name, wanted, jinja, is_plan=True)
+        builder.note(model.name, said, ways_out(wanted, jinja))
+
+
 def _note_weights(builder: PlanBuilder, model: DesiredModel, weights: WeightsEvidence) -> None:
     match weights:
         case "compared":
@@ -175,6 +206,7 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
         return
     if recipe.base and not ensure(builder, recipe.base, model.name):
         return
+    _foretell_override(builder, model, recipe)
     uploads = dict.fromkeys(_add_upload(builder, model, blob) for blob in blobs)
     aside = next_of(model.name) if is_staged(model.spec) else None
     builder.add(

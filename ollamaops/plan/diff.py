@@ -17,6 +17,7 @@ from ollamaops.manifest.parameters import same_parameter
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features
+from ollamaops.ollama.shown_modelfile import read_back
 from ollamaops.plan.actions import Blob, Difference, Recipe
 from ollamaops.plan.comparison import Differs, InSync
 from ollamaops.plan.desired import DesiredModel
@@ -148,7 +149,7 @@ def _open_fields(
 
 def _may_be_detected(weights: tuple[FileInfo, ...]) -> bool:
     """Whether the server may have added a template and stop words that it found in the weights."""
-    return any(info.has_chat_template or not info.architecture for info in weights)
+    return any(info.chat_template or not info.architecture for info in weights)
 
 
 def _has_stops_by_architecture(own: Contents, handed_on: Contents) -> bool:
@@ -184,7 +185,7 @@ def _template_difference(recipe: Recipe, own: Contents, base: Contents | None) -
     wanted = recipe.template
     if wanted is None:
         wanted = base.template if base else own.template
-    if wanted != own.template and wanted not in own.templates:
+    if wanted != own.template and wanted not in own.templates and read_back(wanted) != own.template:
         yield "template", wanted, own.template
 
 

@@ -175,6 +175,10 @@ class PlanBuilder:
         """Say that `name` is not known to be as declared, or may not be made so; the run is then partial."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))
 
+    def cannot_mend(self, name: ModelName, lasting: Because, message: str, hint: str) -> None:
+        """Say that `name` is not as declared, and that making it again would not change that."""
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, lasting=lasting))
+
     def give_up(self, name: ModelName, message: str, hint: str | None = None) -> None:
         """As `doubt`, and nothing can be made from `name` either."""
         self.unusable.add(name)

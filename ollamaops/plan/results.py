@@ -56,7 +56,7 @@ class HostReport:
     @property
     def is_as_declared(self) -> bool:
         """Whether the host is known to be as declared: all done, looked at again, and nothing left to tell."""
-        if self.unreached or self.remaining or any(note.unresolved for note in self.notes):
+        if self.unreached or self.remaining or any(note.unresolved or note.lasting for note in self.notes):
             return False
         if any(not isinstance(result.outcome, Succeeded) for result in self.results):
             return False
@@ -99,7 +99,7 @@ def code_of_plan(plan: Plan, *, detailed: bool = False) -> int:
     """The exit code of a command that only plans; `detailed` lets pending changes count."""
     return worst(
         DONE,
-        CHANGES if detailed and plan.actions else DONE,
+        CHANGES if detailed and (plan.actions or plan.lasting) else DONE,
         PARTIAL if plan.unreached or plan.unresolved else DONE,
         REFUSED if plan.refusals else DONE,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import Action, Difference, HostPlan, Plan, UploadBlob, subject_of
+from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UploadBlob, subject_of
 from ollamaops.report.differences import field_diff, is_change, render_difference
 from ollamaops.report.lines import Line, group_lines, join_lines, render_lines
 from ollamaops.report.plan_text import mark_of, note_line, render_verb, same_lines, unreached_lines
@@ -20,7 +20,7 @@ def render_diff(
     hosts = [_only(host, model) for host in plan.hosts]
     differing = group_lines(line for host in hosts for line in _diff_lines(host))
     same = group_lines(line for host in hosts for line in same_lines(host))
-    notes = group_lines(note_line(note) for host in hosts for note in host.notes)
+    notes = group_lines(_note_line(note) for host in hosts for note in host.notes)
     lines = [*differing, *same, *notes]
     if model is not None and not lines:
         lines.append(Line(mark="note", subject=str(model), text="not declared, and not there"))
@@ -55,6 +55,10 @@ def _diff_lines(host: HostPlan) -> Iterator[Line]:
                 text=render_verb(action),
                 details=tuple(_full_details(action.because)),
             )
+
+
+def _note_line(note: Note) -> Line:
+    return replace(note_line(note), details=tuple(_full_details(note.lasting)))
 
 
 def _full_details(because: Iterable[Difference]) -> Iterator[str]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import assert_never
 
-from ollamaops.plan.actions import Difference
+from ollamaops.plan.actions import Difference, Kind
 from ollamaops.plan.diff import SERVERS_OWN
 from ollamaops.report.words import plural, shorten, shorten_digests
 
@@ -20,6 +20,14 @@ _MAX_SHOWN = 3  # differences named in one line
 _MAX_DIFFED_LINES = 2000  # difflib is quadratic; nobody reads a diff of more
 _CONTEXT = 9  # characters kept on each side of what changed in a long line
 _BARE = re.compile(r"[\w.,:/+-]+( \([\w.]+\))?|\[.*\]|not verified")
+
+_FACTS: Mapping[Kind, str] = {  # reasons that name no values
+    "unwanted": "declared absent",
+    "undeclared": "not declared, and in the scope of prune",
+    "unverified": "pulled by a run that stopped before verifying it",
+    "unknown": "the server finds out whether it is current",
+    "template": "the weights' own template is used, not the declared one",
+}
 
 
 def render_reasons(because: Sequence[Difference], *, everything: bool = False) -> str:
@@ -37,7 +45,7 @@ def render_reasons(because: Sequence[Difference], *, everything: bool = False) -
 
 def is_change(difference: Difference) -> bool:
     """Whether the reason names two values, rather than a fact."""
-    return difference.kind in ("field", "content", "weights")
+    return difference.kind in ("field", "content", "weights", "template")
 
 
 def render_difference(difference: Difference) -> str:
@@ -46,10 +54,8 @@ def render_difference(difference: Difference) -> str:
     match difference.kind:
         case "missing":
             return observed or "not there"
-        case "unwanted":
-            return "declared absent"
-        case "undeclared":
-            return "not declared, and in the scope of prune"
+        case "unwanted" | "undeclared" | "unverified" | "unknown" | "template":
+            return _FACTS[difference.kind]
         case "field" | "content" | "weights":
             return _render_values(difference)
         case "base":
@@ -62,10 +68,6 @@ def render_difference(difference: Difference) -> str:
             return _render_unpushed(shorten_digests(observed))
         case "resident":
             return observed
-        case "unverified":
-            return "pulled by a run that stopped before verifying it"
-        case "unknown":
-            return "the server finds out whether it is current"
         case _:
             assert_never(difference.kind)
 

@@ -53,6 +53,7 @@ class PlanCounts:
     refused: int
     unreached: int
     unresolved: int
+    lasting: int
     download_bytes: int
     download_unknown: bool
     upload_bytes: int
@@ -77,6 +78,7 @@ def count_plan(plan: Plan) -> PlanCounts:
         refused=len(plan.refusals),
         unreached=len(plan.unreached),
         unresolved=len(plan.unresolved),
+        lasting=len(plan.lasting),
         download_bytes=sum(size or 0 for size in downloads),
         download_unknown=None in downloads,
         upload_bytes=sum(size or 0 for size in uploads),
@@ -111,6 +113,8 @@ def _render_nothing(counts: PlanCounts) -> str:
     there = f"{plural(counts.unchanged, 'model')} on {plural(counts.hosts, 'host')}"
     if counts.unreached or counts.unresolved or counts.refused:
         return f"nothing to do as far as is known: {there} as declared"
+    if counts.lasting:
+        return f"nothing that apply can do: {there} as declared"
     return f"nothing to do: {there} {'is' if counts.unchanged == 1 else 'are'} as declared"
 
 
@@ -131,6 +135,7 @@ def _render_rest(counts: PlanCounts) -> list[str]:
         phrase
         for count, phrase in (
             (counts.unmanaged, f"{counts.unmanaged} not declared"),
+            (counts.lasting, f"{counts.lasting} not, which apply cannot mend"),
             (counts.unresolved, f"{counts.unresolved} unknown"),
             (counts.refused, f"{counts.refused} refused"),
             (counts.unreached, f"{plural(counts.unreached, 'host')} not reached"),
@@ -312,9 +317,9 @@ def leftover_lines(host: str, names: Iterable[ModelName], what: str) -> Iterator
 
 
 def note_line(note: Note) -> Line:
-    """A note, marked `?` when it is something that could not be found out."""
+    """A note, marked `?` when it is something that could not be found out, `!` when it is drift."""
     return Line(
-        mark="unknown" if note.unresolved else "note",
+        mark="unknown" if note.unresolved else "trouble" if note.lasting else "note",
         subject=str(note.model or ""),
         hosts=(note.host,),
         text=without_host(note.host, note.message),

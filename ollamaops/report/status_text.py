@@ -96,6 +96,8 @@ def _host_cells(host: HostPlan) -> dict[ModelName, Cell]:
     for note in host.notes:
         if note.model and (note.unresolved or note.waits):
             found[note.model] = Cell(state="unknown", why=(note.message,))
+        elif note.model and note.lasting:
+            found[note.model] = Cell(state="drifted", why=tuple(map(render_difference, note.lasting)))
     changes = [
         action
         for action in host.actions

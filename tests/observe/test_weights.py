@@ -78,10 +78,10 @@ def test_headers_say_what_is_in_a_gguf() -> None:
     info, other = found[path], found[adapter]
     assert isinstance(info, FileInfo)
     assert isinstance(other, FileInfo)
-    assert (info.architecture, info.has_chat_template, info.is_projector) == ("llama", True, False)
+    assert (info.architecture, bool(info.chat_template), info.is_projector) == ("llama", True, False)
     assert info.parameter_count > 0
     assert info.tensors
-    assert other.has_chat_template is False
+    assert other.chat_template == ""
     assert info.digest == Digest.of(path.read_bytes())
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import DeleteModel, HostPlan, Note, Plan, Refusal
-from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes
+from ollamaops.plan.actions import DeleteModel, Difference, HostPlan, Note, Plan, Refusal
+from ollamaops.plan.results import ActionResult, HostReport, RunReport, code_of_plan, count_outcomes
 
 DELETE = DeleteModel(host="h", model=ModelName.parse("a"))
 OUTCOMES = (
@@ -46,3 +46,16 @@ def test_a_plan_sums_up_its_hosts() -> None:
     assert plan.actions == (DELETE, DELETE)
     assert plan.refusals == (said,)
     assert plan.unresolved == (open_note,)
+
+
+def test_what_no_action_mends_is_drift_and_leaves_a_run_partial() -> None:
+    name = ModelName.parse("a")
+    found = Difference(host="h", model=name, kind="template", desired="t", observed="other")
+    note = Note(host="h", model=name, message="m", lasting=(found,))
+    plan = Plan(hosts=(HostPlan(host="h", notes=(note,)),))
+    report = HostReport(host="h", plan=plan.hosts[0], notes=(note,), verified=True)
+
+    assert plan.lasting == (note,)
+    assert (code_of_plan(plan, detailed=True), code_of_plan(plan)) == (2, 0)
+    assert not report.is_as_declared
+    assert RunReport(run_id="r", plan=plan, hosts=(report,)).exit_code == 3

@@ -411,3 +411,33 @@ def test_a_cost_of_many_hosts_is_each_hosts_cost() -> None:
         for host in ("x", "y")
     )
     assert first_line(Plan(hosts=hosts)).endswith(": 1.0 GB each (100 MB already there)")
+
+
+LASTING = Note(
+    host="gpu-1",
+    model=a_name("bot"),
+    message="the declared template is not in force",
+    hint="drop template:",
+    lasting=why("bot", "template", "effective_template", "t\n", "{% tools %}\n"),
+)
+
+
+def test_drift_that_no_action_mends_is_not_called_as_declared() -> None:
+    plan = Plan(hosts=(HostPlan(host="gpu-1", unchanged=names("chat"), notes=(LASTING,)),))
+    assert render_plan(plan).splitlines() == [
+        "! bot:latest on gpu-1: the declared template is not in force",
+        "    hint: drop template:",
+        "nothing that apply can do: 1 model on 1 host as declared; 1 not, which apply cannot mend",
+    ]
+
+
+def test_a_diff_shows_the_template_that_is_used() -> None:
+    plan = Plan(hosts=(HostPlan(host="gpu-1", notes=(LASTING,)),))
+    assert render_diff(plan, a_name("bot")).splitlines() == [
+        "! bot:latest on gpu-1: the declared template is not in force",
+        "    effective_template:",
+        "    @@ -1 +1 @@",
+        "    -{% tools %}",
+        "    +t",
+        "    hint: drop template:",
+    ]

@@ -22,7 +22,7 @@ from report_values import (
     why,
 )
 
-from ollamaops.plan.actions import Action, HostPlan, Plan, UploadBlob, continues_another
+from ollamaops.plan.actions import Action, HostPlan, Note, Plan, UploadBlob, continues_another
 from ollamaops.report.status_text import build_status, render_status, status_to_json
 
 PLANS_BY_NAME = {
@@ -80,6 +80,16 @@ def test_what_could_not_be_found_out_is_unknown() -> None:
     assert (cell.state, cell.why) == (
         "unknown",
         ("cannot be made by Ollama 0.12.11: split GGUF files need 0.30.0",),
+    )
+
+
+def test_what_no_action_mends_is_drifted() -> None:
+    lasting = why("m", "template", "effective_template", "t", "other")
+    note = Note(host="gpu-1", model=a_name("m"), message="m", lasting=lasting)
+    cell = build_status(Plan(hosts=(HostPlan(host="gpu-1", notes=(note,)),)))[a_name("m")]["gpu-1"]
+    assert (cell.state, cell.why) == (
+        "drifted",
+        ("the weights' own template is used, not the declared one",),
     )
 
 

@@ -168,7 +168,7 @@ def a_file(word: str, tree: Tree) -> FileInfo:
         parameter_count=tree.get("count", 7),
         quantization=tree.get("quantization", "F16"),
         is_projector=tree.get("projector", False),
-        has_chat_template=tree.get("chat_template", False),
+        chat_template=tree.get("chat_template", ""),
         tensors=frozenset((name, (1,)) for name in tree.get("tensors", [])),
     )
 
@@ -234,6 +234,7 @@ def a_contents(name: str, tree: Tree) -> Contents:
         adapters=_digests(tree.get("adapters", [])),
         template=template,
         templates=frozenset({template, *tree.get("templates", [])} - {""}),
+        effective_template=str(tree.get("runs", template)),
         system=tree.get("system", ""),
         parameters={key: _parameter(value) for key, value in tree.get("parameters", {}).items()},
         messages=tuple((role, content) for role, content in tree.get("messages", [])),
@@ -410,4 +411,4 @@ def _values(difference: Difference) -> Iterator[tuple[str, str]]:
 
 
 def render_note(note: Note) -> str:
-    return f"{'?' if note.unresolved else '-'} {note.model}: {note.message}"
+    return f"{'?' if note.unresolved else '!' if note.lasting else '-'} {note.model}: {note.message}"

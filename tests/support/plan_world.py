@@ -47,7 +47,7 @@ FILES: dict[Location, FileInfo] = {
         architecture="llama",
         parameter_count=8,
         quantization="F16",
-        has_chat_template=True,
+        chat_template="{{ messages }}",
     ),
     Path("/w/gemma.gguf"): FileInfo(
         digest=Digest.of(b"gemma"),
@@ -310,8 +310,8 @@ def _from_weights(recipe: Recipe, features: Features) -> Contents:
     return Contents(
         digest="",
         blobs=(digest,),
-        template="{{ detected }}" if info.has_chat_template else NO_TEMPLATE,
-        parameters={"stop": ("<end>",)} if info.has_chat_template else {},
+        template="{{ detected }}" if info.chat_template else NO_TEMPLATE,
+        parameters={"stop": ("<end>",)} if info.chat_template else {},
         architecture=info.architecture,
         parameter_count=info.parameter_count,
         quantization=info.quantization,

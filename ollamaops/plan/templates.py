@@ -1,0 +1,99 @@
+"""Which template makes a model's prompts: the declared one, or one that the weights carry.
+
+Servers from 0.30 on use the weights' own Jinja template (`tokenizer.chat_template`) where it offers what the model's
+template does not (measured: tools). It wins over the template of every model made from such weights, and of what is
+made from that, so making a model again would change nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ollamaops.names import ModelName
+from ollamaops.ollama.contents import Contents
+from ollamaops.ollama.shown_modelfile import read_back
+from ollamaops.plan.actions import Difference
+from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.diff import is_ignored
+
+# what is offered → what a Jinja template has that offers it, and the variable of a Go template that does
+_OFFERS: Final = (
+    ("tools", r"\btools\b|tool_call", "Tools"),
+    ("thinking", "<think>.*</think>", "Thinking"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTemplate:
+    """A template that an entry declares, and the name of that entry, from which others inherit it."""
+
+    text: str
+    by: ModelName
+
+
+def declared_template(desired: DesiredHost, model: DesiredModel) -> DeclaredTemplate | None:
+    """The template that the model's entry declares, else that of the nearest entry that it is made from."""
+    declared = {each.name: each for each in desired.declared}
+    one: DesiredModel | None = model
+    while one is not None:
+        if one.recipe is not None and one.recipe.template:
+            return DeclaredTemplate(one.recipe.template, one.name)
+        one = declared.get(one.made_from) if one.made_from else None
+    return None
+
+
+def find_override(
+    host: str, model: DesiredModel, wanted: DeclaredTemplate, own: Contents
+) -> Difference | None:
+    """How the template that makes the prompts differs, if the model has the declared one and it is not in force."""
+    effective = own.effective_template
+    if not effective or effective.strip() == wanted.text.strip() or read_back(wanted.text) != own.template:
+        return None
+    if is_ignored("template", model.spec.ignore):
+        return None
+    return Difference(
+        host=host,
+        model=model.name,
+        kind="template",
+        path="effective_template",
+        desired=wanted.text,
+        observed=effective,
+    )
+
+
+def weights_template(desired: DesiredHost, model: DesiredModel, shown: Contents | None) -> str:
+    """The template that the model's weights carry, as their file says, or `shown`: the model or its base as it is
+    now. "" where there is none, or none that is known of."""
+    if shown is not None and shown.effective_template != shown.template:
+        return shown.effective_template
+    one: DesiredModel | None = model
+    while one is not None and not one.weights:
+        one = desired.find(one.made_from)
+    return next((info.chat_template for info in one.weights if info.chat_template), "") if one else ""
+
+
+def offers_more(jinja: str, declared: str) -> tuple[str, ...]:
+    """What the weights' template offers and the declared one does not: then servers use the weights'."""
+    return tuple(
+        what
+        for what, words, variable in _OFFERS
+        if re.search(words, jinja, re.DOTALL) and not re.search(rf"\.{variable}\b", declared)
+    )
+
+
+def say_override(model: ModelName, wanted: DeclaredTemplate, jinja: str, *, is_plan: bool = False) -> str:
+    """What is the matter, and why."""
+    whose = "the declared template" if wanted.by == model else f"the template that '{wanted.by}' declares"
+    more = " and ".join(offers_more(jinja, wanted.text))
+    is_not = "will not be in force on this server" if is_plan else "is not in force"
+    why = f"it offers {more}" if more else "the server prefers it"
+    return f"{whose} {is_not}: the weights' own template is used: {why}"
+
+
+def ways_out(wanted: DeclaredTemplate, jinja: str) -> str:
+    """What can be done about it."""
+    more = " and ".join(offers_more(jinja, wanted.text))
+    handle = f"handle {more} in the declared template, " if more else ""
+    return f"{handle}drop template:, or set OLLAMA_GO_TEMPLATE=1 in the server's environment"
