@@ -29,6 +29,11 @@ class InferenceRules:
     dimensions: bool = True  # 0.11.11
     tool_call_ids: bool = True  # 0.12.10
     strict_modalities: bool = True  # 0.30.0: no images to a text model, no embeddings of a chat model
+    durations_in_ms: bool = False
+    """What takes less than a millisecond is 0, and left out."""
+    words_before_bad_text: int | None = 0
+    """0.30.0: an answer ends early, without `done`, where the model says bytes that are not UTF-8. On a real server
+    chance decides how far it gets; these are the numbers of words that were recorded. None: it says them all."""
 
 
 NEWEST_RULES = InferenceRules()
@@ -114,6 +119,8 @@ class Behavior:
     """`capabilities`, `parent_model`, `context_length` and `embedding_length` in tags."""
     show_tensors: bool = True
     show_capabilities: bool = True
+    own_template_wins: bool = True
+    """The weights' own (Jinja) template runs where none is declared, or the declared one offers less."""
     show_template_overlay: bool = False
     """A `template` in the request is echoed, as `system` and `options` are."""
     show_array_limit: int = 0
@@ -124,6 +131,8 @@ class Behavior:
     ps_context_length: bool = True
     ps_context_capped: bool = True
     """The context in ps is never longer than the model was trained for."""
+    unloads_at_once: bool = True
+    """A runner that is unloaded under another name than its own has left ps at once; else it is seen once more."""
 
     inference: InferenceRules = NEWEST_RULES
 
@@ -144,7 +153,8 @@ class Behavior:
     corrupt_manifest_stops_prune: bool = True
 
 
-_0_32 = Behavior()
+_0_33 = Behavior()
+_0_32 = replace(_0_33, inference=InferenceRules(words_before_bad_text=2))
 _0_12 = replace(
     _0_32,
     cloud_status_endpoint=False,
@@ -169,10 +179,12 @@ _0_12 = replace(
     converted_bos_flags=True,
     verifies_imports=False,
     tags_extras=False,
+    own_template_wins=False,
     show_template_overlay=True,
     model_info_always=False,
     ps_context_capped=False,
-    inference=InferenceRules(strict_modalities=False),
+    unloads_at_once=False,
+    inference=InferenceRules(strict_modalities=False, words_before_bad_text=None),
     push_invalid="invalid model path",
     raw_manifests=False,
     layer_names=False,
@@ -213,6 +225,7 @@ _0_5 = replace(
     show_tensors=False,
     show_capabilities=False,
     show_array_limit=1024,
+    inference=replace(_0_6.inference, durations_in_ms=True),
 )
 _0_3 = replace(
     _0_5,
@@ -232,6 +245,7 @@ _0_3 = replace(
         unload_without_loading=False,
         schema_format=False,
         full_name_in_refusals=False,
+        durations_in_ms=False,
     ),
     always_says_prune=True,
     push_missing="stat {}: no such file or directory",
@@ -247,7 +261,7 @@ RECORDED: dict[str, Behavior] = {
     "0.6.8": _0_6,
     "0.12.11": _0_12,
     "0.32.15": _0_32,
-    "0.33.0-rc2": _0_32,
+    "0.33.0-rc2": _0_33,
 }
 
 
@@ -291,6 +305,7 @@ BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
     (0, 30, 0): (
         *("show_names_canonical", "rewrites_gguf", "verifies_imports", "file_origin", "splits_merge"),
         *("drafts", "quantize_reports", "quantizer", "tags_extras", "strict_modalities"),
+        *("own_template_wins", "words_before_bad_text"),
     ),
     (0, 31, 2): ("info_type_errors",),
     (0, 32, 7): ("config_rootfs",),

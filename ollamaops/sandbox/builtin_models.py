@@ -26,6 +26,8 @@ from ollamaops.sandbox.gguf_file import (
 from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
 from ollamaops.sandbox.golang import json_line, sorted_map
 
+STAND_IN = "pretend "
+"""How `general.name` of a stand-in's weights begins."""
 _LICENSE = """Pretend model "{name}" of the ollamaops sandbox, for tests and demonstrations.
 
 These weights are random numbers. They are not {name}, were not made by its authors and can do nothing that it can.
@@ -253,7 +255,7 @@ def _metadata(builtin: BuiltinModel) -> dict[str, Field]:
         whole["vision.block_count"] = 1
     return {
         "general.architecture": Field(STRING, builtin.family),
-        "general.name": Field(STRING, f"pretend {builtin.name}"),
+        "general.name": Field(STRING, f"{STAND_IN}{builtin.name}"),
         "general.description": Field(
             STRING, "random numbers for tests and demonstrations, not the real model"
         ),

@@ -38,6 +38,7 @@ LOAD_NS = 1_000_000
 PROMPT_TOKEN_NS = 100_000
 TOKEN_NS = 10_000_000
 _DEFAULT_CONTEXT = 4096
+_NO_TIME = "0001-01-01T00:00:00Z"
 _SAMPLING = ("seed", "temperature", "top_k", "top_p", "min_p")
 _NO_VISION = {
     "code": 400,
@@ -65,6 +66,8 @@ class ModelFacts:
     context_length: int = _DEFAULT_CONTEXT
     embedding_length: int = 384
     template: str = ""
+    speaks_bytes: bool = False
+    """The weights know no words: what they say is random bytes."""
     system: str = ""
     parameters: Mapping[str, object] = field(default_factory=dict)
     messages: tuple[ChatMessage, ...] = ()
@@ -98,14 +101,16 @@ class _Speech:
     def content(self) -> str:
         return "".join(self.words)
 
-    def metrics(self) -> dict[str, object]:
+    def metrics(self, model: ModelFacts, rules: InferenceRules) -> dict[str, object]:
         count = max(len(self.thoughts) + len(self.words) + (self.tool_call is not None), 1)
         prompt_ns, eval_ns = self.prompt_tokens * PROMPT_TOKEN_NS, count * TOKEN_NS
+        if rules.durations_in_ms and model.speaks_bytes:
+            prompt_ns = 0  # weights that small read a prompt in less than a millisecond
         return {
             "total_duration": LOAD_NS + prompt_ns + eval_ns,
             "load_duration": LOAD_NS,
             "prompt_eval_count": self.prompt_tokens,
-            "prompt_eval_duration": prompt_ns,
+            **({"prompt_eval_duration": prompt_ns} if prompt_ns else {}),
             "eval_count": count,
             "eval_duration": eval_ns,
         }
@@ -128,6 +133,8 @@ def generate(
     _check_images(request.images, model, rules)
     choice = _choice(model, turns, options, (request.suffix, request.template, request.raw, request.format))
     speech = _speech(turns, (), request.format, think, options, choice)
+    if (said_before := _before_bad_text(speech, model, rules)) is not None:
+        return _broken_off(request, [{**head, "response": word} for word in said_before], {"response": ""})
     prompt = "\n".join(turn.content for turn in turns)
     last = {
         **head,
@@ -135,7 +142,7 @@ def generate(
         "done": True,
         "done_reason": speech.done_reason,
         **({} if request.raw else {"context": tokenize(f"{prompt}\n{speech.content}\n")}),
-        **speech.metrics(),
+        **speech.metrics(model, rules),
     }
     if not request.stream:
         return _whole({**last, "response": speech.content, **_thinking(speech)}, request.keep_alive_s)
@@ -161,7 +168,12 @@ def chat(
     _check_images([image for message in request.messages for image in message.images], model, rules)
     choice = _choice(model, turns, options, (request.tools, request.format))
     speech = _speech(turns, request.tools, request.format, think, options, choice)
-    last = {**silent, "done": True, "done_reason": speech.done_reason, **speech.metrics()}
+    if (said_before := _before_bad_text(speech, model, rules)) is not None:
+        lines: list[dict[str, object]] = [
+            {**head, "message": {"role": "assistant", "content": word}} for word in said_before
+        ]
+        return _broken_off(request, lines, {"message": {"role": "", "content": ""}})
+    last = {**silent, "done": True, "done_reason": speech.done_reason, **speech.metrics(model, rules)}
     called = _called(speech, choice, rules)
     if not request.stream:
         message = {"role": "assistant", "content": speech.content, **_thinking(speech), **called}
@@ -360,6 +372,32 @@ def _runner_answer(
 
 def _whole(document: dict[str, object], keep_alive_s: float | None) -> Answer:
     return Answer((document,), False, "load", keep_alive_s)
+
+
+def _before_bad_text(speech: _Speech, model: ModelFacts, rules: InferenceRules) -> tuple[str, ...] | None:
+    """The words before the one that is not UTF-8; None if there is none, or it does not end the answer."""
+    limit = rules.words_before_bad_text
+    if not model.speaks_bytes or limit is None or len(speech.words) <= limit:
+        return None
+    return speech.words[:limit]
+
+
+def _broken_off(
+    request: GenerateRequest | ChatRequest, lines: list[dict[str, object]], silence: Mapping[str, object]
+) -> Answer:
+    """The answer of a model that stops in the middle: nothing says that it is done."""
+    if request.stream:
+        return Answer(tuple({**line, "done": False} for line in lines), True, "load", request.keep_alive_s)
+    whole = _joined(lines) if lines else {"model": "", "created_at": _NO_TIME, **silence}
+    return _whole({**whole, "done": False}, request.keep_alive_s)
+
+
+def _joined(lines: list[dict[str, object]]) -> dict[str, object]:
+    """The lines of a stream as the one document of an answer without `stream`."""
+    if "response" in lines[0]:
+        return {**lines[0], "response": "".join(str(line["response"]) for line in lines)}
+    content = "".join(line["message"]["content"] for line in lines)  # type: ignore[index]  # made above
+    return {**lines[0], "message": {"role": "assistant", "content": content}}
 
 
 def _thinking(speech: _Speech) -> dict[str, object]:

@@ -120,9 +120,10 @@ def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
     header = model.header()
     if result.runner == "load" and header and header.architecture not in _KNOWN_ARCHITECTURES:
         raise Refusal(500, _UNSUPPORTED)
-    context_length = integer_option({**model.options, **(question.options or {})}, "num_ctx", 4096)
+    options = {**model.options, **(question.options or {})}
+    context_length = integer_option(options, "num_ctx", 4096)
     limit = facts.context_length if service.behavior.ps_context_capped else context_length
-    service.runners.apply(result, model, min(context_length, limit))
+    service.runners.apply(result, model, options, min(context_length, limit))
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ollamaops.sandbox.golang import MAX_DURATION_S, time_text
@@ -16,6 +16,7 @@ from ollamaops.sandbox.inference import Answer
 from ollamaops.sandbox.stored_models import StoredModel
 
 DEFAULT_KEEP_ALIVE_S = 300.0
+_LEAVING_S = 1.0
 _RUNNER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 
 
@@ -34,25 +35,50 @@ class _Runner:
 
 
 class LoadedModels:
-    """The loaded models of one server, at most `limit` of them (OLLAMA_MAX_LOADED_MODELS)."""
+    """The loaded models of one server, at most `limit` of them (OLLAMA_MAX_LOADED_MODELS).
 
-    def __init__(self, clock: Callable[[], float] = time.time, limit: int | None = None) -> None:
+    Models that share their weights, adapters and runner options share a runner, which has the name of the first.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        limit: int | None = None,
+        *,
+        unloads_at_once: bool = True,
+    ) -> None:
         self._clock, self._limit, self._lock = clock, limit, threading.Lock()
+        self._unloads_at_once = unloads_at_once
         self._loaded: dict[str, _Runner] = {}
+        self._leaving: dict[str, tuple[_Runner, float]] = {}
+        """What is unloaded but not yet out of ps, and until when."""
 
-    def apply(self, answer: Answer, model: StoredModel, context_length: int) -> None:
-        """Do with the model's runner what the answer says."""
+    def apply(
+        self, answer: Answer, model: StoredModel, options: Mapping[str, object], context_length: int
+    ) -> None:
+        """Do with the model's runner what the answer says; `options` are the model's with the request's over them."""
         with self._lock:
             if answer.runner == "unload":
+                self._unload(model)
+            if answer.runner == "load" and answer.keep_alive_s == 0:
                 self._loaded.pop(model.weights_digest, None)
-            if answer.runner == "load":
-                self._load(model, context_length, answer.keep_alive_s)
+            elif answer.runner == "load":
+                self._load(model, options, context_length, answer.keep_alive_s)
 
-    def _load(self, model: StoredModel, context_length: int, keep_alive_s: float | None) -> None:
-        if keep_alive_s == 0:
-            self._loaded.pop(model.weights_digest, None)
-            return
-        options = tuple(model.options.get(name) for name in _RUNNER_OPTIONS)
+    def _unload(self, model: StoredModel) -> None:
+        known = self._loaded.pop(model.weights_digest, None)
+        if known and not self._unloads_at_once and known.model.name != model.name:
+            self._leaving[model.weights_digest] = known, self._clock() + _LEAVING_S
+
+    def _load(
+        self,
+        model: StoredModel,
+        given: Mapping[str, object],
+        context_length: int,
+        keep_alive_s: float | None,
+    ) -> None:
+        self._leaving.pop(model.weights_digest, None)
+        options = tuple(given.get(name) for name in _RUNNER_OPTIONS)
         known = self._loaded.get(model.weights_digest)
         if not known or (known.runner_options, known.model.adapters) != (options, model.adapters):
             self._loaded.pop(model.weights_digest, None)
@@ -73,13 +99,15 @@ class LoadedModels:
 
     def emptied(self) -> LoadedModels:
         """The runners of the same server after a restart: none."""
-        return LoadedModels(self._clock, self._limit)
+        return LoadedModels(self._clock, self._limit, unloads_at_once=self._unloads_at_once)
 
     def listed(self, *, with_context: bool) -> list[dict[str, object]]:
         """The models of ps, the one that stays longest first."""
         with self._lock:
             self._expire()
-            runners = sorted(self._loaded.values(), key=lambda runner: -runner.expires_at)
+            leaving = [runner for runner, until in self._leaving.values() if self._clock() < until]
+            self._leaving.clear()
+            runners = sorted([*self._loaded.values(), *leaving], key=lambda runner: -runner.expires_at)
         return [_entry(runner, with_context=with_context) for runner in runners]
 
 

@@ -29,7 +29,7 @@ class Service:
         self.store, self.behavior, self.version = store, behavior, version
         self.models = StoredModels(store, behavior)
         self.transfer = Transfer(self.models, version)
-        self.runners = LoadedModels(limit=max_loaded)
+        self.runners = LoadedModels(limit=max_loaded, unloads_at_once=behavior.unloads_at_once)
         self._creator = Creator(self.models, self.transfer.pull_base)
         self._modelfiles = ModelfileCreator(self._creator)
 

@@ -30,12 +30,14 @@ def show_model(
     """The answer of show. OSError or BadGGUF when the weights cannot be read."""
     header = model.header()
     template = overlay.template if behavior.show_template_overlay else ""
-    model = replace(model, system=overlay.system or model.system, template=template or model.template)
+    if template:
+        model = replace(model, template=template)
+    model = replace(model, system=overlay.system or model.system)
     answer: dict[str, object] = {
         "license": "\n".join(model.licenses),
         "modelfile": modelfile_text(replace(model, options={**model.options, **overlay.options})),
         "parameters": parameters_text(model.options),
-        "template": model.template,
+        "template": model.effective_template,
         "system": model.system,
         "details": model.config.details(model.parent),
         "messages": [{"role": item.get("role"), "content": item.get("content")} for item in model.messages],
@@ -177,7 +179,7 @@ def _extras(models: StoredModels, listed: Listed) -> dict[str, object]:
     capabilities: list[str] = []
     try:
         model = models.read_layers(listed.name, listed.manifest)
-        capabilities = model.capabilities()
+        capabilities = model.capabilities(as_declared=True)
         header = model.header()
         if header:
             lengths = {key: length or header.of_architecture(key) for key, length in lengths.items()}

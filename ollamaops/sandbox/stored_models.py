@@ -13,15 +13,22 @@ from typing import TypeVar
 
 from ollamaops.sandbox import layers as kinds
 from ollamaops.sandbox.behavior import Behavior
+from ollamaops.sandbox.builtin_models import STAND_IN
 from ollamaops.sandbox.gguf_file import BadGGUF, Header, read_header
 from ollamaops.sandbox.inference import ModelFacts
 from ollamaops.sandbox.inference_requests import read_message
 from ollamaops.sandbox.layers import Config, CorruptManifest, Manifest, parse_config, parse_manifest
 from ollamaops.sandbox.model_name import Name, adopt_spelling
 from ollamaops.sandbox.store import Store
-from ollamaops.sandbox.templates import DEFAULT_TEMPLATE, template_variables
+from ollamaops.sandbox.templates import (
+    DEFAULT_TEMPLATE,
+    own_template_capabilities,
+    prefers_own_template,
+    template_capabilities,
+)
 
 T = TypeVar("T")
+_WORD_TOKEN, _BYTE_TOKEN = 1, 6
 
 
 class NoSuchModel(LookupError):
@@ -43,6 +50,9 @@ class StoredModel:
     projectors: list[Path] = field(default_factory=list)
     drafts: list[Path] = field(default_factory=list)
     template: str = DEFAULT_TEMPLATE
+    has_template: bool = False
+    """Whether the template is a layer of the model, and not the default."""
+    own_template_wins: bool = False
     system: str = ""
     options: dict[str, object] = field(default_factory=dict)
     messages: list[dict[str, object]] = field(default_factory=list)
@@ -60,7 +70,7 @@ class StoredModel:
             case kinds.DRAFT:
                 self.drafts.append(path)
             case kinds.TEMPLATE:
-                self.template = _text(path)
+                self.template, self.has_template = _text(path), True
             case kinds.SYSTEM:
                 self.system = _text(path)
             case kinds.LICENSE:
@@ -78,14 +88,36 @@ class StoredModel:
             raise FileNotFoundError(2, "no weights", "")
         return read_header(self.weights) if self.weights else None
 
-    def capabilities(self) -> list[str]:
-        """What the model can do, in the order in which servers list it."""
+    @property
+    def effective_template(self) -> str:
+        """The template that runs: the declared one, or the weights' own."""
+        return self._own_template() or self.template
+
+    def capabilities(self, *, as_declared: bool = False) -> list[str]:
+        """What the model can do, in the order in which servers list it.
+
+        `as_declared` leaves the weights' own template out of account, as tags does.
+        """
         if self.config.remote_model:
             return list(self.config.capabilities)
-        found = [*self._weights_capabilities(), *self._template_capabilities()]
+        own = "" if as_declared else self._own_template()
+        found = [*own_template_capabilities(own), *self._weights_capabilities()]
+        if not own:
+            found += template_capabilities(self.template)
         if self.projectors:
             found.append("vision")
         return list(dict.fromkeys([*found, *self.config.capabilities]))
+
+    def _own_template(self) -> str:
+        """The weights' own template where it runs, else nothing. A renderer or parser runs instead of either."""
+        if not self.own_template_wins or self.config.renderer or self.config.parser:
+            return ""
+        try:
+            header = self.header()
+        except (OSError, BadGGUF):
+            return ""
+        own = header.text("tokenizer.chat_template") if header else ""
+        return own if not self.has_template or prefers_own_template(own, self.template) else ""
 
     def _weights_capabilities(self) -> Iterator[str]:
         try:
@@ -97,12 +129,6 @@ class StoredModel:
             yield "embedding" if f"{prefix}.pooling_type" in header.fields else "completion"
             if f"{prefix}.vision.block_count" in header.fields:
                 yield "vision"
-
-    def _template_capabilities(self) -> Iterator[str]:
-        used = template_variables(self.template)
-        for variable, capability in (("tools", "tools"), ("suffix", "insert"), ("thinking", "thinking")):
-            if variable in used:
-                yield capability
 
     def for_inference(self) -> ModelFacts:
         """The facts that pretend inference needs. OSError or BadGGUF when the weights cannot be read."""
@@ -116,7 +142,8 @@ class StoredModel:
             weights=self.weights_digest,
             context_length=lengths[0] or 4096,
             embedding_length=lengths[1] or 384,
-            template=self.template,
+            template=self.effective_template,
+            speaks_bytes=header is not None and _knows_only_bytes(header),
             system=self.system,
             parameters=self.options,
             messages=tuple(map(read_message, self.messages)),
@@ -164,7 +191,10 @@ class StoredModels:
 
     def read_layers(self, name: Name, manifest: Manifest) -> StoredModel:
         """The model with that manifest. CorruptManifest or OSError (a blob is missing)."""
-        model = StoredModel(name, manifest, self.config(manifest), self.store.modified_ns(name))
+        model = StoredModel(
+            *(name, manifest, self.config(manifest), self.store.modified_ns(name)),
+            own_template_wins=self.behavior.own_template_wins,
+        )
         for layer in manifest.layers:
             model.add(layer, self.store.blob_path(layer.digest))
         return model
@@ -183,6 +213,18 @@ class StoredModels:
                 yield Listed(name, manifest, self.config(manifest), self.store.modified_ns(name))
             except (NoSuchModel, CorruptManifest, OSError):
                 continue
+
+
+def _knows_only_bytes(header: Header) -> bool:
+    """Whether the vocabulary has bytes and control tokens but no words. What such weights say is hardly ever UTF-8.
+
+    The built-in models have no words either, but stand for models that speak.
+    """
+    kinds_of_token = header.fields.get("tokenizer.ggml.token_type")
+    is_stand_in = header.text("general.name").startswith(STAND_IN)
+    if is_stand_in or kinds_of_token is None or not isinstance(kinds_of_token.value, list):
+        return False
+    return _BYTE_TOKEN in kinds_of_token.value and _WORD_TOKEN not in kinds_of_token.value
 
 
 def _text(path: Path) -> str:

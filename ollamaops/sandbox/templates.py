@@ -2,7 +2,8 @@
 
 `check_template` speaks the words of Go's text/template. The fields that a template uses (`.Tools`, `.Suffix`, …)
 become capabilities. Nothing here runs a template. A GGUF's own (Jinja) template counts as a built-in one when it is
-less than 100 edits away from it; then the built-in text and its stop words become layers of the model.
+less than 100 edits away from it; then the built-in text and its stop words become layers of the model. Servers from
+0.30 on run the GGUF's own template instead of the model's where it offers more: they look for words in its text.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ _TOKEN = re.compile(
     | (?P<field>\.[A-Za-z_]\w*) | (?P<variable>\$\w*) | (?P<number>[+-]?\d[\w.]*) | (?P<word>[A-Za-z_]\w*)
     | (?P<sign>:=|[.|(),=])""",
     re.VERBOSE,
+)
+
+_RESULT_MARKS = ('eq .Role "tool"', "tool_response", "TOOL_RESULTS")
+_OWN_RESULT_MARKS = (
+    *("tool_response", "tool_results", "ipython", "message.role == 'tool'", 'message.role == "tool"'),
+    *("role'] == 'tool'", 'role\'] == "tool"', "role\"] == 'tool'", 'role"] == "tool"'),
 )
 
 
@@ -64,6 +71,51 @@ def template_variables(text: str) -> frozenset[str]:
         return frozenset()
     tokens = [token for action in actions for token in action.tokens]
     return frozenset(word.strip(".$").lower() for kind, word in tokens if kind in {"field", "variable"})
+
+
+def template_capabilities(text: str) -> list[str]:
+    """What a (Go) template offers."""
+    used = template_variables(text)
+    return [
+        capability
+        for variable, capability in (("tools", "tools"), ("suffix", "insert"), ("thinking", "thinking"))
+        if variable in used
+    ]
+
+
+def own_template_capabilities(jinja: str) -> list[str]:
+    """What the template that weights carry offers."""
+    found = ["tools"] if "tools" in jinja or "tool_call" in jinja else []
+    return [*found, "thinking"] if _shows_thinking(jinja) else found
+
+
+def _shows_thinking(jinja: str) -> bool:
+    if "<think>" in jinja and "</think>" in jinja:
+        return True
+    splits = any(f"content.split({quote}</think>{quote})" in jinja for quote in "'\"")
+    return splits and "reasoning_content" not in jinja and "<SPECIAL_12>" not in jinja
+
+
+def prefers_own_template(jinja: str, declared: str) -> bool:
+    """Whether servers from 0.30 on run the weights' own template although the model has another one.
+
+    It must offer more, or be the only one of the two that can tell a model what its tool calls gave.
+    """
+    own, others = own_template_capabilities(jinja), template_capabilities(declared)
+    if len(own) > len(others):
+        return not _returns_results(declared) or _own_returns_results(jinja)
+    same_tools = "tools" in own and set(own) == set(others)
+    return same_tools and _own_returns_results(jinja) and not _returns_results(declared)
+
+
+def _returns_results(declared: str) -> bool:
+    takes_calls = {"tools", "toolcalls"} <= template_variables(declared)
+    return takes_calls and any(mark in declared for mark in _RESULT_MARKS)
+
+
+def _own_returns_results(jinja: str) -> bool:
+    has_calls = "tool_calls" in jinja or "assistant_tool_call" in jinja
+    return has_calls and any(mark in jinja for mark in _OWN_RESULT_MARKS)
 
 
 def _error(line: int, message: str) -> BadTemplate:

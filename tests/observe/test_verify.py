@@ -293,7 +293,8 @@ def test_the_context_of_a_runner_that_is_listed_under_another_name_counts(newest
     newest.stranger.create("twin", BASE, system="Be a twin.")
     assert failures(hold(newest, BASE, {"options": {"num_ctx": 8192}, "context_length": 8192})) == []
     hold(newest, EMBEDDER, {"prompt": "hi"})
-    assert failures(hold(newest, "twin:latest", {"prompt": "hi", "context_length": 8193})) == [
+    wanted: dict[str, object] = {"prompt": "hi", "options": {"num_ctx": 8192}, "context_length": 8193}
+    assert failures(hold(newest, "twin:latest", wanted)) == [
         "context_length: loaded with 8192 tokens, 8193 expected"
     ]
 

@@ -16,6 +16,75 @@ from ollamaops.sandbox.behavior import NEWEST, RECORDED
 VERSIONS = list(RECORDED)
 
 
+# --- the template that runs -----------------------------------------------------------------------------------------
+
+PLAIN = "{{ .System }}{{ .Prompt }}"
+TOOLS = "{{ if .Tools }}{{ .Tools }}{{ end }}{{ .Prompt }}"
+ROUND_TRIP = (
+    "{{ .Tools }}{{ range .Messages }}{{ .ToolCalls }}"
+    '{{ if eq .Role "tool" }}<r>{{ end }}{{ .Content }}{{ end }}'
+)
+THINKING = "{{ range .Messages }}{{ .Thinking }}{{ .Content }}{{ end }}"
+OWN_PLAIN = "{{ messages[0]['content'] }}"
+OWN_TOOLS = "{% if tools %}{{ tools }}{% endif %}{{ messages[0]['content'] }}"
+OWN_ROUND_TRIP = "{{ tools }}{{ messages[0].tool_calls }}{% if message.role == 'tool' %}<r>{% endif %}"
+OWN_THINKING = "<think>{{ messages[0].thinking }}</think>"
+OWN_BOTH = OWN_TOOLS + OWN_THINKING
+NEW = ("0.30.0", "0.32.15", "0.33.0-rc2")
+
+
+@pytest.mark.parametrize("version", ["0.5.7", "0.12.11", "0.24.0", *NEW])
+@pytest.mark.parametrize(
+    ("own", "declared", "own_runs", "capabilities"),
+    [
+        (OWN_TOOLS, None, True, ["tools", "completion"]),
+        (OWN_TOOLS, PLAIN, True, ["tools", "completion"]),
+        (OWN_TOOLS, TOOLS, False, ["completion", "tools"]),
+        (OWN_TOOLS, THINKING, False, ["completion", "thinking"]),
+        (OWN_PLAIN, None, True, ["completion"]),
+        (OWN_PLAIN, PLAIN, False, ["completion"]),
+        (OWN_THINKING, PLAIN, True, ["thinking", "completion"]),
+        (OWN_BOTH, TOOLS, True, ["tools", "thinking", "completion"]),
+        (OWN_BOTH, ROUND_TRIP, False, ["completion", "tools"]),
+        (OWN_BOTH + OWN_ROUND_TRIP, ROUND_TRIP, True, ["tools", "thinking", "completion"]),
+        (OWN_ROUND_TRIP, TOOLS, True, ["tools", "completion"]),
+        (OWN_ROUND_TRIP, ROUND_TRIP, False, ["completion", "tools"]),
+    ],
+)
+def test_the_template_of_the_weights_runs_where_it_offers_more(
+    version: str,
+    own: str,
+    declared: str | None,
+    own_runs: bool,
+    capabilities: list[str],
+    tmp_path: Path,
+) -> None:
+    with a_caller(tmp_path, version) as caller:
+        uploaded = caller.upload(a_gguf({"tokenizer.chat_template": own}))
+        template = {} if declared is None else {"template": declared}
+        caller.create("base", files={"w.gguf": uploaded}, **template)
+        caller.create("child", **{"from": "base"}, system="s")
+        caller.create("rendered", **{"from": "base"}, renderer="qwen3-coder", parser="qwen3-coder")
+        is_new = version in NEW
+        printed = f"\nTEMPLATE {declared or '{{ .Prompt }}'}\n"
+        for name in ("base", "child"):
+            shown = caller.show(name)
+            assert shown["template"] == (own if own_runs and is_new else declared or "{{ .Prompt }}")
+            assert printed in str(shown["modelfile"])
+            if is_new:
+                assert shown["capabilities"] == capabilities
+        assert caller.show("rendered")["template"] == (declared or "{{ .Prompt }}")
+
+
+def test_tools_of_the_weights_own_template_can_be_used_though_tags_does_not_list_them(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+    with a_caller(tmp_path) as caller:
+        caller.create("own", files={"w.gguf": caller.upload(a_gguf({"tokenizer.chat_template": OWN_TOOLS}))})
+        assert caller.tags()["own:latest"]["capabilities"] == ["completion"]
+        asked = {"model": "own", "messages": [{"role": "user", "content": "hi"}], "tools": [tool]}
+        assert caller.post("chat", stream=False, **asked).status == 200
+
+
 # --- show -----------------------------------------------------------------------------------------------------------
 
 

@@ -401,6 +401,46 @@ def test_full_memory_evicts_the_model_with_the_shortest_keep_alive(tmp_path: Pat
         assert {model["name"] for model in models} == {"b:latest", "c:latest"}
 
 
+@pytest.mark.parametrize("version", ["0.3.4", "0.5.7", "0.12.11", "0.32.15"])
+def test_models_that_share_weights_share_the_name_in_ps_and_are_unloaded_together(
+    version: str, tmp_path: Path
+) -> None:
+    def listed() -> list[object]:
+        models = cast("list[Json]", caller.call("GET", "/api/ps").document["models"])
+        return [model["name"] for model in models]
+
+    with a_caller(tmp_path, version) as caller:
+        caller.base("one")
+        caller.post("copy", source="one", destination="two")
+        for name in ("one", "two"):
+            caller.post("generate", model=name)
+            assert listed() == ["one:latest"]
+        caller.post("generate", model="two", keep_alive=0)
+        is_seen_once_more = version in {"0.5.7", "0.12.11"}
+        assert listed() == (["one:latest"] if is_seen_once_more else [])
+        assert listed() == []
+        caller.post("generate", model="two")
+        assert listed() == ["two:latest"]
+
+
+@pytest.mark.parametrize("version", ["0.12.11", "0.30.0", "0.33.0-rc2"])
+@pytest.mark.parametrize("weights", ["tiny-a.gguf", "tiny-ascii-f16.gguf"])
+@pytest.mark.parametrize("endpoint", ["generate", "chat"])
+def test_answers_of_weights_without_words_end_early_on_new_servers(
+    version: str, weights: str, endpoint: str, tmp_path: Path
+) -> None:
+    with a_caller(tmp_path, version) as caller:
+        caller.base(weights=weights)
+        asked = (
+            {"prompt": "hi"} if endpoint == "generate" else {"messages": [{"role": "user", "content": "hi"}]}
+        )
+        is_cut = weights == "tiny-a.gguf" and version != "0.12.11"
+        whole = caller.post(endpoint, model="base", stream=False, **asked)
+        assert (whole.status, whole.document["done"]) == (200, not is_cut)
+        pieces = caller.post(endpoint, model="base", **asked).lines
+        assert any(piece["done"] for piece in pieces) is not is_cut
+
+
 def test_different_options_reload_the_model(tmp_path: Path) -> None:
     with a_caller(tmp_path) as caller:
         caller.base()

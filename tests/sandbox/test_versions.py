@@ -6,7 +6,7 @@ The table of what began when is the sandbox's own; here it is held against the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -109,14 +109,15 @@ def test_the_sandbox_has_at_every_version_the_features_that_the_client_expects(
 FROM_THE_RECORDED_VERSION_ON = {
     "0.5.7": {
         *("projector_test", "old_chatml", "push_missing", "push_invalid", "blob_without_redirect"),
+        "durations_in_ms",
     },
-    "0.6.8": {"show_array_limit"},
+    "0.6.8": {"show_array_limit", "durations_in_ms"},
     "0.12.11": {"message_keys", "file_ends_checked", "projector_test", "converts", "tensor_type_names"},
     "0.32.15": {
         *("all_weights_described", "converted_bos_flags", "show_template_overlay", "ps_context_capped"),
-        "fresh_blob_lines",
+        *("fresh_blob_lines", "unloads_at_once"),
     },
-    "0.33.0-rc2": set[str](),
+    "0.33.0-rc2": {"words_before_bad_text"},
 }
 
 
@@ -162,5 +163,8 @@ def test_only_newer_servers_inherit_a_renderer(version: str, renderer: str, tmp_
         assert ("RENDERER" in str(caller.show("end")["modelfile"])) is bool(renderer)
 
 
-def test_the_two_newest_recorded_servers_behave_alike() -> None:
-    assert RECORDED["0.32.15"] == RECORDED[NEWEST] == Behavior()
+def test_the_two_newest_recorded_servers_behave_alike_but_for_chance() -> None:
+    newest = RECORDED[NEWEST]
+    by_chance = replace(newest.inference, words_before_bad_text=2)
+    assert RECORDED["0.32.15"] == replace(newest, inference=by_chance)
+    assert newest == Behavior()
