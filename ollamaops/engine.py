@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ollamaops.apply.plan_host import find_changes, judge_again, plan_rollback_of_task, plan_task
 from ollamaops.apply.saved_plan import build_made_from, require_same

@@ -38,9 +38,10 @@ carry a `hint`: what to do about it, one sentence. Messages read "what: why", lo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar
+
+from msgspec import Struct
 
 MAX_SERVER_TEXT = 256
 
@@ -75,8 +76,7 @@ class UsageError(OllamaopsError):
     exit_code = 64
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True, order=True):
     """One thing wrong in a user's file. Lines and columns count from 1; 0 means "the file as a whole"."""
 
     path: str

@@ -8,20 +8,19 @@ id of an action is the one in the plan (`gpu-1/pull/llama3.2:3b`). Outcomes live
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Succeeded:
+
+class Succeeded(Struct, frozen=True, kw_only=True):
     """The action was done and its result was seen on the host. `changed` is False when nothing had to move."""
 
     seconds: float = 0.0
     changed: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(Struct, frozen=True, kw_only=True):
     """The action was tried and did not work. `error` is one line for people, `hint` what to do about it."""
 
     error: str
@@ -30,23 +29,20 @@ class Failed:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
+class Skipped(Struct, frozen=True, kw_only=True):
     """The action was never tried, `because` something it needs did not succeed."""
 
     because: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Struct, frozen=True, kw_only=True):
     """The action was not tried: a fact it depends on has changed, or a rule said no."""
 
     because: str
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupted:
+class Interrupted(Struct, frozen=True, kw_only=True):
     """The action was not started, or was stopped halfway, because somebody asked to stop."""
 
     started: bool = False
@@ -55,8 +51,7 @@ class Interrupted:
 Outcome = Succeeded | Failed | Skipped | Refused | Interrupted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
+class Stamp(Struct, frozen=True, kw_only=True):
     """What every event carries. `at` is UTC in RFC 3339 with milliseconds."""
 
     run_id: str
@@ -65,8 +60,7 @@ class Stamp:
     action_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostObserved(Stamp):
+class HostObserved(Stamp, frozen=True, kw_only=True):
     """A host answered: its version, how many models it has, and how many requests it took to learn that."""
 
     version: str
@@ -74,24 +68,21 @@ class HostObserved(Stamp):
     requests: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostUnreached(Stamp):
+class HostUnreached(Stamp, frozen=True, kw_only=True):
     """A host did not answer; its state is unknown."""
 
     error: str
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionStarted(Stamp):
+class ActionStarted(Stamp, frozen=True, kw_only=True):
     """An action began. `verb` and `subject` are what a progress line shows (`pull`, `llama3.2:3b`)."""
 
     verb: str
     subject: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progressed(Stamp):
+class Progressed(Stamp, frozen=True, kw_only=True):
     """A long action moved on. `layer` is the short digest of what moves, `""` for a step without bytes."""
 
     status: str
@@ -100,8 +91,7 @@ class Progressed(Stamp):
     total_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retrying(Stamp):
+class Retrying(Stamp, frozen=True, kw_only=True):
     """An attempt failed in a way that may pass; the next one starts after `wait_s` seconds."""
 
     attempt: int
@@ -110,23 +100,20 @@ class Retrying(Stamp):
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionEnded(Stamp):
+class ActionEnded(Stamp, frozen=True, kw_only=True):
     """An action ended, in exactly one outcome."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundEnded(Stamp):
+class RoundEnded(Stamp, frozen=True, kw_only=True):
     """A fresh look after applying: `remaining` names what still differs (empty: the host is as declared)."""
 
     round: int
     remaining: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noted(Stamp):
+class Noted(Stamp, frozen=True, kw_only=True):
     """Something worth a line that is neither progress nor an outcome."""
 
     level: Literal["info", "warning"]

@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property, total_ordering
 from typing import Literal
 
+from msgspec import Struct
+
 from ollamaops.errors import MAX_SERVER_TEXT, InvalidName, InvalidValue
 
 DEFAULT_HOST = "registry.ollama.ai"
@@ -204,8 +206,7 @@ def _flaw(part: str, value: str) -> str:
     return f"the {part} {value!r} contains {wrong!r}"
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True, order=True):
     """A SHA-256 digest, lower case. `str()` is `sha256:` and 64 hex digits."""
 
     hex: str
@@ -237,8 +238,7 @@ class Digest:
 _PATTERN_PART = re.compile(r"(?:[A-Za-z0-9_.:*?-]|\[!?[A-Za-z0-9_.-]+\])+")
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class NamePattern:
+class NamePattern(Struct, frozen=True, order=True):
     """A glob over model names: `llama3`, `old-bot:*`, `scratch/*`, `*:golden`, `hf.co/*/*`.
 
     * The whole name is matched, case-folded, in its short form (`me/bot:v1`) or its full form.

@@ -6,8 +6,9 @@ A new setting is a field here: fingerprints, saved plans and create requests wal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 ParameterValue = int | float | bool | str | tuple[str, ...] | None
 WEIGHTS_SETTINGS = ("quantize", "draft_quantize")  # these change the weights, all others only words
@@ -20,8 +21,7 @@ class Message(NamedTuple):
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """None and empty mean "not given": inherited from the base, or whatever the server detects in the weights.
 
     A parameter of value None un-sets the inherited one, `stop: ()` clears the inherited stops. `messages` are
@@ -40,7 +40,7 @@ class Settings:
     requires: str | None = None
 
 
-SETTINGS = tuple(each.name for each in fields(Settings))
+SETTINGS = Settings.__struct_fields__
 
 
 def settings_of(value: Settings) -> dict[str, Any]:

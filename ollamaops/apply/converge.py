@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ollamaops.apply.perform import perform
 from ollamaops.apply.plan_host import look_and_plan

@@ -7,9 +7,10 @@ one. A create that ended in an error may have made its model all the same, so th
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from ollamaops.apply.remember import remember
 from ollamaops.errors import (
@@ -185,8 +186,7 @@ class _Steps:
         self._sink(progress)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(Struct, frozen=True):
     """How a create ended: in which error, after how many seconds, and whether it had begun to write the manifest."""
 
     error: RemoteError

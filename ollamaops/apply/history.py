@@ -10,8 +10,9 @@ import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ollamaops.apply.saved_plan import declaration_digest
 from ollamaops.errors import OllamaopsError, StateError

@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+
+from msgspec.structs import replace
 
 from ollamaops.errors import Cancelled, OllamaopsError, RefusedError, RemoteError, StateError
 from ollamaops.events import Noted

@@ -6,7 +6,8 @@ What is found in sync is remembered on the way, so that the next run need not lo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ollamaops.events import HostObserved
 from ollamaops.manifest.types import Policy

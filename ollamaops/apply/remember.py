@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import Digest, ModelName

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Literal
+
+from msgspec import to_builtins
 
 from ollamaops.errors import RefusedError
 from ollamaops.files.location import FileInfo
@@ -72,10 +73,10 @@ def _policy_facts(policy: Policy) -> dict[str, object]:
 
     `require_lock` says how to run, not what is declared.
     """
-    default = asdict(Policy())
+    default = to_builtins(Policy())
     return {
         name: value
-        for name, value in asdict(policy).items()
+        for name, value in to_builtins(policy).items()
         if name != "require_lock" and value != default[name]
     }
 

@@ -7,10 +7,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import replace
 from platformdirs import user_state_path
 
 from ollamaops.cli.options import Shared, read_option

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
+from msgspec.structs import replace
 
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared, read_option

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from ollamaops import exits
 from ollamaops.cli.context import load, open_engine

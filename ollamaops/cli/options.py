@@ -6,10 +6,11 @@ The group and every command declare the same options without defaults; what is n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, cast
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from ollamaops.errors import InvalidName, InvalidValue, UsageError
 
@@ -19,8 +20,7 @@ DEFAULT_SANDBOX = ".ollamaops/sandbox"
 FORMATS = ("text", "json", "markdown", "html")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class Shared(Struct, frozen=True, kw_only=True):
     """What the shared options said; None and empty mean "not given"."""
 
     files: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Shared:
 
     def over(self, outer: Shared) -> Shared:
         """These options where given, else the outer ones."""
-        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
+        given = {name: value for name, value in asdict(self).items() if value}
         return replace(outer, **given)
 
 
@@ -153,7 +153,7 @@ _OPTIONS = (
         help="Do not ask registries from this machine; sizes then stay unknown.",
     ),
 )
-_NAMES = frozenset(f.name for f in fields(Shared))
+_NAMES = frozenset(Shared.__struct_fields__)
 
 
 def write_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
+from msgspec.structs import replace
 
 from ollamaops.changes import verify_targets
 from ollamaops.cli.context import open_engine

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+from msgspec import Struct
 
 from ollamaops.errors import Cancelled, WeightsError
 from ollamaops.files.digest import BLOCK_BYTES, CancelCheck, stamp_of
@@ -23,8 +24,7 @@ Members = tuple[tuple[str, str], ...]
 """Name in the archive and path here, of every file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
+class Archive(Struct, frozen=True):
     """An archive as the source of an upload."""
 
     place: str

@@ -12,8 +12,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ollamaops.errors import WeightsError, cut_text
 from ollamaops.files.regular_file import open_weights
@@ -34,8 +35,7 @@ _ENDS_BYTES = 512
 _WHITE = b" \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
+class _Shard(Struct, frozen=True):
     """One file of several. Digits are counted as they are: some publishers write -00001-of-000163."""
 
     name: str

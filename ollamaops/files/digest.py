@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from threading import Event
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.errors import Cancelled, StateError, WeightsError
 from ollamaops.files.regular_file import open_weights, require_regular, unreadable
@@ -31,8 +33,7 @@ _NO_FILES_SIZE = -1
 _NOTICE_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class FileStamp:
+class FileStamp(Struct, frozen=True):
     """What a file looks like from outside. Equal stamps, some time after the last change, mean equal bytes."""
 
     path: str
@@ -43,8 +44,7 @@ class FileStamp:
     device: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(Struct, frozen=True):
     """A file and the digest of the bytes that it had while it looked like `stamp`."""
 
     path: Path

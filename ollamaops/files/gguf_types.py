@@ -13,6 +13,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 DEFAULT_ALIGNMENT = 32
 UNKNOWN = "unknown"
 
@@ -115,8 +117,7 @@ FILE_TYPES: Mapping[int, str] = {
 GgufScalar = bool | int | float | str
 
 
-@dataclass(frozen=True, slots=True)
-class GgufArray:
+class GgufArray(Struct, frozen=True):
     """A list in the metadata. `values` is None when it was longer than the reader's limit."""
 
     item_type: str
@@ -127,8 +128,7 @@ class GgufArray:
 GgufValue = GgufScalar | GgufArray
 
 
-@dataclass(frozen=True, slots=True)
-class GgufTensor:
+class GgufTensor(Struct, frozen=True):
     """One row of the tensor table. `shape` is innermost dimension first, as `/api/show` prints it; `offset`
     counts from the header's `data_offset`; `size_bytes` is None for a type whose layout is not known here."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ollamaops.files.gguf_types import (
     DEFAULT_ALIGNMENT,
@@ -24,8 +25,7 @@ _TYPE_CODES = dict(VALUE_TYPES.values())
 _TENSOR_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorData:
+class TensorData(Struct, frozen=True):
     """A tensor with its bytes. `shape` is innermost dimension first."""
 
     name: str

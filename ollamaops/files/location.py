@@ -7,10 +7,11 @@ query) is refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from ollamaops.errors import InvalidValue
 from ollamaops.names import Digest
@@ -23,8 +24,7 @@ _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/?@(?P<revision>[^/@]+))?/(?P<pa
 _HUB_HINT = "write it as hf://organisation/repository/file.gguf, or …/repository@revision/file.gguf"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RemoteRef:
+class RemoteRef(Struct, frozen=True, order=True):
     """Where weights lie, as the manifest says it. `str()` is exactly that."""
 
     text: str
@@ -46,8 +46,7 @@ Location = Path | RemoteRef
 """Where weights lie: on this disk, or at an address."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileInfo:
+class FileInfo(Struct, frozen=True, kw_only=True):
     """A weights file: its digest and size, and what its header says (empty when it is not a GGUF).
 
     `tensors` are `(name, shape)` pairs: they survive the rewriting that servers ≥ 0.30 do on import; `chat_template`
@@ -65,8 +64,7 @@ class FileInfo:
     tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unavailable:
+class Unavailable(Struct, frozen=True, kw_only=True):
     """Remote weights whose server did not answer, and why. Nothing can be said of the models made from them."""
 
     error: str
@@ -76,8 +74,7 @@ class Unavailable:
 Weights = FileInfo | Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class HubFile:
+class HubFile(Struct, frozen=True):
     """A file of a repository at Hugging Face, or a mirror of it. `revision` is a branch, a tag or a commit."""
 
     repo: str
@@ -85,8 +82,7 @@ class HubFile:
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteFile:
+class RemoteFile(Struct, frozen=True, kw_only=True):
     """What was found at an address.
 
     `url` is where the bytes are fetched from. `digest` is None if it is not stated, `size_bytes` if the server

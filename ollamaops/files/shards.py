@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ollamaops.errors import WeightsError
 from ollamaops.files.gguf_types import GgufHeader
@@ -20,8 +21,7 @@ _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\
 _SHOWN = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(Struct, frozen=True):
     """One file of a split model. `prefix` is all of its path or URL before the numbers; `number` counts from 1."""
 
     prefix: str

@@ -7,9 +7,10 @@ folder by it. It knows only the types that turn up in a folder of weights. An em
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from ollamaops.errors import WeightsError
 from ollamaops.files.regular_file import open_weights
@@ -81,8 +82,7 @@ def _is_safetensors(head: bytes) -> bool:
     return 2 <= length <= _MAX_SAFETENSORS_HEADER_BYTES and head[8:9] == b"{"
 
 
-@dataclass(frozen=True, slots=True)
-class LfsPointer:
+class LfsPointer(Struct, frozen=True):
     """What git-lfs leaves in place of a file that was not fetched. It says what the real file will be."""
 
     digest: Digest

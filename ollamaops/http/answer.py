@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+from msgspec import Struct
 
 from ollamaops.errors import AccessDenied, AnswerError, InvalidRequest, NotFound, ServerFault, TooManyRequests
 
@@ -23,8 +24,7 @@ _KINDS: Final[Mapping[int, type[AnswerError]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A complete answer. `url` is where it came from after redirects; the `body` of an error is only its start."""
 
     url: str

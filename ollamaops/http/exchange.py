@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ollamaops.errors import (
     Cancelled,
@@ -36,8 +38,7 @@ _READ_BYTES: Final = 64 << 10
 Kind = TypeVar("Kind", bound=RemoteError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """What to ask. `host` and `what` are for messages; `private` headers stay with the origin of `url`.
 
     `idle_s` bounds each silence and `deadline_s` the whole exchange; None is the session's limit. `max_bytes` bounds

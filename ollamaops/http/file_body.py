@@ -10,9 +10,10 @@ import io
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from ollamaops.errors import WeightsError
 
@@ -24,8 +25,7 @@ class Upload(Protocol):
     def read(self, size: int = -1, /) -> bytes | FileBlock: ...
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(Struct, frozen=True):
     """A file on this disk, which had `size_bytes` when its digest was computed."""
 
     path: Path
@@ -79,8 +79,7 @@ class LocalReader:
             raise changed(self._source.place, f"it had {was} bytes when it was hashed and has {now} now")
 
 
-@dataclass(frozen=True, slots=True)
-class FileBlock:
+class FileBlock(Struct, frozen=True):
     """A stretch of an open file. `place` is its path, for messages."""
 
     file: io.FileIO

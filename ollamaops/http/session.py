@@ -14,13 +14,13 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
+from msgspec import Struct
 from requests.utils import get_environ_proxies
 
 from ollamaops.about import __version__
@@ -43,8 +43,7 @@ _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeLimits:
+class TimeLimits(Struct, frozen=True, kw_only=True):
     """Seconds. `connect_s`: until connected; `idle_s`: silence in a quick answer.
 
     `stall_s`: a transfer without new bytes, and answers that may wait for a disk; `quiet_s`: silence of a server
@@ -59,8 +58,7 @@ class TimeLimits:
     overall_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
+class Credentials(Struct, frozen=True, kw_only=True):
     """What a server asks for. Secrets are here in clear, and never in `repr`."""
 
     bearer: str | None = None
@@ -79,8 +77,7 @@ class Credentials:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
+class TlsFiles(Struct, frozen=True, kw_only=True):
     """PEM files: `ca` trusted authorities instead of the usual ones, `cert` and `key` what we show the host."""
 
     ca: str | None = None

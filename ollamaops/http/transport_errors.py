@@ -13,11 +13,11 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import requests.exceptions as r
 import urllib3.exceptions as u
+from msgspec import Struct
 
 from ollamaops.errors import (
     ConnectError,
@@ -35,8 +35,7 @@ FAILURES: Final = (r.RequestException, u.HTTPError, http.client.HTTPException, O
 """Everything that an exchange may raise because of the network, the peer or the settings."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hints:
+class Hints(Struct, frozen=True, kw_only=True):
     """What to do about a failure. A host and a registry are set up in different places, so each has its own."""
 
     unknown_name: str | None = None

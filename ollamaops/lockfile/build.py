@@ -8,8 +8,10 @@ digests. All of them follow from the entry alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.errors import Problem
 from ollamaops.lockfile.lock import Lock
@@ -25,8 +27,7 @@ FOLLOWS_LOCK: frozenset[Update] = frozenset(
 )  # latest follows its tag, never is never pulled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unanswered:
+class Unanswered(Struct, frozen=True, kw_only=True):
     """Why it is not known what a registry has. `gone`: it says that there is no such model; `tampered`: what it
     sent does not match its digest; `unreached`: there was no answer; `refused`: anything else."""
 
@@ -38,8 +39,7 @@ class Unanswered:
 Answer: TypeAlias = FetchedManifest | Unanswered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(Struct, frozen=True, kw_only=True):
     """A name that hosts pull. `model` is what the result is called there: the same, or the entry's own name.
 
     `pin` is the digest that the manifest itself declares.

@@ -6,8 +6,10 @@ An entry without an answer stays as it is. The same digest with other layers is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.lockfile.build import NO_MODEL_HINT, Answer, Cause, Reference, Unanswered
 from ollamaops.lockfile.lock import Lock, LockEntry, compare_entry
@@ -18,8 +20,7 @@ LayerPair: TypeAlias = tuple[Layer | None, Layer | None]
 StepState = Literal["kept", "added", "updated", "removed", "failed"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockStep:
+class LockStep(Struct, frozen=True, kw_only=True):
     """What happened to one entry of the lock. `failed` keeps the old entry, if any, and says why in `error`.
 
     `changes` is what an update changed, kind by kind; empty when only the registry manifest's own bytes did.
@@ -36,8 +37,7 @@ class LockStep:
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockUpdate:
+class LockUpdate(Struct, frozen=True, kw_only=True):
     """The new lock, and how it came about, entry by entry in the order of names."""
 
     lock: Lock
@@ -118,8 +118,7 @@ FindingState = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFlaw:
+class LayerFlaw(Struct, frozen=True):
     """A layer that the registry does not have, or has with other bytes."""
 
     layer: Layer
@@ -129,8 +128,7 @@ class LayerFlaw:
 Inspection = tuple[LayerFlaw, ...] | Unanswered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """The result of checking one entry. `found` is the digest that the registry has, if it answered.
 
     `forged` are pairs of layers that should be equal: in the lock, in the registry (None: not there). `altered` are

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidName, InvalidValue, ManifestError, Problem
 from ollamaops.manifest.document import Items, Node, Scalar, Table, parse_text
@@ -42,8 +44,7 @@ _CONFLICT = re.compile(r"^(?:[<>|]{7}(?: .*)?|={7})\r?$", re.MULTILINE)
 ANEW_HINT = "restore the file from version control, or delete it and run `ollamaops lock`"
 
 
-@dataclass(frozen=True, slots=True)
-class LockEntry:
+class LockEntry(Struct, frozen=True):
     """One pulled model: the digest of its registry manifest, and what the manifest names."""
 
     digest: Digest
@@ -62,15 +63,13 @@ class LockEntry:
         return sum({part.digest: part.size_bytes for part in self.document.parts}.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(Struct, frozen=True):
     """All entries. Two locks are equal when they lock the same content under the same names."""
 
     entries: Mapping[ModelName, LockEntry] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """A lock's entry beside what the registry has now.
 
     `moved`: the tag points to something else, `changes` says to what. `damaged`: the same manifest digest but

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ollamaops.lockfile.build import Answer, Reference, Unanswered
 from ollamaops.lockfile.lock import LockEntry
@@ -38,8 +40,7 @@ KINDS = cast("tuple[LayerKind, ...]", get_args(LayerKind))
 TEXT_KINDS: frozenset[LayerKind] = frozenset({"template", "system", "parameters", "messages", "license"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """What is known of a model whose digest is not the registry's.
 
     `present` are those of the registry's blobs that the host has; `before` the lock's entry if that is exactly what
@@ -54,16 +55,14 @@ class Evidence:
     shows_jinja: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A kind of layer that changed, and how many bytes of it the host would download."""
 
     kind: LayerKind
     download_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freshness:
+class Freshness(Struct, frozen=True, kw_only=True):
     """One pulled model on one host. `digest` and `registry_digest` are bare hex, empty when not known.
 
     `unclear` are kinds that may have changed; `new_blobs` is what an update would download
@@ -92,8 +91,7 @@ class Freshness:
         return None if self.new_blobs is None else sum(self.new_blobs.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFreshness:
+class HostFreshness(Struct, frozen=True, kw_only=True):
     """Every pulled model of one host that answered."""
 
     host: str

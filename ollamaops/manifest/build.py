@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, cast
 from zoneinfo import ZoneInfo
+
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidValue, Problem
 from ollamaops.manifest.check import EntryFiles, SourceKind, source_kind

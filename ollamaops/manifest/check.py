@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
 
 from jsonschema import validators
 from jsonschema.exceptions import best_match
+from msgspec import Struct
 
 from ollamaops.errors import InvalidName, Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
@@ -55,8 +55,7 @@ _SECRET_HEADER = re.compile(r"authorization|cookie|token|secret|passw|credential
 _SEMVER = re.compile(r"v?[0-9]+(?:\.[0-9]+){0,2}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryFiles:
+class EntryFiles(Struct, frozen=True, kw_only=True):
     """What is in the files that an entry names.
 
     `modelfile` is its Modelfile, without commands if it has none that can be read; `asked` the model that this asks

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
+
+from msgspec import Struct
 
 from ollamaops.errors import InvalidValue, Problem
 from ollamaops.files.confine import confine
@@ -19,16 +20,14 @@ from ollamaops.manifest.types import Place
 from ollamaops.names import hide_credentials
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(Struct, frozen=True):
     """Where the paths in a file start, and the folder that they may not leave."""
 
     path: Path
     root: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """A path as it is written, where, and relative to what. `shown` differs from `text` if that is a secret."""
 
     text: str

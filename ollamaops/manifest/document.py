@@ -14,10 +14,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import assert_never
 
 import yaml
+from msgspec import Struct, field
 
 from ollamaops.errors import Problem
 from ollamaops.manifest.types import Place
@@ -29,8 +29,7 @@ MAX_ALIASED_NODES = 10_000
 ScalarValue = str | int | float | bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(Struct, frozen=True):
     """One value. `text` is its text; `secret_as` what messages show instead when it came from `${env:}`.
 
     `reference` is then the text that means the same in any file: it refers to the environment alone.
@@ -50,16 +49,14 @@ class Scalar:
         return text if len(text) <= 60 else text[:59] + "…"
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(Struct, frozen=True):
     """A list."""
 
     place: Place
     nodes: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """A mapping; `keys` says where each key stands."""
 
     place: Place
@@ -73,8 +70,7 @@ class Table:
 Node = Scalar | Items | Table
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """What is in one file: `root` is None when the text could not be read to its end."""
 
     path: str
@@ -180,8 +176,7 @@ def _join_surrogates(match: re.Match[str]) -> str:
     return match[1] + pair.decode("utf-16-be")
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A list or mapping that has begun and not ended. `weight` counts the nodes in it, `height` the levels."""
 
     place: Place
@@ -195,8 +190,7 @@ class _Open:
     height: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Anchored:
+class _Anchored(Struct, frozen=True):
     node: Node
     weight: int
     height: int

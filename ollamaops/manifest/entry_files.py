@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidName, InvalidValue, ManifestError, Problem, WeightsError, did_you_mean
 from ollamaops.files import convertible
@@ -46,8 +48,7 @@ _NO_MODELFILE = Modelfile(()), Build()
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     """The text of a Modelfile and where it came from: a file of its own, or (`inline`) a value of a manifest."""
 
     text: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ollamaops.errors import Problem
 from ollamaops.manifest.modelfile import (
@@ -30,8 +31,7 @@ _COMMENT = re.compile(r"(?:^|[ \t])#[ \t]")
 _COMMENT_IN_WORD = re.compile(r"[ \t]#")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     """A command with its text. `word` is in capitals, `raw` the value as written, quotes and all."""
 
     found: FoundCommand
@@ -51,8 +51,7 @@ class _Seen:
         return self.raw.lstrip().startswith('"')
 
 
-@dataclass(frozen=True, slots=True)
-class _Warning:
+class _Warning(Struct, frozen=True):
     """Where (an offset into the text), what, and what to do."""
 
     offset: int

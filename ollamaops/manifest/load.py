@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidValue, ManifestError, Problem, did_you_mean
 from ollamaops.manifest.build import build_host, build_model, build_policy

@@ -10,9 +10,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from ollamaops.errors import InvalidValue, Problem
 from ollamaops.manifest.disk import Disk, Folder, Named, is_there, read_bounded, reason_of
@@ -25,8 +26,7 @@ _ENDINGS = (".yaml", ".yml", ".json")
 _SCHEMA_ENDING = ".schema.json"  # what `ollamaops schema` writes may lie beside the manifests
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
+class ManifestFile(Struct, frozen=True):
     """One file that was read. `shown` is its path in messages and places."""
 
     shown: str

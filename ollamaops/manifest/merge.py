@@ -8,8 +8,9 @@ Values with alternatives inside (`auth`, `system`, `push`, `expect` …) are rep
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidName, InvalidValue, Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table

@@ -15,6 +15,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from ollamaops.errors import InvalidValue, ModelfileError, Problem
 from ollamaops.manifest.parameters import GONE_PARAMETERS, parse_parameter
 from ollamaops.manifest.types import Build
@@ -90,8 +92,7 @@ class Command:
         return self.name not in _NOT_PARAMETERS
 
 
-@dataclass(frozen=True, slots=True)
-class Modelfile:
+class Modelfile(Struct, frozen=True):
     """The commands of one Modelfile, in order; at least one of a parsed one is a `model`."""
 
     commands: tuple[Command, ...]
@@ -121,8 +122,7 @@ def parse_modelfile(text: str, path: str = "Modelfile") -> Modelfile:
     return Modelfile(commands)
 
 
-@dataclass(frozen=True, slots=True)
-class FoundCommand:
+class FoundCommand(Struct, frozen=True):
     """A command and where it is in its text: offsets of its word, of its raw value and of the value's end."""
 
     command: Command

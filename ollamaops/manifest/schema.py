@@ -10,12 +10,12 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from msgspec import Struct
 
 from ollamaops.errors import Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, to_plain
@@ -25,8 +25,7 @@ NodePath = tuple[str | int, ...]
 Schema = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Flaw:
+class Flaw(Struct, frozen=True):
     """A problem and the path of the part that is to blame; without that part the tree is as the schema wants it."""
 
     path: NodePath

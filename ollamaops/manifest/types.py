@@ -6,9 +6,10 @@ Paths are absolute and already confined. `from:`, `files:` and `modelfile:` all 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 from ollamaops.errors import Problem
 from ollamaops.files.location import Location
@@ -19,8 +20,7 @@ Update = Literal["missing", "latest", "locked", "never"]
 StatePlace = Literal["local", "server"]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where in the user's files something was written; lines and columns count from 1."""
 
     path: str = ""
@@ -31,22 +31,19 @@ class Place:
         return f"{self.path}:{self.line}:{self.column}" if self.line else self.path
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFromEnv:
+class SecretFromEnv(Struct, frozen=True):
     """`{env: NAME}`"""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFromFile:
+class SecretFromFile(Struct, frozen=True):
     """`{file: PATH}`; the file's text without its trailing newline."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFromCommand:
+class SecretFromCommand(Struct, frozen=True):
     """`{command: [argv…]}`; what the command prints, without the trailing newline. No shell."""
 
     argv: tuple[str, ...]
@@ -55,15 +52,13 @@ class SecretFromCommand:
 Secret = SecretFromEnv | SecretFromFile | SecretFromCommand
 
 
-@dataclass(frozen=True, slots=True)
-class BearerAuth:
+class BearerAuth(Struct, frozen=True):
     """`Authorization: Bearer …`"""
 
     token: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class BasicAuth:
+class BasicAuth(Struct, frozen=True):
     """`Authorization: Basic …` (RFC 7617)"""
 
     user: str
@@ -73,8 +68,7 @@ class BasicAuth:
 Auth = BearerAuth | BasicAuth
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
+class Tls(Struct, frozen=True, kw_only=True):
     """How the host's certificate is checked and which one we show. `verify` False accepts any certificate."""
 
     ca: Path | None = None
@@ -83,8 +77,7 @@ class Tls:
     verify: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostSpec:
+class HostSpec(Struct, frozen=True, kw_only=True):
     """One Ollama server. `url` is normalized: scheme, host, port, optional path prefix, no trailing slash.
 
     `timeout_s` bounds connecting and the silence between two pieces of an answer; `stall_s` bounds how long
@@ -105,7 +98,7 @@ class HostSpec:
     disk_bytes: int | None = None
     place: Place = Place()
     identity: str = ""
-    written: Mapping[tuple[str | int, ...], str] = field(default_factory=dict, compare=False, repr=False)
+    written: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
 
     @property
     def memory_key(self) -> str:
@@ -113,8 +106,7 @@ class HostSpec:
         return self.identity or self.url
 
 
-@dataclass(frozen=True, slots=True)
-class WeightsFile:
+class WeightsFile(Struct, frozen=True):
     """A file, local or remote, that goes to the server as a blob.
 
     `name` is relative to the common folder of the files (what the server is told), `known` the digest the
@@ -126,16 +118,14 @@ class WeightsFile:
     known: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pull:
+class Pull(Struct, frozen=True, kw_only=True):
     """Pulled from a registry under `ref`; when that is not the entry's name, the name becomes a copy of it."""
 
     ref: ModelName
     insecure: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build(Settings):
+class Build(Settings, frozen=True, kw_only=True):
     """Made on the server, from a base model or from weights; exactly one of `base` and `files` is given."""
 
     base: ModelName | None = None
@@ -144,8 +134,7 @@ class Build(Settings):
     drafts: tuple[WeightsFile, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
+class Copy(Struct, frozen=True, kw_only=True):
     """An alias: the same digest as `source`, always."""
 
     source: ModelName
@@ -154,8 +143,7 @@ class Copy:
 Source = Pull | Build | Copy
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(Struct, frozen=True):
     """One condition of a label selector: `vram>=24GiB`, `site!=lyon`, `gpu` (present), `!gpu` (absent)."""
 
     key: str
@@ -166,8 +154,7 @@ class Requirement:
 Selector = tuple[Requirement, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
+class ModelSpec(Struct, frozen=True, kw_only=True):
     """One model that should be there, on every host that `where` selects (no condition: all of them).
 
     `insecure`: the registry of what it is made from speaks plain http (`Pull` and `push_insecure` say it for theirs).
@@ -196,8 +183,7 @@ class ModelSpec:
     place: Place = Place()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AbsentSpec:
+class AbsentSpec(Struct, frozen=True, kw_only=True):
     """Models that should not be there, by name or glob."""
 
     pattern: NamePattern
@@ -205,16 +191,14 @@ class AbsentSpec:
     place: Place = Place()
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """How many changes are allowed: an absolute `count`, or a `percent` of the host's models (10 models up)."""
 
     count: int | None = None
     percent: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class Window(Struct, frozen=True, kw_only=True):
     """When changes may begin. `days` (mon … sun) are those on which the window opens; none: every day.
 
     Minutes count from midnight in `timezone` (an IANA name); `ends` at or before `begins` is on the next day.
@@ -226,12 +210,11 @@ class Window:
     timezone: str = "UTC"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """What may be touched. `prune` is False, "owned", or the patterns whose undeclared models are deleted.
 
     `registries` and `licenses` None mean "any". `busy` is what happens to a model in use, `windows` none: always.
-    `require_lock` is --locked of one run: it says nothing about what is declared, so it is not in `repr`.
+    `require_lock` is --locked of one run.
     """
 
     prune: Literal[False, "owned"] | tuple[NamePattern, ...] = False
@@ -245,11 +228,10 @@ class Policy:
     min_version: str | None = None
     busy: Literal["refuse", "wait", "force"] | None = None
     windows: tuple[Window, ...] = ()
-    require_lock: bool = field(default=False, repr=False)
+    require_lock: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Struct, frozen=True, kw_only=True):
     """Everything the user's files declare for one environment.
 
     `root` is the folder that paths were confined to, `files` every file that was read (relative to the current

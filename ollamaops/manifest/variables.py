@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from ollamaops.errors import Problem, did_you_mean
 from ollamaops.manifest.document import Items, Node, Scalar, Table, resolve_plain

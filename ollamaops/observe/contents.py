@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ollamaops.errors import AnswerError, ProtocolError
 from ollamaops.names import ModelName
@@ -34,8 +35,7 @@ _DAMAGE: Final = re.compile(
 _OF_A_TEMPLATE: Final = re.compile(r"^template\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """A model that is listed but cannot be opened, in the server's `words`.
 
     `is_damaged` only if they say that a file of it is missing or broken, so that it has to be fetched anew.

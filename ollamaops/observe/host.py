@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
+
+from msgspec.structs import replace
 
 from ollamaops.errors import AnswerError, ProtocolError, RemoteError, StateError
 from ollamaops.lockfile.build import Unanswered

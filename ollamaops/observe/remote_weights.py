@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from msgspec import Struct
 from platformdirs import user_cache_path
 
 from ollamaops.errors import DigestMismatch, RemoteError
@@ -122,8 +122,7 @@ class RemoteWeightsStore:
         return facts
 
 
-@dataclass(frozen=True, slots=True)
-class _Streamed:
+class _Streamed(Struct, frozen=True):
     """A remote file as the source of an upload; nothing of it is kept here."""
 
     remote: RemoteWeights

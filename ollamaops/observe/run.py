@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
+
+from msgspec import Struct, field
 
 from ollamaops.errors import InvalidValue
 from ollamaops.events import Sink, discard
@@ -28,8 +29,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True, kw_only=True):
     """How to run, beyond what the manifest says. `jobs` is how many hosts are worked on at once.
 
     `force` are the safety rules that this run need not keep. `costs` finds out how many bytes a plan would move.
@@ -48,8 +48,7 @@ class RunOptions:
     release: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostTask:
+class HostTask(Struct, frozen=True, kw_only=True):
     """What is wanted on one host, as picklable values. Without `models` the host is only asked what it has."""
 
     spec: HostSpec
@@ -62,8 +61,7 @@ class HostTask:
     state: StatePlace = "local"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """What all hosts of a run share. `server_ledgers` are the ledgers on hosts, by the host's name, that this run may
     write to: those whose lock it has."""
 

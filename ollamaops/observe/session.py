@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from threading import RLock
 from typing import NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from ollamaops.errors import Cancelled, InvalidName, NotFound, OllamaopsError, ProtocolError, RemoteError
 from ollamaops.events import HostUnreached, Noted, Progressed, Retrying, Sink

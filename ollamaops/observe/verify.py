@@ -10,8 +10,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.errors import (
     AccessDenied,
@@ -220,8 +223,7 @@ def _refusal(error: AnswerError | TimeoutExceeded) -> Evidence:
     return Evidence(error=(error.text if isinstance(error, AnswerError) else "") or str(error))
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
+class _Question(Struct, frozen=True):
     """One expectation as requests to a model of which `shown` is known. Each method raises RemoteError, Cancelled."""
 
     host: HostSession

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+
+from msgspec.structs import replace
 
 from ollamaops.errors import RemoteError, WeightsError
 from ollamaops.events import ActionEnded, ActionStarted, Progressed, Sink, Succeeded

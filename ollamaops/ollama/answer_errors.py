@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ollamaops.errors import (
     AnswerError,
@@ -40,8 +41,7 @@ _NO_REDIRECT_HINT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """Text in which `pattern` is found, whatever its case, is this error, whatever the status."""
 
     pattern: str

@@ -7,7 +7,8 @@ Servers ≥ 0.30 may show the weights' Jinja chat template in `template`, and pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ollamaops.names import Digest
 from ollamaops.ollama.features import Features
@@ -17,8 +18,7 @@ from ollamaops.ollama.wire import ShownModel
 NO_TEMPLATE = "{{ .Prompt }}"  # what every server shows for a model without a template layer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(Struct, frozen=True, kw_only=True):
     """What `/api/show` says is in a model, and what could be read out of its `modelfile` text.
 
     `blobs` and `adapters` are the digests its FROM and ADAPTER lines end in, model layer first; `parameters`

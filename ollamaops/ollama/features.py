@@ -8,8 +8,9 @@ where a wrong guess would lose a model: see `_CAUTIOUS`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 Number = tuple[int, int, int]
 
@@ -25,8 +26,7 @@ _ALL_QUANTIZE_TYPES: Final = frozenset(
 _FEW_QUANTIZE_TYPES: Final = frozenset({"F32", "F16", "BF16", "Q4_K", "Q4_K_S", "Q4_K_M", "Q8_0"})
 
 
-@dataclass(frozen=True, slots=True)
-class ServerVersion:
+class ServerVersion(Struct, frozen=True):
     """A version as `/api/version` states it. `number` is None when the server does not know its own version."""
 
     text: str
@@ -66,8 +66,7 @@ FEATURE_OF_FIELD = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
+class Features(Struct, frozen=True, kw_only=True):
     """What a server of one version does. Every flag is True from some version on, unless it says otherwise."""
 
     version: ServerVersion

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.fields import Fields
@@ -16,8 +17,7 @@ from ollamaops.ollama.messages import Json, Message, keep_given, render_keep_ali
 from ollamaops.settings import ParameterValue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
+class Timings(Struct, frozen=True, kw_only=True):
     """How long an answer took, in seconds, and how many tokens it was. Zeros on every chunk but the last."""
 
     total_s: float = 0.0
@@ -42,8 +42,7 @@ class Timings:
         return self.tokens / self.generate_s if self.generate_s > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateRequest:
+class GenerateRequest(Struct, frozen=True, kw_only=True):
     """`/api/generate`. `format` is `json` or a JSON schema; `keep_alive_s` negative means forever."""
 
     model: ModelName
@@ -78,8 +77,7 @@ class GenerateRequest:
         return GenerateAnswer.read(fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
+class ChatRequest(Struct, frozen=True, kw_only=True):
     """`/api/chat`. `tools` are JSON descriptions of functions, as Ollama's API guide has them."""
 
     model: ModelName
@@ -104,8 +102,7 @@ class ChatRequest:
         return ChatAnswer.read(fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
+class EmbedRequest(Struct, frozen=True, kw_only=True):
     """`/api/embed`. `truncate` None leaves it to the server, which cuts; `dimensions` needs 0.11.11."""
 
     model: ModelName
@@ -125,8 +122,7 @@ class EmbedRequest:
         return EmbedAnswer.read(fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateAnswer:
+class GenerateAnswer(Struct, frozen=True, kw_only=True):
     """The answer of generate, or one chunk of it. `done_reason`: stop, length, load, unload."""
 
     model: str = ""
@@ -150,8 +146,7 @@ class GenerateAnswer:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatAnswer:
+class ChatAnswer(Struct, frozen=True, kw_only=True):
     """The answer of chat, or one chunk of it."""
 
     model: str = ""
@@ -171,8 +166,7 @@ class ChatAnswer:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedAnswer:
+class EmbedAnswer(Struct, frozen=True, kw_only=True):
     """The answer of embed: one vector per input."""
 
     model: str = ""

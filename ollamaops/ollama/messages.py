@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ollamaops.ollama.fields import Fields
 
 Json = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True, kw_only=True):
     """A function that the model wants called."""
 
     name: str
@@ -32,16 +32,15 @@ class ToolCall:
         return call | ({"id": self.id} if self.id else {})
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One turn of a chat. `images` are raw bytes."""
 
     role: str
     content: str = ""
-    images: tuple[bytes, ...] = field(default=(), kw_only=True)
-    thinking: str = field(default="", kw_only=True)
-    tool_calls: tuple[ToolCall, ...] = field(default=(), kw_only=True)
-    tool_name: str = field(default="", kw_only=True)
+    images: tuple[bytes, ...] = ()
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
 
     @classmethod
     def read(cls, fields: Fields) -> Message:

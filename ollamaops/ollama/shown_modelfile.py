@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ollamaops.names import Digest
 
@@ -90,8 +91,7 @@ def _unescape(match: re.Match[str]) -> str:
     return _ESCAPES.get(match[4], match[4])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownModelfile:
+class ShownModelfile(Struct, frozen=True, kw_only=True):
     """What a printed Modelfile says. Empty and None where it says nothing.
 
     `model` is the last weights layer, None for MLX models and cloud stubs; `projectors` are the other FROM lines;

@@ -9,9 +9,10 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from ollamaops.errors import CutStream, ProtocolError, RemoteError, cut_text
 from ollamaops.http.cancel import CancelToken
@@ -48,8 +49,7 @@ _HINTS: Final = Hints(
 JsonObject = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class JsonAnswer:
+class JsonAnswer(Struct, frozen=True):
     """A complete 2xx answer. `json` is None when the body is empty or not JSON."""
 
     status: int
@@ -289,8 +289,7 @@ class Stream:
         return self._exchange.error(ProtocolError, why, _HINTS.foreign)
 
 
-@dataclass(frozen=True, slots=True)
-class _Followed:
+class _Followed(Struct, frozen=True):
     """An upload that calls `at_end` when it was asked for more than it has: its last block is out by then."""
 
     upload: Upload

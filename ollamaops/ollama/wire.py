@@ -7,9 +7,10 @@ seconds (Ollama writes nanoseconds), and moments stay the server's text, since n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
+
+from msgspec import Struct, field
 
 from ollamaops.errors import ProtocolError
 from ollamaops.names import Digest, ModelName
@@ -23,8 +24,7 @@ SUCCESS: Final = "success"
 PULLING: Final = "pulling manifest"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Details:
+class Details(Struct, frozen=True, kw_only=True):
     """What a server tells about the weights of a model; empty text and 0 where it does not know."""
 
     parent_model: str = ""
@@ -50,8 +50,7 @@ class Details:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaggedModel:
+class TaggedModel(Struct, frozen=True, kw_only=True):
     """One entry of `/api/tags`. `capabilities` is None where the server does not list them (before 0.30.0)."""
 
     name: str
@@ -97,8 +96,7 @@ class TaggedModel:
         return bool(self.remote_model or self.remote_host)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
+class LoadedModel(Struct, frozen=True, kw_only=True):
     """One entry of `/api/ps`. `digest` is the manifest's when it was loaded; another one in tags: a stale model."""
 
     name: str
@@ -122,8 +120,7 @@ class LoadedModel:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
+class Tensor(Struct, frozen=True, kw_only=True):
     """Name, type (`F16`, `Q4_K`) and shape of one tensor."""
 
     name: str
@@ -142,8 +139,7 @@ class Tensor:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShownModel:
+class ShownModel(Struct, frozen=True, kw_only=True, dict=True):
     """The answer of `/api/show`.
 
     `licenses` is all of them joined by newlines. `parameters` are pairs sorted by name, one per list item.
@@ -208,8 +204,7 @@ class ShownModel:
         return length if isinstance(length, int) else self.details.context_length
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """One line of pull, push or create, or one step of an upload.
 
     `digest` is empty for a step without bytes. It is the server's text, because it may be a pseudo-digest
@@ -236,8 +231,7 @@ class Progress:
         return not self.digest and not self.status.startswith(("pulling", "retrieving"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRequest(Settings):
+class CreateRequest(Settings, frozen=True, kw_only=True):
     """What `/api/create` is asked to make, for servers from 0.5.5 on.
 
     Exactly one of `from_` and `files` says of what.

@@ -8,8 +8,9 @@ like everything that is written for people it stays out of the fingerprint.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal, assert_never
+
+from msgspec import Struct, field
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.expectations import Expectation
@@ -34,8 +35,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Difference(Struct, frozen=True, kw_only=True):
     """One way in which a host is not as declared.
 
     `desired` and `observed` are whole values as text (a system prompt may have many lines); report/ shortens.
@@ -50,16 +50,14 @@ class Difference:
     observed: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True):
     """A fact the action relies on: `model` had this tags digest when the plan was made (None: was not there)."""
 
     model: ModelName
     digest: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Bytes to move, as far as they are known (None: not known from here), and bytes the host has already."""
 
     download_bytes: int | None = 0
@@ -67,16 +65,14 @@ class Cost:
     present_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Struct, frozen=True):
     """A file that the server knows by digest: `name` is what the create request calls it."""
 
     name: str
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe(Settings):
+class Recipe(Settings, frozen=True, kw_only=True):
     """What a create asks for, with every file replaced by its digest."""
 
     base: ModelName | None = None
@@ -85,8 +81,7 @@ class Recipe(Settings):
     drafts: tuple[Blob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
+class _Step(Struct, frozen=True, kw_only=True):
     """What all actions have: where, on which model, why, after which others, on which facts it relies, its cost, and
     how often it is tried again."""
 
@@ -99,8 +94,7 @@ class _Step:
     retries: int = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullModel(_Step):
+class PullModel(_Step, frozen=True, kw_only=True):
     """Have the host pull `model`. `registry_digest` is what the registry has now ("" if it was not asked), `current`
     the tags digests that stand for it, `pin` those one of which the result must have (none: anything).
 
@@ -118,8 +112,7 @@ class PullModel(_Step):
     fingerprint: Fingerprint = NO_FINGERPRINT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadBlob(_Step):
+class UploadBlob(_Step, frozen=True, kw_only=True):
     """Send the local file at `path` to the host, unless it has that digest already. `model` is who needs it.
 
     With `parts` (name in it, path here) it is a zip archive of these files, made on the way; `path` is their folder.
@@ -133,8 +126,7 @@ class UploadBlob(_Step):
     parts: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateModel(_Step):
+class CreateModel(_Step, frozen=True, kw_only=True):
     """Build `model` on the host from `recipe`, replacing what has that name.
 
     With `aside` it is built under that name, and `model` stays as it is until a CopyModel switches.
@@ -145,8 +137,7 @@ class CreateModel(_Step):
     fingerprint: Fingerprint = NO_FINGERPRINT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyModel(_Step):
+class CopyModel(_Step, frozen=True, kw_only=True):
     """Make `model` the same as `source`, which is deleted afterwards when it is a reserved name.
 
     `keep` is how many previous versions of `model` stay on the host; what is still called `former` is one of them
@@ -160,21 +151,18 @@ class CopyModel(_Step):
     fingerprint: Fingerprint = NO_FINGERPRINT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteModel(_Step):
+class DeleteModel(_Step, frozen=True, kw_only=True):
     """Remove `model` from the host."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushModel(_Step):
+class PushModel(_Step, frozen=True, kw_only=True):
     """Have the host push `model`, whose name says which registry; `source` is the declared model behind it."""
 
     source: ModelName
     insecure: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyModel(_Step):
+class VerifyModel(_Step, frozen=True, kw_only=True):
     """See that the new content of `model`, which is found under the name `at`, does what is expected of it.
 
     No expectation means that it can be loaded. When it fails and `at` is the model itself, which was pulled to be
@@ -186,15 +174,13 @@ class VerifyModel(_Step):
     keep: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadModel(_Step):
+class LoadModel(_Step, frozen=True, kw_only=True):
     """Have the host load `model` and keep it for `keep_alive_s` seconds after its last use; negative: for ever."""
 
     keep_alive_s: float = -1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnloadModel(_Step):
+class UnloadModel(_Step, frozen=True, kw_only=True):
     """Have the host drop `model` from memory; it stays on its disk."""
 
 
@@ -251,8 +237,7 @@ def id_of(action: Action) -> str:
     return f"{action.host}/{verb_of(action)}/{subject_of(action)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(Struct, frozen=True, kw_only=True):
     """A safety rule that said no, with its numbers and the way out. `rule` is what `--force` would name."""
 
     rule: str
@@ -262,8 +247,7 @@ class Refusal:
     model: ModelName | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Struct, frozen=True, kw_only=True):
     """Something the reader of a plan should know that is neither an action nor a refusal.
 
     `unresolved` marks what could not be found out: the run is then partial (exit 3), not in sync. `waits` marks what
@@ -282,8 +266,7 @@ class Note:
     lasting: tuple[Difference, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostPlan:
+class HostPlan(Struct, frozen=True, kw_only=True):
     """What one host needs.
 
     `unmanaged` are undeclared models that stay as they are, `rolled_back` those that stay at a previous
@@ -301,8 +284,7 @@ class HostPlan:
     server_version: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreachedHost:
+class UnreachedHost(Struct, frozen=True, kw_only=True):
     """A host whose state is unknown, so nothing is planned for it."""
 
     host: str
@@ -310,8 +292,7 @@ class UnreachedHost:
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """Everything that would be done, host by host, in the manifest's order of hosts.
 
     `kind` says how it is carried out: a saved plan and a rollback exactly, the others with further rounds for what

@@ -5,8 +5,9 @@ A model cannot be compared while its base is missing, so the base is fetched fir
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents

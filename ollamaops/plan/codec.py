@@ -1,6 +1,6 @@
 """A plan as JSON and back, and its fingerprint.
 
-Values become JSON by walking the dataclasses of actions.py, so a new field travels by itself. The fingerprint inside
+Values become JSON by walking the fields of actions.py, so a new field travels by itself. The fingerprint inside
 the document shows when its writer knew a field that the reader does not.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeAlias, Union, cast, get_args, get_origin
+
+from msgspec import Struct
+from msgspec.structs import asdict, fields
 
 from ollamaops.errors import InvalidName, InvalidValue, UsageError
 from ollamaops.names import DEFAULT_SCHEME, Digest, ModelName
@@ -78,7 +80,7 @@ def plan_to_json(plan: Plan) -> dict[str, Json]:
     Each action has, beside its own fields, `action` (its verb) and `id`. Everything in it is plain JSON.
     """
     head: dict[str, Json] = {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint(plan)}
-    return head | {field.name: value_to_json(value) for field, value in _parts(plan)}
+    return head | {name: value_to_json(value) for name, value in _parts(plan).items()}
 
 
 def plan_from_json(document: object) -> Plan:
@@ -118,17 +120,17 @@ def value_to_json(value: object) -> Json:
         case tuple():
             return [value_to_json(item) for item in value]
         case _:
-            body = {field.name: value_to_json(item) for field, item in _parts(value)}
+            body = {name: value_to_json(item) for name, item in _parts(value).items()}
     if isinstance(value, _ACTIONS):
         return {"action": verb_of(value), "id": id_of(value), **body}
     return body
 
 
-def _parts(value: object) -> Iterator[tuple[Field[object], object]]:
-    """The fields of a dataclass with their values."""
-    if isinstance(value, type) or not is_dataclass(value):
+def _parts(value: object) -> Mapping[str, object]:
+    """The fields of a value by name."""
+    if not isinstance(value, Struct):
         raise TypeError(f"{type(value).__name__} is not a value of a plan")
-    return ((field, getattr(value, field.name)) for field in fields(value))
+    return asdict(value)
 
 
 def _render_name(name: ModelName) -> str:
@@ -156,9 +158,9 @@ def _essence(value: object) -> Json:
 def _essence_of_fields(value: object) -> Json:
     essence: dict[str, Json] = {"type": type(value).__name__}
     prose, unordered = _PROSE.get(type(value), ()), _UNORDERED.get(type(value), ())
-    for field, item in _parts(value):
-        if field.name not in prose:
-            essence[field.name] = _sorted(item) if field.name in unordered else _essence(item)
+    for name, item in _parts(value).items():
+        if name not in prose:
+            essence[name] = _sorted(item) if name in unordered else _essence(item)
     return essence
 
 
@@ -246,7 +248,7 @@ def _decode_text(
 
 
 def _decode_fields(kind: object, value: Mapping[str, object], place: str) -> object:
-    """A dataclass out of a JSON object; a field that is not there takes its default."""
+    """A value out of a JSON object; a field that is not there takes its default."""
     build, given = cast("type[Any]", kind), {}
     for name, (hint, is_needed) in _signature(kind).items():
         path = f"{place}.{name}".lstrip(".")
@@ -259,13 +261,8 @@ def _decode_fields(kind: object, value: Mapping[str, object], place: str) -> obj
 
 @cache
 def _signature(kind: object) -> Mapping[str, tuple[object, bool]]:
-    """The fields of a dataclass: name → its type, and whether it has no default."""
-    build = cast("type[Any]", kind)
-    hints = get_type_hints(build)
-    return {
-        field.name: (hints[field.name], field.default is MISSING and field.default_factory is MISSING)
-        for field in fields(build)
-    }
+    """The fields of a value: name → its type, and whether it has no default."""
+    return {field.name: (field.type, field.required) for field in fields(cast("type[Struct]", kind))}
 
 
 def _of_type(kind: type[Any], value: object, place: str) -> Any:

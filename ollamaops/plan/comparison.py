@@ -5,8 +5,9 @@ A closed union, so that each caller says what it does with each answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
@@ -15,22 +16,19 @@ from ollamaops.plan.actions import Difference
 WeightsEvidence = Literal["compared", "unverified", "hidden"]
 
 
-@dataclass(frozen=True, slots=True)
-class InSync:
+class InSync(Struct, frozen=True):
     """The model is as declared, as far as `weights` says that this can be known."""
 
     weights: WeightsEvidence = "compared"
 
 
-@dataclass(frozen=True, slots=True)
-class Differs:
+class Differs(Struct, frozen=True):
     """The model is not as declared; there is at least one difference."""
 
     differences: tuple[Difference, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """It cannot be told. `waits_for` is the model that has to be there first; without one, `why` is for the user."""
 
     why: str = ""

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ollamaops.files.gguf_types import TENSOR_TYPES
 from ollamaops.names import Digest, ModelName
@@ -55,8 +56,7 @@ def upload_cost(blob: LocalBlob, observed: ObservedHost) -> Cost:
     return Cost(upload_bytes=blob.size_bytes or None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskCost:
+class DiskCost(Struct, frozen=True, kw_only=True):
     """What a plan brings to the disk. `unknown` counts pulls of unknown size; `is_least` says that it will
     be more."""
 

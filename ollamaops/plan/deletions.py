@@ -7,7 +7,8 @@ has worked, because they may be all that still works: `ollamaops prune` deletes 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ollamaops.manifest.types import AbsentSpec
 from ollamaops.names import ModelName

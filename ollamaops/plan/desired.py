@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.files.location import FileInfo, Location, Unavailable, Weights
 from ollamaops.manifest.graph import base_is_insecure, in_order, source_of, with_needs
@@ -21,8 +23,7 @@ from ollamaops.settings import WEIGHTS_SETTINGS, settings_of
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalBlob:
+class LocalBlob(Struct, frozen=True, kw_only=True):
     """A file that a recipe needs on the host. `path` is its path here, or its address elsewhere.
 
     With `parts` (name in it, path here) it is a zip archive of these files; `path` is their folder. `stated`: the
@@ -36,8 +37,7 @@ class LocalBlob:
     parts: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DesiredModel:
+class DesiredModel(Struct, frozen=True, kw_only=True):
     """One model a host should have. `implicit` marks an undeclared base: pulled when needed, not owned.
 
     `archive` has the files of the recipe, for a server that takes them in no other form. `unavailable` says why its
@@ -64,8 +64,7 @@ class DesiredModel:
         return source_of(self.spec)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DesiredHost:
+class DesiredHost(Struct, frozen=True, kw_only=True):
     """Everything one host should and should not have; models in the order in which they can be made.
 
     `left_out` is declared as well, but this run has other targets; it is then not `complete`. `pushes` are the

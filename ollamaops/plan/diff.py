@@ -8,8 +8,9 @@ words of the declaration, or the model, have changed since we made it and nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidName
 from ollamaops.files.location import FileInfo

@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from operator import mul
 from typing import Any, cast
 
 from jsonschema import validators
+from msgspec import Struct, field
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -25,8 +25,7 @@ from ollamaops.units import format_duration, parse_duration
 Option = int | float | bool | str | tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
+class Expectation(Struct, frozen=True, kw_only=True):
     """One declared expectation; everything in it must be met. The key of the manifest is the field's name
     but for `json`, which is `is_json`, and units.
 
@@ -116,8 +115,7 @@ _THINK, _THOUGHT = "<think>", "</think>"
 Vector = tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """What was seen of a model for one expectation.
 
     `text` is None when the model did not answer with words, and without the thoughts that `has_thought` tells of.
@@ -139,8 +137,7 @@ class Evidence:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """One thing that is not met: the key of the expectation (or `answer`), what was found, and a way out."""
 
     what: str
@@ -151,8 +148,7 @@ class Failure:
         return f"{self.what}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Struct, frozen=True, kw_only=True):
     """What became of a model's expectations: none of them failed, or each failure in the order of the manifest."""
 
     model: ModelName

@@ -8,8 +8,9 @@ after midnight belong to the day on which the window opens: `sat 22:00-06:00` is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidValue, cut_text, did_you_mean
 from ollamaops.lockfile.build import needs_lock

@@ -8,8 +8,9 @@ times.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct, field
 
 from ollamaops.errors import InvalidName
 from ollamaops.manifest.graph import source_of
@@ -24,8 +25,7 @@ from ollamaops.plan.observed import ObservedHost
 from ollamaops.settings import Message, ParameterValue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
+class Imported(Struct, frozen=True, kw_only=True):
     """What to write: entries in an order in which they can be made, and what had to be left out, with the reason."""
 
     specs: tuple[ModelSpec, ...] = ()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName
@@ -22,8 +23,7 @@ from ollamaops.state.records import ModelRecord
 Because = tuple[Difference, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOptions:
+class PlanOptions(Struct, frozen=True, kw_only=True):
     """How to plan.
 
     `distrust` are models that this run has just changed, so what we remember of them does not count; `made` those of
@@ -41,8 +41,7 @@ class PlanOptions:
     release: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lookups:
+class Lookups(Struct, frozen=True, kw_only=True):
     """What has to be found out before a plan can be made: models to `show`, registry names to ask for."""
 
     show: frozenset[ModelName] = frozenset()

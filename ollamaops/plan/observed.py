@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
@@ -22,8 +24,7 @@ from ollamaops.state.records import ModelRecord
 Clocks = Mapping[str, datetime]  # IANA name of a time zone → the moment of planning, as its clocks show it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedModel:
+class ObservedModel(Struct, frozen=True, kw_only=True):
     """One line of `/api/tags`. `digest` is bare hex, as the server writes it."""
 
     name: ModelName
@@ -35,8 +36,7 @@ class ObservedModel:
     is_cloud: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryAnswer:
+class RegistryAnswer(Struct, frozen=True, kw_only=True):
     """What the registry has for one pull: the tags digests that stand for it, its size, its layers.
 
     `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
@@ -58,8 +58,7 @@ class RegistryAnswer:
         return sum(size for _, size in self.layers)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedHost:
+class ObservedHost(Struct, frozen=True, kw_only=True):
     """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName).
 
     `set_aside` are our own names beside the models, each with its tags digest; they are never among `models`.
@@ -97,8 +96,7 @@ _YEAR_S = 365 * 86400.0
 _LONG_S = 50 * _YEAR_S  # servers write "for ever" as a date 292 years ahead
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(Struct, frozen=True, kw_only=True):
     """One line of `/api/ps`. `digest` is the tags digest (bare hex) of what was loaded, which may be replaced by now.
 
     `size_bytes` is all that it takes, `vram_bytes` what of it is on a GPU. `stays_s` is how long it stays if it is
@@ -124,8 +122,7 @@ class Loaded:
         return self.digest == digest or name in self.also
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostLoaded:
+class HostLoaded(Struct, frozen=True, kw_only=True):
     """What is in memory on one host. `digests` are the tags digests of its models, `declared` the `resident` of
     those that declare one."""
 

@@ -9,8 +9,9 @@ remembered as ours and never pruned.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from ollamaops.lockfile.build import NO_MODEL_HINT
 from ollamaops.manifest.types import Pull

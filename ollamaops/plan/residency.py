@@ -7,8 +7,9 @@ once more, in later runs neither, as long as the same models are declared and in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName

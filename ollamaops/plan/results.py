@@ -6,7 +6,8 @@ Here is the one definition of "as declared" and of the exit code; report/ only s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
 from ollamaops.exits import CHANGES, DONE, INTERRUPTED, PARTIAL, REFUSED, UNEXPECTED, worst
@@ -23,16 +24,14 @@ _NAMES: Mapping[type[Outcome], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionResult:
+class ActionResult(Struct, frozen=True, kw_only=True):
     """One action and how it ended. Every action of a plan gets exactly one of these."""
 
     action: Action
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostReport:
+class HostReport(Struct, frozen=True, kw_only=True):
     """One host's cycle. `plan` is the first round's; `remaining` is what a last fresh look still found.
 
     `unreached` is set when the host did not answer, before or after; `rounds` counts apply-and-look-again. `tidied`
@@ -63,8 +62,7 @@ class HostReport:
         return self.verified or not self.results
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
+class RunReport(Struct, frozen=True, kw_only=True):
     """A whole apply: the plan that was agreed to, and what became of it on each host."""
 
     run_id: str
@@ -118,8 +116,7 @@ def outcome_name(outcome: Outcome) -> str:
     return _NAMES[type(outcome)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostVerdicts:
+class HostVerdicts(Struct, frozen=True, kw_only=True):
     """How one host's models met their expectations. `unreached` says why there are no more of them."""
 
     host: str

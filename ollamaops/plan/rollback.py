@@ -7,7 +7,8 @@ in the manifest changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern

@@ -12,8 +12,10 @@ deleted, but leave them on the disk for ever when it is copied over.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
+
+from msgspec import Struct
 
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
 from ollamaops.names import NEXT, PREVIOUS, ModelName, NamePattern
@@ -87,8 +89,7 @@ def names_of(models: Iterable[ModelSpec]) -> frozenset[ModelName]:
     return frozenset(model.source.ref if isinstance(model.source, Pull) else model.name for model in models)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """Copy `source` to `target`, or delete `source` when there is no target."""
 
     source: ModelName

@@ -7,7 +7,8 @@ which is a little less. Models with the same weights count once, because servers
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ollamaops.manifest.types import Build, Pull
 from ollamaops.names import ModelName
@@ -18,8 +19,7 @@ from ollamaops.plan.residency import wants_loaded
 from ollamaops.units import format_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Need:
+class _Need(Struct, frozen=True, kw_only=True):
     """What one resident takes. None: not known from here."""
 
     name: ModelName

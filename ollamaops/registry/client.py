@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.errors import (
     DigestMismatch,
@@ -56,8 +58,7 @@ _HINTS = Hints(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(Struct, frozen=True):
     """A repository on a registry: `base_url` ends before `/v2/`."""
 
     host: str

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
+from msgspec import Struct, structs
+
 from ollamaops.errors import InvalidValue, ProtocolError, cut_text
 from ollamaops.names import Digest, ModelName
 
@@ -62,8 +64,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_SIZE_BYTES = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """One blob that a registry manifest names. `from_` and `name` are Ollama's own fields, mostly empty."""
 
     media_type: str
@@ -217,8 +218,7 @@ def hashed_part(stored: bytes) -> bytes:
     return stored[:buffered]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerChange:
+class LayerChange(Struct, frozen=True):
     """What differs between two documents in one kind of layer.
 
     Both tuples are empty when only the order differs, or how often a layer is named.
@@ -338,7 +338,7 @@ def _parse_layer(item: object, where: str) -> Layer:
 def _parse_children(items: list[object]) -> tuple[Layer, ...]:
     children = _parse_layers(items, "manifests")
     return tuple(
-        replace(child, name=child.name or _runs_on(item))
+        structs.replace(child, name=child.name or _runs_on(item))
         for child, item in zip(children, items, strict=True)
         if isinstance(item, dict)
     )

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
+
+from msgspec import Struct
 
 from ollamaops.errors import ConnectionLost, RemoteError, WeightsError
 
@@ -25,8 +26,7 @@ class Readable(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class Opened(Struct, frozen=True, kw_only=True):
     """An open connection that begins at the byte `start`. `version` changes whenever the bytes do, "" if unknown;
     `size_bytes` is that of the whole file, None if it is not told."""
 

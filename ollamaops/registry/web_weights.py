@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from ollamaops.errors import (
     DigestMismatch,
@@ -50,8 +51,7 @@ _HINTS = Hints(untrusted="name the file with the authority that signed it in SSL
 _ASK_AGAIN = frozenset({400, 403, 405, 501})  # what servers answer that know GET but not HEAD
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """A URL with what belongs to it: who answers there, what messages call it, headers for that origin alone."""
 
     url: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UploadBlob, subject_of

@@ -79,7 +79,7 @@ def event_to_json(event: Event) -> dict[str, Json]:
 
 
 def fields_to_json(value: object) -> dict[str, Json]:
-    """The fields of a dataclass; TypeError for anything that is not one."""
+    """The fields of a value; TypeError for one that has none."""
     body = value_to_json(value)
     if not isinstance(body, dict):
         raise TypeError(f"{type(value).__name__} has no fields")

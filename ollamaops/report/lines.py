@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.report.words import Paint, Style, cells, clean, clean_line, join_names, pad
 
@@ -47,8 +49,7 @@ _DETAIL_STYLES: Mapping[str, Style] = {"+": "good", "-": "bad", "@": "dim"}
 _INDENT = "    "
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True):
     """One line of a report. `subject` is a model (or empty), `details` are lines below it, `hint` the way out.
 
     `cost` is what it costs on each of the hosts.

@@ -6,8 +6,10 @@ Uploads have no line of their own: they are part of what the create that needs t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
@@ -42,8 +44,7 @@ _VERBS = ("pull", "create", "copy", "delete", "push", "verify", "load", "unload"
 _ALWAYS_COUNTED = frozenset({"pull", "create", "delete"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanCounts:
+class PlanCounts(Struct, frozen=True, kw_only=True):
     """What a plan adds up to. Models count once per host; `download_unknown` says that some sizes are missing."""
 
     actions: Mapping[str, int]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
 
+from msgspec import Struct
+
 from ollamaops.events import (
     ActionEnded,
     ActionStarted,
@@ -36,8 +38,7 @@ from ollamaops.units import format_duration, format_size
 _WINDOW_S = 15.0  # over which a rate is taken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One row of a display. `share` is done/total from 0 to 1, None when there is nothing to measure."""
 
     label: str

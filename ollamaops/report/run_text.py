@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
 from ollamaops.plan.actions import (

@@ -7,8 +7,9 @@ most cells of a steady host show none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import (
@@ -59,8 +60,7 @@ _MARKS: Mapping[State, Mark] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(Struct, frozen=True, kw_only=True):
     """One model on one host. `digest` is the short tags digest where the plan knows it, `why` says what differs."""
 
     state: State

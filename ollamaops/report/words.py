@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 Style = Literal["good", "change", "bad", "send", "unknown", "bold", "dim"]
 
@@ -40,8 +41,7 @@ class Stream(Protocol):
     def isatty(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Paint:
+class Paint(Struct, frozen=True):
     """Puts colors around text, or leaves it alone when `color` is False."""
 
     color: bool = False

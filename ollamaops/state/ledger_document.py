@@ -14,8 +14,10 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import cast
+
+from msgspec import Struct, field, to_builtins
+from msgspec.structs import replace
 
 from ollamaops.errors import StateError
 from ollamaops.names import LEDGER_MODEL, ModelName
@@ -32,8 +34,7 @@ _TEXT = re.compile(r"ollamaops ledger ([0-9]{1,4}): ([A-Za-z0-9+/=]+)\s*", re.AS
 _RECORD_TEXTS = ("how", "status", "entry", "digest", "at")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerDocument:
+class LedgerDocument(Struct, frozen=True, kw_only=True):
     """What the ledger on one host says. `models` are by `ModelName.key`, `pushes` by that and the reference."""
 
     revision: str = ""
@@ -66,7 +67,7 @@ def render_document(document: LedgerDocument) -> str:
     body = {
         "revision": document.revision,
         "ancestors": list(document.ancestors),
-        "models": {key: asdict(record) for key, record in document.models.items()},
+        "models": {key: to_builtins(record) for key, record in document.models.items()},
         "pushes": [[model, ref, *digests] for (model, ref), digests in sorted(document.pushes.items())],
         "lock_owner": owner_to_json(document.lock_owner) if document.lock_owner else None,
     }

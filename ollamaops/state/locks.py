@@ -14,9 +14,11 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from ollamaops.errors import StateError
 
@@ -25,8 +27,7 @@ _MOST_BYTES = 4096
 _HINT = "choose a folder on a local disk that can be written with --state-dir"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockOwner:
+class LockOwner(Struct, frozen=True, kw_only=True):
     """The owner of a lock. `token` is the run's id, `who` is `user@machine`; moments are RFC 3339 with an offset.
 
     `expires_at` "" means that the lock ends with its process. `process` is a process id that counts at `place`.

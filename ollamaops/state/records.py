@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
+
+from msgspec import Struct
 
 How = Literal["pulled", "created", "copied", "adopted"]
 Status = Literal["applied", "unverified", "unusable", "doubted", "rolled_back"]
@@ -12,8 +13,7 @@ WAYS: frozenset[str] = frozenset(get_args(How))
 STATUSES: frozenset[str] = frozenset(get_args(Status))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Fingerprint:
+class Fingerprint(Struct, frozen=True, order=True):
     """What a declaration says, as two hashes, so that a change of words is told from a change of weights.
 
     In saved plans and their JSON it is one text, `words:weights`.
@@ -35,8 +35,7 @@ class Fingerprint:
 NO_FINGERPRINT = Fingerprint()  # of what nobody declared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRecord:
+class ModelRecord(Struct, frozen=True, kw_only=True):
     """What we did with one model on one host, and what came out.
 
     `how` it got there: `adopted` was there before us, so it is never pruned. `status`:
@@ -98,8 +97,7 @@ class LedgerStore(Protocol):
 UNFINISHED = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
+class RunRecord(Struct, frozen=True, kw_only=True):
     """One run of a command that may change hosts.
 
     `hosts` is a JSON text that sums up each host's part, `plan` the document of the plan that was agreed to,

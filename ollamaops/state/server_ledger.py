@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import new_id

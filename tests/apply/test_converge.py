@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from live_host import (
     name,
     small_manifest,
 )
+from msgspec.structs import replace
 from recording_proxy import Request
 
 from ollamaops.changes import apply_tasks

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from live_host import (
     name,
 )
+from msgspec.structs import replace
 from session_actions import copy, create, delete, pull, upload
 
 from ollamaops.apply.converge import follow_ups, with_verdict

@@ -34,7 +34,7 @@ CHAIN = [
 APPLY_AND_DIE = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1].split(os.pathsep)
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 from live_host import BASE, RecordingProxy, LiveHost, a_model
 from test_history import run

@@ -7,7 +7,6 @@ afterwards. On all six versions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from live_host import (
     assert_converged,
     name,
 )
+from msgspec.structs import replace
 from session_actions import at, copy
 
 from ollamaops import exits

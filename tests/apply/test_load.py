@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from live_host import (
     ids,
     name,
 )
+from msgspec.structs import replace
 from patience import PATIENCE_S
 from sandbox_caller import a_gguf
 from session_actions import at, copy

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live_host import BASE, LiveHost, a_host, a_model
+from msgspec.structs import replace
 
 from ollamaops.apply.locks import lock_hosts, lock_ledgers
 from ollamaops.changes import apply_tasks

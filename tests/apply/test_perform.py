@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from live_host import (
     assert_converged,
     name,
 )
+from msgspec.structs import replace
 from patience import PATIENCE_S
 from scripted_host import Asked, Script, ScriptedHost, Wire, always, routes, streaming
 from session_actions import DIGEST, OTHER, at, copy, create, delete, pull, push, say, tagged, upload

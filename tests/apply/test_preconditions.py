@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -21,6 +20,7 @@ from live_host import (
     failures,
     name,
 )
+from msgspec.structs import replace
 from patience import PATIENCE_S
 
 from ollamaops.apply.perform import LOOKS_AT_BUSY

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 from breadth import in_turn
 from live_host import BASE, VERSIONS, LiveHost, a_build, a_model, assert_converged, ids, name
+from msgspec.structs import replace
 from patience import PATIENCE_S
 from pulled_models import World
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 import pytest
 import requests
@@ -22,6 +21,7 @@ from live_host import (
     ids,
     name,
 )
+from msgspec.structs import replace
 from patience import PATIENCE_S
 from recording_proxy import Request
 

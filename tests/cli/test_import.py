@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from manifest_folder import load_text
+from msgspec.structs import replace
 from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
@@ -173,7 +173,7 @@ def test_a_host_is_written_as_it_was_declared(auth: str, tmp_path: Path) -> None
     host = load_text(tmp_path, DECLARED.replace("AUTH", auth), environ=ENVIRON).hosts[0]
     text = render_manifest(Imported(), host=host, version="0.33.0")
     (again,) = load_text(tmp_path / "elsewhere", text, environ=ENVIRON).hosts
-    assert again == replace(host, place=again.place)
+    assert again == replace(host, place=again.place, written=again.written)
     assert "hunter" not in text
     assert "${env:P}:1/1" in text
 

@@ -8,10 +8,10 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from patience import PATIENCE_S
 
 from ollamaops.errors import Cancelled, ConnectionLost, DigestMismatch, WeightsError
@@ -45,7 +45,7 @@ class Shelf:
 def a_file(name: str = "a.gguf", **changes: object) -> RemoteFile:
     ref = RemoteRef(f"s3://bucket/{name}")
     file = RemoteFile(ref=ref, url=str(ref), digest=None, size_bytes=len(BODY), version="one")
-    return replace(file, **changes)  # type: ignore[arg-type]  # fields by name
+    return replace(file, **changes)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ollamaops.lockfile.build import (
     Answer,
@@ -49,7 +50,7 @@ def altered(found: FetchedManifest, **changes: Any) -> FetchedManifest:
     """The same, its first layer described otherwise and nothing else."""
     assert isinstance(found.document, RegistryManifest)
     first, *others = found.document.layers
-    raw = canonical_bytes(replace(found.document, layers=(replace(first, **changes), *others)))
+    raw = canonical_bytes(replace(found.document, layers=(structs.replace(first, **changes), *others)))
     return replace(found, raw=raw, digest=Digest.of(raw), document=parse_document(raw))
 
 
@@ -128,7 +129,7 @@ class TestWhatIsPulled:
 
     def test_a_base_is_asked_for_over_http_when_one_entry_says_so(self) -> None:
         base = "corp.example/team/base"
-        insecure = replace(a_spec("two", built_from(base)), insecure=True)
+        insecure = structs.replace(a_spec("two", built_from(base)), insecure=True)
         found = references_on([a_spec("one", built_from(base)), insecure, a_spec("three", built_from(base))])
         assert [(str(each.ref), each.insecure) for each in found] == [("corp.example/team/base:latest", True)]
 
@@ -374,7 +375,7 @@ class TestCheckingALock:
         (step,) = update_lock(lock, [reference], answers, complete=True).steps
         old = a_layer("model", b"w")
         assert (finding.state, step.state, finding.changes) == ("moved", "updated", ())
-        assert finding.altered == step.altered == ((old, replace(old, **changes)),)
+        assert finding.altered == step.altered == ((old, structs.replace(old, **changes)),)
 
     def test_a_layer_that_was_replaced_is_a_change_and_not_an_alteration(self) -> None:
         answers: dict[ModelName, Answer] = {a_name("bot"): an_answer("bot", b"other")}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from breadth import in_turn
 from live_host import BASE, LiveHost, a_build, a_host, a_model, an_absence, ids, small_manifest
+from msgspec.structs import replace
 
 from ollamaops.changes import apply_tasks
 from ollamaops.engine import plan_tasks
@@ -59,7 +59,7 @@ def a_record(*models: str, digest: str = "d" * 64) -> dict[str, ModelRecord]:
 
 
 def run_apply(host: LiveHost, models: list[ModelSpec], *, state: str = "server") -> RunReport:
-    tasks = tuple(replace(task, state=state) for task in host.tasks(models))  # type: ignore[arg-type]  # a literal
+    tasks = tuple(replace(task, state=state) for task in host.tasks(models))
     with host.opened() as run:
         plan = plan_tasks(tasks, run)
         assert not plan.refusals

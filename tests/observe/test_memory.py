@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from breadth import in_turn
@@ -19,6 +18,7 @@ from live_host import (
     name,
     reasons,
 )
+from msgspec.structs import replace
 
 from ollamaops.observe.run import RunOptions
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import requests
 from breadth import in_turn
 from live_host import BASE, LiveHost, a_build, a_host, a_model, assert_converged, name
 from live_host import failures as failed_actions
+from msgspec.structs import replace
 from patience import PATIENCE_S
 from recording_proxy import Request
 from sandbox_caller import a_gguf
@@ -351,7 +352,7 @@ def a_faulty_host(*rules: Mapping[str, object]) -> Iterator[LiveHost]:
     with a_host() as healthy:
         healthy.stranger.pull(BASE)
         with Sandbox(healthy.sandbox.store.root, faults=with_faults(script)) as sandbox:
-            yield replace(healthy, sandbox=sandbox)
+            yield dataclasses.replace(healthy, sandbox=sandbox)
 
 
 def test_a_model_that_never_answers_fails() -> None:

@@ -6,12 +6,12 @@ import hashlib
 import json
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from plan_strategies import PLANS
 from report_values import a_create, a_name, a_pull, fleet_plan, mixed_plan, refused_plan, why
 

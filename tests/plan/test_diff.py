@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from plan_world import FILES, INSIDES, VERSIONS, build, builds, registry_model, sealed
 
 from ollamaops.files.location import FileInfo

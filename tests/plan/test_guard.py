@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ollamaops.errors import InvalidValue
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, Limit, ModelSpec, Policy, Pull, Window

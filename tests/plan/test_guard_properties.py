@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from plan_world import FILES, HOST, World, declarations, worlds
 
 from ollamaops.manifest.types import AbsentSpec, Limit, Policy, Window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ollamaops.manifest.types import Build, Copy, Pull, Source
 from ollamaops.names import Digest, ModelName

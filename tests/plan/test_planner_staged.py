@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from live_host import BASE, a_build, a_copy, a_model, ids, name
+from msgspec.structs import replace
 
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName

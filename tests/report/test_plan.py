@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from golden import Golden
 from hypothesis import given
+from msgspec.structs import replace
 from plan_strategies import PLANS
 from report_values import (
     NEW_PROMPT,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from golden import Golden
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from plan_strategies import TEXTS, values_of
 from report_values import (
     a_clean_run,

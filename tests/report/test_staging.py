@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from ollamaops.events import Failed, Outcome, Skipped, Succeeded
 from ollamaops.names import Digest, ModelName

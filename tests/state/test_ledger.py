@@ -15,12 +15,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from properties import shared_fixtures
 from unprivileged import as_nobody
 
@@ -57,7 +57,7 @@ def a_record(**changes: object) -> ModelRecord:
         weights_verified=False,
         at=AT,
     )
-    return replace(record, **changes)  # type: ignore[arg-type]  # one value of any field
+    return replace(record, **changes)
 
 
 def tell(ledger: Ledger, *models: str, host: str = HOST, **changes: object) -> None:
@@ -198,7 +198,7 @@ def test_a_digest_is_known_for_exactly_the_stamp_it_was_kept_for(folder: Path) -
     ledger = Ledger(folder)
     assert ledger.get(STAMP) == digest
     for field in ("size_bytes", "mtime_ns", "ctime_ns", "inode", "device"):
-        assert ledger.get(replace(STAMP, **{field: 99})) is None  # type: ignore[arg-type]  # each is an int
+        assert ledger.get(replace(STAMP, **{field: 99})) is None
     assert ledger.get(replace(STAMP, path="/weights/b.gguf")) is None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 from ollamaops.errors import StateError
 from ollamaops.manifest.modelfile import Command, Modelfile, parse_modelfile, render_for_wire
@@ -104,7 +104,7 @@ def test_a_server_that_adds_a_line_end_does_no_harm() -> None:
             "it is damaged: a model cannot be 'stolen' and 'applied'",
         ),
         (
-            packed({**FULL, "models": {"m": {**asdict(RECORD), "weights_verified": 1}}}),
+            packed({**FULL, "models": {"m": {**to_builtins(RECORD), "weights_verified": 1}}}),
             "it is damaged: a truth value is missing",
         ),
     ],

@@ -12,12 +12,12 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live_host import BASE, LiveHost, a_build, a_copy, a_host, a_model, name
+from msgspec.structs import replace
 
 from ollamaops.changes import apply_tasks
 from ollamaops.engine import plan_rollbacks, plan_tasks

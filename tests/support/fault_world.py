@@ -12,10 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from msgspec.structs import replace
 from patience import PATIENCE_S
 
 from ollamaops import exits

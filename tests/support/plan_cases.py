@@ -7,11 +7,12 @@ models are written as name → what is in it; `memory: {bot: same}` is what the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec.structs import replace
 
 from ollamaops.files.location import FileInfo
 from ollamaops.manifest.types import (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
+from msgspec import Struct, structs
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.actions import Plan
@@ -55,13 +55,13 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.tuples(*map(values_of, arms))
     if origin is Mapping:
         return st.dictionaries(TEXTS, values_of(arms[1]), max_size=2)
-    assert is_dataclass(kind), kind
-    return _dataclasses_of(kind)
+    assert issubclass(kind, Struct), kind
+    return _values_with_fields_of(kind)
 
 
-def _dataclasses_of(kind: Any) -> st.SearchStrategy[Any]:
+def _values_with_fields_of(kind: Any) -> st.SearchStrategy[Any]:
     hints = get_type_hints(kind)
-    return st.builds(kind, **{field.name: values_of(hints[field.name]) for field in fields(kind)})
+    return st.builds(kind, **{field.name: values_of(hints[field.name]) for field in structs.fields(kind)})
 
 
 PLANS: st.SearchStrategy[Plan] = values_of(Plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from live_host import (
     NoWaitToken,
     name,
 )
+from msgspec.structs import replace
 from scripted_host import Script
 
 from ollamaops.apply.perform import perform

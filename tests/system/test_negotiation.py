@@ -30,6 +30,7 @@ from live_host import (
     name,
     weights,
 )
+from msgspec import structs
 from recording_proxy import RecordingProxy, Request
 from registry_fixture import push_model, run_registry
 from scripted_host import ScriptedHost, always, routes
@@ -242,7 +243,9 @@ def test_070_the_list_of_quantizations_got_shorter() -> None:
 def test_0300_weights_in_shards_are_sent_only_to_servers_that_merge_them(tmp_path: Path) -> None:
     for shard in SHARDS:
         (tmp_path / shard).write_bytes((WEIGHTS / "tiny-a.gguf").read_bytes() + shard.encode())
-    files = tuple(replace(weights("tiny-a.gguf"), path=tmp_path / shard, name=shard) for shard in SHARDS)
+    files = tuple(
+        structs.replace(weights("tiny-a.gguf"), path=tmp_path / shard, name=shard) for shard in SHARDS
+    )
     models = [a_model("split", Build(files=files))]
     with a_host_like("0.24.0", "0.12.11") as host:
         assert given_up(host.plan(models)) == [
@@ -261,7 +264,7 @@ def test_0300_weights_in_shards_are_sent_only_to_servers_that_merge_them(tmp_pat
 def test_0300_files_are_called_by_their_path_instead_of_their_name(
     version: str, like: str, sent_name: str
 ) -> None:
-    file = replace(weights("tiny-a.gguf"), name="deep/tiny-a.gguf")
+    file = structs.replace(weights("tiny-a.gguf"), name="deep/tiny-a.gguf")
     with a_host_like(version, like) as host:
         assert_converged(host, host.apply([a_model("legal", Build(files=(file,)))]))
         (body,) = sent(host, "/api/create")
@@ -404,7 +407,7 @@ def test_037_a_pull_ends_well_with_and_without_the_line_about_unused_layers(vers
     behavior = replace(RECORDED[like], raw_manifests=True)
     models = [a_model(BASE, update="latest")]
     with a_host_like(version, behavior) as host:
-        host.options = replace(host.options, ask_registry=False)
+        host.options = structs.replace(host.options, ask_registry=False)
         host.stranger.pull("qwen3:0.6b")
         host.stranger.copy("qwen3:0.6b", BASE)
         report = host.apply(models)

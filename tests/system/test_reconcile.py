@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from live_host import (
     reasons,
     small_manifest,
 )
+from msgspec.structs import replace
 from session_actions import at
 
 from ollamaops.manifest.types import Build, Policy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from breadth import in_turn
@@ -21,6 +20,7 @@ from live_host import (
     ids,
     reasons,
 )
+from msgspec.structs import replace
 from patience import PATIENCE_S
 from registry_fixture import RunningRegistry, push_model, run_registry
 
