@@ -13,13 +13,15 @@ import pytest
 T = TypeVar("T")
 
 
-def by_pairs(cases: Sequence[T], factors: Callable[[T], tuple[Hashable, ...]]) -> list[object]:
-    """All cases. So many are quick that each pair of values of two factors is in one of them.
+def by_pairs(
+    cases: Sequence[T], factors: Callable[[T], tuple[Hashable, ...]], each: Callable[[T], Hashable]
+) -> list[object]:
+    """All cases. So many are quick that each pair of values of two factors, and each value of `each`, is in one.
 
     Most mistakes need two things to come together, so the pairs find nearly all that the product finds.
     """
-    pairs = [set(combinations(enumerate(factors(case)), 2)) for case in cases]
-    missing = set().union(*pairs)
+    pairs: list[set[Hashable]] = [{each(case), *combinations(enumerate(factors(case)), 2)} for case in cases]
+    missing: set[Hashable] = set().union(*pairs)
     rows: dict[Hashable, list[int]] = defaultdict(list)
     for number, case in enumerate(cases):
         rows[factors(case)[:2]].append(number)

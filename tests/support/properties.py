@@ -11,7 +11,7 @@ QUICK = settings(
     settings.default, max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 # With --hypothesis-profile=soak.
-SOAK = settings(QUICK, max_examples=200)
+SOAK = settings(QUICK, max_examples=100)
 
 
 def shared_fixtures() -> settings:

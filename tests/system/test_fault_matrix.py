@@ -117,6 +117,11 @@ class Case:
         return f"{self.table}-{self.fault}-{self.when}-{self.version}"
 
     @property
+    def kind(self) -> str:
+        """The fault without its details: `status`, `cut` …"""
+        return self.fault.partition("-")[0]
+
+    @property
     def stalls(self) -> bool:
         """Whether the server stops until the client gives up."""
         return '"stall": true' in self.faults or "with_progress" in self.faults
@@ -163,7 +168,12 @@ def is_one_of(run: Run, ends: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "case", by_pairs(CASES, lambda case: (case.table, case.fault, case.when, case.version))
+    "case",
+    by_pairs(
+        CASES,
+        lambda case: (case.table, case.kind, case.when, case.version),
+        each=lambda case: (case.fault, case.when),
+    ),
 )
 def test_a_fault_ends_in_convergence_or_in_a_named_failure_and_nothing_is_lost(
     case: Case, shelf: Shelf, request: pytest.FixtureRequest
