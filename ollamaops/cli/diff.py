@@ -10,7 +10,7 @@ from ollamaops.cli.options import Shared, command_with_shared, read_option
 from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.names import ModelName
 from ollamaops.plan.codec import plan_to_json
-from ollamaops.plan.results import code_of_plan
+from ollamaops.plan.results import code_of_drift
 from ollamaops.report.diff_text import render_diff
 
 
@@ -34,4 +34,4 @@ def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
             "json": lambda: plan_to_json(plan),
         },
     )
-    return code_of_plan(plan, detailed=detailed_exitcode)
+    return code_of_drift(plan, detailed=detailed_exitcode)

@@ -8,7 +8,7 @@ from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared
 from ollamaops.cli.printing import write_file
 from ollamaops.cli.showing import show_plan
-from ollamaops.plan.results import code_of_plan
+from ollamaops.plan.results import code_of_drift
 from ollamaops.report.junit import drift_to_junit
 
 
@@ -45,4 +45,4 @@ def command(
     if junit is not None:
         write_file(junit, drift_to_junit(plan))
     show_plan(shared, plan)
-    return code_of_plan(plan, detailed=True)
+    return code_of_drift(plan)

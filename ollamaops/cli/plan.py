@@ -34,7 +34,8 @@ def command(
     """Show what apply would do, and why. Writes to no server.
 
     Each line says what, where, why and what it costs. Exit 0, 2 with --detailed-exitcode when something would
-    change, 3 when a host could not be reached, 4 when a safety rule refuses.
+    change, 3 when a host could not be reached or something differs that apply cannot change, 4 when a safety rule
+    refuses.
     """
 
     with open_engine(

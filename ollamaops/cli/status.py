@@ -5,7 +5,7 @@ from __future__ import annotations
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import color_and_width, emit
-from ollamaops.plan.results import code_of_plan
+from ollamaops.plan.results import code_of_drift
 from ollamaops.report.status_text import render_status, status_to_json
 
 
@@ -25,4 +25,4 @@ def command(shared: Shared) -> int:
             "json": lambda: status_to_json(plan),
         },
     )
-    return code_of_plan(plan, detailed=False)
+    return code_of_drift(plan, detailed=False)

@@ -188,11 +188,11 @@ def _note_weights(builder: PlanBuilder, model: DesiredModel, weights: WeightsEvi
 
 def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, because: Because) -> None:
     if builder.find(model.name) is not None and model.spec.update == "never":
-        what = ", ".join(dict.fromkeys(reason.path or reason.kind for reason in because))
         builder.give_up(
             model.name,
-            f"not as declared ({what}), and update: never forbids replacing it",
+            "update: never forbids replacing it",
             "set update: missing, or declare what is there",
+            because=because,
         )
         return
     recipe, blobs = _as_sent(model, recipe)
@@ -203,9 +203,10 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
     )
     if problem:
         what, hint = problem
-        builder.give_up(model.name, f"cannot be made by Ollama {builder.observed.version}: {what}", hint)
+        said = f"cannot be made by Ollama {builder.observed.version}: {what}"
+        builder.give_up(model.name, said, hint, because=because)
         return
-    if recipe.base and not ensure(builder, recipe.base, model.name):
+    if recipe.base and not ensure(builder, recipe.base, model.name, because):
         return
     _foretell_override(builder, model, recipe)
     uploads = dict.fromkeys(_add_upload(builder, model, blob) for blob in blobs)

@@ -175,14 +175,21 @@ class PlanBuilder:
         """Say that `name` is not known to be as declared, or may not be made so; the run is then partial."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))
 
-    def cannot_mend(self, name: ModelName, lasting: Because, message: str, hint: str) -> None:
-        """Say that `name` is not as declared, and that making it again would not change that."""
+    def cannot_mend(self, name: ModelName, lasting: Because, message: str, hint: str | None) -> None:
+        """Say that `name` is not as declared, and that nothing planned here changes that."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, lasting=lasting))
 
-    def give_up(self, name: ModelName, message: str, hint: str | None = None) -> None:
-        """As `doubt`, and nothing can be made from `name` either."""
+    def give_up(
+        self, name: ModelName, message: str, hint: str | None = None, *, because: Because = ()
+    ) -> None:
+        """Plan nothing for `name`, nor for what is made from it. `because` is how it is known to differ; if nothing
+        is known, it is in doubt."""
         self.unusable.add(name)
-        self.doubt(name, message, hint)
+        known = tuple(why for why in because if why.kind != "unknown")
+        if known:
+            self.cannot_mend(name, known, message, hint)
+        else:
+            self.doubt(name, message, hint)
 
     def _leftovers(self) -> tuple[ModelName, ...]:
         """The names of ours that can go; a run that looks at some models only (--target) leaves them alone."""

@@ -41,7 +41,7 @@ def add_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull, because: Bec
     """Plan to pull `pull.ref`; False, with a note, when it cannot or may not be pulled."""
     refusal = _refusal(builder, model, pull)
     if refusal is not None:
-        builder.give_up(model.name, *refusal)
+        builder.give_up(model.name, *refusal, because=because)
         return False
     action = _pull_action(builder, model, pull, because)
     before = builder.actions.get(id_of(action))
@@ -71,9 +71,7 @@ def _refusal(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> tuple[str
         found = f"cannot be pulled: servers from 0.18.0 on read '{pull.ref}' as '{pull.ref.pull_name}'"
         return found, "use another tag than local"
     if model.spec.update == "never":
-        found = "not there" if builder.find(model.name) is None else "not the pinned content"
-        hint = "pull it by hand, or set update: missing"
-        return f"{found}, and update: never forbids pulling it", hint
+        return "update: never forbids pulling it", "pull it by hand, or set update: missing"
     if builder.leaves_alone(pull.ref):
         return f"'{pull.ref}' would have to be pulled, but policy.ignore covers it", "take it out of ignore"
     pins, upstream = pins_of(model.spec), upstream_of(model, builder.observed)
@@ -132,19 +130,22 @@ def _merge(one: PullModel, other: PullModel) -> PullModel:
     )
 
 
-def ensure(builder: PlanBuilder, source: ModelName, for_model: ModelName) -> bool:
-    """Have `source` there before `for_model` is made from it; False, with a note, when that cannot be."""
+def ensure(builder: PlanBuilder, source: ModelName, for_model: ModelName, because: Because = ()) -> bool:
+    """Have `source` there before `for_model`, which differs by `because`, is made from it; False, with a note, when
+    that cannot be."""
     if source in builder.unusable:
-        builder.give_up(for_model, f"made from '{source}', of which nothing can be planned")
+        builder.give_up(for_model, f"made from '{source}', of which nothing can be planned", because=because)
         return False
     if builder.find(source) or source in builder.changing:
         return True
     base = builder.implicit(source)
     if base is None or not isinstance(base.spec.source, Pull):
-        builder.give_up(for_model, f"made from '{source}', which is not there and will not be")
+        builder.give_up(
+            for_model, f"made from '{source}', which is not there and will not be", because=because
+        )
         return False
     add_pull(builder, base, base.spec.source, builder.why(source, "missing"))
-    return ensure(builder, source, for_model)
+    return ensure(builder, source, for_model, because)
 
 
 def add_copy(
@@ -194,13 +195,13 @@ def plan_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> N
     name, own = model.name, builder.find(model.name)
     if builder.find(source) is None and _stands_without_source(builder, model, source):
         return
-    if not ensure(builder, source, name):
+    if not ensure(builder, source, name, () if own else builder.why(name, "missing")):
         return
     match _compare_copy(builder, model, source):
         case InSync():
             builder.record_unchanged(model)
-        case Differs() if own is not None and model.spec.update == "never":
-            builder.give_up(name, "another model than its source, and update: never forbids replacing it")
+        case Differs(differences) if own is not None and model.spec.update == "never":
+            builder.give_up(name, "update: never forbids replacing it", because=differences)
         case Differs(differences):
             add_copy(builder, model, source, differences)
         case Unknown():

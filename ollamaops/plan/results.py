@@ -93,12 +93,21 @@ class RunReport(Struct, frozen=True, kw_only=True):
         return tuple(result for host in self.hosts for result in host.results)
 
 
-def code_of_plan(plan: Plan, *, detailed: bool = False) -> int:
-    """The exit code of a command that only plans; `detailed` lets pending changes count."""
+def code_of_drift(plan: Plan, *, detailed: bool = True) -> int:
+    """The exit code of a command that only tells what differs; `detailed` lets differences count."""
     return worst(
         DONE,
         CHANGES if detailed and (plan.actions or plan.lasting) else DONE,
         PARTIAL if plan.unreached or plan.unresolved else DONE,
+    )
+
+
+def code_of_plan(plan: Plan, *, detailed: bool = False) -> int:
+    """The exit code of a command that plans: as `code_of_drift`, and partial where carrying it out leaves something
+    that differs."""
+    return worst(
+        code_of_drift(plan, detailed=detailed),
+        PARTIAL if plan.lasting else DONE,
         REFUSED if plan.refusals else DONE,
     )
 

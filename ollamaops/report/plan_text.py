@@ -35,7 +35,7 @@ from ollamaops.plan.actions import (
     subject_of,
     verb_of,
 )
-from ollamaops.report.differences import detail_lines, render_reasons
+from ollamaops.report.differences import detail_lines, render_difference, render_reasons
 from ollamaops.report.lines import Line, Mark, group_lines, join_lines, render_lines
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration, format_size
@@ -318,12 +318,18 @@ def leftover_lines(host: str, names: Iterable[ModelName], what: str) -> Iterator
 
 
 def note_line(note: Note) -> Line:
-    """A note, marked `?` when it is something that could not be found out, `!` when it is drift."""
+    """A note, marked `?` when it is something that could not be found out, `!` when it is drift: what differs, and
+    why it stays so."""
+    differs = [
+        render_difference(each) for each in note.lasting if each.kind != "template"
+    ]  # which the note says
     return Line(
         mark="unknown" if note.unresolved else "trouble" if note.lasting else "note",
         subject=str(note.model or ""),
         hosts=(note.host,),
-        text=without_host(note.host, note.message),
+        text=": ".join(
+            [*filter(None, ["; ".join(dict.fromkeys(differs))]), without_host(note.host, note.message)]
+        ),
         hint=note.hint,
     )
 

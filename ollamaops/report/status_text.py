@@ -6,7 +6,7 @@ most cells of a steady host show none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -97,7 +97,8 @@ def _host_cells(host: HostPlan) -> dict[ModelName, Cell]:
         if note.model and (note.unresolved or note.waits):
             found[note.model] = Cell(state="unknown", why=(note.message,))
         elif note.model and note.lasting:
-            found[note.model] = Cell(state="drifted", why=tuple(map(render_difference, note.lasting)))
+            said = (render_difference(each) for each in note.lasting if not _goes_without_saying(each))
+            found[note.model] = Cell(state=_state_of(note.lasting), why=(*said, note.message))
     changes = [
         action
         for action in host.actions
@@ -116,7 +117,7 @@ def _is_about_memory(action: Action) -> bool:
 def _cell_of(action: Action) -> Cell:
     digests = [fact.digest for fact in action.expects if fact.model == action.model and fact.digest]
     return Cell(
-        state=_state_of(action),
+        state="unwanted" if isinstance(action, DeleteModel) else _state_of(action.because),
         digest=digests[0][:12] if digests else "",
         why=tuple(
             dict.fromkeys(render_difference(why) for why in action.because if not _goes_without_saying(why))
@@ -129,10 +130,8 @@ def _goes_without_saying(difference: Difference) -> bool:
     return difference.kind == "missing" and not difference.observed
 
 
-def _state_of(action: Action) -> State:
-    kinds = {difference.kind for difference in action.because}
-    if isinstance(action, DeleteModel):
-        return "unwanted"
+def _state_of(because: Iterable[Difference]) -> State:
+    kinds = {difference.kind for difference in because}
     if "unknown" in kinds:
         return "unknown"
     return "missing" if kinds <= {"missing", "moved"} else "drifted"

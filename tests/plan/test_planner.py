@@ -223,7 +223,7 @@ def converge(desired: DesiredHost, world: World, rounds: int = 4) -> HostPlan:
 def test_three_rounds_leave_nothing_to_do_on_any_host(situation: tuple[DesiredHost, World]) -> None:
     desired, world = situation
     plan = converge(desired, world)
-    resolved = {note.model for note in plan.notes if note.unresolved}
+    resolved = {note.model for note in plan.notes if note.unresolved or note.lasting}
     for model in desired.models:
         assert model.implicit or model.name in world.models or model.name in resolved
 
@@ -234,7 +234,7 @@ def test_the_next_run_finds_nothing_to_do_and_looks_into_nothing(
 ) -> None:
     desired, world = situation
     first = converge(desired, world)
-    assume(not any(note.unresolved for note in first.notes))
+    assume(not any(note.unresolved or note.lasting for note in first.notes))
     observed, plan = look_and_plan(desired, world, PlanOptions())
     assert plan.actions == ()
     assert observed.shown == {}

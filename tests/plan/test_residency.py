@@ -104,7 +104,7 @@ def test_what_is_not_there_and_will_not_be_is_not_loaded() -> None:
     spec = replace(a_spec("a"), update="never")
     found = plan(wanted(spec), a_host())
     assert found.actions == ()
-    assert notes(found) == ["not there, and update: never forbids pulling it"]
+    assert notes(found) == ["update: never forbids pulling it"]
 
 
 def test_what_is_not_there_is_not_unloaded() -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import DeleteModel, Difference, HostPlan, Note, Plan, Refusal
-from ollamaops.plan.results import ActionResult, HostReport, RunReport, code_of_plan, count_outcomes
+from ollamaops.plan.results import (
+    ActionResult,
+    HostReport,
+    RunReport,
+    code_of_drift,
+    code_of_plan,
+    count_outcomes,
+)
 
 DELETE = DeleteModel(host="h", model=ModelName.parse("a"))
 OUTCOMES = (
@@ -56,6 +63,6 @@ def test_what_no_action_mends_is_drift_and_leaves_a_run_partial() -> None:
     report = HostReport(host="h", plan=plan.hosts[0], notes=(note,), verified=True)
 
     assert plan.lasting == (note,)
-    assert (code_of_plan(plan, detailed=True), code_of_plan(plan)) == (2, 0)
+    assert (code_of_drift(plan), code_of_drift(plan, detailed=False), code_of_plan(plan)) == (2, 0, 3)
     assert not report.is_as_declared
     assert RunReport(run_id="r", plan=plan, hosts=(report,)).exit_code == 3

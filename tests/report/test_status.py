@@ -89,7 +89,7 @@ def test_what_no_action_mends_is_drifted() -> None:
     cell = build_status(Plan(hosts=(HostPlan(host="gpu-1", notes=(note,)),)))[a_name("m")]["gpu-1"]
     assert (cell.state, cell.why) == (
         "drifted",
-        ("the weights' own template is used, not the declared one",),
+        ("the weights' own template is used, not the declared one", "m"),
     )
 
 

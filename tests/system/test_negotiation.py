@@ -68,7 +68,7 @@ def sent(host: LiveHost, path: str) -> list[dict[str, Any]]:
 
 def given_up(plan: HostPlan) -> list[str]:
     """Why nothing is planned for some models."""
-    return [note.message for note in plan.notes if note.unresolved]
+    return [note.message for note in plan.notes if note.unresolved or note.lasting]
 
 
 # --- create: its form -----------------------------------------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""One verdict everywhere: what plan, drift, status, diff, prune and apply say of the same host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from breadth import in_turn
+from live_host import VERSIONS
+from patience import PATIENCE_S
+from pulled_models import WEIGHTS_B, World, entry, publish
+from registry_fixture import RunningRegistry, run_registry
+
+from ollamaops.names import Digest
+from ollamaops.sandbox.server import Sandbox
+
+pytestmark = [pytest.mark.registry, in_turn("version", count=2)]
+
+every_version = pytest.mark.parametrize("version", VERSIONS)
+BASE = "llama3.2:3b"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegistry]:
+    with run_registry(tmp_path_factory.mktemp("registry"), redirect=True) as running:
+        yield running
+
+
+@pytest.fixture
+def mario(registry: RunningRegistry, request: pytest.FixtureRequest) -> str:
+    """`team…/mario:v1`, published for this test alone."""
+    path = f"team-{Digest.of(request.node.nodeid.encode()).short}/mario:v1"
+    publish(registry, path, template=b"{{ .Prompt }}")
+    return path
+
+
+@pytest.fixture
+def server(version: str) -> Iterator[Sandbox]:
+    with Sandbox(as_version=version) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def world(tmp_path: Path, capsys: pytest.CaptureFixture[str], server: Sandbox) -> World:
+    return World(tmp_path, capsys, hosts={"gpu-1": {"url": server.url}})
+
+
+def ask(server: Sandbox, endpoint: str, **body: object) -> None:
+    """Somebody else changes the server."""
+    answer = requests.post(f"{server.url}/api/{endpoint}", json=body, timeout=PATIENCE_S)
+    assert answer.ok, answer.text
+
+
+def codes(world: World, *commands: str) -> dict[str, int]:
+    """Command → exit code."""
+    return {command: world.run(*command.split())[0] for command in commands}
+
+
+def states(world: World, *options: str) -> dict[str, str]:
+    """Model → its state on gpu-1, as `status` says it."""
+    [host] = json.loads(world.run("status", *options, "-o", "json")[1])["hosts"]
+    return {model["model"]: model["state"] for model in host["models"]}
+
+
+@every_version
+@pytest.mark.parametrize("how", ["digest", "lock"])
+def test_what_differs_from_its_pin_is_drift_even_if_the_registry_has_moved_on(
+    version: str, how: str, world: World, server: Sandbox, registry: RunningRegistry, mario: str
+) -> None:
+    good = publish(registry, mario)
+    pin = {"digest": str(good)} if how == "digest" else {}
+    declared = entry(registry, mario, **pin)
+    world.declare(declared, {"name": "bot", "from": declared["name"], "system": "Be brief."})
+    if how == "lock":
+        assert world.run("lock")[0] == 0
+    assert world.run("apply", "-y")[0] == 0
+    publish(registry, mario, model=WEIGHTS_B)
+    ask(server, "pull", model=declared["name"], insecure=True, stream=False)
+
+    assert codes(world, "drift", "plan", "plan --detailed-exitcode", "apply -y") == {
+        "drift": 2,
+        "plan": 3,
+        "plan --detailed-exitcode": 3,
+        "apply -y": 3,
+    }
+    said = world.run("drift")[1]
+    assert f": pinned to {good.short}, but the registry now has " in said, said
+    assert states(world) == {declared["name"]: "drifted", "bot:latest": "drifted"}
+    code, said = world.run("diff", str(declared["name"]), "--detailed-exitcode")
+    assert (code, f"+{good.hex}" in said) == (2, True), said
