@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ollamaops.errors import InvalidName, NotFound
+from ollamaops.errors import InvalidName, NotFound, ServerFault
 from ollamaops.files.gguf_types import GgufValue
 from ollamaops.files.gguf_writer import TensorData, array_of, build_gguf
 from ollamaops.names import Digest, ModelName
@@ -79,7 +79,14 @@ class LedgerModel:
 
     def write(self, text: str) -> None:
         """Make the model with this text: from itself when it is there, else from weights sent along."""
-        recipe = Recipe(base=LEDGER_NAME, system=text) if self._is_sound else self._from_weights(text)
+        if self._is_sound:
+            with suppress(ServerFault, NotFound):
+                self._create(Recipe(base=LEDGER_NAME, system=text))
+                return
+            self._is_sound = False  # newer servers show it from memory although its weights are gone
+        self._create(self._from_weights(text))
+
+    def _create(self, recipe: Recipe) -> None:
         features = self._client.features()
         if features.structured_create:
             self._client.create(build_request(LEDGER_NAME, recipe, features))

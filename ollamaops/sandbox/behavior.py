@@ -117,6 +117,9 @@ class Behavior:
     # show, tags, ps
     tags_extras: bool = True
     """`capabilities`, `parent_model`, `context_length` and `embedding_length` in tags."""
+    show_cache: bool = True
+    """Show answers from memory, filled when the server starts, while the manifest's digest is the same. So it does
+    not notice a blob that is gone or was edited."""
     show_tensors: bool = True
     show_capabilities: bool = True
     own_template_wins: bool = True
@@ -180,6 +183,7 @@ _0_12 = replace(
     verifies_imports=False,
     tags_extras=False,
     own_template_wins=False,
+    show_cache=False,
     show_template_overlay=True,
     model_info_always=False,
     ps_context_capped=False,
@@ -302,6 +306,7 @@ BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
     (0, 20, 0): ("capabilities_inherited",),
     (0, 21, 0): ("prune_grace_s",),
     (0, 22, 0): ("quantize_sources", "quantize_source_error"),
+    (0, 23, 2): ("show_cache",),
     (0, 30, 0): (
         *("show_names_canonical", "rewrites_gguf", "verifies_imports", "file_origin", "splits_merge"),
         *("drafts", "quantize_reports", "quantizer", "tags_extras", "strict_modalities"),

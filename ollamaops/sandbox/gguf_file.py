@@ -130,6 +130,12 @@ class Header:
         """Where the file should end: after the data of its last tensor, padded."""
         return self.data_start + sum(_padded(tensor.size_bytes) for tensor in self.tensors)
 
+    @property
+    def least_size(self) -> int:
+        """Bytes that the file must have so that no tensor is cut off."""
+        last = self.tensors[-1].size_bytes if self.tensors else 0
+        return self.end - (_padded(last) - last)
+
     def text(self, key: str) -> str:
         value = self.fields[key].value if key in self.fields else ""
         return value if isinstance(value, str) else ""

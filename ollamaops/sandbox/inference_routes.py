@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -110,21 +110,31 @@ def _read(service: Service, endpoint: Endpoint, document: object) -> _Question:
 
 def _ask(service: Service, endpoint: Endpoint, question: _Question) -> Answer:
     model = _find(service, endpoint, question.model)
-    try:
-        facts = model.for_inference()
-    except FileNotFoundError as error:
-        raise _missing(service, endpoint, question.model) from error
-    except BadGGUF as error:
-        raise Refusal(500, f"unable to load model: {model.weights}") from error
+    facts = model.for_inference()
+    is_readable = bool(facts.capabilities & {"completion", "embedding"})
+    if not is_readable and not service.behavior.show_capabilities:  # older servers find out when they load it
+        facts = replace(facts, capabilities=facts.capabilities | {"completion"})
     result = question.ask(facts)
-    header = model.header()
-    if result.runner == "load" and header and header.architecture not in _KNOWN_ARCHITECTURES:
-        raise Refusal(500, _UNSUPPORTED)
+    if result.runner == "load":
+        _check_loading(service, model, question.model)
     options = {**model.options, **(question.options or {})}
     context_length = integer_option(options, "num_ctx", 4096)
     limit = facts.context_length if service.behavior.ps_context_capped else context_length
     service.runners.apply(result, model, options, min(context_length, limit))
     return result
+
+
+def _check_loading(service: Service, model: StoredModel, given: str) -> None:
+    """Refusal when the weights cannot be loaded."""
+    try:
+        model.check_weights()
+    except FileNotFoundError as error:
+        raise Refusal(404, _TRY_PULLING.format(given)) from error
+    except BadGGUF as error:
+        raise Refusal(500, f"unable to load model: {model.weights}") from error
+    header = model.header()
+    if header and header.architecture not in _KNOWN_ARCHITECTURES:
+        raise Refusal(500, _UNSUPPORTED)
 
 
 def _find(service: Service, endpoint: Endpoint, given: str) -> StoredModel:

@@ -174,6 +174,11 @@ class Config:
         names = ("model_format", "model_family", "model_type", "file_type", *_INHERITED)
         return replace(self, **{name: getattr(self, name) or getattr(other, name) for name in names})
 
+    def without_extras(self) -> Config:
+        """What servers before 0.12 read of it."""
+        names = ("model_format", "model_family", "model_families", "model_type", "file_type")
+        return Config(**{name: getattr(self, name) for name in names})
+
     def to_bytes(self, layers: Iterable[Layer], behavior: Behavior) -> bytes:
         """The config blob."""
         draft = {"model_format": "gguf", "architecture": self.draft_architecture}

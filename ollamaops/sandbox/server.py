@@ -176,9 +176,14 @@ class Sandbox:
             self._thread.join()
         self._thread = None
 
-    def restart(self) -> None:
-        """Stop and start at the same address, as after a crash: what was loaded is gone, the store is pruned."""
+    def restart(self, as_version: str | None = None) -> None:
+        """Stop and start at the same address, as after a crash: what was loaded is gone, the store is pruned.
+
+        With `as_version`, as after another Ollama was installed: that version goes on with the same store.
+        """
         self._halt()
+        if as_version:
+            self.version, self._behavior = as_version, behavior_for(as_version)
         self.start()
 
     def __enter__(self) -> Sandbox:

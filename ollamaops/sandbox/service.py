@@ -5,6 +5,8 @@ Bodies come in as bytes, answers go out as plain values; the routes in `app` onl
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.create import Creator
 from ollamaops.sandbox.create_modelfile import ModelfileCreator
@@ -14,7 +16,7 @@ from ollamaops.sandbox.loaded_models import LoadedModels
 from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
 from ollamaops.sandbox.request_bodies import Fields, decode_body, read_create, read_model_request
 from ollamaops.sandbox.responses import Refusal, Work, bad_request, failure, os_failure
-from ollamaops.sandbox.show import Overlay, list_models, show_model
+from ollamaops.sandbox.show import Overlay, TagsCache, list_models, show_model
 from ollamaops.sandbox.store import Store
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 from ollamaops.sandbox.transfer import Transfer
@@ -30,20 +32,28 @@ class Service:
         self.models = StoredModels(store, behavior)
         self.transfer = Transfer(self.models, version)
         self.runners = LoadedModels(limit=max_loaded, unloads_at_once=behavior.unloads_at_once)
+        self._show_cache: dict[tuple[Name, bool], tuple[str, dict[str, object]]] = {}
+        self._tags_cache: TagsCache = {}
         self._creator = Creator(self.models, self.transfer.pull_base)
         self._modelfiles = ModelfileCreator(self._creator)
 
     def start(self) -> None:
-        """What a server does when it starts: prune the store."""
+        """What a server does when it starts: prune the store, and read it into the memory that it has."""
         self.store.prune(
             self.behavior.prune_grace_s, stop_at_corrupt=self.behavior.corrupt_manifest_stops_prune
         )
+        if self.behavior.show_cache:
+            for name in self.store.names():
+                with suppress(NoSuchModel, CorruptManifest, OSError, BadGGUF, Refusal):
+                    self._shown_from_memory(name, verbose=False, is_local=False)
+        if self.behavior.tags_extras:
+            self.tags()
 
     # -- models
 
     def tags(self) -> list[dict[str, object]]:
         """The `models` of /api/tags."""
-        return list_models(self.models)
+        return list_models(self.models, self._tags_cache)
 
     def loaded(self) -> list[dict[str, object]]:
         """The `models` of /api/ps."""
@@ -65,17 +75,30 @@ class Service:
             raise Refusal(status, text.format(given, full=name.full))
         name = self.models.spelled(name)
         try:
-            model = self.models.load(name)
-            if model.config.remote_host and reference.is_local:
-                raise NoSuchModel(given)
-            if model.config.remote_host and self.behavior.cloud_status_endpoint:
-                raise Refusal(403, _CLOUD_DISABLED)
-            return show_model(model, self.behavior, verbose=verbose, overlay=overlay)
+            if self.behavior.show_cache and overlay.is_cacheable:
+                return self._shown_from_memory(name, verbose=verbose, is_local=reference.is_local)
+            return self._shown(name, overlay, verbose=verbose, is_local=reference.is_local)
         except (NoSuchModel, FileNotFoundError) as error:
             missing = name.short if self.behavior.show_names_canonical else given
             raise Refusal(404, f"model '{missing}' not found") from error
         except (CorruptManifest, BadGGUF) as error:
             raise failure(str(error)) from error
+
+    def _shown(self, name: Name, overlay: Overlay, *, verbose: bool, is_local: bool) -> dict[str, object]:
+        model = self.models.load(name)
+        if model.config.remote_host and is_local:
+            raise NoSuchModel(name.short)
+        if model.config.remote_host and self.behavior.cloud_status_endpoint:
+            raise Refusal(403, _CLOUD_DISABLED)
+        return show_model(model, self.behavior, verbose=verbose, overlay=overlay)
+
+    def _shown_from_memory(self, name: Name, *, verbose: bool, is_local: bool) -> dict[str, object]:
+        digest = self.models.manifest(name).digest
+        known = self._show_cache.get((name, verbose))
+        if known is None or known[0] != digest:
+            known = digest, self._shown(name, Overlay(), verbose=verbose, is_local=is_local)
+            self._show_cache[name, verbose] = known
+        return known[1]
 
     def _reference(self, text: str) -> Reference:
         if not self.behavior.source_suffixes:

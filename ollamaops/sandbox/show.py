@@ -10,6 +10,7 @@ from ollamaops.sandbox.gguf_file import TENSOR_TYPES, BadGGUF, Field, Header, Te
 from ollamaops.sandbox.gguf_rewrite import FILE_TYPES
 from ollamaops.sandbox.golang import shortest_float32, time_text, value_syntax, value_text
 from ollamaops.sandbox.layers import MODEL, Config, CorruptManifest
+from ollamaops.sandbox.model_name import Name
 from ollamaops.sandbox.stored_models import Listed, StoredModel, StoredModels
 
 _HIDDEN = ("general.name", "tokenizer.chat_template")
@@ -22,6 +23,11 @@ class Overlay:
     system: str = ""
     template: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether the answer is the same for everybody; a template is not taken in where there is a cache."""
+        return not self.system and not self.options
 
 
 def show_model(
@@ -149,13 +155,17 @@ def _type_name(tensor: Tensor, behavior: Behavior) -> str:
     return FILE_TYPES[tensor.kind] if tensor.kind < len(FILE_TYPES) else "unknown"
 
 
-def list_models(models: StoredModels) -> list[dict[str, object]]:
+TagsCache = dict[Name, tuple[str, dict[str, object]]]
+"""What was read of each model's weights, and the digest of the manifest that it belongs to."""
+
+
+def list_models(models: StoredModels, cache: TagsCache) -> list[dict[str, object]]:
     """The models of tags, the newest first."""
     found = sorted(models.listed(), key=lambda listed: -(listed.modified_ns // 10**9))
-    return [_list_entry(models, listed) for listed in found]
+    return [_list_entry(models, listed, cache) for listed in found]
 
 
-def _list_entry(models: StoredModels, listed: Listed) -> dict[str, object]:
+def _list_entry(models: StoredModels, listed: Listed, cache: TagsCache) -> dict[str, object]:
     entry: dict[str, object] = {
         "name": listed.name.short,
         "model": listed.name.short,
@@ -166,7 +176,12 @@ def _list_entry(models: StoredModels, listed: Listed) -> dict[str, object]:
     }
     remote = {"remote_model": listed.config.remote_model, "remote_host": listed.config.remote_host}
     entry |= {key: value for key, value in remote.items() if value}
-    return entry | (_extras(models, listed) if models.behavior.tags_extras else {})
+    if not models.behavior.tags_extras:
+        return entry
+    known = cache.get(listed.name)
+    if known is None or known[0] != listed.manifest.digest:
+        known = cache[listed.name] = listed.manifest.digest, _extras(models, listed)
+    return entry | known[1]
 
 
 def _extras(models: StoredModels, listed: Listed) -> dict[str, object]:

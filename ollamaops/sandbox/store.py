@@ -48,13 +48,16 @@ class Upload:
         self._file.write(data)
 
     def finish(self) -> tuple[str, bool]:
-        """Make the blob visible. Returns its digest, and whether it is new."""
+        """Make the blob visible. Returns its digest, and whether it is new. A file that is there stays."""
         self._file.close()
         digest = f"sha256:{self._hash.hexdigest()}"
-        is_new = not self._store.has_blob(digest)
+        if self._store.has_blob(digest):
+            self._store.touch_blob(digest)
+            self._path.unlink()
+            return digest, False
         self._path.chmod(0o644)
         self._path.replace(self._store.blob_path(digest))
-        return digest, is_new
+        return digest, True
 
     def abandon(self) -> None:
         """Remove what was written."""

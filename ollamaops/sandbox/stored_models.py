@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,6 +93,12 @@ class StoredModel:
         """The template that runs: the declared one, or the weights' own."""
         return self._own_template() or self.template
 
+    def check_weights(self) -> None:
+        """BadGGUF or OSError when the weights cannot be loaded; they may be cut off behind a header that is whole."""
+        header = self.header()
+        if header and self.weights and self.weights.stat().st_size < header.least_size:
+            raise BadGGUF("unexpected EOF")
+
     def capabilities(self, *, as_declared: bool = False) -> list[str]:
         """What the model can do, in the order in which servers list it.
 
@@ -131,8 +137,11 @@ class StoredModel:
                 yield "vision"
 
     def for_inference(self) -> ModelFacts:
-        """The facts that pretend inference needs. OSError or BadGGUF when the weights cannot be read."""
-        header = self.header()
+        """The facts that pretend inference needs; of weights that cannot be read nothing is known."""
+        try:
+            header = self.header()
+        except (OSError, BadGGUF):
+            header = None
         lengths = [
             header.of_architecture(key) if header else 0 for key in ("context_length", "embedding_length")
         ]
@@ -200,10 +209,13 @@ class StoredModels:
         return model
 
     def config(self, manifest: Manifest) -> Config:
-        """The config that a manifest refers to. CorruptManifest or OSError."""
+        """What this version reads of the config that a manifest refers to. CorruptManifest or OSError."""
         if not manifest.config.digest:
             return Config()
-        return parse_config(self.store.read_blob(manifest.config.digest))
+        found = parse_config(self.store.read_blob(manifest.config.digest))
+        if not self.behavior.requires_known:
+            found = replace(found, requires="")
+        return found if self.behavior.config_extras else found.without_extras()
 
     def listed(self) -> Iterator[Listed]:
         """Every model that tags can list: those with a corrupt manifest or without a config are left out."""

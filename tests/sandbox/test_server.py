@@ -514,19 +514,6 @@ def test_names_are_found_in_any_case_and_with_the_local_suffix(tmp_path: Path) -
         assert caller.post("generate", model="BASE:local").status == 200
 
 
-def test_weights_that_are_gone_are_a_404_and_broken_ones_a_500(tmp_path: Path) -> None:
-    with a_caller(tmp_path) as caller:
-        caller.base()
-        (weights,) = [path for path in caller.sandbox.store.blobs.iterdir() if path.stat().st_size == 114912]
-        weights.write_bytes(b"GGUF broken")
-        reply = caller.post("generate", model="base")
-        assert (reply.status, reply.error) == (500, f"unable to load model: {weights}")
-        assert caller.post("show", model="base").status == 500
-        weights.unlink()
-        assert caller.post("generate", model="base").status == 404
-        assert set(caller.tags()) == {"base:latest"}
-
-
 @pytest.mark.parametrize("version", ["0.6.8", NEWEST])
 def test_a_model_of_an_unknown_architecture_is_made_and_shown_but_does_not_load(
     version: str, tmp_path: Path
