@@ -16,7 +16,15 @@ from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from ollamaops.errors import Cancelled, InvalidName, NotFound, OllamaopsError, ProtocolError, RemoteError
+from ollamaops.errors import (
+    AnswerError,
+    Cancelled,
+    InvalidName,
+    NotFound,
+    OllamaopsError,
+    ProtocolError,
+    RemoteError,
+)
 from ollamaops.events import HostUnreached, Noted, Progressed, Retrying, Sink
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.retry import OnRetry, attempt
@@ -27,7 +35,7 @@ from ollamaops.observe.ledger_model import ledger_of
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.contents import Contents
+from ollamaops.ollama.contents import Contents, text_stop, with_text_stop
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import Progress, TaggedModel
 from ollamaops.plan.actions import Action, UnreachedHost, UploadBlob, id_of
@@ -169,8 +177,17 @@ class HostSession:
             ask = partial(self.client.show, model.name)
             contents = look_into(partial(self.with_retries, ask), model.digest, observed.features)
             if contents is not None:
-                found[model.name] = contents
+                found[model.name] = self._with_exact_stop(contents, observed.features)
         return found
+
+    def _with_exact_stop(self, contents: Contents, features: Features) -> Contents:
+        """A stop word that the server may hold as text in the place of a list: the blob with it is there."""
+        blob = text_stop(contents) if features.structured_create else None
+        if blob is not None:
+            with suppress(AnswerError, ProtocolError):  # a proxy may let no HEAD through
+                if self.with_retries(partial(self.client.has_blob, blob)):
+                    return with_text_stop(contents)
+        return contents
 
     def with_loaded(self, observed: ObservedHost, residents: Sequence[ModelName]) -> ObservedHost:
         """The host with what is in its memory: one request, and looks inside where a resident may share a runner."""

@@ -185,13 +185,13 @@ class ShownModel(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def parameter_values(self) -> Mapping[str, ParameterValue]:
-        """Parameters by name; `stop`, and any name that comes more than once, is a tuple of texts."""
+        """Parameters by name; `stop`, if it is text, and any name that comes more than once, is a tuple of texts."""
         grouped: dict[str, list[Scalar]] = {}
         for name, value in self.parameters:
             grouped.setdefault(name, []).append(value)
         return {
             name: tuple(str(value) for value in values)
-            if len(values) > 1 or (name == "stop" and values != [None])
+            if len(values) > 1 or (name == "stop" and isinstance(values[0], str))
             else values[0]
             for name, values in grouped.items()
         }

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ollamaops.errors import InvalidName
 from ollamaops.files.location import FileInfo
-from ollamaops.manifest.parameters import same_parameter
+from ollamaops.manifest.parameters import PARAMETER_TYPES, same_parameter
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features
@@ -64,6 +64,8 @@ def compare_build(
         verdict = _weights_verdict(desired, recipe, own, base, features, memory, just_made=just_made)
     handed_on = _handed_on(recipe, base, features)
     open_fields = _open_fields(recipe, own, handed_on, desired.weights, just_made=just_made)
+    if just_made:
+        own = _as_sent(own)
     judged = (field for field in _field_differences(recipe, own, handed_on) if field[0] not in open_fields)
     found = _as_differences(host, desired, judged)
     if verdict == "different":
@@ -208,12 +210,27 @@ def _parameter_differences(recipe: Recipe, own: Contents, base: Contents | None)
         if name not in wanted:
             if name in declared or base is not None:
                 yield path, "", _show(have)
+        elif _is_mistyped(name, want, have, is_declared=name in declared):
+            yield path, _show(want), f'"{have}"'
         elif not same_parameter(name, _flat(want), _flat(have)):
             yield path, _show(want), _show(have)
 
 
+def _is_mistyped(name: str, want: ParameterValue, have: ParameterValue, *, is_declared: bool) -> bool:
+    """Whether the server holds text where its API needs something else: it then fails to load the model."""
+    if not isinstance(have, str) or isinstance(want, str) or name not in PARAMETER_TYPES:
+        return False
+    return is_declared or name != "stop"  # how an inherited list was written is not known for sure
+
+
 def _is_unset(value: object) -> bool:
     return value is None or value == ()
+
+
+def _as_sent(own: Contents) -> Contents:
+    """A model that was just made has its stop word as it was sent, although a blob with it as text is there too."""
+    stop = own.parameters.get("stop")
+    return replace(own, parameters={**own.parameters, "stop": (stop,)}) if isinstance(stop, str) else own
 
 
 def _flat(value: ParameterValue) -> ParameterValue:

@@ -8,8 +8,9 @@ made from that, so making a model again would change nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
@@ -25,8 +26,7 @@ _OFFERS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DeclaredTemplate:
+class DeclaredTemplate(Struct, frozen=True):
     """A template that an entry declares, and the name of that entry, from which others inherit it."""
 
     text: str

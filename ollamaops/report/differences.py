@@ -19,7 +19,7 @@ _MAX_VALUE = 36  # characters of one value in a phrase
 _MAX_SHOWN = 3  # differences named in one line
 _MAX_DIFFED_LINES = 2000  # difflib is quadratic; nobody reads a diff of more
 _CONTEXT = 9  # characters kept on each side of what changed in a long line
-_BARE = re.compile(r"[\w.,:/+-]+( \([\w.]+\))?|\[.*\]|not verified")
+_BARE = re.compile(r'[\w.,:/+-]+( \([\w.]+\))?|\[.*\]|"[^"]*"|not verified')
 
 _FACTS: Mapping[Kind, str] = {  # reasons that name no values
     "unwanted": "declared absent",
