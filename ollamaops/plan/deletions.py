@@ -143,6 +143,9 @@ def only_prune(plan: HostPlan, *, force: Collection[str] = ()) -> HostPlan:
 
     `force` with `pending` deletes them all the same.
     """
+    plan = replace(
+        plan, notes=tuple(note for note in plan.notes if not note.lasting)
+    )  # not what prune is about
     deletions = tuple(replace(action, needs=()) for action in plan.actions if is_prune(action))
     others = len(changes_of(plan)) - len(deletions)
     if not deletions or not others or PENDING in force:

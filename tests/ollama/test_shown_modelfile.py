@@ -52,8 +52,10 @@ def test_every_recorded_text_gives_what_the_other_fields_give(shown: Shown) -> N
     parsed = parse_shown_modelfile(answer["modelfile"])
     first = re.search(r"^FROM .*sha256-([0-9a-f]{64})$", answer["modelfile"], re.MULTILINE)
     assert parsed.model == (Digest(first[1]) if first else None)
-    # from 0.30 on the field may hold the chat template of the GGUF; these models have none
-    assert parsed.template == answer["template"]
+    if not answer["template"].startswith(
+        "{%"
+    ):  # from 0.30 on the field may hold the chat template of the GGUF
+        assert parsed.template == answer["template"]
     assert parsed.system == answer.get("system")
     assert "\n".join(parsed.licenses) == answer.get("license", "")
     assert [{"role": role, "content": content} for role, content in parsed.messages] == answer.get(

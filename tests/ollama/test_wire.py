@@ -128,7 +128,7 @@ def test_every_recorded_ps_answer_is_read() -> None:
     loaded = []
     for step in steps("/api/ps"):
         loaded += list(fields(step.response["json"]).objects("models", LoadedModel.read))
-    assert {model.name for model in loaded} == {"talker:latest", "minilm:latest"}
+    assert {model.name for model in loaded} == {"talker:latest", "minilm:latest", "one:latest"}
     assert {model.context_length for model in loaded} == {0, 512, 4096}
     assert all(model.size_bytes > 0 and model.vram_bytes == 0 for model in loaded)
 

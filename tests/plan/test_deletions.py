@@ -44,6 +44,12 @@ def test_nothing_goes_while_other_changes_are_pending() -> None:
     assert only_prune(plan, force={"pending"}).actions == (a_delete("x"),)
 
 
+def test_drift_that_no_action_mends_is_no_concern_of_prune() -> None:
+    found = Difference(host="h", model=ModelName.parse("b"), kind="template")
+    note = Note(host="h", message="m", lasting=(found,))
+    assert only_prune(HostPlan(host="h", notes=(KEPT, note))).notes == (KEPT,)
+
+
 def test_pending_changes_alone_are_no_concern_of_prune() -> None:
     only = only_prune(HostPlan(host="h", actions=(PULL,)))
     assert (only.actions, only.notes) == ((), ())
