@@ -49,13 +49,26 @@ def command() -> None:
     help="Behave like this version of Ollama (default: the newest). 0.3.4, 0.5.7, 0.6.8, 0.12.11, 0.32.15 and "
     "0.33.0-rc2 were recorded; versions in between follow from them.",
 )
+@click.option(
+    "--variant",
+    type=click.Choice(["tomorrow", "minimal", "minimal-501"]),
+    help="tomorrow: what is announced for Ollama (several rows of one name in /api/tags, lists of manifests in the "
+    "registry, fields and status lines that nobody knows yet, no quantization of GGUF). minimal: an "
+    "Ollama-compatible server without create, copy and blobs (404). minimal-501: the same, answering 501.",
+)
 @click.option("--faults", metavar="FILE", help="Inject the faults described in this YAML file.")
 def serve(
-    shared: Shared, port: int, bind: str, store: str, as_version: str | None, faults: str | None
+    shared: Shared,
+    port: int,
+    bind: str,
+    store: str,
+    as_version: str | None,
+    variant: str | None,
+    faults: str | None,
 ) -> int:
     """Serve until Ctrl-C."""
     try:
-        from ollamaops.sandbox.behavior import NEWEST
+        from ollamaops.sandbox.behavior import NEWEST, as_variant, behavior_for
         from ollamaops.sandbox.fault_injection import with_faults
         from ollamaops.sandbox.server import run_forever
     except ImportError as error:
@@ -63,8 +76,10 @@ def serve(
             f"the sandbox needs {error.name}, which is not installed", hint="pip install 'ollamaops[sandbox]'"
         ) from error
     wrap = with_faults(_load(faults)) if faults else None
+    version = as_version or NEWEST
+    behavior = as_variant(behavior_for(version), variant) if variant else None
     try:
-        run_forever(bind, port, Path(store), as_version or NEWEST, wrap)
+        run_forever(bind, port, Path(store), version, wrap, behavior)
     except OSError as error:
         if error.filename:
             raise UsageError(

@@ -147,8 +147,8 @@ def _has_blob(service: Service, request: Request) -> bool:
         raise bad_request(str(error)) from error
 
 
-_VERSION = _answers(lambda service, _: {"version": service.version})
-_TAGS = _answers(lambda service, _: {"models": service.tags()})
+_VERSION = _answers(lambda service, _: service.with_foreign_words({"version": service.version}))
+_TAGS = _answers(lambda service, _: service.with_foreign_words({"models": service.tags()}))
 _ROUTES: dict[str, dict[str, Handler]] = {
     "/": {"GET": _root, "HEAD": _root},
     "/api/version": {"GET": _VERSION, "HEAD": _VERSION},
@@ -168,6 +168,7 @@ _ROUTES: dict[str, dict[str, Handler]] = {
 _CLOUD_STATUS = _answers(lambda _, __: {"cloud": {"disabled": True, "source": "env"}})
 _BLOB_ROUTE: dict[str, Handler] = {"HEAD": _head_blob, "POST": _post_blob}
 _BLOB_PATH = re.compile(r"/api/blobs/([^/]+)")
+_ENDPOINT = re.compile(r"/api/([^/]+)")
 
 
 class App:
@@ -189,7 +190,12 @@ class App:
 
     async def _answer(self, request: Request) -> Response:
         if self._is_registry and is_registry_path(request.url.path):
-            return await run_in_threadpool(answer_as_registry, self.service.transfer.builtin, request)
+            lists = self.service.behavior.manifest_lists
+            return await run_in_threadpool(
+                answer_as_registry, self.service.transfer.builtin, request, lists=lists
+            )
+        if (missing := self._missing_endpoint(request)) is not None:
+            return missing
         routes = self._routes_at(request)
         if request.method not in routes:
             return _no_route(self.service.behavior.wrong_method_status if routes else 404)
@@ -197,6 +203,14 @@ class App:
             return await routes[request.method](self.service, request)
         except Refusal as refusal:
             return refuse(refusal)
+
+    def _missing_endpoint(self, request: Request) -> Response | None:
+        found = _ENDPOINT.match(request.url.path)
+        if found is None or found[1] not in self.service.behavior.missing_endpoints:
+            return None
+        if self.service.behavior.missing_status == 501:
+            return answer({"error": "not implemented"}, 501)
+        return _no_route(404)
 
     def _routes_at(self, request: Request) -> dict[str, Handler]:
         blob = _BLOB_PATH.fullmatch(request.url.path)

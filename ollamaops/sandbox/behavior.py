@@ -155,6 +155,18 @@ class Behavior:
     prune_grace_s: float = 3600
     corrupt_manifest_stops_prune: bool = True
 
+    # what no recorded server does: see VARIANTS
+    missing_endpoints: tuple[str, ...] = ()
+    """Words after `/api/` that the server does not know; it answers them with `missing_status`."""
+    missing_status: Literal[404, 501] = 404
+    runners: tuple[str, ...] = ()
+    """Tags has a row of each model for each runner: one name, several digests."""
+    manifest_lists: bool = False
+    """The registry's tags lead to a list of manifests, not to layers."""
+    foreign_words: bool = False
+    """Answers have fields, and streams status lines, that nobody has seen before."""
+    quantizes_gguf: bool = True
+
 
 _0_33 = Behavior()
 _0_32 = replace(_0_33, inference=InferenceRules(words_before_bad_text=2))
@@ -316,6 +328,19 @@ BEGAN: Mapping[tuple[int, int, int], tuple[str, ...]] = {
     (0, 32, 7): ("config_rootfs",),
 }
 """Version → what is from then on as in the next recorded server: flags of Behavior and of its InferenceRules."""
+
+VARIANTS: Mapping[str, Mapping[str, object]] = {
+    "tomorrow": {
+        "runners": ("ggml", "llamacpp"),
+        "manifest_lists": True,
+        "foreign_words": True,
+        "quantizes_gguf": False,
+    },
+    "minimal": {"missing_endpoints": ("create", "copy", "blobs")},
+    "minimal-501": {"missing_endpoints": ("create", "copy", "blobs"), "missing_status": 501},
+}
+"""Servers that are announced, or only compatible with Ollama → how they differ from the recorded ones."""
+
 # show's answer from 0.15.0 to 0.17.7; no server in between was recorded
 _UNQUALIFIED = (500, "unqualified name: {full}")
 
@@ -331,6 +356,11 @@ def behavior_for(version: str) -> Behavior:
     behavior = _laid_over(RECORDED[older[-1]], RECORDED[newer[0]], began)
     is_unqualified = (0, 15, 0) <= wanted < (0, 18, 0)
     return replace(behavior, invalid_show=_UNQUALIFIED) if is_unqualified else behavior
+
+
+def as_variant(behavior: Behavior, name: str) -> Behavior:
+    """The behavior with what makes it one of VARIANTS; KeyError if there is none."""
+    return replace(behavior, **VARIANTS[name])  # type: ignore[arg-type]  # a table of field values
 
 
 def _laid_over(old: Behavior, new: Behavior, flags: Iterable[str]) -> Behavior:

@@ -19,6 +19,7 @@ from ollamaops.sandbox.gguf_rewrite import file_type_name
 from ollamaops.sandbox.golang import human_number, json_line, sorted_map
 from ollamaops.sandbox.import_weights import (
     Part,
+    detect_kind,
     finish_weights,
     import_adapters,
     import_drafts,
@@ -82,6 +83,8 @@ class Creator:
 
     def create(self, request: CreateRequest, name: Name) -> Work:
         """The lines of making `name`."""
+        if request.quantize and not self.behavior.quantizes_gguf and self._is_gguf(request):
+            raise bad_request("quantization of GGUF models is no longer supported: import quantized weights")
         old = self.old_manifest(name)
         config = Config()
         if self.behavior.config_extras:
@@ -96,6 +99,9 @@ class Creator:
         yield from self._assemble(request, name, config, parts)
         self.remove_layers(old)
         yield line(SUCCESS)
+
+    def _is_gguf(self, request: CreateRequest) -> bool:
+        return bool(request.origin) or detect_kind(self.store, request.files or {}) == "gguf"
 
     def old_manifest(self, name: Name) -> Manifest | None:
         """The manifest that a create of `name` replaces; None if there is none or it cannot be read."""

@@ -9,6 +9,7 @@ Source: OCI distribution specification 1.1; the redirect is Ollama's, 0.3.1 to 0
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Literal
 
@@ -23,6 +24,7 @@ _MANIFEST = re.compile(r"/v2/([^/]+/[^/]+)/manifests/([^/]+)")
 _BLOB = re.compile(r"/v2/([^/]+/[^/]+)/blobs/(sha256:[0-9a-f]{64})")
 _STORED_BLOB = re.compile(r"/v2/_stored/([^/]+/[^/]+)/(sha256:[0-9a-f]{64})")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_LIST_TYPE = "application/vnd.docker.distribution.manifest.list.v2+json"
 _OTHER_NAME = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 _VERSION = {"docker-distribution-api-version": "registry/2.0"}
 Missing = Literal["NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"]
@@ -33,15 +35,15 @@ def is_registry_path(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def answer_as_registry(builtin: BuiltinModels, request: Request) -> Response:
-    """The registry's answer; 405 to whatever would write."""
+def answer_as_registry(builtin: BuiltinModels, request: Request, *, lists: bool = False) -> Response:
+    """The registry's answer; 405 to whatever would write. With `lists` a tag leads to a list of manifests."""
     path = request.url.path
     if request.method not in {"GET", "HEAD"}:
         return _error(405, "UNSUPPORTED", "this registry is read-only")
     if path.rstrip("/") == "/v2":
         return answer({}, content_type=BARE_JSON)
     if found := _MANIFEST.fullmatch(path):
-        return _manifest(builtin, found[1], found[2])
+        return _manifest(builtin, found[1], found[2], lists=lists)
     if found := _BLOB.fullmatch(path):
         return _blob(builtin, request, found[1], found[2])
     if found := _STORED_BLOB.fullmatch(path):
@@ -49,14 +51,30 @@ def answer_as_registry(builtin: BuiltinModels, request: Request) -> Response:
     return _missing("NAME_UNKNOWN")
 
 
-def _manifest(builtin: BuiltinModels, repository: str, reference: str) -> Response:
+def _manifest(builtin: BuiltinModels, repository: str, reference: str, *, lists: bool) -> Response:
     is_digest = reference.startswith("sha256:")
     find = builtin.manifest_of_digest if is_digest else builtin.manifest
     raw = find(repository, reference)
     if raw is None:
         return _missing("MANIFEST_UNKNOWN")
+    content_type = MANIFEST_TYPE
+    if lists and not is_digest:
+        raw, content_type = _list_of(raw), _LIST_TYPE
     headers = {"docker-content-digest": f"sha256:{hashlib.sha256(raw).hexdigest()}", **_VERSION}
-    return Response(raw, headers={"content-type": MANIFEST_TYPE, **headers})
+    return Response(raw, headers={"content-type": content_type, **headers})
+
+
+def _list_of(manifest: bytes) -> bytes:
+    """A list that names this manifest, as the one for the runner that all servers have."""
+    child = {
+        "mediaType": MANIFEST_TYPE,
+        "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
+        "size": len(manifest),
+        "platform": {"architecture": "amd64", "os": "linux"},
+        "annotations": {"com.ollama.runner": "ggml"},
+    }
+    document = {"schemaVersion": 2, "mediaType": _LIST_TYPE, "manifests": [child]}
+    return json.dumps(document, indent=3).encode()
 
 
 def _blob(builtin: BuiltinModels, request: Request, repository: str, digest: str) -> Response:

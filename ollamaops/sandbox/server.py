@@ -90,7 +90,8 @@ class Sandbox:
     """A pretend Ollama server in a thread. A context manager; `start` and `stop` do the same by hand.
 
     `store` is the folder of models (a temporary one if None), `as_version` the server to be, `port` 0 for any free
-    one. `faults` wraps the app, for fault scripts. `behavior` overrides what the version says.
+    one. `faults` wraps the app, for fault scripts. `behavior` overrides what the version says: see `as_variant`, or
+    `replace(behavior_for("0.33.0-rc2"), runners=("ggml", "llamacpp"))`.
     `registry` also serves the built-in models as registry.ollama.ai does, below /v2/, which no real server has.
     `max_loaded` is how many models it keeps in memory at once; None: any number.
     """
@@ -208,12 +209,27 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run_forever(host: str, port: int, store: Path, as_version: str, faults: Wrap | None = None) -> None:
+def run_forever(
+    host: str,
+    port: int,
+    store: Path,
+    as_version: str,
+    faults: Wrap | None = None,
+    behavior: Behavior | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM; one line with the URL on stdout when ready."""
     asked = threading.Event()
     with (
         _signals(asked),
-        Sandbox(store, as_version=as_version, host=host, port=port, faults=faults, registry=True) as sandbox,
+        Sandbox(
+            store,
+            as_version=as_version,
+            host=host,
+            port=port,
+            faults=faults,
+            behavior=behavior,
+            registry=True,
+        ) as sandbox,
     ):
         sys.stdout.write(f"{sandbox.url}\n")
         sys.stdout.flush()

@@ -6,6 +6,7 @@ Bodies come in as bytes, answers go out as plain values; the routes in `app` onl
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import chain
 
 from ollamaops.sandbox.behavior import Behavior
 from ollamaops.sandbox.create import Creator
@@ -15,12 +16,13 @@ from ollamaops.sandbox.layers import CorruptManifest
 from ollamaops.sandbox.loaded_models import LoadedModels
 from ollamaops.sandbox.model_name import BothSuffixes, Name, Reference, parse_name, pull_target, strip_source
 from ollamaops.sandbox.request_bodies import Fields, decode_body, read_create, read_model_request
-from ollamaops.sandbox.responses import Refusal, Work, bad_request, failure, os_failure
+from ollamaops.sandbox.responses import Line, Refusal, Work, bad_request, failure, os_failure
 from ollamaops.sandbox.show import Overlay, TagsCache, list_models, show_model
 from ollamaops.sandbox.store import Store
 from ollamaops.sandbox.stored_models import NoSuchModel, StoredModels
 from ollamaops.sandbox.transfer import Transfer
 
+_FOREIGN_FIELDS: dict[str, object] = {"generation": 2, "runner": {"kind": "ggml", "lanes": [1, None]}}
 _CLOUD_DISABLED = "ollama cloud is disabled: remote model details are unavailable"
 
 
@@ -53,11 +55,25 @@ class Service:
 
     def tags(self) -> list[dict[str, object]]:
         """The `models` of /api/tags."""
-        return list_models(self.models, self._tags_cache)
+        rows = list_models(self.models, self._tags_cache)
+        return [self.with_foreign_words(row) for row in rows]
 
     def loaded(self) -> list[dict[str, object]]:
         """The `models` of /api/ps."""
-        return self.runners.listed(with_context=self.behavior.ps_context_length)
+        rows = self.runners.listed(with_context=self.behavior.ps_context_length)
+        return [self.with_foreign_words(row) for row in rows]
+
+    def with_foreign_words(self, answer: dict[str, object]) -> dict[str, object]:
+        """The answer, with fields that no client knows where the server is such a one."""
+        return answer | _FOREIGN_FIELDS if self.behavior.foreign_words else answer
+
+    def _with_foreign_lines(self, work: Work) -> Work:
+        if not self.behavior.foreign_words:
+            return work
+        return chain(({"status": "consulting the scheduler", **_FOREIGN_FIELDS},), map(self._foreign, work))
+
+    def _foreign(self, line: Line) -> Line:
+        return line if isinstance(line, Refusal) else line | _FOREIGN_FIELDS
 
     def show(self, body: bytes) -> dict[str, object]:
         """The answer of /api/show. Refusal."""
@@ -76,8 +92,10 @@ class Service:
         name = self.models.spelled(name)
         try:
             if self.behavior.show_cache and overlay.is_cacheable:
-                return self._shown_from_memory(name, verbose=verbose, is_local=reference.is_local)
-            return self._shown(name, overlay, verbose=verbose, is_local=reference.is_local)
+                shown = self._shown_from_memory(name, verbose=verbose, is_local=reference.is_local)
+            else:
+                shown = self._shown(name, overlay, verbose=verbose, is_local=reference.is_local)
+            return self.with_foreign_words(shown)
         except (NoSuchModel, FileNotFoundError) as error:
             missing = name.short if self.behavior.show_names_canonical else given
             raise Refusal(404, f"model '{missing}' not found") from error
@@ -168,7 +186,7 @@ class Service:
         request = read_create(body)
         if self.behavior.structured_create:
             name = self._creator.checked(request)
-            return request.stream, self._creator.create(request, name)
+            return request.stream, self._with_foreign_lines(self._creator.create(request, name))
         name, commands = self._modelfiles.checked(request)
         return request.stream, self._modelfiles.create(request, name, commands)
 
@@ -181,7 +199,7 @@ class Service:
         name = self.models.spelled(name)
         if self.models.collides(name):
             raise bad_request("a model with that name already exists")
-        return request.stream, self.transfer.pull(name, insecure=request.insecure)
+        return request.stream, self._with_foreign_lines(self.transfer.pull(name, insecure=request.insecure))
 
     def push(self, body: bytes) -> tuple[bool, Work]:
         """Whether to stream, and the work of /api/push. Refusal before any work."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ollamaops.sandbox.behavior import Behavior
@@ -162,7 +163,15 @@ TagsCache = dict[Name, tuple[str, dict[str, object]]]
 def list_models(models: StoredModels, cache: TagsCache) -> list[dict[str, object]]:
     """The models of tags, the newest first."""
     found = sorted(models.listed(), key=lambda listed: -(listed.modified_ns // 10**9))
-    return [_list_entry(models, listed, cache) for listed in found]
+    entries = [_list_entry(models, listed, cache) for listed in found]
+    return [row for entry in entries for row in _rows(entry, models.behavior.runners)]
+
+
+def _rows(entry: dict[str, object], runners: Sequence[str]) -> Iterator[dict[str, object]]:
+    """One row for each runner, the first with the model's own digest; one without a runner where there are none."""
+    yield entry
+    for runner in runners[1:]:
+        yield entry | {"digest": hashlib.sha256(f"{entry['digest']}/{runner}".encode()).hexdigest()}
 
 
 def _list_entry(models: StoredModels, listed: Listed, cache: TagsCache) -> dict[str, object]:
