@@ -12,6 +12,7 @@ from ollamaops.plan.actions import HostPlan
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.lookups import PlanOptions, is_trusted
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.verdict import record_in_sync
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import ModelRecord
 
@@ -50,16 +51,9 @@ def remember_in_sync(
         own = observed.shown.get(model.name)
         if model.name not in plan.unchanged or own is None or is_trusted(model, observed, options):
             continue
-        memory = observed.memory.get(model.name)
-        base = observed.models.get(model.made_from) if model.made_from else None
-        records[model.name.key] = ModelRecord(
-            how=memory.how if memory and memory.is_ours else "adopted",
-            fingerprint=model.fingerprint,
-            digest=own.digest,
-            at=host.run.now(),
-            base_digest=base.digest if base else None,
-            blobs=tuple(str(blob) for blob in (*own.blobs, *own.adapters)),
-            weights_verified=model.name not in unverified,
+        verified = model.name not in unverified
+        records[model.name.key] = record_in_sync(
+            model, own, observed, weights_verified=verified, at=host.run.now()
         )
     if records:
         with suppress(StateError):

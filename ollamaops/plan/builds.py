@@ -17,7 +17,7 @@ from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown, Weig
 from ollamaops.plan.costs import upload_cost
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
-from ollamaops.plan.lookups import Because, former_of, is_trusted, place_of
+from ollamaops.plan.lookups import Because, former_of, is_as_made, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import ensure, rename
 from ollamaops.plan.templates import (
@@ -63,7 +63,7 @@ def _compare(
         return Differs(builder.why(model.name, "base", desired=str(recipe.base)))
     if is_trusted(model, builder.observed, builder.options, place):
         memory = builder.recall(place)
-        if memory is None or memory.weights_verified:
+        if memory is None or memory.weights_verified or ignores_weights(model.spec.ignore):
             return InSync()
         return InSync(weights="unverified" if memory.blobs else "hidden")
     return _look_inside(builder, model, recipe, place)
@@ -100,7 +100,7 @@ def _look_inside(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, plac
     if isinstance(comparison, Differs):
         return comparison
     if recipe.base is not None and base is None:
-        is_ours = builder.find(recipe.base) is None and _is_remembered(builder, model, place)
+        is_ours = builder.find(recipe.base) is None and is_as_made(model, builder.observed, place)
         return comparison if is_ours else _without_base(builder, recipe.base)
     if comparison.weights != "compared" and builder.options.verify_weights:
         return Differs(
@@ -122,14 +122,9 @@ def _base_of(builder: PlanBuilder, recipe: Recipe) -> Contents | None:
 
 def _compare_stub(builder: PlanBuilder, model: DesiredModel) -> Comparison:
     """A model that runs on ollama.com cannot be looked into, so memory alone counts, even right after it was made."""
-    if _is_remembered(builder, model, model.name):
+    if is_as_made(model, builder.observed, model.name):
         return InSync()
     return Differs(builder.why(model.name, "missing", observed="a cloud stub, and not known to be this one"))
-
-
-def _is_remembered(builder: PlanBuilder, model: DesiredModel, place: ModelName) -> bool:
-    """Whether it is what we remember, even from this very run."""
-    return is_trusted(model, builder.observed, replace(builder.options, distrust=frozenset()), place)
 
 
 def _without_base(builder: PlanBuilder, base: ModelName) -> Comparison:

@@ -22,6 +22,7 @@ from ollamaops.ollama.shown_modelfile import read_back
 from ollamaops.plan.actions import Blob, Difference, Recipe
 from ollamaops.plan.comparison import Differs, InSync
 from ollamaops.plan.desired import DesiredModel
+from ollamaops.plan.verdict import is_remembered
 from ollamaops.settings import ParameterValue
 from ollamaops.state.records import ModelRecord
 
@@ -95,7 +96,7 @@ def _is_stale(memory: ModelRecord | None, desired: DesiredModel, own: Contents) 
     if memory is None or not memory.is_ours:
         return False
     if memory.digest != own.digest:
-        return memory.is_applied_for(desired.fingerprint)
+        return is_remembered(memory, desired, memory.digest)
     if memory.status == "doubted":
         return False
     return memory.status == "rolled_back" or memory.fingerprint.words != desired.fingerprint.words
@@ -290,6 +291,10 @@ def _weights_verdict(
         return "same"  # not compared now: builds.py has it looked at again when the base is there
     tolerated = _adapters(recipe, own, base) if "adapters" in desired.spec.ignore else frozenset()
     observed = {*own.blobs, *own.adapters} - tolerated
+    if memory is not None and not (memory.is_ours or memory.fingerprint.weights):
+        memory = None  # it was found, and its weights were never compared
+    if memory is not None and recipe.base is None and _is_verified(memory, desired, observed):
+        return "same"
     kept = _are_files_kept(desired, recipe, features)
     given = _given_digests(recipe, base, kept=kept) - tolerated
     converted = _is_converted(recipe, kept=kept)
@@ -308,6 +313,12 @@ def _weights_verdict(
     if not agree or any(_other_counts(desired, recipe, own, base, features)):
         return "different"
     return "different" if unseen and _has_other_parent(own, recipe) else "unverified"
+
+
+def _is_verified(memory: ModelRecord, desired: DesiredModel, observed: set[Digest]) -> bool:
+    """Whether these layers came of the declared files. An older server does not undo what a newer one rewrote."""
+    is_for_these = memory.weights_verified and memory.fingerprint.weights == desired.fingerprint.weights
+    return is_for_these and observed == set(map(Digest.parse, memory.blobs))
 
 
 def _is_unseen(base: Contents | None) -> bool:

@@ -1,7 +1,7 @@
 """What tags, memory and registry digests settle, and what else has to be looked up before a plan can be made.
 
-A model whose tags digest is the one that we remember for this very declaration is in sync and not looked into, so
-a steady host costs no `show` at all.
+A model whose tags digest is the one that we remember, with a verdict that still holds (verdict.py), is in sync and
+not looked into, so a steady host costs no `show` at all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.verdict import holds, is_remembered
 from ollamaops.plan.versions import needs_verifying, previous_of
 from ollamaops.state.records import ModelRecord
 
@@ -128,9 +129,15 @@ def is_trusted(
     own, memory = observed.models.get(place), observed.memory.get(place)
     if own is None or memory is None or place in options.distrust:
         return False
-    if memory.digest != own.digest or not memory.is_applied_for(model.fingerprint):
-        return False
     if options.verify_weights and not memory.weights_verified:
+        return False
+    return holds(memory, model, observed.features) and is_as_made(model, observed, place)
+
+
+def is_as_made(model: DesiredModel, observed: ObservedHost, place: ModelName) -> bool:
+    """Whether what is at `place` is what we remember of this declaration, and its base is the same as then."""
+    own, memory = observed.models.get(place), observed.memory.get(place)
+    if own is None or memory is None or not is_remembered(memory, model, own.digest):
         return False
     base = observed.models.get(model.recipe.base) if model.recipe and model.recipe.base else None
     return base is None or memory.base_digest == base.digest

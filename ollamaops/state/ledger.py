@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 FILE_NAME = "ledger.sqlite3"
 BUSY_TIMEOUT_S = 30.0
 
-_MODEL_COLUMNS = "model, how, status, words, weights, entry, digest, base_digest, blobs, weights_verified, at"
+_MODEL_COLUMNS = (
+    "model, how, status, words, weights, entry, digest, base_digest, blobs, weights_verified, declared, seen_on, "
+    "at"
+)
 _RUN_COLUMNS = (
     "run_id, at, command, hosts, manifest_digest, exit_code, plan, outcomes, who, commit_id, ended_at"
 )
@@ -65,7 +68,7 @@ class Ledger:
     def remember(self, host: str, records: Mapping[str, ModelRecord]) -> None:
         """Keep the records, in one transaction; older ones about the same models are replaced."""
         self._database.write_rows(
-            f"REPLACE INTO model (host, {_MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"REPLACE INTO model (host, {_MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             [(host, model, *_cells(record)) for model, record in records.items()],
         )
 
@@ -74,7 +77,8 @@ class Ledger:
         self._database.write("DELETE FROM model WHERE host = ? AND model = ?", host, model)
 
     def _record(self, cells: list[Cell]) -> ModelRecord:
-        how, status, words, weights, entry, digest, base_digest, blobs, weights_verified, at = cells
+        how, status, words, weights, entry, digest, base_digest, blobs, *rest = cells
+        weights_verified, declared, seen_on, at = rest
         if how not in WAYS or status not in STATUSES:
             raise self._database.damaged(f"a model cannot be {how!r} and {status!r}")
         return ModelRecord(
@@ -86,6 +90,8 @@ class Ledger:
             base_digest=None if base_digest is None else str(base_digest),
             blobs=self._texts(blobs),
             weights_verified=bool(weights_verified),
+            declared=str(declared),
+            seen_on=str(seen_on),
             at=str(at),
         )
 
@@ -218,6 +224,8 @@ def _cells(record: ModelRecord) -> tuple[Cell, ...]:
         record.base_digest,
         json.dumps(record.blobs),
         int(record.weights_verified),
+        record.declared,
+        record.seen_on,
         record.at,
     )
 

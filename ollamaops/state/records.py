@@ -49,6 +49,10 @@ class ModelRecord(Struct, frozen=True, kw_only=True):
     `digest` is the one that `/api/tags` showed afterwards ("": the run ended before it knew), `base_digest` its
     base's at that time, `blobs` what `/api/show` printed. `weights_verified`: the weights are known to be the
     declared ones. `at` is the moment, in RFC 3339.
+
+    Those say what the content is; it never changes under one digest. What a look found is a verdict, and holds only
+    for what decided it: `declared` is the hash of the declaration that the content met, with what it tolerates,
+    `seen_on` which server it was seen on, by which ollamaops. Both are empty until a look has found it in sync.
     """
 
     how: How
@@ -59,6 +63,8 @@ class ModelRecord(Struct, frozen=True, kw_only=True):
     base_digest: str | None = None
     blobs: tuple[str, ...] = ()
     weights_verified: bool = True
+    declared: str = ""
+    seen_on: str = ""
     at: str = ""
 
     @property

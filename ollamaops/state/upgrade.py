@@ -156,4 +156,9 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
         "DROP TABLE applied",
         "DROP TABLE pushed",
     ),
+    (
+        # what was found before is not known to hold for what decides it now: each model is looked into once
+        "ALTER TABLE model ADD COLUMN declared TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE model ADD COLUMN seen_on TEXT NOT NULL DEFAULT ''",
+    ),
 )

@@ -15,11 +15,13 @@ from live_host import (
     a_host,
     a_model,
     assert_converged,
+    every_source,
     name,
     reasons,
 )
 from msgspec.structs import replace
 
+from ollamaops.manifest.types import ModelSpec
 from ollamaops.observe.run import RunOptions
 
 pytestmark = in_turn("host", count=2)
@@ -129,3 +131,77 @@ def test_a_renderer_comes_from_the_base_and_goes_with_the_manifest(host: LiveHos
     assert_converged(host, host.apply(undeclared))
     assert renderers() == [False, True]
     assert host.plan(undeclared).actions == ()
+
+
+# what a verdict is believed for
+
+
+def asked_for(host: LiveHost, *models: ModelSpec) -> dict[str, list[str]]:
+    """What a plan wants and why, twice: a second look must not have forgotten what the first one saw."""
+    first, second = (reasons(host.plan(models)) for _ in range(2))
+    assert first == second
+    return first
+
+
+def test_what_was_tolerated_is_found_when_it_is_tolerated_no_more(host: LiveHost) -> None:
+    def a_bot(system: str, *ignore: str) -> ModelSpec:
+        return a_model("bot", a_build(BASE, system=system, parameters={"seed": 1}), ignore=ignore)
+
+    assert_converged(host, host.apply([a_bot("a", "system")]))
+    assert asked_for(host, a_bot("b", "system")) == {}
+    assert asked_for(host, a_bot("b")) == {"create/bot:latest": ["system"]}
+    assert_converged(host, host.apply([a_bot("b")]))
+
+    host.stranger.create("bot", BASE, system="theirs", parameters={"seed": 1})
+    assert asked_for(host, a_bot("b", "system")) == {}
+    assert asked_for(host, a_bot("b", "parameters")) == {"create/bot:latest": ["system"]}
+
+
+def test_weights_that_were_tolerated_are_compared_when_they_are_tolerated_no_more(host: LiveHost) -> None:
+    def a_small(*ignore: str) -> ModelSpec:
+        return a_model("small", a_build(None, "tiny-f16.gguf", system="s"), ignore=ignore)
+
+    assert_converged(host, host.apply([a_small()]))
+    host.stranger.create_from_file("other", "tiny-a.gguf")
+    host.stranger.create("small", "other", system="s")
+    assert asked_for(host, a_small("weights")) == {}
+    assert asked_for(host, a_small()) == {"create/small:latest": ["weights"]}
+
+
+def test_a_template_that_was_tolerated_is_not_taken_for_the_servers_own(host: LiveHost) -> None:
+    """It is not declared in the end, and then nothing but memory tells it from one that the server has detected."""
+    bare = a_build(None, "tiny-chatml.gguf")
+    worded = replace(bare, template="{{ .System }} {{ .Prompt }}")
+    assert_converged(host, host.apply([a_model("bot", worded)]))
+    assert asked_for(host, a_model("bot", bare, ignore=("template", "parameters"))) == {}
+    assert "template" in asked_for(host, a_model("bot", bare))["create/bot:latest"]
+
+
+@pytest.mark.parametrize("host", ["0.33.0-rc2"], indirect=True)
+@pytest.mark.parametrize("older", ["0.5.7", "0.12.11"])
+def test_what_an_older_server_does_not_know_is_not_believed_to_be_there(host: LiveHost, older: str) -> None:
+    lost = {"renderer": "qwen3-coder", "parser": "qwen3-coder", "requires": "0.14.0"}
+    if older == "0.12.11":
+        lost = {"requires": "0.14.0"}
+    plain = [a_model(BASE), a_model("bot", a_build(BASE, system="s"))]
+    models = [*plain, *(a_model(field, a_build(BASE, **{field: value})) for field, value in lost.items())]
+    assert_converged(host, host.apply(models))
+    host.sandbox.restart(older)
+    plan = host.plan(models)
+    assert {note.model for note in plan.notes if note.lasting} == {name(field) for field in lost}
+    assert host.plan(plain).actions == ()
+    assert host.requests_sent == 2  # looked into once
+    host.sandbox.restart("0.33.0-rc2")
+    assert host.plan(models).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "other"), [("0.12.11", "0.33.0-rc2"), ("0.33.0-rc2", "0.12.11")], indirect=["host"]
+)
+def test_another_version_of_the_server_makes_nothing_again(host: LiveHost, other: str) -> None:
+    models = [model for model in every_source(host.version) if model.name != name("tuned")]
+    assert_converged(host, host.apply(models))
+    host.sandbox.restart(other)
+    first, second = host.plan(models), host.plan(models)
+    assert (first.actions, first.notes, second.actions) == ((), (), ())
+    assert host.requests_sent == 2

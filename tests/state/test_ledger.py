@@ -55,6 +55,8 @@ def a_record(**changes: object) -> ModelRecord:
         base_digest="b" * 64,
         blobs=("sha256:" + "1" * 64, "sha256:" + "2" * 64),
         weights_verified=False,
+        declared="1" * 32,
+        seen_on="Ollama 0.33.0, ollamaops 0.1.0",
         at=AT,
     )
     return replace(record, **changes)

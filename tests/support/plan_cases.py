@@ -45,6 +45,7 @@ from ollamaops.plan.guard import guard
 from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
+from ollamaops.plan.verdict import declaration_of, judge_of
 from ollamaops.settings import Message
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, ModelRecord
 
@@ -276,7 +277,7 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
         observed,
         memory={
             a_name(name): _memory(
-                a_name(name), info if isinstance(info, dict) else {}, desired, models, contents
+                a_name(name), info if isinstance(info, dict) else {}, desired, observed, contents
             )
             for name, info in tree.get("memory", {}).items()
         },
@@ -298,14 +299,16 @@ def _memory(
     name: ModelName,
     tree: Tree,
     desired: DesiredHost,
-    models: Mapping[ModelName, ObservedModel],
+    observed: ObservedHost,
     contents: Mapping[ModelName, Contents],
 ) -> ModelRecord:
+    models = observed.models
     declared_as = a_name(tree["as"]) if "as" in tree else name
     model = next((model for model in desired.declared if model.name == declared_as), None)
     own, made_from = contents.get(name), model.made_from if model else None
     declared = model.fingerprint if model else NO_FINGERPRINT
     base = models[made_from].digest if made_from and made_from in models else None
+    is_for_this = tree.keys().isdisjoint({"words", "fingerprint"})
     return ModelRecord(
         status=tree.get("status", "applied"),
         fingerprint=Fingerprint(tree.get("words", declared.words), tree.get("fingerprint", declared.weights)),
@@ -323,6 +326,8 @@ def _memory(
             )
         ),
         weights_verified=tree.get("verified", True),
+        declared=declaration_of(model) if model and is_for_this else "",
+        seen_on=judge_of(features_of(ServerVersion.parse(tree.get("seen_on", observed.version)))),
     )
 
 

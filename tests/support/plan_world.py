@@ -33,6 +33,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.lookups import PlanOptions, is_trusted, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
+from ollamaops.plan.verdict import record_in_sync
 from ollamaops.plan.versions import commit, next_of, previous_of
 from ollamaops.settings import Message, ParameterValue
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord
@@ -257,16 +258,8 @@ class World:
             own = observed.shown.get(model.name)
             if own is None or model.name not in plan.unchanged or is_trusted(model, observed, options):
                 continue
-            before = self.memory.get(model.name)
-            base = self.models.get(model.made_from) if model.made_from else None
-            self.memory[model.name] = ModelRecord(
-                fingerprint=model.fingerprint,
-                digest=own.digest,
-                how=before.how if before and before.is_ours else "adopted",
-                base_digest=base.digest if base else None,
-                blobs=tuple(map(str, (*own.blobs, *own.adapters))),
-                weights_verified=model.name not in unverified,
-            )
+            verified = model.name not in unverified
+            self.memory[model.name] = record_in_sync(model, own, observed, weights_verified=verified, at="")
 
 
 def build(recipe: Recipe, base: Contents | None, features: Features) -> Contents:
