@@ -7,7 +7,6 @@ says so once. Planning never reads the history.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from msgspec.structs import replace
 from ollamaops.apply.saved_plan import declaration_digest
 from ollamaops.errors import OllamaopsError, StateError
 from ollamaops.events import ActionEnded, Event, Interrupted, Noted, Outcome, Skipped
+from ollamaops.files.git import commit_of
 from ollamaops.names import ModelName
 from ollamaops.observe.run import HostTask, Run
 from ollamaops.plan.actions import Plan, id_of
@@ -25,8 +25,6 @@ from ollamaops.plan.results import ActionResult, HostReport, RunReport, outcome_
 from ollamaops.state.audit import AuditLog
 from ollamaops.state.locks import who_am_i
 from ollamaops.state.records import UNFINISHED, RunRecord
-
-GIT_TIMEOUT_S = 5
 
 
 class Recorder:
@@ -133,24 +131,6 @@ def recorded(
         raise
     finally:
         recorder.end(1)
-
-
-def commit_of(folder: Path) -> str:
-    """The git commit of a folder, 40 hex digits, with `-dirty` when tracked files differ; "" outside of one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(  # noqa: S603  a fixed command, and no shell reads it
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _result_to_json(result: ActionResult) -> Json:

@@ -13,7 +13,7 @@ from ollamaops import exits
 from ollamaops.cli.context import load, open_engine
 from ollamaops.cli.options import Shared, command_with_shared, read_option
 from ollamaops.cli.printing import write
-from ollamaops.errors import ManifestError, UsageError
+from ollamaops.errors import OllamaopsError, UsageError
 from ollamaops.manifest.hosts import LOCAL_HOST, parse_ollama_host
 from ollamaops.manifest.load import load_manifest
 from ollamaops.manifest.types import Build, HostSpec, Manifest, ModelSpec, Pull
@@ -71,10 +71,10 @@ def _reads_back(spec: ModelSpec) -> bool:
 
     if isinstance(spec.source, Pull):
         return True
-    text = render_manifest(Imported(specs=(spec,)), host=HostSpec(name="h", url="http://h"), version="0")
     try:
+        text = render_manifest(Imported(specs=(spec,)), host=HostSpec(name="h", url="http://h"), version="0")
         (again,) = load_manifest(["-"], stdin=BytesIO(text.encode()), environ={}).models
-    except (ManifestError, UnicodeEncodeError):
+    except (OllamaopsError, UnicodeEncodeError):
         return False
     sources = (
         replace(source, parameters=dict.fromkeys(source.parameters)) if isinstance(source, Build) else source

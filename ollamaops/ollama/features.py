@@ -14,6 +14,7 @@ from msgspec import Struct
 
 Number = tuple[int, int, int]
 
+_WORD: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,63}")
 _NUMBER: Final = re.compile(r"\s*v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?![0-9])")
 
 # Ollama's ParseFileType up to 0.6.8: the whole list of llama.cpp, without Q4_1_F16, which that does not make any more
@@ -34,10 +35,15 @@ class ServerVersion(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> ServerVersion:
-        """Never fails: `v0.33.0-rc2`, `0.5.7-0-gabc123`, `0.12.6-dirty`, `0.5`; `0.0.0`, other text: unknown."""
+        """Never fails: `v0.33.0-rc2`, `0.5.7-0-gabc123`, `0.12.6-dirty`, `0.5`; `0.0.0`, other text: unknown.
+
+        `text` is then one word of ASCII, whatever a server says: it goes into files and onto terminals.
+        """
+        word = _WORD.match(text.strip())
+        text = word[0] if word else "unknown"
         match = _NUMBER.match(text)
         number = (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
-        return cls(text.strip(), number if number and any(number) else None)
+        return cls(text, number if number and any(number) else None)
 
     @property
     def is_known(self) -> bool:

@@ -11,7 +11,8 @@ from typing import assert_never, cast
 
 import yaml
 
-from ollamaops.manifest.document import resolve_plain
+from ollamaops.errors import OllamaopsError
+from ollamaops.manifest.document import parse_document, resolve_plain, to_plain
 from ollamaops.manifest.parameters import PARAMETER_TYPES
 from ollamaops.manifest.types import (
     Auth,
@@ -29,6 +30,7 @@ from ollamaops.manifest.types import (
 )
 from ollamaops.manifest.variables import escape_references
 from ollamaops.plan.importing import Imported
+from ollamaops.report.words import clean, clean_line
 
 _HEAD = """\
 # yaml-language-server: $schema=./ollamaops.schema.json
@@ -45,9 +47,21 @@ def render_manifest(imported: Imported, *, host: HostSpec, version: str) -> str:
     document["models"] = _escaped([_entry(spec) for spec in imported.specs])
     if cloud:
         document["policy"] = {"allow": {"cloud": True}}
-    text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    left_out = "".join(f"# left out: {name}: {why}\n" for name, why in sorted(imported.left_out.items()))
-    return _HEAD.format(host=host.name, version=version) + text + left_out
+    text = _dump(document)
+    left_out = [f"# left out: {clean(f'{name}: {why}')}\n" for name, why in sorted(imported.left_out.items())]
+    return "".join((_HEAD.format(host=clean(host.name), version=clean(version)), text, *left_out))
+
+
+def _dump(document: object) -> str:
+    """The document as YAML that reads back as the same. Characters that hide or reorder text are escaped."""
+    for allow_unicode in (True, False):
+        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode, width=110)
+        if all(clean_line(line) == line for line in text.split("\n")):
+            break
+    read = parse_document(text.encode(), "-").root
+    if read is None or to_plain(read) != document:
+        raise OllamaopsError("what was read of the host cannot be written as a manifest that says the same")
+    return text
 
 
 def _escaped(value: object) -> object:

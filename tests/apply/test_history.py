@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from live_host import BASE, LiveHost, a_build, a_host, a_model
 
-from ollamaops.apply.history import commit_of, recorded
+from ollamaops.apply.history import recorded
 from ollamaops.changes import apply_tasks
 from ollamaops.engine import plan_tasks
 from ollamaops.errors import RefusedError
@@ -170,42 +170,3 @@ def test_a_state_folder_that_cannot_be_written_is_told_once_and_stops_nothing(ho
     assert [type(result.outcome).__name__ for result in report.results] == ["Succeeded"]
     told = [event.message for event in host.events if isinstance(event, Noted)]
     assert sum(message.startswith("this run is not written down: ") for message in told) == 1
-
-
-# git
-
-
-def git(folder: Path, *arguments: str) -> str:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", *arguments],
-        cwd=folder,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
-
-
-def test_the_commit_is_known_and_whether_files_differ_from_it(tmp_path: Path) -> None:
-    git(tmp_path, "init", "-q")
-    assert commit_of(tmp_path) == ""
-    (tmp_path / "a").write_text("1")
-    git(tmp_path, "add", "a")
-    git(tmp_path, "commit", "-qm", "m")
-    git(tmp_path, "tag", "v1")
-    head = git(tmp_path, "rev-parse", "HEAD")
-    assert commit_of(tmp_path) == head
-    (tmp_path / "a").write_text("2")
-    assert commit_of(tmp_path) == f"{head}-dirty"
-
-
-def test_without_git_or_a_repository_there_is_no_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit_of(tmp_path) == ""
-    assert commit_of(tmp_path / "nowhere") == ""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert commit_of(tmp_path) == ""

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from manifest_folder import load_text
 from msgspec.structs import replace
 from patience import PATIENCE_S
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ollamaops.cli.main import run
 from ollamaops.manifest.graph import source_of
@@ -23,6 +25,7 @@ from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.plan.importing import Imported, import_host, names_in_doubt
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.report.manifest_text import render_manifest
+from ollamaops.sandbox.app import App
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.settings import Message, ParameterValue
 from ollamaops.state.records import ModelRecord
@@ -306,3 +309,35 @@ def test_models_made_from_each_other_in_turn_are_written_without_the_circle() ->
     parents = {"a": "b", "b": "c", "c": "b"}
     observed = a_host({"a": "a", "b": "b", "c": "c"}, parents=parents)
     assert as_written(observed) == {"a": "b:latest", "b": "", "c": "b:latest"}
+
+
+def test_what_a_server_says_of_itself_declares_nothing(
+    here: Path, server: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version with line ends in it was once written into the manifest, where the next plan ran its command."""
+    said = "0.33.0\nhosts: {x: {url: 'http://x', auth: {bearer: {command: [touch, mark]}}}}\n"
+    said += "\x1b[2J\u2028\u0085\u202e"
+
+    def wrap(app: App) -> ASGIApp:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            is_asked = scope["path"] == "/api/version"
+            await (JSONResponse({"version": said}) if is_asked else app)(scope, receive, send)
+
+        return answer
+
+    with Sandbox(server.store.root, faults=wrap) as hostile:
+        monkeypatch.setenv("OLLAMA_HOST", hostile.url)
+        assert run(["import", "--out", "i.yaml"]) == 0
+        text = (here / "i.yaml").read_text()
+        assert list(yaml.safe_load(text)["hosts"]) == ["local"]
+        assert set(text).isdisjoint("\x1b\u2028\u0085\u202e")
+
+
+@pytest.mark.parametrize("mark", ["\x1b[2J", "\u2028", "\u0085", "\u202e", "\u200b"])
+def test_what_hides_or_reorders_text_is_written_as_an_escape(mark: str) -> None:
+    spec = ModelSpec(name=NAME, source=Build(base=ModelName.parse(BASE), system=f"a{mark}b"))
+    text = render_manifest(
+        Imported(specs=(spec,)), host=HostSpec(name="h", url="http://h"), version=f"0{mark}"
+    )
+    assert mark not in text
+    assert yaml.safe_load(text)["models"][0]["system"] == f"a{mark}b"
