@@ -36,7 +36,7 @@ from ollamaops.events import (
 )
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
-from ollamaops.observe.host import clocks_of, names_loaded
+from ollamaops.observe.host import clocks_of, names_in_use
 from ollamaops.observe.session import HostSession
 from ollamaops.plan.actions import (
     Action,
@@ -256,7 +256,7 @@ def _require_window(host: HostSession) -> None:
 
 def _await_idle(host: HostSession, name: ModelName) -> None:
     for _ in range(LOOKS_AT_BUSY):
-        if name not in names_loaded(host):
+        if not names_in_use(host, host.models(), (name,)):
             return
         if host.cancel.wait(BUSY_PAUSE_S):
             raise Cancelled("stopped while waiting for a model to be idle")

@@ -27,7 +27,7 @@ from ollamaops.plan.guard import disturbed
 from ollamaops.plan.importing import names_in_doubt
 from ollamaops.plan.lookups import PlanOptions, lookups
 from ollamaops.plan.observed import Clocks, HostLoaded, ObservedHost, RegistryAnswer, under_own_names
-from ollamaops.plan.residency import is_managed, residents_of
+from ollamaops.plan.residency import in_use, is_managed, kept_loaded, managed_of
 
 
 def observe(host: HostSession, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
@@ -37,7 +37,7 @@ def observe(host: HostSession, desired: DesiredHost, options: PlanOptions) -> Ob
         # a list that is read while a manifest is rewritten misses that model (all servers up to 0.33)
         observed = replace(observed, models=host.models().models)
     if is_managed(desired):
-        observed = host.with_loaded(observed, residents_of(desired))
+        observed = host.with_loaded(observed, managed_of(desired))
     wanted = lookups(desired, observed, options)
     return replace(
         observed,
@@ -104,7 +104,7 @@ def observe_for_guards(
     clocks = clocks_of(policy.windows, host.run.moment()) if policy.windows else None
     observed = replace(observed, clocks=clocks)
     if policy.busy == "refuse" and "busy" not in lifted and disturbed(plan, observed):
-        observed = replace(observed, in_use=names_loaded(host))
+        observed = replace(observed, in_use=names_in_use(host, observed, disturbed(plan, observed)))
     if policy.licenses is not None and "licenses" not in lifted:
         pulls = [action for action in plan.actions if isinstance(action, PullModel)]
         texts = {pull.model: licenses_of(host.run.registries, pull.model, pull.insecure) for pull in pulls}
@@ -118,9 +118,12 @@ def clocks_of(windows: Iterable[Window], now: datetime) -> Clocks:
     return {name: now.astimezone(UTC if name.upper() == "UTC" else ZoneInfo(name)) for name in names}
 
 
-def names_loaded(host: HostSession) -> frozenset[ModelName]:
-    """Every model that is in memory right now."""
-    return frozenset(one.name for one in host.loaded())
+def names_in_use(
+    host: HostSession, observed: ObservedHost, names: Iterable[ModelName]
+) -> frozenset[ModelName]:
+    """Which of `names` may be in use right now. Models that share weights are listed under one name."""
+    names, kept = tuple(names), kept_loaded(host.task.models)
+    return in_use(names, kept, host.with_loaded(observed, [*names, *kept]))
 
 
 def licenses_of(registries: RegistryCache, name: ModelName, insecure: bool) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from ollamaops.plan.lookups import Because, former_of, is_as_made, is_trusted, p
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import ensure, rename
 from ollamaops.plan.templates import (
-    declared_template,
     find_override,
     offers_more,
     say_override,
@@ -30,6 +29,8 @@ from ollamaops.plan.templates import (
 )
 from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import is_staged, next_of, versions_to_keep
+
+_NEWER = "upgrade this host, or lower requires:"
 
 
 def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
@@ -40,7 +41,7 @@ def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> Non
             _note_weights(builder, model, weights)
             if place != model.name:
                 rename(builder, model)
-            elif not _tell_of_override(builder, model):
+            elif not (_tell_of_override(builder, model) or _tell_of_requirement(builder, model)):
                 builder.record_unchanged(model)
         case Differs(differences):
             _plan_create(builder, model, recipe, differences)
@@ -142,7 +143,7 @@ def _without_base(builder: PlanBuilder, base: ModelName) -> Comparison:
 
 def _tell_of_override(builder: PlanBuilder, model: DesiredModel) -> bool:
     """Whether the weights' own template is used in the place of the declared one, which is then said."""
-    own, wanted = builder.observed.shown.get(model.name), declared_template(builder.desired, model)
+    own, wanted = builder.observed.shown.get(model.name), builder.desired.setting_of(model, "template")
     difference = find_override(builder.host, model, wanted, own) if own and wanted else None
     if wanted is None or difference is None:
         return False
@@ -152,9 +153,35 @@ def _tell_of_override(builder: PlanBuilder, model: DesiredModel) -> bool:
     return True
 
 
+def _tell_of_requirement(builder: PlanBuilder, model: DesiredModel) -> bool:
+    """Whether the server is older than is required, which is then said."""
+    required = _unmet_requirement(builder, model)
+    if required is None:
+        return False
+    observed = builder.observed.version
+    because = builder.why(model.name, "field", "server version", desired=required, observed=observed)
+    builder.cannot_mend(model.name, because, "servers do not check it", _NEWER)
+    return True
+
+
+def _too_old(builder: PlanBuilder, model: DesiredModel) -> tuple[str, str] | None:
+    """(what and why, the way out) if a newer server is required."""
+    required = _unmet_requirement(builder, model)
+    return (f"it needs {required}", _NEWER) if required else None
+
+
+def _unmet_requirement(builder: PlanBuilder, model: DesiredModel) -> str | None:
+    """The version that the entry requires, or one that it is made from, if the server is older."""
+    wanted = builder.desired.setting_of(model, "requires")
+    if wanted is None or not builder.features.version.is_older_than(wanted.text):
+        return None
+    by = "" if wanted.by == model.name else f" by '{wanted.by}'"
+    return f"{wanted.text} or newer (required{by})"
+
+
 def _foretell_override(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> None:
     """Say before a model is made that its template will not be in force, where that can be known."""
-    wanted = declared_template(builder.desired, model)
+    wanted = builder.desired.setting_of(model, "template")
     if wanted is None or not builder.features.jinja_in_template or is_ignored("template", model.spec.ignore):
         return
     jinja = weights_template(builder.desired, model, _base_of(builder, recipe))
@@ -195,6 +222,7 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
         _hollow_base(builder, recipe.base)
         or _quantized_base(builder, recipe)
         or unsupported(recipe, builder.features, model.weights)
+        or _too_old(builder, model)
     )
     if problem:
         what, hint = problem

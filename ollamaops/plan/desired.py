@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import assert_never
+from typing import Literal, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -64,6 +64,13 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
         return source_of(self.spec)
 
 
+class DeclaredSetting(Struct, frozen=True):
+    """What an entry declares, and the name of that entry, from which others inherit it."""
+
+    text: str
+    by: ModelName
+
+
 class DesiredHost(Struct, frozen=True, kw_only=True):
     """Everything one host should and should not have; models in the order in which they can be made.
 
@@ -107,6 +114,19 @@ class DesiredHost(Struct, frozen=True, kw_only=True):
         """Every name that the declaration speaks for, former ones too, so that none of them is ever "undeclared"."""
         former = {model.spec.moved_from for model in self.declared if model.spec.moved_from}
         return self.needed | former
+
+    def setting_of(
+        self, model: DesiredModel, setting: Literal["template", "requires"]
+    ) -> DeclaredSetting | None:
+        """What the model's entry declares, else what the nearest entry does that it is made from."""
+        declared = {each.name: each for each in self.declared}
+        one: DesiredModel | None = model
+        while one is not None:
+            text = getattr(one.recipe, setting, None)
+            if text:
+                return DeclaredSetting(text, one.name)
+            one = declared.get(one.made_from) if one.made_from else None
+        return None
 
     def protects(self, name: ModelName) -> bool:
         """Whether the declaration says that `name` is never deleted or replaced."""

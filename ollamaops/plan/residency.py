@@ -6,7 +6,7 @@ once more, in later runs neither, as long as the same models are declared and in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from msgspec.structs import replace
@@ -62,9 +62,7 @@ def kept_loaded(specs: Iterable[ModelSpec]) -> frozenset[ModelName]:
 
 def is_managed(desired: DesiredHost) -> bool:
     """Whether the host has to be asked what is in its memory."""
-    return any(
-        model.spec.resident is not None and not is_left_alone(desired, model.name) for model in desired.models
-    )
+    return bool(managed_of(desired))
 
 
 def residents_of(desired: DesiredHost) -> tuple[ModelName, ...]:
@@ -73,8 +71,14 @@ def residents_of(desired: DesiredHost) -> tuple[ModelName, ...]:
     return tuple(name for name in wanted if not is_left_alone(desired, name))
 
 
+def managed_of(desired: DesiredHost) -> tuple[ModelName, ...]:
+    """Every model that is declared to be in memory, or not to be."""
+    declared = (model.name for model in desired.models if model.spec.resident is not None)
+    return tuple(name for name in declared if not is_left_alone(desired, name))
+
+
 def to_compare(residents: Iterable[ModelName], observed: ObservedHost) -> frozenset[ModelName]:
-    """Models to look into, to see whether a resident that is not listed shares the runner of one that is."""
+    """Models to look into, to see whether one of `residents` that is not listed shares the runner of one that is."""
     found = [observed.models[name] for name in residents if name in observed.models]
     hidden = {own.name for own in found if not own.is_cloud and not _serving(observed, own)}
     listed = {one.name for one in observed.loaded or () if _is_current(one, observed)}
@@ -221,9 +225,39 @@ def _report_eviction(builder: PlanBuilder, model: DesiredModel, why: LoadReason)
         )
 
 
+def in_use(
+    names: Iterable[ModelName], kept: Collection[ModelName], observed: ObservedHost
+) -> frozenset[ModelName]:
+    """Which of `names` may be in use: their own name is in memory, or one that shares their weights. A runner that is
+    there because a model is `kept` in memory says nothing of use."""
+    digests = {name: own.digest for name, own in observed.models.items()}
+
+    def runs(one: Loaded, name: ModelName) -> bool:
+        return one.name == name or one.serves(name, digests.get(name, ""))
+
+    used = [one for one in observed.loaded or () if not any(runs(one, name) for name in kept)]
+    return frozenset(name for name in names if any(runs(one, name) for one in used))
+
+
 def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
-    name = model.name
-    if builder.find(name) is None or not any(one.name == name for one in builder.observed.loaded or ()):
+    """Nothing is unloaded that another model which shares its weights is declared to have in memory."""
+    name, own = model.name, builder.find(model.name)
+    loaded = builder.observed.loaded or ()
+    runners = [one for one in loaded if own and (one.name == name or one.serves(name, own.digest))]
+    if not runners:
+        return
+    residents = (other.name for other in builder.desired.declared if wants_loaded(other.spec))
+    there = [other for resident in residents if (other := builder.find(resident))]
+    sharer = next((other for other in there for one in runners if one.serves(other.name, other.digest)), None)
+    if sharer is not None:
+        builder.note(
+            name,
+            f"its weights are in memory: '{sharer.name}', which is declared resident, shares them",
+            "leave out resident: false",
+        )
+        return
+    if all(one.name != name for one in runners):
+        _tell_of_sharer(builder, model, runners[0])
         return
     if name in builder.options.residency_done:
         builder.doubt(
@@ -240,6 +274,20 @@ def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
             retries=model.spec.retries,
         )
     )
+
+
+def _tell_of_sharer(builder: PlanBuilder, model: DesiredModel, one: Loaded) -> None:
+    """It is in memory under the name of another, which servers from 0.32 on would unload with it. Servers do not say
+    which of the two is in use."""
+    listed = builder.desired.find(one.name)
+    if listed is not None and wants_unloaded(listed.spec):
+        return  # unloading that is planned
+    because = builder.why(
+        model.name, "resident", desired=LOAD_REASONS["absent"], observed=f"in memory as '{one.name}'"
+    )
+    said = "it shares its weights, so it would be unloaded too"
+    hint = f"unload '{one.name}' when nobody uses it, or declare resident: false for it too"
+    builder.cannot_mend(model.name, because, said, hint)
 
 
 def _note_leftovers(builder: PlanBuilder, name: ModelName) -> None:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from msgspec import Struct
-
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.shown_modelfile import read_back
 from ollamaops.plan.actions import Difference
-from ollamaops.plan.desired import DesiredHost, DesiredModel
+from ollamaops.plan.desired import DeclaredSetting, DesiredHost, DesiredModel
 from ollamaops.plan.diff import is_ignored
 
 # what is offered → what a Jinja template has that offers it, and the variable of a Go template that does
@@ -26,26 +24,8 @@ _OFFERS: Final = (
 )
 
 
-class DeclaredTemplate(Struct, frozen=True):
-    """A template that an entry declares, and the name of that entry, from which others inherit it."""
-
-    text: str
-    by: ModelName
-
-
-def declared_template(desired: DesiredHost, model: DesiredModel) -> DeclaredTemplate | None:
-    """The template that the model's entry declares, else that of the nearest entry that it is made from."""
-    declared = {each.name: each for each in desired.declared}
-    one: DesiredModel | None = model
-    while one is not None:
-        if one.recipe is not None and one.recipe.template:
-            return DeclaredTemplate(one.recipe.template, one.name)
-        one = declared.get(one.made_from) if one.made_from else None
-    return None
-
-
 def find_override(
-    host: str, model: DesiredModel, wanted: DeclaredTemplate, own: Contents
+    host: str, model: DesiredModel, wanted: DeclaredSetting, own: Contents
 ) -> Difference | None:
     """How the template that makes the prompts differs, if the model has the declared one and it is not in force."""
     effective = own.effective_template
@@ -83,7 +63,7 @@ def offers_more(jinja: str, declared: str) -> tuple[str, ...]:
     )
 
 
-def say_override(model: ModelName, wanted: DeclaredTemplate, jinja: str, *, is_plan: bool = False) -> str:
+def say_override(model: ModelName, wanted: DeclaredSetting, jinja: str, *, is_plan: bool = False) -> str:
     """What is the matter, and why."""
     whose = "the declared template" if wanted.by == model else f"the template that '{wanted.by}' declares"
     more = " and ".join(offers_more(jinja, wanted.text))
@@ -92,7 +72,7 @@ def say_override(model: ModelName, wanted: DeclaredTemplate, jinja: str, *, is_p
     return f"{whose} {is_not}: the weights' own template is used: {why}"
 
 
-def ways_out(wanted: DeclaredTemplate, jinja: str) -> str:
+def ways_out(wanted: DeclaredSetting, jinja: str) -> str:
     """What can be done about it."""
     more = " and ".join(offers_more(jinja, wanted.text))
     handle = f"handle {more} in the declared template, " if more else ""

@@ -31,7 +31,7 @@ from ollamaops.plan.observed import (
     read_stay,
 )
 from ollamaops.plan.planner import plan_host
-from ollamaops.plan.residency import is_managed, residents_of, share_runner, to_compare, with_sharers
+from ollamaops.plan.residency import in_use, is_managed, residents_of, share_runner, to_compare, with_sharers
 
 GB = 10**9
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -363,3 +363,52 @@ def test_what_is_declared_and_not_in_memory_under_any_name_is_absent() -> None:
         declared={**declared, a_name("off"): False},
     )
     assert host.absent == tuple(map(a_name, ("none", "missing")))
+
+
+# --- models that share weights --------------------------------------------------------------------------------------
+
+
+def shared(*others: str) -> tuple[Loaded, ...]:
+    """`one` is in memory, and these share its runner."""
+    return (loaded("one", also=names(*others)),)
+
+
+def test_nothing_is_unloaded_that_a_resident_shares() -> None:
+    specs = [a_spec("one"), a_spec("two", False)]
+    models = [a_model("one"), a_model("two")]
+    for listed in (shared("two"), (loaded("two", also=names("one")),)):
+        found = plan(wanted(*specs), a_host(*models, running=listed))
+        assert found.actions == ()
+        assert notes(found) == [
+            "its weights are in memory: 'one:latest', which is declared resident, shares them"
+        ]
+        assert all(not note.lasting for note in found.notes)
+
+
+def test_what_is_in_memory_under_a_name_of_which_nothing_is_declared_is_drift() -> None:
+    found = plan(wanted(a_spec("two", False)), a_host(a_model("one"), a_model("two"), running=shared("two")))
+    assert found.actions == ()
+    (note,) = found.notes
+    assert note.message == "it shares its weights, so it would be unloaded too"
+    assert [why.observed for why in note.lasting] == ["in memory as 'one:latest'"]
+
+
+def test_a_copy_is_known_by_its_digest() -> None:
+    models = [a_model("one"), a_model("two", "one")]
+    found = plan(wanted(a_spec("two", False)), a_host(*models, running=(loaded("one"),)))
+    assert [note.lasting[0].observed for note in found.notes] == ["in memory as 'one:latest'"]
+
+
+def test_of_sharers_that_are_all_to_be_unloaded_the_listed_one_is() -> None:
+    specs = [a_spec("one", False), a_spec("two", False)]
+    found = plan(wanted(*specs), a_host(a_model("one"), a_model("two"), running=shared("two")))
+    assert [id_of(action) for action in found.actions] == ["h/unload/one:latest"]
+    assert found.notes == ()
+
+
+def test_a_model_may_be_in_use_under_the_name_of_another() -> None:
+    host = a_host(a_model("one"), a_model("two"), a_model("copy", "one"), running=shared("two"))
+    asked = sorted(names("one", "two", "copy", "other"))
+    assert in_use(asked, (), host) == names("one", "two", "copy")
+    assert in_use(asked, names("copy"), host) == frozenset()  # it is there for that one's sake
+    assert in_use(asked, names("other"), host) == names("one", "two", "copy")
