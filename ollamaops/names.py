@@ -1,7 +1,8 @@
 """Model names, digests and name patterns: parse, complete with defaults, compare as an Ollama server does.
 
 Names are compared with case folding, since servers ≥ 0.5.2 take the spelling of any stored model that differs only in
-case. `ModelName` keeps its spelling for people; `==`, `hash` and order ignore it.
+case. `ModelName` keeps its spelling for people and for older servers, to which it matters (ollama/listing.py); `==`,
+`hash` and order ignore it.
 """
 
 from __future__ import annotations
@@ -258,36 +259,45 @@ class NamePattern(Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> NamePattern:
         """The pattern in `text`; InvalidName if it cannot match anything."""
-        if not _has_wildcard(text):
-            path, tag = _split_tag(ModelName.parse(text).key)
-            return cls(text, tuple(path.split("/")), tag or DEFAULT_TAG)
-        _require_no_user(text, "a pattern of names")
-        path, tag = _split_tag(text.lower())
-        segments = path.split("/")
-        if tag is None:
-            tag = "*" if _has_wildcard(segments[-1]) else DEFAULT_TAG
-        _check_pattern(text, [*segments, tag])
-        if len(segments) == 2 and segments[0] == DEFAULT_NAMESPACE:
-            segments.insert(0, DEFAULT_HOST)  # the short form never shows `library/`
-        return cls(text, tuple(segments), tag)
+        segments, tag = _pattern_parts(text)
+        return cls(text, tuple(segment.lower() for segment in segments), tag.lower())
 
     @property
     def is_literal(self) -> bool:
         """Whether the pattern is the name of one model."""
         return not _has_wildcard(self.text)
 
-    def matches(self, name: ModelName) -> bool:
-        """Whether the pattern stands for this model."""
-        if not fnmatchcase(name.tag.lower(), self.tag):
+    def matches(self, name: ModelName, *, exact_case: bool = False) -> bool:
+        """Whether the pattern stands for this model; with `exact_case` as a server up to 0.5.1 compares names."""
+        segments, tag = _pattern_parts(self.text) if exact_case else (self.segments, self.tag)
+        forms = [form if exact_case else form.lower() for form in (name.display, name.full)]
+        if not fnmatchcase(name.tag if exact_case else name.tag.lower(), tag):
             return False
-        return self.segments == ("*",) or any(self._matches_path(form) for form in (name.display, name.full))
-
-    def _matches_path(self, form: str) -> bool:
-        parts = _split_tag(form.lower())[0].split("/")
-        return len(parts) == len(self.segments) and all(map(fnmatchcase, parts, self.segments))
+        return segments == ("*",) or any(_path_matches(form, segments) for form in forms)
 
     def __str__(self) -> str:
         return self.text
+
+
+def _pattern_parts(text: str) -> tuple[tuple[str, ...], str]:
+    """(the parts of the path, the tag) as they are written; InvalidName if the pattern cannot match anything."""
+    if not _has_wildcard(text):
+        path, tag = _split_tag(ModelName.parse(text).full)
+        return tuple(path.split("/")), tag or DEFAULT_TAG
+    _require_no_user(text, "a pattern of names")
+    path, tag = _split_tag(text)
+    segments = path.split("/")
+    if tag is None:
+        tag = "*" if _has_wildcard(segments[-1]) else DEFAULT_TAG
+    _check_pattern(text, [*segments, tag])
+    if len(segments) == 2 and segments[0].lower() == DEFAULT_NAMESPACE:
+        segments.insert(0, DEFAULT_HOST)  # the short form never shows `library/`
+    return tuple(segments), tag
+
+
+def _path_matches(form: str, segments: tuple[str, ...]) -> bool:
+    parts = _split_tag(form)[0].split("/")
+    return len(parts) == len(segments) and all(map(fnmatchcase, parts, segments))
 
 
 def _check_pattern(text: str, parts: list[str]) -> None:

@@ -28,7 +28,8 @@ from ollamaops.files.location import RemoteRef, is_remote
 from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.observe.contents import Unreadable, build_damaged_error, build_unreadable_error
-from ollamaops.observe.session import PAUSE_S, HostSession, Seen, read_tags
+from ollamaops.observe.session import PAUSE_S, HostSession
+from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.answer_errors import ends_unheard, is_overdue
 from ollamaops.ollama.client import ProgressSink
 from ollamaops.ollama.upload import BlobSource, upload_source
@@ -101,6 +102,8 @@ def _build(host: HostSession, action: CreateModel, old: Seen | None) -> tuple[Se
     steps = _Steps(host.reporter(action))
     _ensure_blobs(host, action, steps.report)
     base = host.require(recipe.base, host.tags(), f"to make '{action.model}' from") if recipe.base else None
+    if base is not None:
+        host.refuse_stub(base, action.model)
     clock = host.client.transport.clock
     began = clock()
     try:

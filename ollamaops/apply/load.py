@@ -11,7 +11,8 @@ from contextlib import suppress
 
 from ollamaops.errors import Cancelled, ProtocolError, RemoteError
 from ollamaops.observe.contents import Unreadable
-from ollamaops.observe.session import PAUSE_S, HostSession, Seen, read_loaded
+from ollamaops.observe.session import PAUSE_S, HostSession, read_loaded
+from ollamaops.observe.tags import Seen
 from ollamaops.ollama.contents import Contents
 from ollamaops.plan.actions import Action, CopyModel, CreateModel, LoadModel, PullModel, UnloadModel
 from ollamaops.plan.observed import Loaded

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import assert_never
 
 from ollamaops.apply.create import create, upload
@@ -59,6 +60,8 @@ from ollamaops.units import format_size
 SPARE_TO_NAME = 3
 LOOKS_AT_BUSY = 300
 BUSY_PAUSE_S = 2.0
+# of two spellings of a name the server deletes either, and sometimes finds neither
+MOST_DELETIONS = 16
 
 
 class ChangedMeanwhile(OllamaopsError):
@@ -116,6 +119,8 @@ def _check_expectations(host: HostSession, action: Action) -> None:
         return
     tags = host.tags()
     for fact in open_facts:
+        if fact.model in tags.unreadable:
+            raise ChangedMeanwhile(f"'{fact.model}': {tags.unreadable[fact.model]}", hint="plan again")
         seen = host.find(fact.model, tags) if fact.digest else tags.get(fact.model)
         now = seen.digest if seen else None
         if now != fact.digest:
@@ -171,6 +176,7 @@ def _carry_out(host: HostSession, action: Action) -> bool:
 def _copy(host: HostSession, action: CopyModel) -> bool:
     tags = host.tags()
     source = host.require(action.source, tags, f"to copy to '{action.model}'")
+    host.refuse_stub(source, action.model)
     before = tags.get(action.model)
     target = before.name if before else action.model
     is_replaced = before is not None and before.digest != source.digest
@@ -197,9 +203,16 @@ def _copy(host: HostSession, action: CopyModel) -> bool:
 
 
 def _delete(host: HostSession, action: DeleteModel) -> bool:
-    seen = host.tags().get(action.model)
-    was_there = seen is not None and host.retrying(action, lambda: host.client.delete(seen.name))
-    if action.model in host.tags():
+    tags = host.tags()
+    several = host.client.features().folds_case and tags.namesakes(action.model)
+    was_there = False
+    for _ in range(MOST_DELETIONS if several else 1):
+        seen = tags.get(action.model)
+        if seen is None:
+            break
+        was_there |= host.retrying(action, partial(host.client.delete, seen.name))
+        tags = host.tags()
+    if action.model in tags:
         raise RemoteError(
             f"{host.name}: '{action.model}' is still there, although the server reported success",
             host=host.name,

@@ -10,8 +10,10 @@ from ollamaops.apply.remember import remember, remember_pull_begun
 from ollamaops.apply.versions import keeping_previous
 from ollamaops.errors import DigestMismatch, ProtocolError, RemoteError
 from ollamaops.observe.contents import Unreadable, build_damaged_error, build_unreadable_error
-from ollamaops.observe.session import HostSession, Seen
+from ollamaops.observe.session import HostSession
+from ollamaops.observe.tags import Seen
 from ollamaops.plan.actions import PullModel
+from ollamaops.plan.observed import split_digests
 
 OTHERS_TO_OPEN = 3
 
@@ -39,6 +41,7 @@ def pull(host: HostSession, action: PullModel) -> bool:
 def _usable(host: HostSession, action: PullModel, seen: Seen) -> Seen:
     """The model once it opens, pulled anew if need be. ProtocolError, and a memory of it, when it does not."""
     try:
+        host.refuse_stub(seen, action.model)
         if not _is_damaged(host, seen):
             return seen
         _blame_the_model(host, seen)
@@ -65,7 +68,7 @@ def _download(host: HostSession, action: PullModel, before: Seen | None) -> Seen
         ),
     )
     seen = host.require_made(action.model)
-    if action.pin and seen.digest not in action.pin:
+    if action.pin and not split_digests(seen.digest) <= set(action.pin):
         raise DigestMismatch(
             f"{host.name}: '{action.model}' came out as {seen.digest[:12]}, which is not the pinned content",
             host=host.name,
@@ -81,11 +84,11 @@ def _origin(host: HostSession, action: PullModel, seen: Seen) -> str | None:
     """
     if not action.registry_digest:
         return None
-    if seen.digest in action.current or host.registries is None:
+    if split_digests(seen.digest) <= set(action.current) or host.registries is None:
         return action.registry_digest
     host.registries.forget(action.model, action.insecure)
     now = host.registries.ask({action.model: action.insecure})[action.model]
-    if seen.digest in now.digests:
+    if split_digests(seen.digest) <= now.digests:
         return now.registry_digest
     is_told = host.client.features().raw_registry_manifest or now.registry_digest != action.registry_digest
     return None if is_told else now.registry_digest

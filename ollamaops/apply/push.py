@@ -10,7 +10,8 @@ from __future__ import annotations
 from ollamaops.apply.remember import remember_push
 from ollamaops.errors import Cancelled, DigestMismatch, ProtocolError
 from ollamaops.lockfile.build import Answer, Unanswered
-from ollamaops.observe.session import PAUSE_S, HostSession, Seen
+from ollamaops.observe.session import PAUSE_S, HostSession
+from ollamaops.observe.tags import Seen
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import PushModel
 from ollamaops.registry.documents import is_current

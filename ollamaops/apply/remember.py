@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from ollamaops.errors import RemoteError, StateError
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.session import HostSession, Seen
+from ollamaops.observe.session import HostSession
+from ollamaops.observe.tags import Seen
 from ollamaops.plan.actions import Action, CopyModel, PullModel, PushModel, VerifyModel
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord, Status
 

@@ -18,8 +18,10 @@ from ollamaops.http.cancel import CancelToken
 from ollamaops.http.retry import OnRetry, attempt
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
-from ollamaops.observe.session import HostSession, Seen, read_tags
+from ollamaops.observe.session import HostSession
+from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.observe.verify import verify_model
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan import versions as steps
 from ollamaops.plan.actions import Action, CopyModel, PullModel, VerifyModel
 from ollamaops.plan.expectations import Expectation, Verdict
@@ -133,11 +135,11 @@ def _take(host: HostSession, step: Step) -> None:
         forget_quietly(host, step.source)
 
 
-def _digests(host: HostSession) -> dict[ModelName, str]:
-    return {name: seen.digest for name, seen in _tags(host).items()}
+def _digests(host: HostSession) -> Listing[str]:
+    return _tags(host).map(lambda seen: seen.digest)
 
 
-def _tags(host: HostSession) -> dict[ModelName, Seen]:
+def _tags(host: HostSession) -> Listing[Seen]:
     return attempt(lambda: read_tags(host.client.without_cancel()), retries=RETRIES, cancel=CancelToken())
 
 

@@ -5,7 +5,8 @@ A circle is reported by crosscheck.py with its places; the functions here only h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar, assert_never
 
 from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull
@@ -64,6 +65,24 @@ def source_of(spec: ModelSpec) -> ModelName | None:
             return None
         case _:
             assert_never(spec.source)
+
+
+def cloud_models(specs: Iterable[ModelSpec]) -> frozenset[ModelName]:
+    """Models that are declared to run on ollama.com: by their own name, or by that of what they are pulled, copied or
+    made from. A model that only turns out to be such a stub on a host is none of them."""
+    origins = {
+        spec.name: spec.source.ref if isinstance(spec.source, Pull) else source_of(spec) for spec in specs
+    }
+    return frozenset(
+        name
+        for name in origins
+        if any(each.source_suffix == "cloud" for each in with_needs([name], partial(_origin, origins)))
+    )
+
+
+def _origin(origins: Mapping[ModelName, ModelName | None], name: ModelName) -> tuple[ModelName, ...]:
+    origin = origins.get(name)
+    return (origin,) if origin else ()
 
 
 def base_is_insecure(spec: ModelSpec, source: ModelName) -> bool:

@@ -6,7 +6,7 @@ that cannot be reached is an error, never an empty host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -33,7 +33,7 @@ from ollamaops.plan.residency import in_use, is_managed, kept_loaded, managed_of
 def observe(host: HostSession, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
     """What the host has, as far as it matters for `desired`. RemoteError if it does not answer; Cancelled."""
     observed = replace(host.models(), memory=load_memory(host), pushed=load_pushes(host))
-    if any(model.name in observed.memory.keys() - observed.models.keys() for model in desired.models):
+    if any(model.name in observed.memory and model.name not in observed.models for model in desired.models):
         # a list that is read while a manifest is rewritten misses that model (all servers up to 0.33)
         observed = replace(observed, models=host.models().models)
     if is_managed(desired):
@@ -63,9 +63,9 @@ def observe_costs(
     return replace(observed, upstream=upstream, present_blobs=frozenset(present))
 
 
-def observe_digests(host: HostSession) -> dict[ModelName, str]:
+def observe_digests(host: HostSession) -> Mapping[ModelName, str]:
     """The tags digest of every model right now. RemoteError if the host does not answer."""
-    return {model.name: model.digest for model in host.models().models.values()}
+    return host.tags().map(lambda seen: seen.digest)
 
 
 def _ask(

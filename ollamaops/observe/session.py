@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from threading import RLock
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -28,16 +28,19 @@ from ollamaops.errors import (
 from ollamaops.events import HostUnreached, Noted, Progressed, Retrying, Sink
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.retry import OnRetry, attempt
+from ollamaops.manifest.graph import cloud_models
 from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest, ModelName
 from ollamaops.observe.contents import Unreadable, look_into, read_contents
 from ollamaops.observe.ledger_model import ledger_of
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, for_each
+from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.contents import Contents, text_stop, with_text_stop
 from ollamaops.ollama.features import Features
-from ollamaops.ollama.wire import Progress, TaggedModel
+from ollamaops.ollama.listing import Listing
+from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import Action, UnreachedHost, UploadBlob, id_of
 from ollamaops.plan.observed import Loaded, ObservedHost, ObservedModel, read_stay
 from ollamaops.plan.residency import to_compare, with_sharers
@@ -47,17 +50,6 @@ Found = TypeVar("Found")
 RETRIES = 2
 LOOKS_FOR_MISSING = 3
 PAUSE_S = 0.5
-
-
-class Seen(NamedTuple):
-    """A model as the host lists it: its name as the host spells it, its tags digest (bare hex), its size, when its
-    manifest was written, in the server's words, and whether it only stands for one that runs on ollama.com."""
-
-    name: ModelName
-    digest: str
-    size_bytes: int
-    modified_at: str
-    is_cloud: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,21 +98,24 @@ class HostSession:
         """`ask`, tried again while the error may pass."""
         return attempt(ask, retries=RETRIES, cancel=self.cancel)
 
-    def tags(self) -> dict[ModelName, Seen]:
+    def tags(self) -> Listing[Seen]:
         """A fresh look at every model that has a name requests can use."""
         return self.with_retries(lambda: read_tags(self.client))
 
-    def find(self, name: ModelName, tags: Mapping[ModelName, Seen]) -> Seen | None:
-        """The model in `tags`, which were just read; looked for again before it is called missing."""
+    def find(self, name: ModelName, tags: Listing[Seen]) -> Seen | None:
+        """The model in `tags`, which were just read; looked for again before it is called missing. ProtocolError if
+        it is listed in a way that cannot be understood."""
         for _ in range(LOOKS_FOR_MISSING - 1):
             if name in tags:
                 break
+            if name in tags.unreadable:
+                raise ProtocolError(f"{self.name}: '{name}': {tags.unreadable[name]}", host=self.name)
             if self.cancel.wait(PAUSE_S):
                 raise Cancelled("stopped while looking for a model")
             tags = self.tags()
         return tags.get(name)
 
-    def require(self, name: ModelName, tags: Mapping[ModelName, Seen], purpose: str) -> Seen:
+    def require(self, name: ModelName, tags: Listing[Seen], purpose: str) -> Seen:
         """The model that is needed `purpose` ("to copy to 'prod'"); NotFound if it is not there."""
         found = self.find(name, tags)
         if found is None:
@@ -131,6 +126,18 @@ class HostSession:
                 hint="pull it first, or add it to models:",
             )
         return found
+
+    def refuse_stub(self, source: Seen, for_model: ModelName) -> None:
+        """ProtocolError if `for_model` would become a cloud stub although nobody has declared it so."""
+        names = {source.name, for_model}
+        meant = cloud_models(self.task.models)
+        is_meant = any(name in meant or name.source_suffix == "cloud" for name in names)
+        if source.is_cloud and not is_meant:
+            raise ProtocolError(
+                f"{self.name}: '{source.name}' is a cloud stub for {source.stands_for}: nothing is made from it",
+                host=self.name,
+                hint="delete it there and run again, or name a cloud model by its own tag (…-cloud) to mean one",
+            )
 
     def require_made(self, name: ModelName) -> Seen:
         """The model that has just been made; ProtocolError if the host does not list it."""
@@ -157,28 +164,25 @@ class HostSession:
     def models(self) -> ObservedHost:
         """Version and tags: two requests, or one when the version is known."""
         features = self.with_retries(lambda: self.client.features())
-        listed = self.with_retries(lambda: self.client.tags())
-        found = (_observed(tagged, features) for tagged in listed)
-        models = {model.name: model for model in found if model is not None}
-        set_aside = {name: model.digest for name, model in models.items() if name.is_aside}
+        seen = self.tags()
         return ObservedHost(
             host=self.name,
             features=features,
-            models={name: model for name, model in models.items() if name not in set_aside},
-            set_aside=set_aside,
+            models=seen.select(_is_model).map(partial(_observed, features)),
+            set_aside={name: each.digest for name, each in seen.items() if name.is_aside},
         )
 
-    def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> dict[ModelName, Contents]:
+    def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> Listing[Contents]:
         """What is in these models; one that cannot be opened, or runs in a cloud, is left out."""
-        found: dict[ModelName, Contents] = {}
+        found = []
         for model in (observed.models[name] for name in sorted(names)):
             if model.is_cloud:
                 continue
             ask = partial(self.client.show, model.name)
             contents = look_into(partial(self.with_retries, ask), model.digest, observed.features)
             if contents is not None:
-                found[model.name] = self._with_exact_stop(contents, observed.features)
-        return found
+                found.append((model.name, self._with_exact_stop(contents, observed.features)))
+        return Listing(found, folds_case=observed.features.folds_case)
 
     def _with_exact_stop(self, contents: Contents, features: Features) -> Contents:
         """A stop word that the server may hold as text in the place of a list: the blob with it is there."""
@@ -280,18 +284,6 @@ def ask_hosts(
     )
 
 
-def read_tags(client: OllamaClient) -> dict[ModelName, Seen]:
-    """Every model that has a name requests can use, as one answer of `/api/tags` lists it."""
-    found: dict[ModelName, Seen] = {}
-    for model in client.tags():
-        with suppress(InvalidName):
-            name = ModelName.parse(model.name)
-            found[name] = Seen(
-                name, model.digest.hex, model.size_bytes, model.modified_at, model.is_cloud_stub
-            )
-    return found
-
-
 def read_loaded(client: OllamaClient) -> tuple[Loaded, ...]:
     """What is in memory right now, under every name that requests can use. A moment becomes a number of seconds by
     this machine's clock, so that whoever decides needs no clock."""
@@ -312,19 +304,19 @@ def read_loaded(client: OllamaClient) -> tuple[Loaded, ...]:
     return tuple(found)
 
 
-def _observed(tagged: TaggedModel, features: Features) -> ObservedModel | None:
-    """One listed model; None for a name that no request could address, and for our ledger."""
-    with suppress(InvalidName):
-        name = ModelName.parse(tagged.name)
-        if name.is_ledger:
-            return None
-        return ObservedModel(
-            name=name,
-            digest=tagged.digest.hex,
-            size_bytes=tagged.size_bytes,
-            modified_at=tagged.modified_at,
-            parent=tagged.parent_model,
-            quantization=tagged.quantization_level,
-            is_cloud=tagged.is_cloud_stub or (features.suffix_routing and name.source_suffix == "cloud"),
-        )
-    return None
+def _is_model(name: ModelName) -> bool:
+    """Whether it is a model of the host's users, and not something of ours."""
+    return not (name.is_ledger or name.is_aside)
+
+
+def _observed(features: Features, seen: Seen) -> ObservedModel:
+    return ObservedModel(
+        name=seen.name,
+        digest=seen.digest,
+        size_bytes=seen.size_bytes,
+        modified_at=seen.modified_at,
+        parent=seen.parent,
+        quantization=seen.quantization,
+        is_cloud=bool(seen.stands_for) or (features.suffix_routing and seen.name.source_suffix == "cloud"),
+        stands_for=seen.stands_for,
+    )

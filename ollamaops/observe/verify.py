@@ -100,6 +100,9 @@ def _verdict(
     host: HostSession, observed: ObservedHost, name: ModelName, expectations: Sequence[Expectation]
 ) -> Verdict:
     there = observed.models.get(name)
+    if name in observed.models.unreadable:
+        unclear = Failure("answer", f"its entry cannot be read: {observed.models.unreadable[name]}", None)
+        return Verdict(model=name, expectations=len(expectations), failures=(unclear,))
     if there is None:
         missing = Failure("answer", "no such model on the host", "ollamaops apply makes it")
         return Verdict(model=name, expectations=len(expectations), failures=(missing,))

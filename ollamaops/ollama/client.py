@@ -34,7 +34,15 @@ from ollamaops.ollama.fields import Fields
 from ollamaops.ollama.messages import render_keep_alive
 from ollamaops.ollama.stall import Watch
 from ollamaops.ollama.transport import JsonAnswer, JsonObject, Stream, Transport
-from ollamaops.ollama.wire import CreateRequest, LoadedModel, Progress, ShownModel, TaggedModel
+from ollamaops.ollama.wire import (
+    CreateRequest,
+    Listed,
+    LoadedModel,
+    Progress,
+    ShownModel,
+    TaggedModel,
+    read_listed,
+)
 
 if TYPE_CHECKING:
     from ollamaops.ollama.inference import (
@@ -137,10 +145,13 @@ class OllamaClient:
     # what is there
 
     def tags(self) -> tuple[TaggedModel, ...]:
+        """Every model of the host whose entry can be read, in the server's order."""
+        return tuple(model for model in self.list_models() if isinstance(model, TaggedModel))
+
+    def list_models(self) -> tuple[Listed, ...]:
         """Every model of the host, in the server's order."""
         what = "list models"
-        answer = self.transport.request("GET", "/api/tags", what=what)
-        return self._whole(answer, what).objects("models", TaggedModel.read)
+        return read_listed(self._whole(self.transport.request("GET", "/api/tags", what=what), what))
 
     def ps(self) -> tuple[LoadedModel, ...]:
         """Every model that is loaded now."""
@@ -370,12 +381,13 @@ class OllamaClient:
             self._check_addressable(request.from_, what)
 
     def _find_spelling(self, model: ModelName) -> str | None:
-        """The name under which the server stores this model, None if it does not."""
+        """How the server spells the name of this model, None if it has none; if it has two, as it is asked for."""
+        found = []
         for tagged in self.tags():
             with contextlib.suppress(InvalidName):
                 if ModelName.parse(tagged.name) == model:
-                    return tagged.name
-        return None
+                    found.append(tagged.name)
+        return model.display if model.display in found else next(iter(found), None)
 
     def _set_residency(self, model: ModelName, keep: Mapping[str, object], what: str) -> None:
         self._check_addressable(model, what)

@@ -84,6 +84,8 @@ class Features(Struct, frozen=True, kw_only=True):
     """A GGUF adapter is taken for weights and replaces the base's (up to 0.3.6; measured on 0.3.4)."""
     format_takes_schema: bool
     """`format` may be a JSON Schema; before, only `json` (0.5.0)."""
+    folds_case: bool
+    """Names that differ only in case are one model; before, they are two, and no request makes the second (0.5.2)."""
     structured_create: bool
     """create takes `from`, `files` and so on, and no Modelfile any more (0.5.5)."""
     stream_false_waits_to_end: bool
@@ -130,6 +132,7 @@ _SINCE: Final[dict[str, Number]] = {
     "min_p": (0, 3, 1),
     "embed_empty_loads": (0, 3, 6),
     "format_takes_schema": (0, 5, 0),
+    "folds_case": (0, 5, 2),
     "structured_create": (0, 5, 5),
     "stream_false_waits_to_end": (0, 7, 0),
     "renderer_and_parser": (0, 12, 0),

@@ -96,6 +96,31 @@ class TaggedModel(Struct, frozen=True, kw_only=True):
         return bool(self.remote_model or self.remote_host)
 
 
+class UnreadableModel(Struct, frozen=True):
+    """An entry of `/api/tags` that cannot be read, and why. `name` is empty when not even that can."""
+
+    name: str
+    why: str
+
+
+Listed = TaggedModel | UnreadableModel
+
+
+def read_listed(answer: Fields) -> tuple[Listed, ...]:
+    """The entries of `/api/tags`. What is wrong with one says nothing of the others."""
+    entries = enumerate(answer.items("models"))
+    return tuple(_read_entry(entry, f"models[{index}]", answer.host) for index, entry in entries)
+
+
+def _read_entry(entry: object, place: str, host: str) -> Listed:
+    try:
+        return TaggedModel.read(Fields(entry, place, host))
+    except ProtocolError as error:
+        known = entry if isinstance(entry, Mapping) else {}
+        name = known.get("name") or known.get("model")
+        return UnreadableModel(name if isinstance(name, str) else "", str(error).removeprefix(f"{place}: "))
+
+
 class LoadedModel(Struct, frozen=True, kw_only=True):
     """One entry of `/api/ps`. `digest` is the manifest's when it was loaded; another one in tags: a stale model."""
 

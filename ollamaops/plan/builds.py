@@ -19,7 +19,7 @@ from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
 from ollamaops.plan.lookups import Because, former_of, is_as_made, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
-from ollamaops.plan.pulls import ensure, rename
+from ollamaops.plan.pulls import describe_stub, ensure, rename
 from ollamaops.plan.templates import (
     find_override,
     offers_more,
@@ -27,6 +27,7 @@ from ollamaops.plan.templates import (
     ways_out,
     weights_template,
 )
+from ollamaops.plan.unclear import find_namesake
 from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import is_staged, next_of, versions_to_keep
 
@@ -60,6 +61,11 @@ def _compare(
     """Whether the model has to be made: by what this plan does to its base, by memory, by a look inside."""
     if place is None:
         return Differs(builder.why(model.name, "missing"))
+    stub = builder.stub_at(place, model)
+    if stub is not None:
+        return Differs(builder.why(model.name, "missing", observed=describe_stub(stub)))
+    if builder.stub_at(recipe.base, model):
+        return Unknown(waits_for=recipe.base)
     if recipe.base and _changes_with(builder, recipe.base, model):
         return Differs(builder.why(model.name, "base", desired=str(recipe.base)))
     if is_trusted(model, builder.observed, builder.options, place):
@@ -219,7 +225,8 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
         return
     recipe, blobs = _as_sent(model, recipe)
     problem = (
-        _hollow_base(builder, recipe.base)
+        find_namesake(model.name, builder.observed)
+        or _hollow_base(builder, model, recipe.base)
         or _quantized_base(builder, recipe)
         or unsupported(recipe, builder.features, model.weights)
         or _too_old(builder, model)
@@ -264,9 +271,13 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
         )
 
 
-def _hollow_base(builder: PlanBuilder, base: ModelName | None) -> tuple[str, str] | None:
+def _hollow_base(builder: PlanBuilder, model: DesiredModel, base: ModelName | None) -> tuple[str, str] | None:
     """(what and why, the way out) for a cloud model that the server would take for an ordinary one without layers."""
-    if base is None or (builder.features.suffix_routing and base.source_suffix == "cloud"):
+    if (
+        base is None
+        or not model.in_cloud
+        or (builder.features.suffix_routing and base.source_suffix == "cloud")
+    ):
         return None
     there = builder.find(base)
     if there.is_cloud if there else base.source_suffix == "cloud":

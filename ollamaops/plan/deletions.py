@@ -15,7 +15,7 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import DeleteModel, HostPlan, Note
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.guard import PENDING, changes_of, is_prune
-from ollamaops.plan.lookups import Because
+from ollamaops.plan.lookups import Because, is_unwanted_stub
 from ollamaops.plan.observed import ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
 
@@ -46,6 +46,8 @@ def plan_moves(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
 def _is_succeeded(builder: PlanBuilder, model: DesiredModel, before: ObservedModel) -> bool:
     """Whether the new name takes the former one's place: made from it in this plan, equal, or both ours."""
     now = builder.find(model.name)
+    if is_unwanted_stub(model, before):
+        return False
     if now is None:
         return model.name in builder.changing
     if now.digest == before.digest:
@@ -66,11 +68,16 @@ def _is_ours(builder: PlanBuilder, model: ObservedModel) -> bool:
 
 def plan_absent(builder: PlanBuilder) -> None:
     """Remove what is declared absent."""
-    needed = builder.desired.needed
+    needed, is_exact = builder.desired.needed, not builder.features.folds_case
+    spelt = {name.full for name in needed}
     for entry in builder.desired.absent:
         for name in _deletable(builder):
-            if entry.pattern.matches(name) and name not in needed:
+            is_needed = name.full in spelt if is_exact else name in needed
+            if entry.pattern.matches(name, exact_case=is_exact) and not is_needed:
                 _add_delete(builder, name, builder.why(name, "unwanted"), after_all=False)
+        for name, why in builder.observed.models.unreadable.items():
+            if entry.pattern.matches(name) and name not in needed:
+                builder.doubt(name, f"declared absent; left alone, because its entry cannot be read: {why}")
         _note_contradiction(builder, entry, needed)
 
 
@@ -86,8 +93,13 @@ def plan_prune(builder: PlanBuilder) -> tuple[ModelName, ...]:
     if not builder.desired.complete:
         return ()
     claimed, unmanaged = builder.desired.claimed, []
+    spelt = {name.full for name in claimed}
     for name in _deletable(builder):
         if name in claimed:
+            if not builder.features.folds_case and name.full not in spelt:
+                unmanaged.append(
+                    name
+                )  # another model there, but so easily confused that it has to be named to go
             continue
         if _is_prunable(builder, name):
             _add_delete(builder, name, builder.why(name, "undeclared"), after_all=True)
@@ -98,7 +110,7 @@ def plan_prune(builder: PlanBuilder) -> tuple[ModelName, ...]:
 
 def _deletable(builder: PlanBuilder) -> list[ModelName]:
     """What is there, may be looked at, and is not changed by this plan."""
-    names = sorted(builder.observed.models)
+    names = sorted(builder.observed.models, key=lambda name: (name, name.full))
     return [name for name in names if name not in builder.changing and not builder.leaves_alone(name)]
 
 
@@ -110,7 +122,8 @@ def _is_prunable(builder: PlanBuilder, name: ModelName) -> bool:
         return False
     if prune == "owned":
         return _is_ours(builder, model)
-    return any(pattern.matches(name) for pattern in prune)
+    is_exact = not builder.features.folds_case
+    return any(pattern.matches(name, exact_case=is_exact) for pattern in prune)
 
 
 def _add_delete(

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ollamaops.files.location import FileInfo, Location, Unavailable, Weights
-from ollamaops.manifest.graph import base_is_insecure, in_order, source_of, with_needs
+from ollamaops.manifest.graph import base_is_insecure, cloud_models, in_order, source_of, with_needs
 from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy, Pull, WeightsFile
 from ollamaops.manifest.weights import weights_of
 from ollamaops.names import Digest, ModelName, NamePattern
@@ -41,7 +41,8 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
     """One model a host should have. `implicit` marks an undeclared base: pulled when needed, not owned.
 
     `archive` has the files of the recipe, for a server that takes them in no other form. `unavailable` says why its
-    weights are not known; it has no recipe then.
+    weights are not known; it has no recipe then. `in_cloud`: it is declared to run on ollama.com, so that a stub is
+    what is wanted.
     """
 
     spec: ModelSpec
@@ -52,6 +53,7 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
     archive: LocalBlob | None = None
     unavailable: Unavailable | None = None
     implicit: bool = False
+    in_cloud: bool = False
 
     @property
     def name(self) -> ModelName:
@@ -151,8 +153,11 @@ def build_desired(
     With `targets` only matching models stay, and what they are made from; the result is then not `complete`, so
     that nothing is taken for undeclared.
     """
+    specs = _in_one_spelling(specs)
     declared = {spec.name: build_model(spec, files or {}) for spec in specs}
     everything = {**_implicit_bases(declared.values()), **declared}
+    for name in cloud_models(model.spec for model in everything.values()):
+        everything[name] = replace(everything[name], in_cloud=True)
 
     def needs(name: ModelName) -> tuple[ModelName, ...]:
         source = everything[name].made_from
@@ -174,6 +179,22 @@ def build_desired(
         vram_bytes=vram_bytes,
         disk_bytes=disk_bytes,
     )
+
+
+def _in_one_spelling(specs: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
+    """Entries that name another one in another case name it as its own entry does: to old servers that matters."""
+    spelt = {spec.name: spec.name for spec in specs}
+    return tuple(_respelt(spec, spelt) for spec in specs)
+
+
+def _respelt(spec: ModelSpec, spelt: Mapping[ModelName, ModelName]) -> ModelSpec:
+    match spec.source:
+        case Copy(source=name) if name in spelt:
+            return replace(spec, source=Copy(source=spelt[name]))
+        case Build(base=name) as build if name is not None and name in spelt:
+            return replace(spec, source=replace(build, base=spelt[name]))
+        case _:
+            return spec
 
 
 def build_model(spec: ModelSpec, files: Mapping[Location, Weights]) -> DesiredModel:

@@ -117,7 +117,16 @@ def place_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) 
 def former_of(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> ModelName | None:
     """The name that the model had before, if something is there that may be renamed."""
     former = model.spec.moved_from
-    return former if former and former in observed.models and not is_left_alone(desired, former) else None
+    before = observed.models.get(former) if former else None
+    if before is None or is_unwanted_stub(model, before) or is_left_alone(desired, before.name):
+        return None
+    return former
+
+
+def is_unwanted_stub(model: DesiredModel, there: ObservedModel) -> bool:
+    """Whether what is there only sends prompts elsewhere, which nobody has declared: whatever it is called, it is
+    not what is meant, and nothing is made from it."""
+    return there.is_cloud and not model.in_cloud
 
 
 def is_trusted(
@@ -127,7 +136,7 @@ def is_trusted(
     if it still has the name it had before."""
     place = place or model.name
     own, memory = observed.models.get(place), observed.memory.get(place)
-    if own is None or memory is None or place in options.distrust:
+    if own is None or memory is None or place in options.distrust or is_unwanted_stub(model, own):
         return False
     if options.verify_weights and not memory.weights_verified:
         return False
@@ -140,6 +149,8 @@ def is_as_made(model: DesiredModel, observed: ObservedHost, place: ModelName) ->
     if own is None or memory is None or not is_remembered(memory, model, own.digest):
         return False
     base = observed.models.get(model.recipe.base) if model.recipe and model.recipe.base else None
+    if base is not None and is_unwanted_stub(model, base):
+        return False
     return base is None or memory.base_digest == base.digest
 
 
@@ -170,12 +181,12 @@ def pins_of(spec: ModelSpec) -> frozenset[str]:
 def meets_pin(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> bool:
     """Whether `own` is the pinned content: by its digest, by memory, or as an older server writes it."""
     pins = pins_of(model.spec)
-    if own.digest in pins:
+    if own.digests <= pins:
         return True
     if model.spec.digest and any(memory.weights_verified for memory in remembered(model, own, observed)):
         return True
     upstream = upstream_of(model, observed)
-    return upstream is not None and own.digest in upstream.digests and not pins.isdisjoint(upstream.digests)
+    return upstream is not None and own.digests <= upstream.digests and not pins.isdisjoint(upstream.digests)
 
 
 def is_current(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> bool:
@@ -184,7 +195,7 @@ def is_current(model: DesiredModel, own: ObservedModel, observed: ObservedHost) 
     if upstream is None:
         return False
     made_of = {memory.base_digest for memory in remembered(model, own, observed)}
-    return own.digest in upstream.digests or upstream.registry_digest in made_of
+    return own.digests <= upstream.digests or upstream.registry_digest in made_of
 
 
 def is_pushed(spec: ModelSpec, own: ObservedModel, observed: ObservedHost) -> bool:

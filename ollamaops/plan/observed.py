@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.versions import owners_of
 from ollamaops.state.records import ModelRecord
 
@@ -25,7 +26,8 @@ Clocks = Mapping[str, datetime]  # IANA name of a time zone → the moment of pl
 
 
 class ObservedModel(Struct, frozen=True, kw_only=True):
-    """One line of `/api/tags`. `digest` is bare hex, as the server writes it."""
+    """One name of `/api/tags`. `digest` is bare hex, as the server writes it; joined by `+` where several entries
+    have the name. `is_cloud`: it runs elsewhere; a stub says itself where, which is then in `stands_for`."""
 
     name: ModelName
     digest: str
@@ -34,6 +36,22 @@ class ObservedModel(Struct, frozen=True, kw_only=True):
     parent: str = ""
     quantization: str = ""
     is_cloud: bool = False
+    stands_for: str = ""
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digests of all its entries; mostly one."""
+        return split_digests(self.digest)
+
+
+def join_digests(*digests: str) -> str:
+    """The digests of a name that is listed several times, as one text; the same for the same contents."""
+    return "+".join(sorted({each for digest in digests for each in split_digests(digest)}))
+
+
+def split_digests(digest: str) -> frozenset[str]:
+    """The digests in what `join_digests` gives."""
+    return frozenset(digest.split("+"))
 
 
 class RegistryAnswer(Struct, frozen=True, kw_only=True):
@@ -73,7 +91,7 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
 
     host: str
     features: Features
-    models: Mapping[ModelName, ObservedModel]
+    models: Listing[ObservedModel]
     shown: Mapping[ModelName, Contents] = field(default_factory=dict)
     memory: Mapping[ModelName, ModelRecord] = field(default_factory=dict)
     pushed: Mapping[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
@@ -89,6 +107,12 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     def version(self) -> str:
         """The server's version, as it says it."""
         return str(self.features.version)
+
+    @property
+    def digests(self) -> Listing[str]:
+        """The tags digest of every name on the host, ours beside the models included."""
+        own = ((name, model.digest) for name, model in self.models.items())
+        return Listing((*own, *self.set_aside.items()), folds_case=self.features.folds_case)
 
 
 FOREVER_S = math.inf

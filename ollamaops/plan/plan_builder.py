@@ -29,7 +29,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.expectations import read_expectations
-from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone
+from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone, is_unwanted_stub
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.versions import left_behind, needs_verifying, sweep, versions_to_keep
 from ollamaops.state.records import ModelRecord
@@ -80,6 +80,11 @@ class PlanBuilder:
     def leaves_alone(self, name: ModelName) -> bool:
         """Whether the name is never looked at."""
         return is_left_alone(self.desired, name)
+
+    def stub_at(self, name: ModelName | None, model: DesiredModel) -> ObservedModel | None:
+        """The stub that is there where `model` needs something else."""
+        there = self.find(name)
+        return there if there and is_unwanted_stub(model, there) else None
 
     def expect(self, *names: ModelName | None) -> tuple[Fact, ...]:
         """What is seen now of these models, as facts that an action relies on."""
@@ -195,9 +200,8 @@ class PlanBuilder:
         """The names of ours that can go; a run that looks at some models only (--target) leaves them alone."""
         if not self.desired.complete or not self.observed.set_aside:
             return ()
-        digests = {name: own.digest for name, own in self.observed.models.items()}
         steps = sweep(
-            {**digests, **self.observed.set_aside},
+            self.observed.digests,
             [model.spec for model in self.desired.declared],
             stands={*self.unchanged, *self.rolled_back},
             ours=[name for name, memory in self.observed.memory.items() if memory.is_ours],

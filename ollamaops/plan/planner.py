@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from ollamaops.manifest.types import Copy, Pull
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import HostPlan
+from ollamaops.plan.actions import HostPlan, Note
 from ollamaops.plan.builds import plan_build
 from ollamaops.plan.deletions import plan_absent, plan_moves, plan_prune
 from ollamaops.plan.desired import DesiredHost, DesiredModel
@@ -21,6 +21,9 @@ from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.pulls import plan_copy, plan_pulls
 from ollamaops.plan.pushes import plan_pushes
 from ollamaops.plan.residency import plan_residency
+from ollamaops.plan.unclear import find_unclear
+
+MOST_UNNAMED = 3
 
 
 def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions | None = None) -> HostPlan:
@@ -34,7 +37,21 @@ def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions
     plan_residency(builder, [*models, *rolled_back])
     plan_moves(builder, models)
     plan_absent(builder)
+    _note_unnamed(builder)
     return builder.build(unmanaged=plan_prune(builder))
+
+
+def _note_unnamed(builder: PlanBuilder) -> None:
+    """Entries of the host's list that nobody can be asked about, declared models never being among them."""
+    unnamed = builder.observed.models.unnamed
+    if unnamed:
+        builder.notes.append(
+            Note(
+                host=builder.host,
+                message=f"{len(unnamed)} of its listed models cannot be named, and are left alone: "
+                + "; ".join(unnamed[:MOST_UNNAMED]),
+            )
+        )
 
 
 def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredModel]]:
@@ -45,8 +62,11 @@ def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredMo
     for model in builder.desired.models:
         if model.implicit:
             continue
+        is_pushed = model.name in builder.desired.pushes
         if builder.leaves_alone(model.name):
             builder.note(model.name, "declared, but policy.ignore covers it: not looked at")
+        elif unclear := find_unclear(model, builder.observed, is_pushed=is_pushed):
+            builder.give_up(model.name, *unclear)
         elif model.name in conflicts:
             builder.give_up(model.name, conflicts[model.name], "change one of the entries")
         elif model.unavailable is not None:

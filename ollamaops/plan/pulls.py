@@ -25,6 +25,7 @@ from ollamaops.plan.lookups import (
     awaits_verifying,
     is_current,
     is_unusable,
+    is_unwanted_stub,
     meets_pin,
     pins_of,
     remembered,
@@ -33,8 +34,14 @@ from ollamaops.plan.lookups import (
 )
 from ollamaops.plan.observed import ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
+from ollamaops.plan.unclear import find_namesake
 from ollamaops.plan.versions import needs_verifying, versions_to_keep
 from ollamaops.state.records import NO_FINGERPRINT
+
+_STUB_HINT = (
+    "delete it there, so that the model is pulled again; "
+    "or name a cloud model by its own tag (…-cloud) to mean one"
+)
 
 
 def add_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull, because: Because) -> bool:
@@ -72,6 +79,9 @@ def _refusal(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> tuple[str
         return found, "use another tag than local"
     if model.spec.update == "never":
         return "update: never forbids pulling it", "pull it by hand, or set update: missing"
+    namesake = find_namesake(pull.ref, builder.observed)
+    if namesake is not None:
+        return namesake
     if builder.leaves_alone(pull.ref):
         return f"'{pull.ref}' would have to be pulled, but policy.ignore covers it", "take it out of ignore"
     pins, upstream = pins_of(model.spec), upstream_of(model, builder.observed)
@@ -136,6 +146,13 @@ def ensure(builder: PlanBuilder, source: ModelName, for_model: ModelName, becaus
     if source in builder.unusable:
         builder.give_up(for_model, f"made from '{source}', of which nothing can be planned", because=because)
         return False
+    made = builder.desired.find(for_model)
+    stub = builder.stub_at(source, made) if made else None
+    if stub is not None and source not in builder.changing:
+        builder.give_up(
+            for_model, f"made from '{source}', which is {describe_stub(stub)}", _STUB_HINT, because=because
+        )
+        return False
     if builder.find(source) or source in builder.changing:
         return True
     base = builder.implicit(source)
@@ -155,9 +172,14 @@ def add_copy(
     because: Because,
     *,
     to: ModelName | None = None,
-) -> None:
-    """Plan to make `model` (or `to`, which is then not remembered as ours) the same as `source`."""
+) -> bool:
+    """Plan to make `model` (or `to`, which is then not remembered as ours) the same as `source`; False, with a note,
+    when that cannot be."""
     name = to or model.name
+    namesake = find_namesake(name, builder.observed)
+    if namesake is not None:
+        builder.give_up(model.name, *namesake, because=because)
+        return False
     needs = builder.needs(source)
     if to is None and because[0].kind != "moved":
         builder.add_verify(model, source)
@@ -175,13 +197,19 @@ def add_copy(
             retries=model.spec.retries,
         )
     )
+    return True
+
+
+def describe_stub(there: ObservedModel) -> str:
+    """What is there instead of a model."""
+    return f"a cloud stub for {there.stands_for}" if there.stands_for else "a cloud stub"
 
 
 def rename(builder: PlanBuilder, model: DesiredModel) -> bool:
     """Plan to copy `model` from the name it had before; False when there is nothing to copy, or the wrong thing."""
     former = model.spec.moved_from
     before = builder.find(former)
-    if former is None or before is None or builder.leaves_alone(former):
+    if former is None or before is None or builder.leaves_alone(former) or builder.stub_at(former, model):
         return False
     if model.spec.digest and not meets_pin(model, before, builder.observed):
         return False
@@ -227,8 +255,12 @@ def _compare_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) 
     own, origin = builder.find(model.name), builder.find(source)
     if own is None:
         return Differs(builder.why(model.name, "missing"))
+    if is_unwanted_stub(model, own):
+        return Differs(builder.why(model.name, "missing", observed=describe_stub(own)))
     if tolerates_content(model.spec):
         return InSync()
+    if origin is not None and is_unwanted_stub(model, origin):
+        return Unknown(waits_for=source)
     if source in builder.replaced:
         return Differs(builder.why(model.name, "base", desired=str(source)))
     if origin is None:
@@ -295,7 +327,7 @@ def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Becau
 
 def _is_good(builder: PlanBuilder, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:
     """Whether what is under the reference's tag may be copied."""
-    if is_unusable(source, builder.observed):
+    if is_unusable(source, builder.observed) or is_unwanted_stub(model, source):
         return False
     if pins_of(model.spec):
         return meets_pin(model, source, builder.observed)
@@ -312,6 +344,8 @@ def _was_just_pulled(builder: PlanBuilder, pull: Pull) -> bool:
 def _has_moved(builder: PlanBuilder, model: DesiredModel, own: ObservedModel, source: ObservedModel) -> bool:
     """Whether the name must follow the reference's tag: not what was copied there, and not good by itself either."""
     if own.digest == source.digest or model.spec.digest or tolerates_content(model.spec):
+        return False
+    if is_unwanted_stub(model, source):
         return False
     match model.spec.update:
         case "never":
@@ -330,6 +364,8 @@ def _compare_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Comp
         return Differs(builder.why(model.name, "missing"))
     if is_unusable(own, builder.observed):
         return Differs(builder.why(model.name, "missing", observed="listed, but it cannot be opened"))
+    if is_unwanted_stub(model, own):
+        return Differs(builder.why(model.name, "missing", observed=describe_stub(own)))
     if tolerates_content(model.spec):
         return InSync()
     if pin is not None and not meets_pin(model, own, builder.observed):

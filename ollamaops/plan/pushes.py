@@ -56,7 +56,7 @@ def _is_same(model: DesiredModel, own: ObservedModel, answer: RegistryAnswer, ob
         frozenset(model.spec.accepts),
         source.digests if source else frozenset(),
     )
-    return any({own.digest, answer.registry_digest} <= digests for digests in contents)
+    return any(own.digests | {answer.registry_digest} <= digests for digests in contents)
 
 
 def _in_registry(builder: PlanBuilder, ref: ModelName) -> str:
@@ -78,8 +78,9 @@ def _add_push(builder: PlanBuilder, model: DesiredModel, ref: ModelName) -> None
         )
         return
     own, alias = builder.find(name), builder.find(ref)
-    if ref != name and (name in builder.changing or not own or not alias or alias.digest != own.digest):
-        add_copy(builder, model, name, because, to=ref)
+    is_alias = ref == name or (name not in builder.changing and own and alias and alias.digest == own.digest)
+    if not is_alias and not add_copy(builder, model, name, because, to=ref):
+        return
     builder.add(
         PushModel(
             host=builder.host,

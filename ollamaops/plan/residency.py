@@ -132,7 +132,7 @@ def _plan_load(builder: PlanBuilder, model: DesiredModel) -> None:
     name = model.name
     if builder.find(name) is None and name not in builder.changing:
         return  # why it is not there has been said
-    problem = cannot_stay(name, builder.find(name), builder.features)
+    problem = cannot_stay(name, None if name in builder.changing else builder.find(name), builder.features)
     if problem is not None:
         builder.note(name, problem, "leave out resident")
         return
@@ -243,7 +243,10 @@ def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
     """Nothing is unloaded that another model which shares its weights is declared to have in memory."""
     name, own = model.name, builder.find(model.name)
     loaded = builder.observed.loaded or ()
-    runners = [one for one in loaded if own and (one.name == name or one.serves(name, own.digest))]
+    if own is None:
+        return
+    by_name = [one for one in loaded if _is_listed_as(own, one, builder)]
+    runners = [one for one in loaded if one in by_name or one.serves(name, own.digest)]
     if not runners:
         return
     residents = (other.name for other in builder.desired.declared if wants_loaded(other.spec))
@@ -256,7 +259,7 @@ def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
             "leave out resident: false",
         )
         return
-    if all(one.name != name for one in runners):
+    if not by_name:
         _tell_of_sharer(builder, model, runners[0])
         return
     if name in builder.options.residency_done:
@@ -274,6 +277,10 @@ def _plan_unload(builder: PlanBuilder, model: DesiredModel) -> None:
             retries=model.spec.retries,
         )
     )
+
+
+def _is_listed_as(own: ObservedModel, one: Loaded, builder: PlanBuilder) -> bool:
+    return one.name == own.name if builder.features.folds_case else one.name.full == own.name.full
 
 
 def _tell_of_sharer(builder: PlanBuilder, model: DesiredModel, one: Loaded) -> None:

@@ -122,9 +122,10 @@ def _drop(owner: ModelName, digests: Mapping[ModelName, str]) -> tuple[Step, ...
     return (*in_the_way, Step(_spelt(owner, digests), aside))
 
 
-def _spelt(name: ModelName, digests: Iterable[ModelName]) -> ModelName:
+def _spelt(name: ModelName, digests: Mapping[ModelName, str]) -> ModelName:
     """The name as the host spells it, if it is there."""
-    return next((one for one in digests if one == name), name)
+    same = [one for one in digests if one == name] if name in digests else []
+    return name if any(one.full == name.full for one in same) else next(iter(same), name)
 
 
 def commit(
@@ -188,7 +189,7 @@ def sweep(
     """
     declared = dict.fromkeys(names_of(models), 0) | {model.name: versions_to_keep(model) for model in models}
     verified = names_of(model for model in models if model.name in stands) | set(stands)
-    owners = owners_of((*declared, *digests))
+    owners = owners_of((*digests, *declared))  # the declared spelling wins where it matters
     reserved = [name for name in digests if name.is_aside]
     orphans = (name for name in reserved if name not in owners)
     steps = [

@@ -22,6 +22,7 @@ from ollamaops.manifest.types import ModelSpec, Policy, Pull
 from ollamaops.names import Digest, NamePattern
 from ollamaops.observe.run import RunOptions
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import CopyModel, HostPlan, LoadModel, Plan, id_of
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.lookups import is_rolled_back, rollback_key_of
@@ -232,7 +233,7 @@ def rolled(models: list[ModelSpec], *there: str, version: int = 1) -> HostPlan:
     observed = ObservedHost(
         host="gpu-1",
         features=features_of(ServerVersion.parse("0.33.0")),
-        models={model: one for model, one in digests.items() if not model.is_aside},
+        models=Listing((model, one) for model, one in digests.items() if not model.is_aside),
         set_aside={model: one.digest for model, one in digests.items() if model.is_aside},
     )
     desired = build_desired("gpu-1", models)
@@ -282,7 +283,7 @@ def test_a_hold_depends_on_the_entry_and_on_what_is_there() -> None:
         observed = ObservedHost(
             host="gpu-1",
             features=features_of(ServerVersion.parse("0.33.0")),
-            models={model.name: ObservedModel(name=model.name, digest="d")},
+            models=Listing([(model.name, ObservedModel(name=model.name, digest="d"))]),
             memory={model.name: memory},
         )
         [now] = build_desired("gpu-1", [spec]).models

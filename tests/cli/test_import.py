@@ -22,6 +22,7 @@ from ollamaops.manifest.types import Build, HostSpec, ModelSpec
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.importing import Imported, import_host, names_in_doubt
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.report.manifest_text import render_manifest
@@ -243,15 +244,18 @@ def a_host(
     return ObservedHost(
         host="h",
         features=features_of(ServerVersion.parse("0.33.0")),
-        models={
-            names[name]: ObservedModel(
-                name=names[name],
-                digest=digest * 64,
-                parent=parent.get(name, ""),
-                modified_at=written.get(name, ""),
+        models=Listing(
+            (
+                names[name],
+                ObservedModel(
+                    name=names[name],
+                    digest=digest * 64,
+                    parent=parent.get(name, ""),
+                    modified_at=written.get(name, ""),
+                ),
             )
             for name, digest in digests.items()
-        },
+        ),
         shown={
             names[name]: Contents(digest=digest * 64, blobs=(Digest.of(b"weights"),), system=f"I am {digest}")
             for name, digest in digests.items()

@@ -72,6 +72,7 @@ BOUNDARIES = [
     ("min_p", "0.3.0", "0.3.1"),
     ("embed_empty_loads", "0.3.5", "0.3.6"),
     ("format_takes_schema", "0.4.7", "0.5.0"),
+    ("folds_case", "0.5.1", "0.5.2"),
     ("structured_create", "0.5.4", "0.5.5"),
     ("stream_false_waits_to_end", "0.6.8", "0.7.0"),
     ("renderer_and_parser", "0.11.11", "0.12.0"),

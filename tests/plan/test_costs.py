@@ -5,6 +5,7 @@ from __future__ import annotations
 from ollamaops.manifest.types import Copy, ModelSpec, Pull
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import Cost, PullModel
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.observed import ObservedHost, RegistryAnswer
@@ -26,7 +27,7 @@ def costs(*specs: ModelSpec, present: tuple[str, ...] = (), **upstream: Registry
     observed = ObservedHost(
         host="h",
         features=FEATURES,
-        models={},
+        models=Listing(),
         upstream={ModelName.parse(name): value for name, value in upstream.items()},
         present_blobs=frozenset(Digest.of(name.encode()) for name in present),
     )

@@ -16,6 +16,7 @@ from ollamaops.manifest.types import Build, Copy, ModelSpec, Pull, WeightsFile
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import (
     Action,
     Blob,
@@ -74,7 +75,9 @@ def a_host(sizes: Mapping[str, int] | None = None, version: str = "0.12.11", **p
     }
     upstream = {a_name(name): value for name, value in parts.pop("upstream", {}).items()}
     features = features_of(ServerVersion.parse(version))
-    return ObservedHost(host="h", features=features, models=models, upstream=upstream, **parts)
+    return ObservedHost(
+        host="h", features=features, models=Listing(models.items()), upstream=upstream, **parts
+    )
 
 
 def refused(
@@ -253,7 +256,7 @@ def test_models_with_the_same_weights_take_their_room_once(how: str, disk: int, 
             specs.append(ModelSpec(name=a_name("two"), source=Copy(source=a_name("one"))))
         case "told":
             made = {key(name): replace(models[key(name)], parent="base:latest") for name in names[1:]}
-            observed = replace(observed, models={**models, **made})
+            observed = replace(observed, models=Listing({**models, **made}.items()))
         case "shown":
             shown = {one: Contents(digest=model.digest, blobs=weights) for one, model in models.items()}
             observed = replace(observed, shown=shown)
@@ -265,7 +268,8 @@ def test_models_with_the_same_weights_take_their_room_once(how: str, disk: int, 
             observed = replace(observed, memory=memory)
         case _:
             observed = replace(
-                observed, models={one: replace(model, digest="0" * 64) for one, model in models.items()}
+                observed,
+                models=observed.models.map(lambda model: replace(model, digest="0" * 64)),
             )
     assert (refused([a_pull("new")], observed, disk, *specs) is not None) is is_refused
 
@@ -281,7 +285,7 @@ def test_models_that_were_made_from_each_other_are_no_endless_tale() -> None:
     observed = a_host({"a": 10, "b": 10}, upstream={"new": an_upstream(new=1)})
     parents = {"a": "b", "b": "a"}
     models = {one: replace(model, parent=parents[str(one.model)]) for one, model in observed.models.items()}
-    assert refused([a_pull("new")], replace(observed, models=models), 5) is not None
+    assert refused([a_pull("new")], replace(observed, models=Listing(models.items())), 5) is not None
 
 
 @pytest.mark.parametrize(

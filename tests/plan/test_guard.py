@@ -15,6 +15,7 @@ from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.observe.host import clocks_of
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -56,7 +57,9 @@ def a_copy(name: str, source: str = "base") -> CopyModel:
 
 def a_host(*names: str) -> ObservedHost:
     models = {a_name(name): ObservedModel(name=a_name(name), digest="0" * 64) for name in names}
-    return ObservedHost(host="h", features=features_of(ServerVersion.parse("0.33.0")), models=models)
+    return ObservedHost(
+        host="h", features=features_of(ServerVersion.parse("0.33.0")), models=Listing(models.items())
+    )
 
 
 def a_spec(name: str, **parts: Any) -> ModelSpec:

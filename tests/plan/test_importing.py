@@ -8,6 +8,7 @@ from ollamaops.manifest.types import Build, Copy, Pull, Source
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.importing import import_host
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 
@@ -20,7 +21,7 @@ def source_of_child(base: Contents, child: Contents, *, same_digest: bool = Fals
     observed = ObservedHost(
         host="h",
         features=features_of(ServerVersion.parse("0.33.0")),
-        models={name: ObservedModel(name=name, digest=digest, parent="") for name, digest in digests.items()},
+        models=Listing((name, ObservedModel(name=name, digest=digest)) for name, digest in digests.items()),
         shown={BASE: base, CHILD: child},
     )
     return {spec.name: spec.source for spec in import_host(observed).specs}[CHILD]

@@ -25,6 +25,7 @@ from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import (
     DeleteModel,
     HostPlan,
@@ -102,7 +103,7 @@ def test_the_order_of_entries_and_models_changes_nothing(
         desired.policy,
         are_pushed=bool(desired.pushes),
     )
-    models = dict(data.draw(st.permutations(list(observed.models.items()))))
+    models = Listing(data.draw(st.permutations(list(observed.models.items()))))
     again = plan_host(other, replace(observed, models=models), PlanOptions())
     assert fingerprint(Plan(hosts=(again,))) == fingerprint(Plan(hosts=(plan,)))
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import ModelName
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import CopyModel, CreateModel, Fact, HostPlan, PullModel, PushModel, VerifyModel
 from ollamaops.plan.desired import build_desired
 from ollamaops.plan.expectations import Expectation
@@ -33,11 +34,11 @@ def observed(**digests: str) -> ObservedHost:
     return ObservedHost(
         host="gpu-1",
         features=features_of(ServerVersion.parse("0.33.0")),
-        models={
-            model: ObservedModel(name=model, digest=digest)
+        models=Listing(
+            (model, ObservedModel(name=model, digest=digest))
             for model, digest in models.items()
             if not model.is_aside
-        },
+        ),
         set_aside={model: digest for model, digest in models.items() if model.is_aside},
     )
 

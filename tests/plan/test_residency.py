@@ -17,6 +17,7 @@ from ollamaops.manifest.types import Build, Copy, ModelSpec, Policy, Pull, Sourc
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import HostPlan, LoadModel, id_of
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
@@ -68,7 +69,7 @@ def loaded(name: str, word: str = "", **rest: Any) -> Loaded:
 def a_host(*models: ObservedModel, running: tuple[Loaded, ...] | None = ()) -> ObservedHost:
     features = features_of(ServerVersion.parse("0.33.0"))
     return ObservedHost(
-        host="h", features=features, models={model.name: model for model in models}, loaded=running
+        host="h", features=features, models=Listing((model.name, model) for model in models), loaded=running
     )
 
 
@@ -116,7 +117,10 @@ def test_what_is_not_there_is_not_unloaded() -> None:
     ("model", "said"),
     [
         (a_model("a:cloud", is_cloud=True), "runs on ollama.com, so it cannot be kept in this host's memory"),
-        (a_model("stub", is_cloud=True), "runs on ollama.com, so it cannot be kept in this host's memory"),
+        (
+            a_model("a:1b-cloud", is_cloud=True),
+            "runs on ollama.com, so it cannot be kept in this host's memory",
+        ),
         (a_model("a:local"), "cannot be loaded: servers from 0.18.0 on would load 'a:latest' instead"),
     ],
 )

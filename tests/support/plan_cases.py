@@ -29,6 +29,7 @@ from ollamaops.manifest.types import (
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -257,16 +258,22 @@ def _digests(words: str | list[str]) -> tuple[Digest, ...]:
 
 def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple[ObservedHost, Lookups]:
     """The host as a look at it gives it, only what has to be looked into being shown; and what that was."""
-    models = {a_name(name): an_observed(name, info or {}) for name, info in tree.get("host", {}).items()}
+    models = [an_observed(name, info or {}) for name, info in tree.get("host", {}).items()]
     contents = {
         a_name(name): a_contents(name, info or {})
         for name, info in tree.get("host", {}).items()
         if not (info or {}).get("cloud") and not (info or {}).get("damaged")
     }
+    features = features_of(ServerVersion.parse(str(tree.get("version", "0.33.0"))))
     observed = ObservedHost(
         host=HOST,
-        features=features_of(ServerVersion.parse(str(tree.get("version", "0.33.0")))),
-        models=models,
+        features=features,
+        models=Listing(
+            ((model.name, model) for model in models),
+            folds_case=features.folds_case,
+            unreadable={a_name(name): why for name, why in tree.get("unreadable", {}).items()},
+            unnamed=tuple(tree.get("unnamed", [])),
+        ),
         pushed={
             (a_name(name), a_name(ref)): frozenset(a_digest(digest).hex for digest in digests)
             for name, (ref, *digests) in tree.get("pushed", {}).items()

@@ -19,6 +19,7 @@ from ollamaops.manifest.types import AbsentSpec, Build, Copy, ModelSpec, Policy,
 from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.ollama.contents import NO_TEMPLATE, Contents
 from ollamaops.ollama.features import Features, ServerVersion, features_of
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
@@ -115,11 +116,11 @@ class World:
         observed = ObservedHost(
             host=HOST,
             features=self.features,
-            models={
-                name: ObservedModel(name=name, digest=inside.digest)
+            models=Listing(
+                (name, ObservedModel(name=name, digest=inside.digest))
                 for name, inside in self.models.items()
                 if not name.is_aside
-            },
+            ),
             set_aside={name: inside.digest for name, inside in self.models.items() if name.is_aside},
             memory=dict(self.memory),
             pushed=dict(self.pushed),
