@@ -14,6 +14,7 @@ from ollamaops.cli.context import load, open_engine
 from ollamaops.cli.options import Shared, command_with_shared, read_option
 from ollamaops.cli.printing import write
 from ollamaops.errors import OllamaopsError, UsageError
+from ollamaops.files.output import write_output
 from ollamaops.manifest.hosts import LOCAL_HOST, parse_ollama_host
 from ollamaops.manifest.load import load_manifest
 from ollamaops.manifest.types import Build, HostSpec, Manifest, ModelSpec, Pull
@@ -35,7 +36,7 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
     The server is URL, or the host of the manifest given with -f, or OLLAMA_HOST. Writes to no server.
     """
 
-    if out and Path(out).exists():
+    if out and os.path.lexists(out):
         raise UsageError(f"{out} is already there", hint="choose another file")
     with open_engine(shared, manifest=_hosts_only(shared, url)) as engine:
         if len(engine.hosts) != 1:
@@ -50,7 +51,7 @@ def command(shared: Shared, url: str | None, out: str | None) -> int:
         write(text)
         return exits.DONE
     try:
-        Path(out).write_text(text, encoding="utf-8")
+        write_output(Path(out), text, is_new=True)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
     return exits.DONE

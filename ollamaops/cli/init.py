@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from ollamaops import exits
 from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import write
 from ollamaops.errors import UsageError
+from ollamaops.files.output import write_output
 from ollamaops.manifest.schema import manifest_schema
 
 MANIFEST = """\
@@ -41,13 +43,13 @@ def command(shared: Shared, folder: str) -> int:
     """Write a first manifest, ollamaops.yaml, and its schema into FOLDER. Never overwrites a manifest."""
 
     target = Path(folder) / "ollamaops.yaml"
-    if target.exists():
+    if os.path.lexists(target):
         raise UsageError(f"{target} is already there", hint="edit it, or choose another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(MANIFEST, encoding="utf-8")
+        write_output(target, MANIFEST, is_new=True)
         schema = json.dumps(manifest_schema(), indent=2, ensure_ascii=False)
-        (target.parent / "ollamaops.schema.json").write_text(schema + "\n", encoding="utf-8")
+        write_output(target.parent / "ollamaops.schema.json", schema + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}") from error
     if not shared.quiet:

@@ -11,6 +11,7 @@ from typing import cast
 
 from ollamaops.cli.options import Shared
 from ollamaops.errors import UsageError
+from ollamaops.files.output import write_output
 from ollamaops.plan.codec import Json
 from ollamaops.report.json_output import render_json
 from ollamaops.report.words import fit_encoding, wants_color
@@ -49,7 +50,7 @@ def write(text: str) -> None:
 def write_file(path: str, text: str) -> None:
     """Text to a file that an option names. UsageError when that cannot be done."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        write_output(Path(path), text)
     except OSError as error:
         raise UsageError(
             f"cannot write {path}: {(error.strerror or 'input/output error').lower()}"

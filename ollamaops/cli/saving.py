@@ -7,14 +7,15 @@ from pathlib import Path
 
 from ollamaops.engine import Engine
 from ollamaops.errors import UsageError
+from ollamaops.files.output import write_output
 from ollamaops.plan.actions import Plan
 
 
 def save_plan(plan: Plan, engine: Engine, path: str) -> None:
-    """Write the plan as JSON, with what it was made from."""
+    """Write the plan as JSON, with what it was made from, for this user only."""
     text = json.dumps(engine.save(plan), indent=2, ensure_ascii=False)
     try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_output(Path(path), text + "\n", is_private=True)
     except OSError as error:
         raise UsageError(f"cannot write the plan to {path}: {error.strerror}") from error
 

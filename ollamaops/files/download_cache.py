@@ -20,6 +20,7 @@ from typing import Protocol
 from ollamaops.errors import Cancelled, DigestMismatch, WeightsError
 from ollamaops.files.digest import BLOCK_BYTES, CancelCheck, FileFacts, ProgressSink, stamp_of
 from ollamaops.files.location import RemoteFile
+from ollamaops.files.output import make_private_folder
 from ollamaops.names import Digest
 from ollamaops.units import format_size
 
@@ -59,7 +60,7 @@ class DownloadCache:
         Cancelled, and what `open_at` and its reading raise.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             with self._locked(file, cancel) as part:
                 return self._find(file) or self._download(file, part, open_at, on_progress, cancel)
         except OSError as error:

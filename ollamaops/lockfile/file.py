@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ollamaops.errors import ManifestError, Problem, StateError
+from ollamaops.files.output import inside_its_folder
 from ollamaops.lockfile.lock import ANEW_HINT, MAX_LOCK_CHARACTERS, Lock, parse_lock, render_lock
 
 _MODE = 0o666
@@ -38,10 +39,10 @@ def load_lock(path: Path) -> Lock | None:
 def save_lock(path: Path, lock: Lock) -> bool:
     """Write the lock unless the file has exactly these bytes; True if it was written. StateError when it cannot be.
 
-    A symbolic link stays one: the file it leads to is replaced. The file keeps its permissions.
+    A symbolic link to a file of the same folder stays one: that file is replaced. The file keeps its permissions.
     """
     data = render_lock(lock).encode()
-    target = Path(os.path.realpath(path))
+    target = inside_its_folder(path)
     try:
         if target.exists() and target.read_bytes() == data:
             return False

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ollamaops.errors import StateError
+from ollamaops.files.output import make_private_folder
 
 FILE_NAME = "audit.jsonl"
 
@@ -25,7 +26,7 @@ class AuditLog:
         """Write one line, ASCII. StateError if the file cannot be written; TypeError for what is not JSON."""
         line = (json.dumps(entry) + "\n").encode("ascii")
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 written = os.write(descriptor, line)

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ollamaops.errors import StateError, cut_text
+from ollamaops.files.output import make_private_folder
 from ollamaops.state.upgrade import MIGRATIONS
 
 Cell = str | bytes | int | float | None
@@ -84,7 +85,7 @@ class Database:
     def _create_file(self) -> None:
         with _creating:
             if not self.path.exists():
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private_folder(self.path.parent)
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
 
     @contextmanager

@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from ollamaops.errors import StateError
+from ollamaops.files.output import make_private_folder
 
 FOLDER = "locks"
 _MOST_BYTES = 4096
@@ -121,7 +122,7 @@ class HostLock:
     def take(self, owner: LockOwner) -> LockOwner | None:
         """Take the lock; None when it is ours now, else who has it. StateError if the file cannot be used."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 other = _lock(descriptor, owner)
