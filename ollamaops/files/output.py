@@ -38,10 +38,8 @@ def write_output(path: Path, text: str, *, is_private: bool = False, is_new: boo
 def make_private_folder(folder: Path) -> None:
     """Make the folder, and those above it that are missing, for this user only. OSError."""
     for path in (*reversed(folder.parents), folder):
-        if not path.exists():
+        if path == folder or not path.exists():
             path.mkdir(mode=0o700, exist_ok=True)
-        if not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
 def inside_its_folder(path: Path) -> Path:
