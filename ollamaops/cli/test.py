@@ -27,7 +27,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     """Check models against their `expect:` on every host that has them. Loads models, changes none.
 
     MODEL is a name or a glob. Exit 0 when everything is as expected, 5 when something is not, 3 when a host could
-    not be reached.
+    not be reached or a model gave no answer to judge, 1 when no host could be reached.
     """
 
     asked = replace(shared, targets=(*shared.targets, *models))

@@ -76,7 +76,8 @@ def verify_hosts(
     """Each host's verdicts on the models of its task that have expectations, in the order of `tasks`.
 
     The models of one host are asked one after the other, because they share its memory. `on_model` is told each model
-    before it is asked, from any thread. A host that goes away keeps the verdicts it has given.
+    before it is asked, from any thread. What fails while the host still answers is one model's verdict; a host that
+    goes away keeps the verdicts it has given.
     """
 
     def verify(task: HostTask) -> HostVerdicts:
@@ -88,12 +89,23 @@ def verify_hosts(
                 if model.expect:
                     if on_model is not None:
                         on_model(host.name, model.name)
-                    verdicts.append(_verdict(host, observed, model.name, read_expectations(model.expect)))
+                    verdicts.append(_try(host, observed, model.name, read_expectations(model.expect)))
 
         lost = reach(task, run, ask)
         return HostVerdicts(host=task.spec.name, verdicts=tuple(verdicts), unreached=lost)
 
     return for_each(tasks, verify, jobs=run.options.jobs)
+
+
+def _try(
+    host: HostSession, observed: ObservedHost, name: ModelName, expectations: Sequence[Expectation]
+) -> Verdict:
+    """The verdict, or why there is none although the host still answers; RemoteError if it does not."""
+    try:
+        return _verdict(host, observed, name, expectations)
+    except RemoteError as error:
+        host.with_retries(partial(host.client.version))
+        return Verdict(model=name, expectations=len(expectations), error=str(error), hint=error.hint)
 
 
 def _verdict(

@@ -149,18 +149,23 @@ class Failure(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What became of a model's expectations: none of them failed, or each failure in the order of the manifest."""
+    """What became of a model's expectations: none of them failed, or each failure in the order of the manifest.
+
+    `error`: there is no verdict, because something else than the model failed.
+    """
 
     model: ModelName
     expectations: int
     failures: tuple[Failure, ...] = ()
+    error: str = ""
+    hint: str | None = None
     load_s: float = 0.0
     tokens_per_s: float | None = None
     seconds: float = 0.0
 
     @property
     def is_met(self) -> bool:
-        return not self.failures
+        return not (self.failures or self.error)
 
 
 def without_thinking(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
-from ollamaops.exits import CHANGES, DONE, INTERRUPTED, PARTIAL, REFUSED, UNEXPECTED, worst
+from ollamaops.exits import CHANGES, DONE, ERROR, INTERRUPTED, PARTIAL, REFUSED, UNEXPECTED, worst
 from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
 from ollamaops.plan.expectations import Verdict
@@ -134,9 +134,14 @@ class HostVerdicts(Struct, frozen=True, kw_only=True):
 
 
 def code_of_verdicts(hosts: Iterable[HostVerdicts]) -> int:
-    """The exit code of `ollamaops test`."""
+    """The exit code of `ollamaops test`: without a single host that was reached nothing is known."""
     hosts = tuple(hosts)
-    is_met = all(verdict.is_met for host in hosts for verdict in host.verdicts)
+    verdicts = [verdict for host in hosts for verdict in host.verdicts]
+    are_all_lost = bool(hosts) and not verdicts and all(host.unreached for host in hosts)
+    is_partial = any(host.unreached for host in hosts) or any(verdict.error for verdict in verdicts)
     return worst(
-        DONE, DONE if is_met else UNEXPECTED, PARTIAL if any(host.unreached for host in hosts) else DONE
+        DONE,
+        ERROR if are_all_lost else DONE,
+        UNEXPECTED if any(verdict.failures for verdict in verdicts) else DONE,
+        PARTIAL if is_partial else DONE,
     )

@@ -42,11 +42,13 @@ def _suite(host: str, cases: list[tuple[str, Cell]]) -> Iterator[str]:
 
 
 def _suite_of_verdicts(host: HostVerdicts) -> Iterator[str]:
-    failed, errors = sum(not verdict.is_met for verdict in host.verdicts), int(host.unreached is not None)
+    lost, failed = int(host.unreached is not None), sum(bool(verdict.failures) for verdict in host.verdicts)
+    errors = lost + sum(bool(verdict.error) for verdict in host.verdicts)
     name = _escape(host.host)
-    yield _head(host.host, tests=len(host.verdicts) + errors, failures=failed, errors=errors, skipped=0)
+    yield _head(host.host, tests=len(host.verdicts) + lost, failures=failed, errors=errors, skipped=0)
     for verdict in host.verdicts:
         failures = "".join(f'<failure message="{_escape(str(failure))}"/>' for failure in verdict.failures)
+        failures += f'<error message="{_escape(verdict.error)}"/>' if verdict.error else ""
         yield (
             f'    <testcase classname="{name}" name="{_escape(str(verdict.model))}" '
             f'time="{verdict.seconds:.3f}">{failures}</testcase>\n'

@@ -34,6 +34,9 @@ def _verdict_lines(host: str, verdict: Verdict) -> Iterator[Line]:
     subject, hosts = str(verdict.model), (host,)
     if verdict.is_met:
         yield Line(mark="passed", subject=subject, hosts=hosts, text=_render_met(verdict))
+    if verdict.error:
+        text = f"not known: {without_host(host, verdict.error)}"
+        yield Line(mark="unknown", subject=subject, hosts=hosts, text=text, hint=verdict.hint)
     for failure in verdict.failures:
         yield Line(mark="failed", subject=subject, hosts=hosts, text=str(failure), hint=failure.hint)
 
@@ -50,8 +53,13 @@ def summarize_verdicts(hosts: Sequence[HostVerdicts]) -> str:
     unreached = sum(1 for host in hosts if host.unreached)
     if not verdicts and not unreached:
         return "nothing to test: no model of these hosts has expect:"
-    passed = sum(verdict.is_met for verdict in verdicts)
-    counts = [f"{passed} passed"] + ([f"{len(verdicts) - passed} failed"] if passed < len(verdicts) else [])
+    passed, unknown = (
+        sum(verdict.is_met for verdict in verdicts),
+        sum(bool(verdict.error) for verdict in verdicts),
+    )
+    failed = len(verdicts) - passed - unknown
+    counts = [f"{passed} passed"]
+    counts += [f"{count} {what}" for count, what in ((failed, "failed"), (unknown, "unknown")) if count]
     tested = f"{plural(len(verdicts), 'model')} tested on {plural(len(hosts) - unreached, 'host')}"
     away = f"; {plural(unreached, 'host')} not reached" if unreached else ""
     return f"{tested}: {', '.join(counts)}{away}"
@@ -79,6 +87,7 @@ def _verdict_to_json(verdict: Verdict) -> Json:
     return {
         "model": str(verdict.model),
         "passed": verdict.is_met,
+        "error": verdict.error or None,
         "expectations": verdict.expectations,
         "load_s": verdict.load_s,
         "tokens_per_s": verdict.tokens_per_s,

@@ -14,6 +14,8 @@ from patience import PATIENCE_S
 from pulled_models import World
 
 from ollamaops.cli.main import run
+from ollamaops.sandbox.fault_injection import with_faults
+from ollamaops.sandbox.fault_script import parse_faults
 from ollamaops.sandbox.server import Sandbox
 
 MODEL = "llama3.2:3b"
@@ -97,6 +99,36 @@ def test_a_host_that_is_not_reached_ends_3_and_a_failure_counts_more(
     assert [host["reached"] for host in document["hosts"]] == [False, True]
     world.declare({"name": MODEL, "expect": PING})
     assert world.run("test")[0] == 5
+
+
+@pytest.mark.usefixtures("hurry")
+def test_one_answer_that_ends_early_leaves_that_model_unknown_and_the_others_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], host: Sandbox
+) -> None:
+    rule = {"on": {"endpoint": "generate", "model": MODEL}, "do": {"cut": "mid-line"}}
+    with Sandbox(host.store.root, faults=with_faults(parse_faults(json.dumps([rule])))) as faulty:
+        world = World(tmp_path, capsys, hosts={"gpu-1": {"url": faulty.url}})
+        world.declare({"name": MODEL, "expect": PONG}, {"name": "llama3.2:1b", "expect": PONG})
+        code, text = world.run("test", "--junit", str(tmp_path / "report.xml"))
+        document = json.loads(world.run("test", "-o", "json")[1])
+    assert code == 3, text
+    assert f"? {MODEL} on gpu-1: not known: " in text
+    assert "not reached" not in text
+    assert text.endswith("2 models tested on 1 host: 1 passed, 1 unknown\n")
+    [suite] = ElementTree.parse(tmp_path / "report.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "1")
+    [found] = document["hosts"]
+    assert (found["reached"], [model["passed"] for model in found["models"]]) == (True, [False, True])
+    assert [bool(model["error"]) for model in found["models"]] == [True, False]
+
+
+@pytest.mark.usefixtures("hurry")
+def test_without_a_host_that_is_reached_nothing_is_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path, capsys, hosts={"dead": {"url": "http://127.0.0.1:9", "timeout": "1s"}})
+    world.declare({"name": MODEL, "expect": PONG})
+    assert world.run("test")[0] == 1
 
 
 def test_without_expectations_there_is_nothing_to_test_and_that_is_said(world: World) -> None:
