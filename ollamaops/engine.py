@@ -127,13 +127,13 @@ class Engine:
         return plan_tasks(self.tasks, self.run)
 
     def drift(self) -> Plan:
-        """As `plan`, without costs and safety rules: its actions are what differs, and why."""
-        options = replace(self.run.options, costs=False, guarded=False)
+        """As `plan`, without safety rules: its actions are what differs, and why."""
+        options = replace(self.run.options, guarded=False)
         return plan_tasks(self.tasks, replace(self.run, options=options))
 
     def plan_prune(self) -> Plan:
         """The deletion of undeclared models, as far as the policy's `prune` allows it."""
-        options = replace(self.run.options, costs=False, prune_only=True)
+        options = replace(self.run.options, prune_only=True)
         return replace(plan_tasks(self.tasks, replace(self.run, options=options)), kind="prune")
 
     def plan_rollback(self, version: int = 1) -> Plan:
@@ -272,7 +272,7 @@ def make_plan(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool =
 
 
 def drift(manifest: Manifest, *, state_dir: Path | str, ask_registry: bool = True, jobs: int = 8) -> Plan:
-    """What differs from the manifest: as `make_plan`, without costs and safety rules. No actions and no unreached
+    """What differs from the manifest: as `make_plan`, without safety rules. No actions and no unreached
     hosts: everything is as declared.
 
     Errors: WeightsError, StateError.

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ from ollamaops.registry.documents import Layer, digest_set
 RETRIES = 2
 LONGEST_WAIT_S = 10.0
 MAX_KEPT_BYTES = 1024 * 1024
+MOST_TAGS = 5
 
 Result = TypeVar("Result")
 
@@ -132,7 +134,21 @@ class RegistryCache:
         except OllamaopsError as error:
             cause = _cause(error)
             said = _of_registry(error, name) if cause == "unreached" else str(error)
-            return Unanswered(error=said, hint=error.hint, cause=cause)
+            hint = self._suggest_tags(name, insecure) if cause == "gone" else None
+            return Unanswered(error=said, hint=hint or error.hint, cause=cause)
+
+    def _suggest_tags(self, name: ModelName, insecure: bool) -> str | None:
+        """Which tags there are in the place of one that is not; None if the registry does not tell."""
+        try:
+            tags = _unless_stopped(lambda: self._open().tags(name, insecure), self._cancel)
+        except Cancelled:
+            raise
+        except OllamaopsError:
+            return None
+        near = get_close_matches(name.tag, tags, n=MOST_TAGS)
+        shown = [*near, *sorted(set(tags) - set(near))][:MOST_TAGS]
+        more = f" and {len(tags) - len(shown)} more" if len(tags) > len(shown) else ""
+        return f"check the tag: {name.repository} has {', '.join(shown)}{more}" if shown else None
 
     def _with_retries(self, question: Callable[[], Result]) -> Result:
         """`question`, asked again when the registry itself said that this may help, and soon."""

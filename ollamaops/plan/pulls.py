@@ -84,6 +84,10 @@ def _refusal(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> tuple[str
         return namesake
     if builder.leaves_alone(pull.ref):
         return f"'{pull.ref}' would have to be pulled, but policy.ignore covers it", "take it out of ignore"
+    answer = builder.observed.upstream.get(pull.ref)
+    if answer is not None and answer.gone:
+        asked = "if only the host may see it, --no-registry lets it try"
+        return "its registry has no such model or tag", "; ".join(filter(None, (answer.hint, asked)))
     pins, upstream = pins_of(model.spec), upstream_of(model, builder.observed)
     if upstream is not None and upstream.foreign:
         return f"'{pull.ref}' is not an Ollama model: its registry has something else there", NO_MODEL_HINT
@@ -386,6 +390,10 @@ def _compare_with_latest(
     if known is not None:
         return Differs(builder.why(model.name, "content", desired=known.registry_digest, observed=own.digest))
     answer = builder.observed.upstream.get(pull.ref)
+    if answer is not None and answer.gone:
+        return Unknown(
+            "whether it is the latest is not known: its registry has no such tag any more", answer.hint
+        )
     error = answer.error if answer else "the registry was not asked"
     return Unknown(
         f"whether it is the latest is not known: {error}",

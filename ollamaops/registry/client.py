@@ -45,6 +45,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_TOKEN_BYTES = 256 * 1024
 
 _ANY_MANIFEST = ", ".join((MANIFEST_TYPE, OCI_MANIFEST_TYPE, LIST_TYPE, OCI_INDEX_TYPE))
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _PATIENCE, _SMALL_PATIENCE = 10, 2  # times the timeout
 _NO_LOGIN_HINT = (
@@ -122,6 +123,15 @@ class RegistryClient:
             answer = ask(accept=_ANY_MANIFEST)
         _raise_for_status(answer, target.host, subject)
         return _fetched(name, answer, target.host, subject, child)
+
+    def tags(self, name: ModelName, insecure: bool = False) -> tuple[str, ...]:
+        """The tags in the repository of `name`, as far as the registry lists them: ollama.com does not. Errors as
+        those of `manifest`."""
+        target = self._target(name, insecure)
+        subject = f"tags of {name.display}"
+        answer = self._ask(target, f"{target.base_url}/v2/{target.repository}/tags/list", subject)
+        _raise_for_status(answer, target.host, subject)
+        return _parse_tags(answer.body, target.host, subject)
 
     def blob_exists(self, name: ModelName, digest: Digest, insecure: bool = False) -> bool:
         """Whether the registry has the blob in the repository of `name`; its bytes are not read."""
@@ -240,6 +250,18 @@ def _check_digest(body: bytes, expected: Digest, host: str, subject: str) -> Non
             status=200,
             hint="the registry, or something before it, changed what was stored there",
         )
+
+
+def _parse_tags(body: bytes, host: str, subject: str) -> tuple[str, ...]:
+    """Those in `{"tags": […]}` that a model's name can have."""
+    try:
+        tree = json.loads(body)
+    except (ValueError, RecursionError):
+        tree = None
+    tags = tree.get("tags") if isinstance(tree, dict) else None
+    if not isinstance(tags, list):
+        raise ProtocolError(f"{host}: {subject}: the answer has no list of tags", host=host)
+    return tuple(tag for tag in tags if isinstance(tag, str) and _TAG.fullmatch(tag))
 
 
 def _parse_token(body: bytes, host: str, subject: str) -> str:

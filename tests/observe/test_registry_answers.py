@@ -77,7 +77,7 @@ def test_what_a_push_has_changed_is_asked_for_again() -> None:
 @pytest.mark.parametrize(
     ("reply", "cause", "requests"),
     [
-        (Reply(404), "gone", 2),  # asked again with all media types
+        (Reply(404), "gone", 3),  # asked again with all media types, then for the tags there are
         (Reply(403), "refused", 1),
         (Reply(200, {}, b"<html>"), "refused", 1),
         (Reply(200, {"Docker-Content-Digest": str(Digest.of(b"other"))}, RAW), "tampered", 1),
@@ -93,6 +93,27 @@ def test_a_refusal_is_remembered_with_its_cause(reply: Reply, cause: str, reques
             assert answer.cause == cause
         assert len(server.requests) == requests
         assert registries.ask({a_name(server): True})[a_name(server)].answered
+
+
+@pytest.mark.parametrize(
+    ("listed", "hint"),
+    [
+        (["a", "b", "c", "d", "v10", "e"], "check the tag: team/mario has v10, a, b, c, d and 1 more"),
+        (["x", "y"], "check the tag: team/mario has x, y"),
+        ([], "check the name and the tag"),
+        ("no list", "check the name and the tag"),
+    ],
+)
+def test_of_a_tag_that_is_not_there_those_that_are_near_are_named(listed: object, hint: str) -> None:
+    tags = Reply(200, {}, json.dumps({"name": "team/mario", "tags": listed}).encode())
+
+    def answer(request: Request) -> Reply:
+        return tags if request.path.endswith("/v2/team/mario/tags/list") else Reply(404)
+
+    with asking(answer) as (registries, server):
+        found = registries.manifest(a_name(server), insecure=True)
+    assert isinstance(found, Unanswered)
+    assert (found.cause, found.hint) == ("gone", hint)
 
 
 def test_one_model_that_is_refused_does_not_speak_for_its_registry() -> None:

@@ -91,3 +91,43 @@ def test_what_differs_from_its_pin_is_drift_even_if_the_registry_has_moved_on(
     assert states(world) == {declared["name"]: "drifted", "bot:latest": "drifted"}
     code, said = world.run("diff", str(declared["name"]), "--detailed-exitcode")
     assert (code, f"+{good.hex}" in said) == (2, True), said
+
+
+def found(world: World, command: str) -> object:
+    """What a command says is to be done on the hosts, and what that adds up to."""
+    document = json.loads(world.run(*command.split(), "-o", "json")[1])
+    return [(host["actions"], host["unchanged"], host["notes"]) for host in document["hosts"]], document[
+        "summary"
+    ]
+
+
+@every_version
+def test_drift_and_plan_tell_the_same_bytes_and_announce_the_same_rebuilds(
+    version: str, world: World, server: Sandbox, registry: RunningRegistry, mario: str
+) -> None:
+    base = f"{registry.host}/{mario}"
+    world.declare(entry(registry, mario), {"name": "bot", "from": base, "system": "Be brief."})
+    assert world.run("apply", "-y")[0] == 0
+    publish(registry, mario, model=WEIGHTS_B)
+    requests.delete(f"{server.url}/api/delete", json={"model": base, "name": base}, timeout=PATIENCE_S)
+
+    plan, drift = found(world, "plan"), found(world, "drift")
+    assert plan == drift
+    assert f"~ bot:latest on gpu-1: create, its base {base} changes" in world.run("drift")[1]
+
+
+@every_version
+def test_a_tag_that_the_registry_does_not_have_is_said_when_planning_with_those_that_are_near(
+    version: str, world: World, registry: RunningRegistry, mario: str
+) -> None:
+    for tag in ("v1-q4", "other"):
+        publish(registry, mario.replace("v1", tag))
+    wrong = f"{registry.host}/{mario.replace('v1', 'v1-q5')}"
+    world.declare(entry(registry, mario), {"name": wrong, "insecure": True})
+
+    assert codes(world, "plan", "drift", "apply -y") == {"plan": 3, "drift": 2, "apply -y": 3}
+    said = world.run("plan")[1]
+    assert f"! {wrong} on gpu-1: not there: its registry has no such model or tag\n" in said
+    assert " has v1-q4, other, v1;" in said, said
+    assert "size not known" not in said
+    assert states(world) == {f"{registry.host}/{mario}": "in sync", wrong: "missing"}
