@@ -36,6 +36,7 @@ from ollamaops.plan.actions import HostPlan, Plan, UnreachedHost
 from ollamaops.plan.codec import Json, plan_from_json, plan_to_json
 from ollamaops.plan.observed import HostLoaded, ObservedHost
 from ollamaops.plan.pulls import pin_to_registry
+from ollamaops.plan.results import as_verdict
 from ollamaops.registry.client import RegistryClient
 from ollamaops.state.ledger import Ledger
 
@@ -129,7 +130,8 @@ class Engine:
     def drift(self) -> Plan:
         """As `plan`, without safety rules: its actions are what differs, and why."""
         options = replace(self.run.options, guarded=False)
-        return plan_tasks(self.tasks, replace(self.run, options=options))
+        plan = plan_tasks(self.tasks, replace(self.run, options=options))
+        return replace(plan, hosts=tuple(map(as_verdict, plan.hosts)))
 
     def plan_prune(self) -> Plan:
         """The deletion of undeclared models, as far as the policy's `prune` allows it."""

@@ -107,9 +107,12 @@ class ActionEnded(Stamp, frozen=True, kw_only=True):
 
 
 class RoundEnded(Stamp, frozen=True, kw_only=True):
-    """A fresh look after applying: `remaining` names what still differs (empty: the host is as declared)."""
+    """A fresh look after applying: `remaining` names what is still to do, `lasting` counts what differs and cannot be
+    changed, `unknown` what could not be found out. Nothing of these: the host is as declared."""
 
     round: int
+    lasting: int = 0
+    unknown: int = 0
     remaining: tuple[str, ...] = field(default=())
 
 

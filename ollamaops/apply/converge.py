@@ -37,7 +37,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.guard import changes_of
 from ollamaops.plan.residency import residents_of
-from ollamaops.plan.results import ActionResult, HostReport
+from ollamaops.plan.results import ActionResult, HostReport, as_verdict
 from ollamaops.plan.rollback import narrowed
 from ollamaops.plan.versions import names_of
 
@@ -128,11 +128,19 @@ class _Cycle:
             )
         except RemoteError as error:
             return unreached(host.name, host.run, error)
-        seen = narrowed(seen, self._agreed)
+        seen = as_verdict(narrowed(seen, self._agreed))
         self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
         lasting = {difference.model for note in seen.notes for difference in note.lasting}
         mark_doubtful(host, ({action.model for action in changes_of(seen)} | lasting) & host.touched)
-        host.emit(RoundEnded(**host.stamp(), round=report.rounds, remaining=tuple(map(id_of, seen.actions))))
+        host.emit(
+            RoundEnded(
+                **host.stamp(),
+                round=report.rounds,
+                remaining=tuple(map(id_of, seen.actions)),
+                lasting=sum(bool(note.lasting) for note in seen.notes),
+                unknown=sum(note.unresolved for note in seen.notes),
+            )
+        )
         return seen
 
     def _evicted(self, seen: HostPlan) -> dict[ModelName, tuple[ModelName, ...]] | None:

@@ -150,7 +150,8 @@ _OPTIONS = (
     click.option(
         "--no-registry",
         is_flag=True,
-        help="Do not ask registries from this machine; sizes then stay unknown.",
+        help="Do not ask registries from this machine: sizes stay unknown, and `update: latest` means the latest "
+        "as of the host's last pull, which apply repeats.",
     ),
 )
 _NAMES = frozenset(Shared.__struct_fields__)

@@ -232,6 +232,11 @@ def continues_another(action: Action) -> bool:
     return isinstance(action, VerifyModel | CopyModel) and not action.because
 
 
+def is_check(action: Action) -> bool:
+    """Whether the action only finds out whether something differs: a pull, of which no registry was asked."""
+    return isinstance(action, PullModel) and {why.kind for why in action.because} == {"unknown"}
+
+
 def id_of(action: Action) -> str:
     """Deterministic: `gpu-1/create/support-bot:v3`; the same need has the same id in every run."""
     return f"{action.host}/{verb_of(action)}/{subject_of(action)}"

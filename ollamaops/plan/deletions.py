@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from ollamaops.manifest.types import AbsentSpec
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import DeleteModel, HostPlan, Note
+from ollamaops.plan.actions import DeleteModel, HostPlan, Note, is_check
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.guard import PENDING, changes_of, is_prune
 from ollamaops.plan.lookups import Because, is_unwanted_stub
@@ -154,13 +154,16 @@ def _add_delete(
 def only_prune(plan: HostPlan, *, force: Collection[str] = ()) -> HostPlan:
     """The plan with nothing but deletions of undeclared models, and none of them while other changes are pending.
 
-    `force` with `pending` deletes them all the same.
+    `force` with `pending` deletes them all the same. What is only asked about by a pull is no pending change, but it
+    is unknown, because prune pulls nothing.
     """
-    plan = replace(
-        plan, notes=tuple(note for note in plan.notes if not note.lasting)
-    )  # not what prune is about
     deletions = tuple(replace(action, needs=()) for action in plan.actions if is_prune(action))
-    others = len(changes_of(plan)) - len(deletions)
+    pending = [action for action in changes_of(plan) if not (is_prune(action) or is_check(action))]
+    lacking = [note for note in plan.notes if any(why.kind == "missing" for why in note.lasting)]
+    others = len(pending) + len(lacking)
+    plan = replace(
+        plan, notes=tuple(replace(note, unresolved=note.unresolved or note.waits) for note in plan.notes)
+    )
     if not deletions or not others or PENDING in force:
         return replace(plan, actions=deletions)
     names = ", ".join(str(action.model) for action in deletions)

@@ -166,6 +166,11 @@ def remembered(model: DesiredModel, own: ObservedModel, observed: ObservedHost) 
     ]
 
 
+def last_pulled(model: DesiredModel, own: ObservedModel, observed: ObservedHost) -> str:
+    """When the host pulled exactly this content for exactly this declaration; "" if that is not known."""
+    return max((each.at for each in remembered(model, own, observed) if each.how == "pulled"), default="")
+
+
 def upstream_of(model: DesiredModel, observed: ObservedHost) -> RegistryAnswer | None:
     """What the registry is known to have for a pull; None if it was not asked or could not say."""
     source = model.spec.source

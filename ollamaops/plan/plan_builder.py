@@ -176,6 +176,12 @@ class PlanBuilder:
         message = f"compared with '{base}' as soon as that is there"
         self.notes.append(Note(host=self.host, model=name, message=message, waits=True))
 
+    def wait_for_pull(self, name: ModelName) -> None:
+        """Say that only the host can find out whether `name` is the latest, which this plan sees to."""
+        message = "not known to be the latest: no registry is asked from here"
+        hint = "ollamaops apply --no-registry has the host pull it, which tells"
+        self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, waits=True))
+
     def doubt(self, name: ModelName, message: str, hint: str | None = None) -> None:
         """Say that `name` is not known to be as declared, or may not be made so; the run is then partial."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unresolved=True))

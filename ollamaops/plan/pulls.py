@@ -26,6 +26,7 @@ from ollamaops.plan.lookups import (
     is_current,
     is_unusable,
     is_unwanted_stub,
+    last_pulled,
     meets_pin,
     pins_of,
     remembered,
@@ -297,7 +298,8 @@ def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
         case InSync():
             builder.record_unchanged(model)
         case Differs(differences):
-            add_pull(builder, model, pull, differences)
+            if add_pull(builder, model, pull, differences):
+                _stand_until_pulled(builder, model, differences)
         case Unknown(why, hint):
             builder.doubt(model.name, why, hint)
         case never:
@@ -320,13 +322,30 @@ def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Becau
             if not is_at_hand and not add_pull(builder, model, pull, differences):
                 return ()
             # whether the pull brings anything new is seen in the next look
-            is_known = all(difference.kind != "unknown" for difference in differences)
-            return differences if is_known else ()
+            return () if _stand_until_pulled(builder, model, differences) else differences
         case Unknown(why, hint):
             builder.doubt(model.name, why, hint)
             return ()
         case never:
             assert_never(never)
+
+
+def _stand_until_pulled(builder: PlanBuilder, model: DesiredModel, because: Because) -> bool:
+    """Whether the pull is only to find out if there is something newer. Until then the model is what it was when the
+    host pulled it last."""
+    own = builder.find(model.name)
+    if own is None or any(why.kind != "unknown" for why in because):
+        return False
+    if at := last_pulled(model, own, builder.observed):
+        builder.record_unchanged(model)
+        builder.note(
+            model.name,
+            f"was the latest when it was pulled ({at}); its registry is not asked now",
+            "ollamaops apply --no-registry has the host pull it again",
+        )
+    else:
+        builder.wait_for_pull(model.name)
+    return True
 
 
 def _is_good(builder: PlanBuilder, model: DesiredModel, pull: Pull, source: ObservedModel) -> bool:

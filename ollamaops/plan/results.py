@@ -8,11 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ollamaops.events import Failed, Interrupted, Outcome, Refused, Skipped, Succeeded
 from ollamaops.exits import CHANGES, DONE, ERROR, INTERRUPTED, PARTIAL, REFUSED, UNEXPECTED, worst
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UnreachedHost
+from ollamaops.plan.actions import (
+    Action,
+    Difference,
+    HostPlan,
+    Note,
+    Plan,
+    UnreachedHost,
+    continues_another,
+    id_of,
+    is_check,
+)
 from ollamaops.plan.expectations import Verdict
 
 _NAMES: Mapping[type[Outcome], str] = {
@@ -61,6 +72,14 @@ class HostReport(Struct, frozen=True, kw_only=True):
             return False
         return self.verified or not self.results
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known to be wrong, and still something could not be found out."""
+        if self.unreached or self.remaining or any(note.lasting for note in self.notes):
+            return False
+        are_all_done = all(isinstance(result.outcome, Succeeded) for result in self.results)
+        return are_all_done and any(note.unresolved for note in self.notes)
+
 
 class RunReport(Struct, frozen=True, kw_only=True):
     """A whole apply: the plan that was agreed to, and what became of it on each host."""
@@ -94,22 +113,50 @@ class RunReport(Struct, frozen=True, kw_only=True):
 
 
 def code_of_drift(plan: Plan, *, detailed: bool = True) -> int:
-    """The exit code of a command that only tells what differs; `detailed` lets differences count."""
+    """The exit code of a command that only tells what differs; `detailed` lets differences count. `plan` is a
+    verdict: what only an action would find out is unknown."""
+    is_unknown = plan.unresolved or any(map(is_check, plan.actions))
     return worst(
         DONE,
-        CHANGES if detailed and (plan.actions or plan.lasting) else DONE,
-        PARTIAL if plan.unreached or plan.unresolved else DONE,
+        CHANGES if detailed and _differs(plan) else DONE,
+        PARTIAL if plan.unreached or is_unknown else DONE,
     )
 
 
 def code_of_plan(plan: Plan, *, detailed: bool = False) -> int:
-    """The exit code of a command that plans: as `code_of_drift`, and partial where carrying it out leaves something
-    that differs."""
+    """The exit code of a command that plans: partial where carrying it out leaves something that differs, or is not
+    known. `detailed` lets pending changes count."""
     return worst(
-        code_of_drift(plan, detailed=detailed),
-        PARTIAL if plan.lasting else DONE,
+        DONE,
+        CHANGES if detailed and _differs(plan) else DONE,
+        PARTIAL if plan.unreached or plan.unresolved or plan.lasting else DONE,
         REFUSED if plan.refusals else DONE,
     )
+
+
+def _differs(plan: Plan) -> bool:
+    return bool(plan.lasting) or any(
+        not (is_check(action) or continues_another(action)) for action in plan.actions
+    )
+
+
+def as_verdict(plan: HostPlan) -> HostPlan:
+    """What the plan says of the host as it is: without the pulls that only look for something newer than what
+    stands."""
+    idle = {id_of(action) for action in plan.actions if is_check(action) and _stands(plan, action)}
+    return replace(
+        plan,
+        actions=tuple(
+            action
+            for action in plan.actions
+            if id_of(action) not in idle
+            and not (continues_another(action) and not idle.isdisjoint(action.needs))
+        ),
+    )
+
+
+def _stands(plan: HostPlan, action: Action) -> bool:
+    return all(why.model in plan.unchanged for why in action.because)
 
 
 def count_outcomes(results: tuple[ActionResult, ...]) -> dict[str, int]:

@@ -32,6 +32,7 @@ from ollamaops.plan.actions import (
     VerifyModel,
     continues_another,
     id_of,
+    is_check,
     subject_of,
     verb_of,
 )
@@ -73,7 +74,7 @@ def count_plan(plan: Plan) -> PlanCounts:
     uploads = [action.cost.upload_bytes for action in plan.actions]
     return PlanCounts(
         actions={verb: verbs.count(verb) for verb in _VERBS},
-        unchanged=sum(len(host.unchanged) for host in plan.hosts),
+        unchanged=sum(len({*host.unchanged} - _asked_again(host)) for host in plan.hosts),
         unmanaged=sum(len(host.unmanaged) for host in plan.hosts),
         hosts=len(plan.hosts),
         refused=len(plan.refusals),
@@ -85,6 +86,11 @@ def count_plan(plan: Plan) -> PlanCounts:
         upload_bytes=sum(size or 0 for size in uploads),
         upload_unknown=None in uploads,
     )
+
+
+def _asked_again(host: HostPlan) -> set[ModelName]:
+    """What stands, but is pulled to see whether there is something newer."""
+    return {why.model for action in host.actions if is_check(action) for why in action.because}
 
 
 def render_plan(plan: Plan, *, color: bool = False, width: int | None = None, verbose: bool = False) -> str:

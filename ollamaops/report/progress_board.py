@@ -212,11 +212,15 @@ def _render(event: Event) -> tuple[str, Style | None]:
             return f"{attempts}: {error}; again in {format_duration(event.wait_s)}", "change"
         case ActionEnded():
             return _render_outcome(event.host, event.outcome)
-        case RoundEnded() if not event.remaining:
-            return f"round {event.round}: as declared", "good"
-        case RoundEnded():
+        case RoundEnded() if event.remaining:
             still = f"{len(event.remaining)} still to do"
             return f"round {event.round}: {still}: {join_names(event.remaining)}", "change"
+        case RoundEnded() if event.lasting or event.unknown:
+            counts = ((event.lasting, "cannot be changed"), (event.unknown, "unknown"))
+            rest = ", ".join(f"{count} {what}" for count, what in counts if count)
+            return f"round {event.round}: nothing more to do; {rest}", "change"
+        case RoundEnded():
+            return f"round {event.round}: as declared", "good"
         case Noted():
             message = without_host(event.host, event.message)
             return (f"warning: {message}", "change") if event.level == "warning" else (message, None)

@@ -204,8 +204,10 @@ def _is_passed_over(result: ActionResult) -> bool:
 def _render_hosts(report: RunReport) -> str:
     lost = {host.host for host in report.hosts if host.unreached}
     declared = sum(host.is_as_declared for host in report.hosts)
-    others = len(report.hosts) - len(lost) - declared
+    unknown = sum(host.is_unknown for host in report.hosts)
+    others = len(report.hosts) - len(lost) - declared - unknown
     unreached = len(lost | {host.host for host in report.plan.unreached})
-    parts = [f"{plural(declared, 'host')} as declared"]
-    parts += [f"{others} not"] if others else []
-    return ", ".join([*parts, f"{unreached} not reached"] if unreached else parts)
+    counts = ((others, "not"), (unknown, "unknown"), (unreached, "not reached"))
+    return ", ".join(
+        [f"{plural(declared, 'host')} as declared", *(f"{count} {what}" for count, what in counts if count)]
+    )

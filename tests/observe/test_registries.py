@@ -89,7 +89,8 @@ def test_each_name_is_asked_for_once_in_a_run(registry: RunningServer, registrie
     assert all(answer == answers[0] for answer in answers)
     asked = [request.path for request in registry.requests]
     assert sorted(set(asked)) == [f"/v2/me/bot/manifests/{tag}" for tag in ("v1", "v2")] + [
-        "/v2/me/missing/manifests/v1"
+        "/v2/me/missing/manifests/v1",
+        "/v2/me/missing/tags/list",
     ]
     assert asked.count("/v2/me/bot/manifests/v1") == asked.count("/v2/me/bot/manifests/v2") == 1
 

@@ -31,7 +31,7 @@ def world(
         yield World(tmp_path, capsys, hosts={"gpu": {"url": sandbox.url}})
 
 
-def test_the_other_models_are_made_and_theirs_are_unknown(world: World) -> None:
+def test_the_other_models_are_made_and_theirs_are_not(world: World) -> None:
     world.declare(FAR, NEAR, ON_FAR)
     code, text = world.run("plan")
     assert (code, WHY in text, "+ near:latest" in text) == (3, True, True), text
@@ -40,7 +40,7 @@ def test_the_other_models_are_made_and_theirs_are_unknown(world: World) -> None:
     [host] = json.loads(world.run("status", "-o", "json")[1])["hosts"]
     assert {model["model"]: model["state"] for model in host["models"]} == {
         "far:latest": "unknown",
-        "child:latest": "unknown",
+        "child:latest": "missing",
         "near:latest": "in sync",
     }
     assert world.run("drift")[0] == 3

@@ -44,10 +44,29 @@ def test_nothing_goes_while_other_changes_are_pending() -> None:
     assert only_prune(plan, force={"pending"}).actions == (a_delete("x"),)
 
 
-def test_drift_that_no_action_mends_is_no_concern_of_prune() -> None:
+def test_drift_that_no_action_mends_does_not_keep_prune_from_deleting_and_is_told() -> None:
     found = Difference(host="h", model=ModelName.parse("b"), kind="template")
     note = Note(host="h", message="m", lasting=(found,))
-    assert only_prune(HostPlan(host="h", notes=(KEPT, note))).notes == (KEPT,)
+    only = only_prune(HostPlan(host="h", actions=(a_delete("x"),), notes=(KEPT, note)))
+    assert only.actions == (a_delete("x"),)
+    assert only.notes == (KEPT, note)
+
+
+def test_a_pull_that_only_finds_out_is_not_pending_but_unknown() -> None:
+    why = (Difference(host="h", model=a_name("a"), kind="unknown"),)
+    note = Note(host="h", model=a_name("a"), message="m", waits=True)
+    check = PullModel(host="h", model=a_name("a"), because=why)
+    only = only_prune(HostPlan(host="h", actions=(check, a_delete("x")), notes=(note,)))
+    assert only.actions == (a_delete("x"),)
+    assert [each.unresolved for each in only.notes] == [True]
+
+
+def test_nothing_goes_while_a_model_is_missing_that_cannot_be_had() -> None:
+    missing = (Difference(host="h", model=a_name("a"), kind="missing"),)
+    note = Note(host="h", model=a_name("a"), message="m", lasting=missing)
+    only = only_prune(HostPlan(host="h", actions=(a_delete("x"),), notes=(note,)))
+    assert only.actions == ()
+    assert only.notes[-1].message == "not pruned while other changes are pending (1): x:latest"
 
 
 def test_pending_changes_alone_are_no_concern_of_prune() -> None:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from ollamaops.events import Failed, Interrupted, Refused, Skipped, Succeeded
 from ollamaops.names import ModelName
-from ollamaops.plan.actions import DeleteModel, Difference, HostPlan, Note, Plan, Refusal
+from ollamaops.plan.actions import (
+    DeleteModel,
+    Difference,
+    HostPlan,
+    Note,
+    Plan,
+    PullModel,
+    Refusal,
+    VerifyModel,
+    id_of,
+)
 from ollamaops.plan.results import (
     ActionResult,
     HostReport,
     RunReport,
+    as_verdict,
     code_of_drift,
     code_of_plan,
     count_outcomes,
@@ -53,6 +64,23 @@ def test_a_plan_sums_up_its_hosts() -> None:
     assert plan.actions == (DELETE, DELETE)
     assert plan.refusals == (said,)
     assert plan.unresolved == (open_note,)
+
+
+def test_a_pull_that_only_finds_out_is_unknown_and_no_drift_of_what_stands() -> None:
+    name = ModelName.parse("a")
+    why = (Difference(host="h", model=name, kind="unknown"),)
+    check = PullModel(host="h", model=name, because=why)
+    proof = VerifyModel(host="h", model=name, at=name, needs=(id_of(check),))
+    unknown = HostPlan(host="h", actions=(check, proof))
+    stands = HostPlan(host="h", actions=(check, proof, DELETE), unchanged=(name,))
+
+    assert as_verdict(unknown) == unknown
+    assert (code_of_drift(Plan(hosts=(unknown,))), code_of_plan(Plan(hosts=(unknown,)), detailed=True)) == (
+        3,
+        0,
+    )
+    assert as_verdict(stands).actions == (DELETE,)
+    assert code_of_drift(Plan(hosts=(as_verdict(stands),))) == 2
 
 
 def test_what_no_action_mends_is_drift_and_leaves_a_run_partial() -> None:

@@ -180,6 +180,10 @@ def test_every_outcome_is_said(outcome: Outcome, said: str) -> None:
         (an_event(Noted, 0, level="info", message="gpu-1: hello"), "gpu-1: hello"),
         (an_event(Noted, 0, host="", level="info", message="hello"), "hello"),
         (an_event(RoundEnded, 0, round=1), "gpu-1: round 1: as declared"),
+        (
+            an_event(RoundEnded, 0, round=1, lasting=1, unknown=2),
+            "gpu-1: round 1: nothing more to do; 1 cannot be changed, 2 unknown",
+        ),
         (a_move(0, 1), "gpu-1: pull qwen3:32b: pulling 9f2c9f2c9f2c"),
         (
             an_event(Progressed, 0, "upload/sha256:ab", status="sending", layer="ab12"),

@@ -335,6 +335,7 @@ def _memory(
         weights_verified=tree.get("verified", True),
         declared=declaration_of(model) if model and is_for_this else "",
         seen_on=judge_of(features_of(ServerVersion.parse(tree.get("seen_on", observed.version)))),
+        at=tree.get("at", ""),
     )
 
 

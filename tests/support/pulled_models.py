@@ -73,7 +73,8 @@ class World:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Exit code, and all that was printed."""
         shared = ["-f", str(self.folder / "ollamaops.yaml"), "--state-dir", str(self.folder / "state")]
-        code = run([*arguments, *shared, "--progress", "none"])
+        progress = () if "--progress" in arguments else ("--progress", "none")
+        code = run([*arguments, *shared, *progress])
         shown = self._capsys.readouterr()
         return code, shown.out + shown.err
 

@@ -54,6 +54,11 @@ def ask(server: Sandbox, endpoint: str, **body: object) -> None:
     assert answer.ok, answer.text
 
 
+def tags(server: Sandbox) -> dict[str, str]:
+    models = requests.get(f"{server.url}/api/tags", timeout=PATIENCE_S).json()["models"]
+    return {model["name"]: model["digest"] for model in models}
+
+
 def codes(world: World, *commands: str) -> dict[str, int]:
     """Command → exit code."""
     return {command: world.run(*command.split())[0] for command in commands}
@@ -131,3 +136,75 @@ def test_a_tag_that_the_registry_does_not_have_is_said_when_planning_with_those_
     assert " has v1-q4, other, v1;" in said, said
     assert "size not known" not in said
     assert states(world) == {f"{registry.host}/{mario}": "in sync", wrong: "missing"}
+
+
+@every_version
+def test_without_asking_a_registry_the_latest_is_what_it_was_when_the_host_pulled_it(
+    version: str, world: World, server: Sandbox, registry: RunningRegistry, mario: str
+) -> None:
+    latest = entry(registry, mario, update="latest")
+    mirror = {"name": "mirror", "pull": latest["name"], "insecure": True, "update": "latest"}
+    world.declare(latest, mirror, {"name": "bot", "from": latest["name"]})
+    offline = ["--no-registry"]
+    assert world.run("apply", "-y", *offline)[0] == 0
+    before = tags(server)
+    publish(registry, mario, model=WEIGHTS_B)
+    world.declare(latest, mirror)
+
+    said = world.run("drift", *offline)[1]
+    assert "nothing to do: 2 models on 1 host are as declared; 1 not declared" in said, said
+    assert "was the latest when it was pulled (20" in said, said
+    assert codes(world, "drift --no-registry", "plan --no-registry --detailed-exitcode", "status") == {
+        "drift --no-registry": 0,
+        "plan --no-registry --detailed-exitcode": 0,
+        "status": 0,
+    }
+    assert set(states(world, *offline).values()) == {"in sync", "unmanaged"}
+    assert world.run("prune", "-y", *offline)[0] == 0
+    assert "bot:latest" not in tags(server)
+    assert world.run("drift")[0] == 2
+    assert "? " in world.run("plan", *offline)[1]
+    assert world.run("apply", "-y", *offline)[0] == 0
+    assert all(now != before[model] for model, now in tags(server).items())
+    assert codes(world, "drift", "drift --no-registry") == {"drift": 0, "drift --no-registry": 0}
+
+
+@every_version
+def test_whether_a_model_is_the_latest_is_unknown_everywhere_until_the_host_has_pulled_it(
+    version: str, world: World, server: Sandbox, registry: RunningRegistry, mario: str
+) -> None:
+    latest = entry(registry, mario, update="latest")
+    bot = {"name": "bot", "from": latest["name"], "system": "Be brief."}
+    ask(server, "pull", model=latest["name"], insecure=True, stream=False)
+    world.declare({**latest, "update": "missing"}, bot)
+    assert world.run("apply", "-y")[0] == 0
+    world.declare(latest)
+
+    asked = [f"{command} --no-registry" for command in ("drift", "status", "plan", "prune --list")]
+    assert codes(world, *asked) == dict(zip(asked, (3, 3, 0, 3), strict=True))
+    assert states(world, "--no-registry")[str(latest["name"])] == "unknown"
+    said = world.run("drift", "--no-registry")[1]
+    assert "hint: ollamaops apply --no-registry has the host pull it, which tells" in said, said
+    assert world.run("prune", "-y", "--no-registry")[0] == 3
+    assert "bot:latest" not in tags(server)
+    assert world.run("apply", "-y", "--no-registry")[0] == 0
+    assert codes(world, *asked) == dict.fromkeys(asked, 0)
+
+
+@every_version
+def test_a_host_with_something_unknown_is_nowhere_called_as_declared(
+    version: str, world: World, server: Sandbox, registry: RunningRegistry, mario: str
+) -> None:
+    nowhere = f"localhost:1/{mario}"
+    ask(server, "pull", model=f"{registry.host}/{mario}", insecure=True, stream=False)
+    ask(server, "copy", source=f"{registry.host}/{mario}", destination=nowhere)
+    world.declare({"name": nowhere, "update": "latest", "insecure": True}, {"name": "bot", "from": nowhere})
+
+    assert codes(world, "plan", "drift", "status") == {"plan": 3, "drift": 3, "status": 3}
+    code, said = world.run("apply", "-y", "--progress", "plain")
+    assert code == 3
+    assert "round 1: nothing more to do; 1 unknown" in said, said
+    assert "round 1: as declared" not in said
+    assert "0 hosts as declared, 1 unknown\n" in said
+    found = states(world)
+    assert (found[nowhere], found["bot:latest"]) == ("unknown", "in sync")
