@@ -14,11 +14,19 @@ from ollamaops.cli.printing import color_and_width, emit
 from ollamaops.engine import Engine
 from ollamaops.errors import UsageError
 from ollamaops.lockfile.build import Answer, Reference, locked_references
-from ollamaops.lockfile.changes import Finding, LockUpdate, check_lock, to_ask, update_lock
+from ollamaops.lockfile.changes import (
+    Finding,
+    LockUpdate,
+    check_lock,
+    lacking_templates,
+    to_ask,
+    update_lock,
+    with_templates,
+)
 from ollamaops.lockfile.file import load_lock, save_lock
 from ollamaops.lockfile.lock import Lock
 from ollamaops.names import ModelName, NamePattern
-from ollamaops.observe.lock_facts import ask_registries, inspect_layers
+from ollamaops.observe.lock_facts import ask_registries, inspect_layers, see_templates
 from ollamaops.report.lock_text import (
     lock_check_to_json,
     lock_update_to_json,
@@ -39,7 +47,8 @@ from ollamaops.report.lock_text import (
     "--check", is_flag=True, help="Compare the lock with the manifest and the registries; write nothing."
 )
 def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) -> int:
-    """Write ollamaops.lock: for every pulled model its registry manifest's digest and every layer.
+    """Write ollamaops.lock: for every pulled model its registry manifest's digest and every layer, and the digest of
+    the template that makes its prompts, where a host has the model and shows it.
 
     Existing entries stay as they are; entries that are no longer declared are removed. Models with update: latest
     or never are not locked. With --sandbox the pretend servers have a lock of their own, beside their models. Exit 2
@@ -106,6 +115,8 @@ def _write(
     answers = _ask(engine, asked)
     engine.run.cancel.check("stopped before the lock was written")
     result = update_lock(lock, references, answers, complete=_is_complete(shared))
+    lacking = lacking_templates(result, asked)
+    result = with_templates(result, see_templates(engine.declared, engine.run, lacking))
     has_failed = any(step.state == "failed" for step in result.steps)
     is_worth_a_file = old is not None or result.lock.entries or not has_failed
     written = bool(is_worth_a_file) and save_lock(path, result.lock)

@@ -128,7 +128,10 @@ def _locked(spec: ModelSpec, lock: Lock) -> ModelSpec:
         return spec
     follows = is_pulled and spec.update == "locked"
     return replace(
-        spec, accepts=tuple(sorted(entry.tags_digests)), digest=entry.digest if follows else spec.digest
+        spec,
+        accepts=tuple(sorted(entry.tags_digests)),
+        templates=entry.templates if follows else (),
+        digest=entry.digest if follows else spec.digest,
     )
 
 

@@ -74,6 +74,33 @@ def update_lock(
     return LockUpdate(lock=Lock({**others, **entries}), steps=tuple(sorted(steps, key=lambda step: step.ref)))
 
 
+def lacking_templates(update: LockUpdate, asked: Iterable[Reference]) -> Lock:
+    """The entries of which hosts have to show the template: those without one, and those that were `asked` about."""
+    refs = {reference.ref for reference in asked}
+    return Lock(
+        {
+            step.ref: step.after
+            for step in update.steps
+            if step.after and step.state != "failed" and (step.ref in refs or not step.after.templates)
+        }
+    )
+
+
+def with_templates(update: LockUpdate, shown: Mapping[ModelName, frozenset[Digest]]) -> LockUpdate:
+    """The update with the templates that hosts show."""
+    steps = tuple(_with_templates(step, shown.get(step.ref, frozenset())) for step in update.steps)
+    entries = {step.ref: step.after for step in steps if step.after}
+    return LockUpdate(lock=Lock({**update.lock.entries, **entries}), steps=steps)
+
+
+def _with_templates(step: LockStep, shown: frozenset[Digest]) -> LockStep:
+    templates = tuple(sorted(shown, key=str))
+    if step.after is None or not templates or templates == step.after.templates:
+        return step
+    state: StepState = "updated" if step.state == "kept" else step.state
+    return replace(step, state=state, after=replace(step.after, templates=templates))
+
+
 def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelName, Answer]) -> LockStep:
     ref, answer = reference.ref, answers.get(reference.ref)
     if answer is None:
@@ -94,7 +121,8 @@ def _step(reference: Reference, entry: LockEntry | None, answers: Mapping[ModelN
             error=f"the manifest pins {reference.pin.short}, the registry has {answer.digest.short}",
             hint="change digest: in the manifest, or remove it and leave it to the lock",
         )
-    found = LockEntry(answer.digest, answer.document)
+    templates = entry.templates if entry and entry.digest == answer.digest else ()
+    found = LockEntry(answer.digest, answer.document, templates)
     if entry is None:
         return LockStep(ref=ref, state="added", after=found)
     if entry == found:

@@ -8,7 +8,7 @@ servers before 0.19 follow from the lock alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct, field
@@ -45,10 +45,15 @@ ANEW_HINT = "restore the file from version control, or delete it and run `ollama
 
 
 class LockEntry(Struct, frozen=True):
-    """One pulled model: the digest of its registry manifest, and what the manifest names."""
+    """One pulled model: the digest of its registry manifest, and what the manifest names.
+
+    `templates` are the digests of the templates that make its prompts, as hosts showed them when it was locked. Two
+    versions of Ollama may use different ones. None: no host that was asked had the model.
+    """
 
     digest: Digest
     document: Document
+    templates: tuple[Digest, ...] = ()
 
     @property
     def tags_digests(self) -> frozenset[str]:
@@ -126,6 +131,8 @@ def _entry_lines(name: ModelName, entry: LockEntry) -> Iterator[str]:
         yield from _layer_list("layers", document.layers, "null" if document.layers_are_null else "[]")
     else:
         yield from _layer_list("manifests", document.children)
+    if entry.templates:
+        yield f"    templates: [{', '.join(map(str, entry.templates))}]"
 
 
 def _layer_list(key: str, layers: tuple[Layer, ...], none: str = "[]") -> Iterator[str]:
@@ -211,22 +218,29 @@ def _name(text: str, place: Place, known: Mapping[ModelName, object]) -> ModelNa
 
 def _entry(node: Node) -> LockEntry:
     table = _table(node)
-    _refuse_unknown(table, ("manifest", "media_type", "config", "layers", "manifests"))
+    _refuse_unknown(table, ("manifest", "media_type", "config", "layers", "manifests", "templates"))
     digest = _digest(_needed(table, "manifest"))
+    shown = table.get("templates")
+    templates = () if shown is None else tuple(map(_digest, _items(shown)))
     media_type = _text(_needed(table, "media_type"))
     if (children := table.get("manifests")) is not None:
-        return LockEntry(digest, ManifestList(media_type, _layers(children)))
+        return LockEntry(digest, ManifestList(media_type, _layers(children)), templates)
     config = _layer(_needed(table, "config"))
     layers = _needed(table, "layers")
     is_null = isinstance(layers, Scalar) and layers.text == "null"
     found = () if is_null else _layers(layers)
-    return LockEntry(digest, RegistryManifest(media_type, config, found, layers_are_null=is_null))
+    manifest = RegistryManifest(media_type, config, found, layers_are_null=is_null)
+    return LockEntry(digest, manifest, templates)
 
 
 def _layers(node: Node) -> tuple[Layer, ...]:
+    return tuple(map(_layer, _items(node)))
+
+
+def _items(node: Node) -> Sequence[Node]:
     if not isinstance(node, Items):
         raise _Flaw(node, "a list is expected here")
-    return tuple(_layer(item) for item in node.nodes)
+    return node.nodes
 
 
 def _layer(node: Node) -> Layer:

@@ -160,7 +160,8 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     `insecure`: the registry of what it is made from speaks plain http (`Pull` and `push_insecure` say it for theirs).
     `expect` is the declared expectation as plain JSON values; `resident` None means "not managed", True
     forever, False unloaded, a number seconds. `accepts` comes from the lock file: every tags digest (bare hex)
-    that stands for what may be pulled for this model or for its undeclared base; none: anything.
+    that stands for what may be pulled for this model or for its undeclared base; none: anything. So do `templates`,
+    the digests of the templates one of which has to make its prompts; none: any.
     """
 
     name: ModelName
@@ -170,6 +171,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     insecure: bool = False
     digest: Digest | None = None
     accepts: tuple[str, ...] = ()
+    templates: tuple[Digest, ...] = ()
     resident: bool | float | None = None
     protect: bool = False
     ignore: tuple[str, ...] = ()

@@ -6,16 +6,18 @@ every layer's digest when it pulls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ollamaops.errors import DigestMismatch, NotFound, ProtocolError, RemoteError
-from ollamaops.lockfile.build import Answer, Reference, Unanswered
+from ollamaops.lockfile.build import Answer, Reference, Unanswered, references_on
 from ollamaops.lockfile.changes import Inspection, LayerFlaw
 from ollamaops.lockfile.lock import Lock
-from ollamaops.names import ModelName
+from ollamaops.names import Digest, ModelName
 from ollamaops.observe.registries import RegistryCache
-from ollamaops.observe.run import for_each
+from ollamaops.observe.run import HostTask, Run, for_each
+from ollamaops.observe.session import HostSession, ask_hosts
+from ollamaops.plan.templates import template_digest
 from ollamaops.registry.documents import Layer, RegistryManifest
 
 MAX_READ_BYTES = 4 * 1024 * 1024
@@ -47,6 +49,32 @@ def inspect_layers(
 
     confirmed = [each for each in references if is_confirmed(each)]
     return _for_each(confirmed, lambda each: _inspect(registries, each, lock), jobs)
+
+
+def see_templates(tasks: Sequence[HostTask], run: Run, lock: Lock) -> dict[ModelName, frozenset[Digest]]:
+    """The templates that make the prompts of locked models, as the hosts show them that have exactly these.
+
+    A host that does not answer shows none, which is no error: a lock can be written before there are hosts.
+    """
+
+    def look(host: HostSession) -> dict[ModelName, Digest]:
+        observed = host.models()
+        there = {}
+        for each in references_on(host.task.models, host.task.targets):
+            own, entry = observed.models.get(each.model), lock.entries.get(each.ref)
+            if own and entry and own.digest in entry.tags_digests:
+                there[each.ref] = own.name
+        shown = host.show(observed, there.values())
+        found = {ref: template_digest(shown[name]) for ref, name in there.items() if name in shown}
+        return {ref: digest for ref, digest in found.items() if digest}
+
+    if not lock.entries:
+        return {}
+    found: dict[ModelName, frozenset[Digest]] = {}
+    for host in ask_hosts(tasks, run, look)[0]:
+        for ref, digest in host.items():
+            found[ref] = found.get(ref, frozenset()) | {digest}
+    return found
 
 
 def _inspect(registries: RegistryCache, reference: Reference, lock: Lock) -> Inspection:

@@ -32,6 +32,7 @@ Kind = Literal[
     "unknown",  # cannot be told from here: only a pull shows it
     "resident",  # in memory or not, against the declaration
     "template",  # the server uses another template than the declared one, which it has
+    "effective",  # the template that makes the prompts is not the locked one
 ]
 
 

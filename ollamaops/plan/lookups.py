@@ -68,9 +68,14 @@ def _to_show(
 ) -> Iterator[ModelName]:
     """The model and its base, if it is built, there, and not settled by memory. Cloud stubs have no inside."""
     place = place_of(model, desired, observed)
-    if model.recipe is None or place is None or is_trusted(model, observed, options, place):
+    if (
+        not (model.recipe or model.spec.templates)
+        or place is None
+        or is_trusted(model, observed, options, place)
+    ):
         return
-    for name in (place, _base_place(model.recipe.base, desired, observed)):
+    base = model.recipe.base if model.recipe else None
+    for name in (place, _base_place(base, desired, observed)):
         there = observed.models.get(name) if name else None
         if there and not there.is_cloud:
             yield there.name

@@ -35,6 +35,7 @@ from ollamaops.plan.lookups import (
 )
 from ollamaops.plan.observed import ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
+from ollamaops.plan.templates import find_unlocked, say_unlocked
 from ollamaops.plan.unclear import find_namesake
 from ollamaops.plan.versions import needs_verifying, versions_to_keep
 from ollamaops.state.records import NO_FINGERPRINT
@@ -296,7 +297,7 @@ def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
         case InSync() if awaits_verifying(model, builder.observed):
             builder.add_verify(model, pull.ref, builder.why(model.name, "unverified"))
         case InSync():
-            builder.record_unchanged(model)
+            _settle(builder, model)
         case Differs(differences):
             if add_pull(builder, model, pull, differences):
                 _stand_until_pulled(builder, model, differences)
@@ -304,6 +305,18 @@ def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
             builder.doubt(model.name, why, hint)
         case never:
             assert_never(never)
+
+
+def _settle(builder: PlanBuilder, model: DesiredModel) -> None:
+    """The content is as declared; the template that the server makes prompts with may not be the locked one."""
+    own = builder.observed.shown.get(model.name)
+    difference = find_unlocked(builder.host, model, own) if own else None
+    if own is None or difference is None:
+        builder.record_unchanged(model)
+        return
+    lock_it = f"ollamaops lock --update {model.name}"
+    way_out = f"give the server OLLAMA_GO_TEMPLATE=1, or lock what it does now: {lock_it}"
+    builder.cannot_mend(model.name, (difference,), say_unlocked(own), way_out)
 
 
 def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Because:
@@ -316,7 +329,7 @@ def _plan_mirror(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Becau
         case InSync() if own and source and _has_moved(builder, model, own, source):
             return builder.why(model.name, "alias", desired=str(pull.ref), observed=own.digest[:12])
         case InSync():
-            builder.record_unchanged(model)
+            _settle(builder, model)
             return ()
         case Differs(differences):
             if not is_at_hand and not add_pull(builder, model, pull, differences):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ollamaops.names import ModelName
+from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.shown_modelfile import read_back
 from ollamaops.plan.actions import Difference
@@ -41,6 +41,33 @@ def find_override(
         desired=wanted.text,
         observed=effective,
     )
+
+
+def find_unlocked(host: str, model: DesiredModel, own: Contents) -> Difference | None:
+    """How the template that makes the prompts of a locked model differs from what the lock has."""
+    locked, effective = model.spec.templates, template_digest(own)
+    if effective is None or not locked or effective in locked or is_ignored("template", model.spec.ignore):
+        return None
+    return Difference(
+        host=host,
+        model=model.name,
+        kind="effective",
+        path="effective_template",
+        desired=" or ".join(map(str, locked)),
+        observed=str(effective),
+    )
+
+
+def template_digest(own: Contents) -> Digest | None:
+    """The digest of the template that makes the model's prompts; None if the server shows none."""
+    return Digest.of(own.effective_template.encode()) if own.effective_template else None
+
+
+def say_unlocked(own: Contents) -> str:
+    """Which template it is."""
+    if own.effective_template != own.template:
+        return "the server uses the weights' own template"
+    return "the server uses the model's template"
 
 
 def weights_template(desired: DesiredHost, model: DesiredModel, shown: Contents | None) -> str:

@@ -13,6 +13,7 @@ import json
 from msgspec.structs import replace
 
 from ollamaops.about import __version__
+from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
@@ -26,6 +27,7 @@ _OF_WEIGHTS = frozenset({"weights", "from", "files", "digest", "adapters"})  # f
 def declaration_of(model: DesiredModel) -> str:
     """Changes whenever the declaration asks for something else, or tolerates something else."""
     said = [model.fingerprint.words, model.fingerprint.weights, *sorted(model.spec.ignore)]
+    said += [f"template {digest}" for digest in model.spec.templates]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
@@ -60,6 +62,9 @@ def record_in_sync(
     are_words_compared = tolerated <= _OF_WEIGHTS
     are_weights_compared = tolerated.isdisjoint(_OF_WEIGHTS) and _is_base_seen(made_from, observed)
     base = observed.models.get(made_from) if made_from else None
+    pulled = (
+        known if isinstance(model.spec.source, Pull) else None
+    )  # it keeps which registry manifest it was made of
     record = ModelRecord(
         how=memory.how if memory and memory.is_ours else "adopted",
         fingerprint=Fingerprint(
@@ -68,7 +73,7 @@ def record_in_sync(
         ),
         digest=own.digest,
         at=at,
-        base_digest=base.digest if base else None,
+        base_digest=base.digest if base else pulled.base_digest if pulled else None,
         blobs=tuple(str(blob) for blob in (*own.blobs, *own.adapters)),
         weights_verified=weights_verified,
         declared=declaration_of(model),

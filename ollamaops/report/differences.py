@@ -27,6 +27,7 @@ _FACTS: Mapping[Kind, str] = {  # reasons that name no values
     "unverified": "pulled by a run that stopped before verifying it",
     "unknown": "the server finds out whether it is current",
     "template": "the weights' own template is used, not the declared one",
+    "effective": "the template that makes the prompts is not the locked one",
 }
 
 
@@ -45,7 +46,7 @@ def render_reasons(because: Sequence[Difference], *, everything: bool = False) -
 
 def is_change(difference: Difference) -> bool:
     """Whether the reason names two values, rather than a fact."""
-    return difference.kind in ("field", "content", "weights", "template")
+    return difference.kind in ("field", "content", "weights", "template", "effective")
 
 
 def render_difference(difference: Difference) -> str:
@@ -54,7 +55,7 @@ def render_difference(difference: Difference) -> str:
     match difference.kind:
         case "missing":
             return observed or "not there"
-        case "unwanted" | "undeclared" | "unverified" | "unknown" | "template":
+        case "unwanted" | "undeclared" | "unverified" | "unknown" | "template" | "effective":
             return _FACTS[difference.kind]
         case "field" | "content" | "weights":
             return _render_values(difference)

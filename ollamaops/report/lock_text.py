@@ -78,7 +78,8 @@ def _render_step(step: LockStep) -> str:
         case "removed":
             return "removed, no longer declared"
         case "kept":
-            return f"kept at {_render_entry(step.after)}"
+            known = f"; {_render_templates(step.after)}" if step.after else ""
+            return f"kept at {_render_entry(step.after)}{known}"
         case "failed":
             rest = f"kept at {_render_entry(step.before)}" if step.before else "not locked"
             return f"{rest}: {step.error}"
@@ -96,7 +97,16 @@ def _render_entry(entry: LockEntry | None) -> str:
 def render_move(step: LockStep) -> str:
     """`aaa → bbb: weights 2.0 GB → 2.1 GB: 2.1 GB to download`"""
     digests = " → ".join(entry.digest.short for entry in (step.before, step.after) if entry)
+    before, after = step.before, step.after
+    if before and after and before.digest == after.digest and before.templates != after.templates:
+        return f"{after.digest.short}: {_render_templates(after)}"
     return f"{digests}: {render_content(step.changes, step.altered)}"
+
+
+def _render_templates(entry: LockEntry) -> str:
+    if not entry.templates:
+        return "the template that makes its prompts is not known: no host that was asked has the model"
+    return f"its prompts are made with template {', '.join(each.short for each in entry.templates)}"
 
 
 def render_content(changes: Sequence[LayerChange], altered: Sequence[LayerPair]) -> str:
@@ -148,7 +158,11 @@ def lock_update_to_json(update: LockUpdate, path: str, *, written: bool) -> dict
 def _entry_to_json(entry: LockEntry | None) -> Json:
     if entry is None:
         return None
-    return {"digest": str(entry.digest), "size_bytes": entry.size_bytes}
+    return {
+        "digest": str(entry.digest),
+        "size_bytes": entry.size_bytes,
+        "templates": [str(digest) for digest in entry.templates],
+    }
 
 
 # checks

@@ -121,6 +121,7 @@ def a_spec(entry: Tree | str) -> ModelSpec:
         update=tree.get("update", "missing"),
         digest=a_digest(tree["digest"]) if "digest" in tree else None,
         accepts=tuple(a_digest(word).hex for word in tree.get("accepts", [])),
+        templates=tuple(map(a_digest, tree.get("templates", []))),
         protect=tree.get("protect", False),
         ignore=tuple(tree.get("ignore", [])),
         push=a_name(push) if push else None,
