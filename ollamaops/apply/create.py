@@ -27,11 +27,12 @@ from ollamaops.files.digest import believe, digest_of, require_digest, stamp_of
 from ollamaops.files.location import RemoteRef, is_remote
 from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.contents import Unreadable, build_damaged_error, build_unreadable_error
+from ollamaops.observe.contents import build_damaged_error, build_unreadable_error
 from ollamaops.observe.session import PAUSE_S, HostSession
 from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.answer_errors import ends_unheard, is_overdue
 from ollamaops.ollama.client import ProgressSink
+from ollamaops.ollama.contents import Unreadable
 from ollamaops.ollama.upload import BlobSource, upload_source
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import CreateModel, UploadBlob

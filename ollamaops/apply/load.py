@@ -10,10 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ollamaops.errors import Cancelled, ProtocolError, RemoteError
-from ollamaops.observe.contents import Unreadable
 from ollamaops.observe.session import PAUSE_S, HostSession, read_loaded
 from ollamaops.observe.tags import Seen
-from ollamaops.ollama.contents import Contents
+from ollamaops.ollama.contents import Contents, Unreadable
 from ollamaops.plan.actions import Action, CopyModel, CreateModel, LoadModel, PullModel, UnloadModel
 from ollamaops.plan.observed import Loaded
 from ollamaops.plan.residency import share_runner

@@ -9,9 +9,10 @@ from __future__ import annotations
 from ollamaops.apply.remember import remember, remember_pull_begun
 from ollamaops.apply.versions import keeping_previous
 from ollamaops.errors import DigestMismatch, ProtocolError, RemoteError
-from ollamaops.observe.contents import Unreadable, build_damaged_error, build_unreadable_error
+from ollamaops.observe.contents import build_damaged_error, build_unreadable_error
 from ollamaops.observe.session import HostSession
 from ollamaops.observe.tags import Seen
+from ollamaops.ollama.contents import Unreadable
 from ollamaops.plan.actions import PullModel
 from ollamaops.plan.observed import split_digests
 
@@ -35,7 +36,8 @@ def pull(host: HostSession, action: PullModel) -> bool:
             status="unverified" if action.verify else "applied",
             base=_origin(host, action, seen),
         )
-    return before is None or before.digest != seen.digest
+    was_damaged = any(why.kind == "damaged" for why in action.because)
+    return was_damaged or before is None or before.digest != seen.digest
 
 
 def _usable(host: HostSession, action: PullModel, seen: Seen) -> Seen:

@@ -11,11 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Struct
-
 from ollamaops.errors import AnswerError, ProtocolError
 from ollamaops.names import ModelName
-from ollamaops.ollama.contents import Contents, contents_of
+from ollamaops.ollama.contents import Contents, Unreadable, contents_of
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.wire import ShownModel
 
@@ -24,6 +22,7 @@ from ollamaops.ollama.wire import ShownModel
 _CANNOT_BE_OPENED: Final = frozenset({0, 400, 404, 500})
 
 # what Go says of a file that has gone, is cut short, or is not what it should be; not of one that it may not open
+_GONE: Final = re.compile(r"no such file or directory|the system cannot find", re.IGNORECASE)
 _DAMAGE: Final = re.compile(
     r"invalid file magic"
     r"|(?:^|[^\"]: |^unexpected |[^\"]: unexpected )EOF$"
@@ -33,16 +32,6 @@ _DAMAGE: Final = re.compile(
     re.IGNORECASE,
 )
 _OF_A_TEMPLATE: Final = re.compile(r"^template\b", re.IGNORECASE)
-
-
-class Unreadable(Struct, frozen=True):
-    """A model that is listed but cannot be opened, in the server's `words`.
-
-    `is_damaged` only if they say that a file of it is missing or broken, so that it has to be fetched anew.
-    """
-
-    words: str
-    is_damaged: bool
 
 
 def read_contents(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | Unreadable:
@@ -55,7 +44,7 @@ def read_contents(show: Callable[[], ShownModel], digest: str, features: Feature
     except AnswerError as error:
         if error.status not in _CANNOT_BE_OPENED:
             raise
-        return Unreadable(_words_of(error), _is_damage(error))
+        return Unreadable(_words_of(error), is_damaged=_is_damage(error), is_gone=_is_gone(error))
 
 
 def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | None:
@@ -68,6 +57,11 @@ def _is_damage(error: AnswerError) -> bool:
     if error.status == 404:
         return True
     return not _OF_A_TEMPLATE.match(error.text) and _DAMAGE.search(error.text) is not None
+
+
+def _is_gone(error: AnswerError) -> bool:
+    """Whether a file is missing, so that fetching it mends the model; a broken one has to be removed first."""
+    return error.status == 404 or _GONE.search(error.text) is not None
 
 
 def _words_of(error: AnswerError) -> str:

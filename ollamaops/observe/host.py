@@ -17,15 +17,18 @@ from ollamaops.errors import AnswerError, ProtocolError, RemoteError, StateError
 from ollamaops.lockfile.build import Unanswered
 from ollamaops.manifest.types import Policy, Pull, Window
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.memory import load_memory, load_pushes
+from ollamaops.observe.memory import load_layers, load_memory, load_pushes, remember_layers
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
-from ollamaops.observe.run import HostTask, Run
+from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.session import HostSession, ask_hosts
+from ollamaops.ollama.contents import Contents, Unreadable
+from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost, UploadBlob
 from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.flaws import layers_to_ask
 from ollamaops.plan.guard import disturbed
 from ollamaops.plan.importing import names_in_doubt
-from ollamaops.plan.lookups import PlanOptions, lookups
+from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import Clocks, HostLoaded, ObservedHost, RegistryAnswer, under_own_names
 from ollamaops.plan.residency import in_use, is_managed, kept_loaded, managed_of
 
@@ -38,15 +41,62 @@ def observe(host: HostSession, desired: DesiredHost, options: PlanOptions) -> Ob
         observed = replace(observed, models=host.models().models)
     if is_managed(desired):
         observed = host.with_loaded(observed, managed_of(desired))
+    observed = replace(observed, layers=load_layers(host, observed.memory.values()))
     wanted = lookups(desired, observed, options)
+    observed = _look_into(host, observed, wanted)
     return replace(
-        observed,
-        shown=host.show(observed, wanted.show),
+        _look_for_weights(host, desired, observed),
         upstream={
             **host.run.registries.recall(dict(_references(desired))),
             **_ask(host.run.registries, desired, wanted.upstream),
         },
     )
+
+
+def _look_into(host: HostSession, observed: ObservedHost, wanted: Lookups) -> ObservedHost:
+    """The host with what is in these models. Their layers are kept, because they never change for one digest."""
+    found = host.look_into(observed, wanted.show | wanted.open)
+    layers = {what.digest: what.weights_layers for what in found.values() if isinstance(what, Contents)}
+    shown = (
+        (name, what) for name, what in found.items() if isinstance(what, Contents) and name in wanted.show
+    )
+    broken = ((name, what) for name, what in found.items() if isinstance(what, Unreadable))
+    seen = replace(
+        observed,
+        shown=Listing(shown, folds_case=observed.features.folds_case),
+        unreadable=Listing(broken, folds_case=observed.features.folds_case),
+        layers={**observed.layers, **layers},
+    )
+    if seen.layers != observed.layers:
+        remember_layers(host, seen)
+    return seen
+
+
+def _look_for_weights(host: HostSession, desired: DesiredHost, observed: ObservedHost) -> ObservedHost:
+    """The host with the weights layers of the declaration that are gone: one request for each distinct one."""
+
+    def is_gone(layer: Digest) -> bool:
+        return not host.with_retries(lambda: host.client.has_blob(layer))
+
+    layers = sorted(layers_to_ask(desired, observed))
+    try:
+        answers = for_each(layers, is_gone, jobs=host.spec.parallel, threads="blobs")
+        gone = frozenset(layer for layer, answer in zip(layers, answers, strict=True) if answer)
+        if gone and not host.with_retries(lambda: _keeps_blobs(host)):
+            return replace(observed, blobs_unseen="nothing there answers for blobs")
+    except (AnswerError, ProtocolError) as error:
+        return replace(observed, blobs_unseen=str(error))
+    return replace(observed, gone=gone)
+
+
+def _keeps_blobs(host: HostSession) -> bool:
+    """Whether a 404 for a blob means that it is not there: every Ollama refuses a malformed digest, while a proxy or
+    another program that knows no blobs has nothing at that address either."""
+    try:
+        host.client.transport.request("HEAD", "/api/blobs/sha256:none", what="look whether blobs are served")
+    except AnswerError as error:
+        return error.status == 400
+    return False
 
 
 def observe_costs(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from ollamaops.errors import StateError
-from ollamaops.names import ModelName
+from ollamaops.names import Digest, ModelName
 from ollamaops.observe.session import HostSession
 from ollamaops.plan.actions import HostPlan
 from ollamaops.plan.desired import DesiredHost
@@ -36,6 +36,23 @@ def load_pushes(host: HostSession) -> dict[tuple[ModelName, ModelName], frozense
         (ModelName.parse(model), ModelName.parse(ref)): frozenset(digests)
         for (model, ref), digests in host.ledger.load_pushes(host.spec.memory_key).items()
     }
+
+
+def load_layers(host: HostSession, records: Iterable[ModelRecord]) -> dict[str, tuple[Digest, ...]]:
+    """Tags digest → the weights layers of that content, from earlier looks inside and from what was made."""
+    known = {record.digest: record.blobs for record in records if record.digest and record.blobs}
+    known |= host.ledger.load_layers(host.spec.memory_key)
+    return {digest: tuple(map(Digest.parse, layers)) for digest, layers in known.items()}
+
+
+def remember_layers(host: HostSession, observed: ObservedHost) -> None:
+    """Keep the layers of what is on the host. When that fails, the next run looks inside once more."""
+    there = {model.digest for model in observed.models.values()}
+    layers = {
+        digest: tuple(map(str, layers)) for digest, layers in observed.layers.items() if digest in there
+    }
+    with suppress(StateError):
+        host.ledger.remember_layers(host.spec.memory_key, layers)
 
 
 def remember_in_sync(

@@ -31,13 +31,13 @@ from ollamaops.http.retry import OnRetry, attempt
 from ollamaops.manifest.graph import cloud_models
 from ollamaops.manifest.types import HostSpec
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.contents import Unreadable, look_into, read_contents
+from ollamaops.observe.contents import read_contents
 from ollamaops.observe.ledger_model import ledger_of
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.client import OllamaClient
-from ollamaops.ollama.contents import Contents, text_stop, with_text_stop
+from ollamaops.ollama.contents import Contents, Unreadable, text_stop, with_text_stop
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.ollama.wire import Progress
@@ -174,14 +174,21 @@ class HostSession:
 
     def show(self, observed: ObservedHost, names: Iterable[ModelName]) -> Listing[Contents]:
         """What is in these models; one that cannot be opened, or runs in a cloud, is left out."""
-        found = []
+        found = self.look_into(observed, names)
+        opened = ((name, what) for name, what in found.items() if isinstance(what, Contents))
+        return Listing(opened, folds_case=observed.features.folds_case)
+
+    def look_into(self, observed: ObservedHost, names: Iterable[ModelName]) -> Listing[Contents | Unreadable]:
+        """What is in these models, or why they cannot be opened; one that runs in a cloud is left out."""
+        found: list[tuple[ModelName, Contents | Unreadable]] = []
         for model in (observed.models[name] for name in sorted(names)):
             if model.is_cloud:
                 continue
-            ask = partial(self.client.show, model.name)
-            contents = look_into(partial(self.with_retries, ask), model.digest, observed.features)
-            if contents is not None:
-                found.append((model.name, self._with_exact_stop(contents, observed.features)))
+            ask = partial(self.with_retries, partial(self.client.show, model.name))
+            what = read_contents(ask, model.digest, observed.features)
+            if isinstance(what, Contents):
+                what = self._with_exact_stop(what, observed.features)
+            found.append((model.name, what))
         return Listing(found, folds_case=observed.features.folds_case)
 
     def _with_exact_stop(self, contents: Contents, features: Features) -> Contents:
@@ -319,4 +326,5 @@ def _observed(features: Features, seen: Seen) -> ObservedModel:
         quantization=seen.quantization,
         is_cloud=bool(seen.stands_for) or (features.suffix_routing and seen.name.source_suffix == "cloud"),
         stands_for=seen.stands_for,
+        is_able=seen.is_able,
     )

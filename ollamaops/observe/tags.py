@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ollamaops.errors import InvalidName, cut_text
 from ollamaops.names import ModelName
 from ollamaops.ollama.client import OllamaClient
+from ollamaops.ollama.features import Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.ollama.wire import TaggedModel
 from ollamaops.plan.observed import join_digests
@@ -23,7 +24,8 @@ class Seen(NamedTuple):
     """A model as the host lists it: its name as the host spells it, its tags digest (bare hex), its size, when its
     manifest was written, in the server's words; what it was made from, and what it is quantized to.
 
-    `stands_for` is empty, or what a cloud stub sends prompts to.
+    `stands_for` is empty, or what a cloud stub sends prompts to. `is_able` False: the server lists what models can
+    do, and of this one nothing.
     """
 
     name: ModelName
@@ -33,6 +35,7 @@ class Seen(NamedTuple):
     parent: str = ""
     quantization: str = ""
     stands_for: str = ""
+    is_able: bool = True
 
     @property
     def is_cloud(self) -> bool:
@@ -53,7 +56,7 @@ def read_tags(client: OllamaClient) -> Listing[Seen]:
             unnamed.append(what or getattr(tagged, "why", ""))
             continue
         if isinstance(tagged, TaggedModel):
-            seen, before = _seen(name, tagged), entries.get(name.full)
+            seen, before = _seen(name, tagged, client.features()), entries.get(name.full)
             entries[name.full] = _merge(before, seen) if before else seen
         else:
             unreadable[name] = tagged.why
@@ -65,7 +68,7 @@ def read_tags(client: OllamaClient) -> Listing[Seen]:
     )
 
 
-def _seen(name: ModelName, tagged: TaggedModel) -> Seen:
+def _seen(name: ModelName, tagged: TaggedModel, features: Features) -> Seen:
     return Seen(
         name=name,
         digest=tagged.digest.hex,
@@ -74,6 +77,7 @@ def _seen(name: ModelName, tagged: TaggedModel) -> Seen:
         parent=tagged.parent_model,
         quantization=tagged.quantization_level,
         stands_for=_stands_for(tagged),
+        is_able=bool(tagged.capabilities) or not features.lists_capabilities,
     )
 
 
@@ -93,4 +97,5 @@ def _merge(one: Seen, other: Seen) -> Seen:
         size_bytes=one.size_bytes + other.size_bytes,
         modified_at=max(one.modified_at, other.modified_at),
         stands_for=one.stands_for or other.stands_for,
+        is_able=one.is_able or other.is_able,
     )

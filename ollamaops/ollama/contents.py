@@ -55,6 +55,23 @@ class Contents(Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
     tensors: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 
+    @property
+    def weights_layers(self) -> tuple[Digest, ...]:
+        """Every weights layer that the server prints, each once: model, projectors, adapters, drafts."""
+        return tuple(dict.fromkeys((*self.blobs, *self.adapters)))
+
+
+class Unreadable(Struct, frozen=True):
+    """A model that is listed but cannot be opened, in the server's `words`.
+
+    `is_damaged` only if they say that a file of it is missing or broken, so that it has to be fetched anew; `is_gone`
+    if it is missing.
+    """
+
+    words: str
+    is_damaged: bool
+    is_gone: bool = False
+
 
 def contents_of(shown: ShownModel, digest: str, features: Features) -> Contents:
     """The Contents of a model whose tags digest is `digest` (bare hex)."""

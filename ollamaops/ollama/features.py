@@ -113,6 +113,8 @@ class Features(Struct, frozen=True, kw_only=True):
     """A GGUF from `files` is rewritten, so that the stored layer is not the uploaded file (0.30.0)."""
     jinja_in_template: bool
     """show's `template` may be the chat template of the GGUF; TEMPLATE is in `modelfile` (0.30.0)."""
+    lists_capabilities: bool
+    """tags has the capabilities of each model; none are left when its weights cannot be read (0.30.0)."""
     deterministic_files: bool
     """Several `files` always give the same manifest (0.30.0)."""
     delete_prunes_everything: bool
@@ -146,6 +148,7 @@ _SINCE: Final[dict[str, Number]] = {
     "split_gguf": (0, 30, 0),
     "gguf_rewritten": (0, 30, 0),
     "jinja_in_template": (0, 30, 0),
+    "lists_capabilities": (0, 30, 0),
     "deterministic_files": (0, 30, 0),
 }
 # flag → first version that has it, first version that no longer has it
@@ -158,6 +161,7 @@ _BETWEEN: Final[dict[str, tuple[Number, Number]]] = {
 _CAUTIOUS: Final[dict[str, bool]] = {
     "stream_false_waits_to_end": False,
     "stream_ends_at_error": False,
+    "lists_capabilities": False,
     "deterministic_files": False,
 }
 

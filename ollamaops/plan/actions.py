@@ -22,6 +22,7 @@ Kind = Literal[
     "unwanted",  # declared absent, there
     "undeclared",  # not declared, there, and in the scope of prune
     "content",  # the pulled content is not what the registry, the lock or the pin says
+    "damaged",  # a file of it is gone from the host, or cannot be read
     "weights",  # the model layer is not the base's, or not the file's
     "field",  # one declared field differs; `path` says which
     "base",  # the model it is made from changes in this plan

@@ -47,8 +47,8 @@ def plan_build(builder: PlanBuilder, model: DesiredModel, recipe: Recipe) -> Non
         case Differs(differences):
             _plan_create(builder, model, recipe, differences)
         case Unknown(waits_for=base) if base is not None:
-            if ensure(builder, base, model.name):
-                builder.wait(model.name, base)
+            if ensure(builder, base, model.name, builder.damage(place)):
+                builder.wait(model.name, base, builder.flaw_of(place))
         case Unknown(why, hint):
             builder.doubt(model.name, why, hint)
         case never:
@@ -68,6 +68,11 @@ def _compare(
         return Unknown(waits_for=recipe.base)
     if recipe.base and _changes_with(builder, recipe.base, model):
         return Differs(builder.why(model.name, "base", desired=str(recipe.base)))
+    damage = builder.damage(place)
+    if damage and recipe.base and (builder.is_pending(recipe.base) or builder.flaw_of(recipe.base)):
+        return Unknown(waits_for=recipe.base)
+    if damage:
+        return Differs(damage)
     if is_trusted(model, builder.observed, builder.options, place):
         memory = builder.recall(place)
         if memory is None or memory.weights_verified or ignores_weights(model.spec.ignore):

@@ -16,6 +16,7 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
+from ollamaops.plan.flaws import layers_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.verdict import holds, is_remembered
 from ollamaops.plan.versions import needs_verifying, previous_of
@@ -43,9 +44,14 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
 
 
 class Lookups(Struct, frozen=True, kw_only=True):
-    """What has to be found out before a plan can be made: models to `show`, registry names to ask for."""
+    """What has to be found out before a plan can be made: models to `show`, registry names to ask for.
+
+    `open` are models that have to be looked into only to see which weights layers they have, or why they can do
+    nothing; what else is in them is not compared.
+    """
 
     show: frozenset[ModelName] = frozenset()
+    open: frozenset[ModelName] = frozenset()
     upstream: frozenset[ModelName] = frozenset()
 
 
@@ -59,6 +65,7 @@ def lookups(desired: DesiredHost, observed: ObservedHost, options: PlanOptions) 
     upstream = {name for model in models for name in _to_ask(model, desired, observed)}
     return Lookups(
         show=frozenset(name for model in models for name in _to_show(model, desired, observed, options)),
+        open=frozenset(name for model in models for name in _to_open(model, desired, observed)),
         upstream=frozenset(upstream) if options.ask_registry else frozenset(),
     )
 
@@ -78,6 +85,19 @@ def _to_show(
     for name in (place, _base_place(base, desired, observed)):
         there = observed.models.get(name) if name else None
         if there and not there.is_cloud:
+            yield there.name
+
+
+def _to_open(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -> Iterator[ModelName]:
+    """The model, and what it is a copy of, as long as their weights layers are not known or they can do nothing."""
+    source = model.spec.source
+    place = place_of(model, desired, observed)
+    own = observed.models.get(place) if place else None
+    mirrored = observed.models.get(source.ref) if isinstance(source, Pull) else None
+    if mirrored and own and mirrored.digest == own.digest:
+        mirrored = None
+    for there in (own, mirrored):
+        if there and not there.is_cloud and (not there.is_able or layers_of(there, observed) is None):
             yield there.name
 
 

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from ollamaops.names import Digest, ModelName
-from ollamaops.ollama.contents import Contents
+from ollamaops.ollama.contents import Contents, Unreadable
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.plan.versions import owners_of
@@ -27,7 +27,8 @@ Clocks = Mapping[str, datetime]  # IANA name of a time zone → the moment of pl
 
 class ObservedModel(Struct, frozen=True, kw_only=True):
     """One name of `/api/tags`. `digest` is bare hex, as the server writes it; joined by `+` where several entries
-    have the name. `is_cloud`: it runs elsewhere; a stub says itself where, which is then in `stands_for`."""
+    have the name. `is_cloud`: it runs elsewhere; a stub says itself where, which is then in `stands_for`. `is_able`
+    False: the server lists what models can do, and of this one nothing, as when it cannot read the weights."""
 
     name: ModelName
     digest: str
@@ -37,6 +38,7 @@ class ObservedModel(Struct, frozen=True, kw_only=True):
     quantization: str = ""
     is_cloud: bool = False
     stands_for: str = ""
+    is_able: bool = True
 
     @property
     def digests(self) -> frozenset[str]:
@@ -79,6 +81,10 @@ class RegistryAnswer(Struct, frozen=True, kw_only=True):
 class ObservedHost(Struct, frozen=True, kw_only=True):
     """Everything known of one host that answered. Mappings are keyed by name (case-folded by ModelName).
 
+    `unreadable` are models that were looked into and cannot be opened. `layers` maps tags digests to the weights
+    layers of that content, as far as they are known; `gone` are those that are not on the host any more.
+    `blobs_unseen` says why that could not be found out.
+
     `set_aside` are our own names beside the models, each with its tags digest; they are never among `models`.
 
     `pushed` maps (model, pushed name) to the digests of what was pushed there last: the one that tags showed, and
@@ -93,6 +99,10 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     features: Features
     models: Listing[ObservedModel]
     shown: Mapping[ModelName, Contents] = field(default_factory=dict)
+    unreadable: Mapping[ModelName, Unreadable] = field(default_factory=dict)
+    layers: Mapping[str, tuple[Digest, ...]] = field(default_factory=dict)
+    gone: frozenset[Digest] = frozenset()
+    blobs_unseen: str = ""
     memory: Mapping[ModelName, ModelRecord] = field(default_factory=dict)
     pushed: Mapping[tuple[ModelName, ModelName], frozenset[str]] = field(default_factory=dict)
     set_aside: Mapping[ModelName, str] = field(default_factory=dict)

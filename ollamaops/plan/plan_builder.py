@@ -29,6 +29,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.expectations import read_expectations
+from ollamaops.plan.flaws import Flaw, find_flaw
 from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone, is_unwanted_stub
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.versions import left_behind, needs_verifying, sweep, versions_to_keep
@@ -40,7 +41,8 @@ class PlanBuilder:
     """The plan so far.
 
     `changing` maps a model to the action that changes it, `replaced` are those that are there, or were when we made
-    something of them, and surely become something else; `unusable` those from which nothing can be made.
+    something of them, and surely become something else; `unusable` those from which nothing can be made, `waiting`
+    those that are judged after something else was changed.
     """
 
     desired: DesiredHost
@@ -50,6 +52,7 @@ class PlanBuilder:
     changing: dict[ModelName, str] = field(default_factory=dict)
     replaced: set[ModelName] = field(default_factory=set)
     unusable: set[ModelName] = field(default_factory=set)
+    waiting: set[ModelName] = field(default_factory=set)
     unchanged: list[ModelName] = field(default_factory=list)
     rolled_back: list[ModelName] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -67,6 +70,19 @@ class PlanBuilder:
     def find(self, name: ModelName | None) -> ObservedModel | None:
         """The model as the host lists it."""
         return self.observed.models.get(name) if name else None
+
+    def flaw_of(self, name: ModelName | None) -> Flaw | None:
+        """What is known to be broken in the model."""
+        return find_flaw(self.find(name), self.observed)
+
+    def damage(self, name: ModelName | None) -> Because:
+        """What is known to be broken in the model, as a reason; none without it."""
+        flaw = self.flaw_of(name)
+        return self.why(name, "damaged", observed=flaw.words) if name and flaw else ()
+
+    def is_pending(self, name: ModelName | None) -> bool:
+        """Whether the model will be another one after this plan, or may be."""
+        return name in self.changing or name in self.waiting
 
     def recall(self, name: ModelName) -> ModelRecord | None:
         """What we remember of the model."""
@@ -107,7 +123,7 @@ class PlanBuilder:
             if is_new:  # or else what has been planned since then comes after it
                 self.changing[action.model] = action_id
             is_known = self.find(action.model) is not None or self._had_other_content(action)
-            if is_known and not any(why.kind == "unknown" for why in action.because):
+            if is_known and not any(why.kind in ("unknown", "damaged") for why in action.because):
                 self.replaced.add(action.model)
         return action_id
 
@@ -153,7 +169,15 @@ class PlanBuilder:
         return (found,)
 
     def record_unchanged(self, model: DesiredModel) -> None:
-        """The model is as declared."""
+        """The model is as declared, as far as a look can tell."""
+        own = self.find(model.name)
+        if own is not None and not (own.is_able or own.is_cloud):
+            self.doubt(
+                model.name,
+                "the server lists nothing that it can do, as when its weights cannot be read",
+                f"ollamaops verify {model.name} loads it",
+            )
+            return
         self.unchanged.append(model.name)
 
     def record_rolled_back(self, model: DesiredModel) -> None:
@@ -171,9 +195,12 @@ class PlanBuilder:
         """Say something that changes nothing."""
         self.notes.append(Note(host=self.host, model=name, message=message, hint=hint, unverified=unverified))
 
-    def wait(self, name: ModelName, base: ModelName) -> None:
-        """Say that `name` cannot be judged before `base` is there, which this plan sees to."""
+    def wait(self, name: ModelName, base: ModelName, flaw: Flaw | None = None) -> None:
+        """Say that `name` cannot be judged before `base` is there, which this plan sees to, and what is wrong now."""
+        self.waiting.add(name)
         message = f"compared with '{base}' as soon as that is there"
+        if flaw is not None:
+            message = f"{flaw.words}; they may come back with '{base}', so it is looked at again after that"
         self.notes.append(Note(host=self.host, model=name, message=message, waits=True))
 
     def wait_for_pull(self, name: ModelName) -> None:

@@ -38,6 +38,7 @@ def plan_host(desired: DesiredHost, observed: ObservedHost, options: PlanOptions
     plan_moves(builder, models)
     plan_absent(builder)
     _note_unnamed(builder)
+    _note_unseen_blobs(builder)
     return builder.build(unmanaged=plan_prune(builder))
 
 
@@ -52,6 +53,17 @@ def _note_unnamed(builder: PlanBuilder) -> None:
                 + "; ".join(unnamed[:MOST_UNNAMED]),
             )
         )
+
+
+def _note_unseen_blobs(builder: PlanBuilder) -> None:
+    why = builder.observed.blobs_unseen
+    if why:
+        note = Note(
+            host=builder.host,
+            message=f"not known whether the weights are still on the host: {why}",
+            hint="let HEAD /api/blobs through to the server; ollamaops verify loads every model",
+        )
+        builder.notes.append(note)
 
 
 def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredModel]]:
@@ -75,6 +87,9 @@ def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredMo
         elif is_rolled_back(model, builder.observed) and not builder.options.release:
             builder.record_rolled_back(model)
             rolled_back.append(model)
+            if damage := builder.damage(model.name):
+                hint = f"bring back what is declared: ollamaops rollback {model.name} --release"
+                builder.cannot_mend(model.name, damage, "it was rolled back, so it is not made again", hint)
         else:
             models.append(model)
     return models, rolled_back

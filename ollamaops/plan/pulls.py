@@ -20,6 +20,7 @@ from ollamaops.plan.actions import CopyModel, HostPlan, PullModel, id_of
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown
 from ollamaops.plan.costs import pull_cost
 from ollamaops.plan.desired import DesiredModel
+from ollamaops.plan.flaws import reason_unreadable
 from ollamaops.plan.lookups import (
     Because,
     awaits_verifying,
@@ -159,15 +160,19 @@ def ensure(builder: PlanBuilder, source: ModelName, for_model: ModelName, becaus
             for_model, f"made from '{source}', which is {describe_stub(stub)}", _STUB_HINT, because=because
         )
         return False
-    if builder.find(source) or source in builder.changing:
+    flaw = builder.flaw_of(source)
+    if builder.is_pending(source) or (builder.find(source) and flaw is None):
         return True
     base = builder.implicit(source)
+    if flaw is not None and base is None:
+        builder.give_up(for_model, f"made from '{source}', and {flaw.words}", because=because)
+        return False
     if base is None or not isinstance(base.spec.source, Pull):
         builder.give_up(
             for_model, f"made from '{source}', which is not there and will not be", because=because
         )
         return False
-    add_pull(builder, base, base.spec.source, builder.why(source, "missing"))
+    add_pull(builder, base, base.spec.source, builder.damage(source) or builder.why(source, "missing"))
     return ensure(builder, source, for_model, because)
 
 
@@ -215,7 +220,9 @@ def rename(builder: PlanBuilder, model: DesiredModel) -> bool:
     """Plan to copy `model` from the name it had before; False when there is nothing to copy, or the wrong thing."""
     former = model.spec.moved_from
     before = builder.find(former)
-    if former is None or before is None or builder.leaves_alone(former) or builder.stub_at(former, model):
+    if former is None or before is None or builder.leaves_alone(former):
+        return False
+    if builder.stub_at(former, model) or builder.flaw_of(former):
         return False
     if model.spec.digest and not meets_pin(model, before, builder.observed):
         return False
@@ -229,17 +236,19 @@ def plan_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> N
     name, own = model.name, builder.find(model.name)
     if builder.find(source) is None and _stands_without_source(builder, model, source):
         return
-    if not ensure(builder, source, name, () if own else builder.why(name, "missing")):
+    if not ensure(builder, source, name, builder.damage(name) if own else builder.why(name, "missing")):
         return
     match _compare_copy(builder, model, source):
         case InSync():
             builder.record_unchanged(model)
+        case Unknown(waits_for=waits_for) if waits_for is not None:
+            builder.wait(name, source, builder.flaw_of(name))
         case Differs(differences) if own is not None and model.spec.update == "never":
             builder.give_up(name, "update: never forbids replacing it", because=differences)
         case Differs(differences):
             add_copy(builder, model, source, differences)
-        case Unknown():
-            builder.wait(name, source)
+        case Unknown(why, hint):
+            builder.doubt(name, why, hint)
         case never:
             assert_never(never)
 
@@ -251,7 +260,7 @@ def _stands_without_source(builder: PlanBuilder, model: DesiredModel, source: Mo
         return False
     if own is None:
         return rename(builder, model)
-    if remembered(model, own, builder.observed):
+    if builder.flaw_of(model.name) is None and remembered(model, own, builder.observed):
         builder.record_unchanged(model)
         return True
     return False
@@ -263,6 +272,11 @@ def _compare_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) 
         return Differs(builder.why(model.name, "missing"))
     if is_unwanted_stub(model, own):
         return Differs(builder.why(model.name, "missing", observed=describe_stub(own)))
+    flaw = builder.flaw_of(model.name)
+    if flaw is not None and builder.is_pending(source):
+        return Unknown(waits_for=source)
+    if (broken := _compare_files(builder, own)) is not None:
+        return broken
     if tolerates_content(model.spec):
         return InSync()
     if origin is not None and is_unwanted_stub(model, origin):
@@ -365,6 +379,8 @@ def _is_good(builder: PlanBuilder, model: DesiredModel, pull: Pull, source: Obse
     """Whether what is under the reference's tag may be copied."""
     if is_unusable(source, builder.observed) or is_unwanted_stub(model, source):
         return False
+    if builder.flaw_of(source.name):
+        return False
     if pins_of(model.spec):
         return meets_pin(model, source, builder.observed)
     if model.spec.update != "latest":
@@ -381,7 +397,7 @@ def _has_moved(builder: PlanBuilder, model: DesiredModel, own: ObservedModel, so
     """Whether the name must follow the reference's tag: not what was copied there, and not good by itself either."""
     if own.digest == source.digest or model.spec.digest or tolerates_content(model.spec):
         return False
-    if is_unwanted_stub(model, source):
+    if is_unwanted_stub(model, source) or builder.flaw_of(source.name):
         return False
     match model.spec.update:
         case "never":
@@ -402,6 +418,8 @@ def _compare_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Comp
         return Differs(builder.why(model.name, "missing", observed="listed, but it cannot be opened"))
     if is_unwanted_stub(model, own):
         return Differs(builder.why(model.name, "missing", observed=describe_stub(own)))
+    if (broken := _compare_files(builder, own)) is not None:
+        return broken
     if tolerates_content(model.spec):
         return InSync()
     if pin is not None and not meets_pin(model, own, builder.observed):
@@ -409,6 +427,19 @@ def _compare_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Comp
     if pin is None and model.spec.update == "latest":
         return _compare_with_latest(builder, model, pull, own)
     return InSync()
+
+
+def _compare_files(builder: PlanBuilder, own: ObservedModel) -> Differs | Unknown | None:
+    """Whether the model is broken, or cannot be opened for another reason; None: neither is known."""
+    damage, unreadable = builder.damage(own.name), reason_unreadable(own, builder.observed)
+    if damage:
+        return Differs(damage)
+    if unreadable is not None:
+        return Unknown(
+            f"it cannot be opened: {unreadable.words}",
+            f"it may need a newer Ollama than {builder.observed.version}: upgrade this host",
+        )
+    return None
 
 
 def _compare_with_latest(

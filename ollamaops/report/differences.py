@@ -67,7 +67,7 @@ def render_difference(difference: Difference) -> str:
             return "its name before" if observed else f"renamed to {desired}"
         case "unpushed":
             return _render_unpushed(shorten_digests(observed))
-        case "resident":
+        case "resident" | "damaged":
             return observed
         case _:
             assert_never(difference.kind)

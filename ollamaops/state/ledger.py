@@ -17,7 +17,7 @@ from ollamaops.errors import InvalidValue
 from ollamaops.names import Digest, ModelName
 from ollamaops.state.database import Cell, Database, Row
 from ollamaops.state.records import STATUSES, WAYS, Fingerprint, How, ModelRecord, RunRecord, Status
-from ollamaops.state.upgrade import is_evictions
+from ollamaops.state.upgrade import is_evictions, is_layers
 
 if TYPE_CHECKING:
     from ollamaops.files.digest import FileStamp
@@ -108,6 +108,22 @@ class Ledger:
             model,
             ref,
             json.dumps(list(digests)),
+        )
+
+    def load_layers(self, host: str) -> Mapping[str, tuple[str, ...]]:
+        """Tags digest → the digests of the weights layers of that content; none where a server shows none."""
+        for (models,) in self._database.query("SELECT models FROM weights_layers WHERE host = ?", host):
+            layers = self._json(models)
+            if not is_layers(layers):
+                raise self._database.damaged(f"{models!r} does not say which layers models have")
+            return {digest: tuple(texts) for digest, texts in layers.items()}
+        return {}
+
+    def remember_layers(self, host: str, layers: Mapping[str, Iterable[str]]) -> None:
+        """Keep the layers of everything on that host, in the place of what was known before."""
+        models = {digest: list(texts) for digest, texts in layers.items()}
+        self._database.write(
+            "REPLACE INTO weights_layers (host, models) VALUES (?, ?)", host, json.dumps(models)
         )
 
     def _texts(self, cell: Cell) -> tuple[str, ...]:

@@ -36,12 +36,14 @@ _LATER_TEXTS = ("declared", "seen_on")  # absent in what was written before they
 
 
 class LedgerDocument(Struct, frozen=True, kw_only=True):
-    """What the ledger on one host says. `models` are by `ModelName.key`, `pushes` by that and the reference."""
+    """What the ledger on one host says. `models` are by `ModelName.key`, `pushes` by that and the reference, `layers`
+    (the digests of weights layers) by tags digest."""
 
     revision: str = ""
     ancestors: tuple[str, ...] = ()
     models: Mapping[str, ModelRecord] = field(default_factory=dict)
     pushes: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lock_owner: LockOwner | None = None
 
     def has_seen(self, revision: str) -> bool:
@@ -62,6 +64,9 @@ class LedgerDocument(Struct, frozen=True, kw_only=True):
     def with_push(self, model: str, ref: str, digests: tuple[str, ...]) -> LedgerDocument:
         return replace(self, pushes={**self.pushes, (model, ref): digests})
 
+    def with_layers(self, layers: Mapping[str, tuple[str, ...]]) -> LedgerDocument:
+        return replace(self, layers=layers)
+
 
 def render_document(document: LedgerDocument) -> str:
     """The text that a server keeps; equal documents give equal texts."""
@@ -70,6 +75,7 @@ def render_document(document: LedgerDocument) -> str:
         "ancestors": list(document.ancestors),
         "models": {key: to_builtins(record) for key, record in document.models.items()},
         "pushes": [[model, ref, *digests] for (model, ref), digests in sorted(document.pushes.items())],
+        "layers": {digest: list(layers) for digest, layers in document.layers.items()},
         "lock_owner": owner_to_json(document.lock_owner) if document.lock_owner else None,
     }
     packed = zlib.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), 9)
@@ -124,6 +130,8 @@ def _document(body: object, version: int) -> LedgerDocument:
         ancestors=_texts(tree.get("ancestors")),
         models=models,
         pushes=pushes,
+        # what an older version wrote has none
+        layers={digest: _texts(texts) for digest, texts in _table(tree.get("layers", {})).items()},
         lock_owner=owner_from_json(tree.get("holder" if version == 1 else "lock_owner")),
     )
 

@@ -99,6 +99,12 @@ class LedgerStore(Protocol):
     def remember_push(self, host: str, model: str, ref: str, digests: Iterable[str]) -> None:
         """Keep that this was pushed to `ref`: its tags digest and, if known, the registry's."""
 
+    def load_layers(self, host: str) -> Mapping[str, tuple[str, ...]]:
+        """Tags digest → the digests of the weights layers of that content; none where a server shows none."""
+
+    def remember_layers(self, host: str, layers: Mapping[str, Iterable[str]]) -> None:
+        """Keep the layers of everything on the host, in the place of what was known before."""
+
 
 UNFINISHED = -1
 

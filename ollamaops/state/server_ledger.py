@@ -109,6 +109,16 @@ class ServerLedger:
         kept = tuple(digests)
         self._change(lambda document: document.with_push(model, ref, kept))
 
+    def load_layers(self, host: str) -> Mapping[str, tuple[str, ...]]:
+        """Tags digest → the digests of the weights layers of that content."""
+        with self._lock:
+            return self._with_mine(self._look()).layers
+
+    def remember_layers(self, host: str, layers: Mapping[str, Iterable[str]]) -> None:
+        """Keep the layers of everything on the host, in the place of what was known before."""
+        kept = {digest: tuple(texts) for digest, texts in layers.items()}
+        self._change(lambda document: document.with_layers(kept))
+
     def settle(self) -> None:
         """Make sure that everything written by this store is still there: another writer may not have seen it."""
         with self._lock:

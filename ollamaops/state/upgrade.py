@@ -59,6 +59,13 @@ def is_evictions(value: object) -> bool:
     return all(map(_is_name, chain(value, *value.values())))
 
 
+def is_layers(value: object) -> bool:
+    """Whether the JSON value maps tags digests to lists of texts."""
+    if not isinstance(value, dict) or not all(isinstance(layers, list) for layers in value.values()):
+        return False
+    return all(isinstance(layer, str) for layer in chain.from_iterable(value.values()))
+
+
 def _is_name(value: object) -> bool:
     try:
         return isinstance(value, str) and bool(ModelName.parse(value))
@@ -161,4 +168,5 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
         "ALTER TABLE model ADD COLUMN declared TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE model ADD COLUMN seen_on TEXT NOT NULL DEFAULT ''",
     ),
+    ("CREATE TABLE weights_layers (host TEXT PRIMARY KEY, models TEXT NOT NULL)",),
 )

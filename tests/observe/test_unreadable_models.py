@@ -11,8 +11,9 @@ from scripted_host import Asked, Script, ScriptedHost, Wire, routes, streaming
 from session_actions import DIGEST, OTHER, at, create, pull, tagged
 
 from ollamaops.errors import InvalidRequest, ServerFault
-from ollamaops.observe.contents import Unreadable, read_contents
+from ollamaops.observe.contents import read_contents
 from ollamaops.ollama.answer_errors import build_answer_error
+from ollamaops.ollama.contents import Unreadable
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.wire import ShownModel
 

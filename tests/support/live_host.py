@@ -164,7 +164,8 @@ class LiveHost:
     emit: Callable[[Event], None] | None = None
     registries: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    requests_sent: int = 0
+    requests_sent: int = 0  # all but those for the layers
+    layers_asked: int = 0
 
     @property
     def version(self) -> str:
@@ -217,6 +218,7 @@ class LiveHost:
             clients.append(OllamaClient.connect(spec.url, host_name=spec.name, cancel=cancel))
             return clients[-1]
 
+        seen_before = len(self.proxy.seen)
         registries = RegistryCache(lambda: RegistryClient(endpoints=self.registries, timeout_s=PATIENCE_S))
         emit = self.emit or self.events.append
         yield Run(
@@ -229,7 +231,9 @@ class LiveHost:
             open_client=open_client,
         )
         registries.close()
-        self.requests_sent = sum(client.transport.requests_sent for client in clients)
+        seen = self.proxy.seen[seen_before:]
+        self.layers_asked = sum(request.line.startswith("HEAD /api/blobs/") for request in seen)
+        self.requests_sent = sum(client.transport.requests_sent for client in clients) - self.layers_asked
 
     def plan(self, models: Iterable[ModelSpec], absent: Iterable[AbsentSpec] = ()) -> HostPlan:
         """What this host needs; it must be reached."""

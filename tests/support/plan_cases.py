@@ -27,7 +27,7 @@ from ollamaops.manifest.types import (
     WeightsFile,
 )
 from ollamaops.names import Digest, ModelName, NamePattern
-from ollamaops.ollama.contents import Contents
+from ollamaops.ollama.contents import Contents, Unreadable
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import (
@@ -43,7 +43,7 @@ from ollamaops.plan.actions import (
 )
 from ollamaops.plan.desired import DesiredHost, build_desired
 from ollamaops.plan.guard import guard
-from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
+from ollamaops.plan.lookups import Lookups, PlanOptions, lookups, rollback_key_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.verdict import declaration_of, judge_of
@@ -225,6 +225,7 @@ def an_observed(name: str, tree: Tree) -> ObservedModel:
         digest=a_digest(tree.get("digest", name)).hex,
         quantization=tree.get("quantization", "F16"),
         is_cloud=tree.get("cloud", False),
+        is_able=tree.get("able", True),
     )
 
 
@@ -263,7 +264,14 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
     contents = {
         a_name(name): a_contents(name, info or {})
         for name, info in tree.get("host", {}).items()
-        if not (info or {}).get("cloud") and not (info or {}).get("damaged")
+        if not {"cloud", "damaged", "unreadable"} & (info or {}).keys()
+    }
+    seen_before = {
+        an_observed(name, info or {}).digest: a_contents(name, info or {}).weights_layers
+        if "gone" in tree
+        else ()
+        for name, info in tree.get("host", {}).items()
+        if not (info or {}).get("unknown")
     }
     features = features_of(ServerVersion.parse(str(tree.get("version", "0.33.0"))))
     observed = ObservedHost(
@@ -280,6 +288,9 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
             for name, (ref, *digests) in tree.get("pushed", {}).items()
         },
         present_blobs=frozenset(map(a_digest, tree.get("blobs", []))),
+        layers=seen_before,
+        gone=frozenset(map(a_digest, tree.get("gone", []))),
+        blobs_unseen=tree.get("blobs_unseen", ""),
     )
     observed = replace(
         observed,
@@ -295,12 +306,21 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
     observed = replace(
         observed,
         shown={name: contents[name] for name in asked.show if name in contents},
+        unreadable={
+            a_name(name): _unreadable(**info["unreadable"])
+            for name, info in tree.get("host", {}).items()
+            if info and "unreadable" in info and a_name(name) in asked.show | asked.open
+        },
         upstream={
             name: upstream[name]
             for name in (upstream if tree.get("costs") else asked.upstream & upstream.keys())
         },
     )
     return observed, asked
+
+
+def _unreadable(words: str, *, damaged: bool = False, gone: bool = False) -> Unreadable:
+    return Unreadable(words, is_damaged=damaged or gone, is_gone=gone)
 
 
 def _memory(
@@ -319,6 +339,7 @@ def _memory(
     is_for_this = tree.keys().isdisjoint({"words", "fingerprint"})
     return ModelRecord(
         status=tree.get("status", "applied"),
+        entry=rollback_key_of(model) if model and tree.get("status") == "rolled_back" else "",
         fingerprint=Fingerprint(tree.get("words", declared.words), tree.get("fingerprint", declared.weights)),
         digest=a_digest(tree["digest"]).hex if "digest" in tree else models[name].digest,
         how=tree.get("how", "created"),
@@ -375,6 +396,7 @@ def run(tree: Tree) -> Tree:
         "notes": [with_words(render_note(note), tree) for note in plan.notes],
         "refusals": [f"{refusal.rule}: {refusal.message}" for refusal in plan.refusals],
         "show": sorted(map(str, asked.show)),
+        "open": sorted(map(str, asked.open)),
         "ask": sorted(map(str, asked.upstream)),
     }
     return {key: value for key, value in found.items() if value}

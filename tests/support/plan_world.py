@@ -122,6 +122,7 @@ class World:
                 if not name.is_aside
             ),
             set_aside={name: inside.digest for name, inside in self.models.items() if name.is_aside},
+            layers={inside.digest: () for inside in self.models.values()},
             memory=dict(self.memory),
             pushed=dict(self.pushed),
         )
