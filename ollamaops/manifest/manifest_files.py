@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from msgspec import Struct
@@ -54,6 +55,7 @@ class _Reader:
     def __init__(self, allow_outside: bool) -> None:
         self.files: list[ManifestFile] = []
         self.problems: list[Problem] = []
+        self._allow_outside = allow_outside
         self._disk = Disk({}, allow_outside=allow_outside)
         self._seen: set[Path] = set()
 
@@ -119,19 +121,56 @@ class _Reader:
             else:
                 self._read(path, folder.root, open_files)
 
+    def _expand(self, pattern: str, folder: Folder) -> list[str]:
+        """What the pattern matches, relative to the folder. Nobody's links are followed out of the root."""
+        if self._allow_outside:
+            return sorted(glob.glob(pattern, root_dir=folder.path, recursive=True))  # noqa: PTH207
+        root = Path(os.path.realpath(folder.root))
+        found = set(_find(folder.path, PurePath(pattern).parts, root))
+        return sorted(os.path.relpath(path, folder.path) for path in found)
+
     def _matched(self, node: Scalar, folder: Folder) -> list[Path]:
         """The files that the glob matches and that may be used."""
         refusal = self._disk.locate(Named(node.text, node.shown, node.place, folder))
         if isinstance(refusal, Problem):
             self.problems.append(refusal)
             return []
-        # unlike Path.glob it passes over hidden files, as a shell does
-        names = sorted(glob.glob(node.text, root_dir=folder.path, recursive=True))  # noqa: PTH207
+        names = self._expand(node.text, folder)
         if not names:
             self._add_problem(node, *_why_nothing_matched(node, folder.path))
         located = [self._disk.locate(Named(name, name, node.place, folder)) for name in names]
         self.problems += [problem for problem in located if isinstance(problem, Problem)]
         return [path for path in located if isinstance(path, Path)]
+
+
+def _find(folder: Path, parts: Sequence[str], root: Path) -> Iterator[Path]:
+    """What the parts of a pattern match below the folder.
+
+    As in a shell, hidden files and links to folders below `**` are passed over. So is a folder whose link leads out
+    of `root`: nobody looks what is in it.
+    """
+    first, *rest = parts
+    if first == "**":
+        yield from _find(folder, rest or ["*"], root)
+        for path in _entries(folder, "*"):
+            if path.is_dir() and not path.is_symlink():
+                yield from _find(path, parts, root)
+        return
+    for path in _entries(folder, first) if glob.has_magic(first) else [folder / first]:
+        if not rest:
+            if os.path.lexists(path):
+                yield path
+        elif path.is_dir() and path.resolve().is_relative_to(root):
+            yield from _find(path, rest, root)
+
+
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    """What in the folder matches, hidden files only for a pattern with a dot first; nothing if it cannot be read."""
+    try:
+        found = [path for path in folder.iterdir() if fnmatchcase(path.name, pattern)]
+    except OSError:
+        return []
+    return [path for path in found if pattern.startswith(".") or not path.name.startswith(".")]
 
 
 def _why_nothing_matched(node: Scalar, start: Path) -> tuple[str, str | None]:

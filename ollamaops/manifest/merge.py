@@ -23,6 +23,7 @@ KeyPath = tuple[str, ...]
 
 # never merged key by key
 _WHOLE = frozenset({"auth", "system", "template", "license", "modelfile", "messages", "expect", "push"})
+MAX_HOSTS = 100_000
 _PER_FILE = frozenset({"$schema", "version", "include"})
 
 
@@ -262,6 +263,9 @@ def expand_hosts(hosts: Node | None) -> tuple[Table | None, list[Problem]]:
     keys: dict[str, Place] = {}
     for pattern, node in hosts.nodes.items():
         place = hosts.keys[pattern]
+        if len(nodes) > MAX_HOSTS:
+            problems.append(problem_at(place, f"ranges unfold to more than {MAX_HOSTS} hosts"))
+            break
         try:
             names = expand_range(pattern)
         except InvalidValue as error:

@@ -26,6 +26,10 @@ _REFERENCE = re.compile(
 )
 
 
+_GROWTH_HINT = "variables that hold each other multiply: write the text once, in a file"
+MAX_FILLED = 64 * 2**20  # characters, in all texts together
+
+
 class Variables:
     """Fills references in. `unresolved` are the places of values that stayed as they were written."""
 
@@ -34,6 +38,7 @@ class Variables:
         self._environ = environ
         self._known: dict[str, Scalar | None] = {}
         self._open: list[str] = []
+        self._filled = 0
         self.problems: list[Problem] = []
         self.unresolved: set[Place] = set()
 
@@ -62,10 +67,19 @@ class Variables:
         secret_as = node.text if any(value.secret_as is not None for value in found) else None
         if node.plain and len(found) == 1 and matches[0][0] == node.text and not matches[0]["escape"]:
             return replace(found[0], place=node.place, secret_as=secret_as)
+        self._filled += sum(len(value.text) for value in found)
+        if self._filled > MAX_FILLED:
+            self._refuse_growth(node)
+            return node
         texts, written = iter(found), iter(found)
         text = _REFERENCE.sub(lambda _: next(texts).text, node.text)
         reference = _REFERENCE.sub(lambda _: _as_written(next(written)), node.text) if secret_as else None
         return Scalar(node.place, text, text, secret_as=secret_as, reference=reference)
+
+    def _refuse_growth(self, node: Scalar) -> None:
+        if all(problem.hint != _GROWTH_HINT for problem in self.problems):
+            self._add_problem(node, f"variables unfold to more than {MAX_FILLED} characters", _GROWTH_HINT)
+        self.unresolved.add(node.place)
 
     def _value(self, match: re.Match[str], node: Scalar) -> Scalar | None:
         if match["escape"]:
