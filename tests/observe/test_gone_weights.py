@@ -130,7 +130,7 @@ def test_an_adapter_that_is_gone_is_uploaded_again(newest: LiveHost) -> None:
     models = [a_model("tuned", a_build(BASE, system="s"))]
     source = models[0].source
     assert not isinstance(source, Pull)
-    with_adapter = [a_model("tuned", replace(source, adapters=a_build(None, "tiny-lora.gguf").files))]  # type: ignore[arg-type]
+    with_adapter = [a_model("tuned", replace(source, adapters=a_build(None, "tiny-lora.gguf").files))]
     assert_converged(newest, newest.apply(with_adapter))
     adapter = next(
         line for line in newest.stranger.show("tuned")["modelfile"].splitlines() if line.startswith("ADAPTER")
