@@ -15,6 +15,7 @@ from ollamaops.names import Digest, ModelName
 from ollamaops.observe.session import HostSession
 from ollamaops.observe.tags import Seen
 from ollamaops.plan.actions import Action, CopyModel, PullModel, PushModel, VerifyModel
+from ollamaops.plan.verdict import verified_for
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord, Status
 
 
@@ -61,6 +62,7 @@ def remember_copy(host: HostSession, action: CopyModel, seen: Seen) -> None:
                 fingerprint=action.fingerprint,
                 digest=seen.digest,
                 base_digest=seen.digest,
+                verified_for=known.verified_for if known else "",
                 at=host.run.now(),
             )
         _remember(host, action.model, record)
@@ -87,13 +89,18 @@ def remember_pull_begun(host: HostSession, action: PullModel) -> None:
 
 
 def remember_verified(host: HostSession, action: VerifyModel, seen: Seen) -> None:
-    """Write down that what was pulled does what is expected of it."""
-    host.touched.add(action.model)
+    """Write down that the content, wherever it is, does what is expected of it."""
+    if action.at == action.model:
+        host.touched.add(action.model)
+    held = verified_for(action.expectations, seen.digest, host.client.features())
 
     def write() -> None:
-        known = host.ledger.load(host.spec.memory_key).get(action.model.key)
-        if known is not None and known.status == "unverified":
-            _remember(host, action.model, replace(known, status="applied", digest=seen.digest))
+        known = host.ledger.load(host.spec.memory_key).get(action.at.key)
+        if known is None:
+            known = ModelRecord(how="adopted", digest=seen.digest, at=host.run.now())
+        elif known.status == "unverified" and known.digest in ("", seen.digest):
+            known = replace(known, status="applied", digest=seen.digest)
+        _remember(host, action.at, replace(known, verified_for=held))
 
     _write(host, action, write)
 

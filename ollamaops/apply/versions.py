@@ -158,8 +158,8 @@ def verify(host: HostSession, action: VerifyModel) -> bool:
     verdict = verify_model(host, seen.name, action.expectations or (Expectation(),))
     if not verdict.is_met:
         raise _not_as_expected(host, action, verdict, _reject(host, action, seen))
+    remember_verified(host, action, seen)
     if action.at == action.model:
-        remember_verified(host, action, seen)
         commit(host, action, keep=action.keep)
     return False
 

@@ -29,7 +29,7 @@ Kind = Literal[
     "alias",  # a copy does not point where it should
     "moved",  # it is there under the name it had before
     "unpushed",  # the registry is not known to have this content
-    "unverified",  # it was pulled, but not yet seen to do what is expected
+    "unverified",  # it was not yet seen to do what is expected
     "unknown",  # cannot be told from here: only a pull shows it
     "resident",  # in memory or not, against the declaration
     "template",  # the server uses another template than the declared one, which it has

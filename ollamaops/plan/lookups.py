@@ -16,9 +16,10 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
+from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.flaws import layers_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.verdict import holds, is_remembered
+from ollamaops.plan.verdict import holds, is_remembered, verified_for
 from ollamaops.plan.versions import needs_verifying, previous_of
 from ollamaops.state.records import ModelRecord
 
@@ -265,11 +266,18 @@ def is_unusable(own: ObservedModel, observed: ObservedHost) -> bool:
 
 
 def awaits_verifying(model: DesiredModel, observed: ObservedHost) -> bool:
-    """Whether a run ended after pulling the model and before verifying it: memory says so, or what was set aside."""
+    """Whether the model was never seen to do what is expected of it: this content, on this version of the server.
+
+    A model without expectations only awaits it if a run ended after pulling it and before verifying it: memory says
+    so, or what was set aside.
+    """
     name = model.name
     own, memory = observed.models.get(name), observed.memory.get(name)
     if own is None or not needs_verifying(model.spec):
         return False
+    if model.spec.expect:
+        wanted = verified_for(read_expectations(model.spec.expect), own.digest, observed.features)
+        return wanted not in {each.verified_for for each in observed.memory.values()}
     if memory is not None and memory.status == "unverified" and memory.digest in ("", own.digest):
         return True
     aside = observed.set_aside.get(previous_of(name))

@@ -30,7 +30,13 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.flaws import Flaw, find_flaw
-from ollamaops.plan.lookups import Because, PlanOptions, is_left_alone, is_unwanted_stub
+from ollamaops.plan.lookups import (
+    Because,
+    PlanOptions,
+    awaits_verifying,
+    is_left_alone,
+    is_unwanted_stub,
+)
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.versions import left_behind, needs_verifying, sweep, versions_to_keep
 from ollamaops.state.records import ModelRecord
@@ -169,7 +175,7 @@ class PlanBuilder:
         return (found,)
 
     def record_unchanged(self, model: DesiredModel) -> None:
-        """The model is as declared, as far as a look can tell."""
+        """The content is as declared, as far as a look can tell; what it does is verified, unless that is known."""
         own = self.find(model.name)
         if own is not None and not (own.is_able or own.is_cloud):
             self.doubt(
@@ -178,7 +184,10 @@ class PlanBuilder:
                 f"ollamaops verify {model.name} loads it",
             )
             return
-        self.unchanged.append(model.name)
+        if awaits_verifying(model, self.observed):
+            self.add_verify(model, model.name, self.why(model.name, "unverified"))
+        else:
+            self.unchanged.append(model.name)
 
     def record_rolled_back(self, model: DesiredModel) -> None:
         """The model was rolled back, and stays so."""

@@ -23,7 +23,6 @@ from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.flaws import reason_unreadable
 from ollamaops.plan.lookups import (
     Because,
-    awaits_verifying,
     is_current,
     is_unusable,
     is_unwanted_stub,
@@ -308,8 +307,6 @@ def plan_pulls(builder: PlanBuilder, models: Iterable[DesiredModel]) -> None:
 
 def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
     match _compare_pull(builder, model, pull):
-        case InSync() if awaits_verifying(model, builder.observed):
-            builder.add_verify(model, pull.ref, builder.why(model.name, "unverified"))
         case InSync():
             _settle(builder, model)
         case Differs(differences):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import msgspec
 from msgspec.structs import replace
 
 from ollamaops.about import __version__
@@ -18,6 +19,7 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.desired import DesiredModel
+from ollamaops.plan.expectations import Expectation
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.state.records import Fingerprint, ModelRecord
 
@@ -34,6 +36,13 @@ def declaration_of(model: DesiredModel) -> str:
 def judge_of(features: Features) -> str:
     """Who said so: the server's version, and ours, because rules of comparing change with it."""
     return f"Ollama {features.version}, ollamaops {__version__}"
+
+
+def verified_for(expectations: tuple[Expectation, ...], digest: str, features: Features) -> str:
+    """What is remembered when these expectations held for the content of that digest. Another version of the server
+    may not do with it what this one did."""
+    said = msgspec.json.encode([expectations, digest, str(features.version)], order="sorted")
+    return hashlib.sha256(said).hexdigest()[:32]
 
 
 def is_remembered(memory: ModelRecord, model: DesiredModel, digest: str) -> bool:
@@ -78,6 +87,7 @@ def record_in_sync(
         weights_verified=weights_verified,
         declared=declaration_of(model),
         seen_on=judge_of(observed.features),
+        verified_for=memory.verified_for if memory else "",
     )
     if known is None or are_weights_compared:
         return record

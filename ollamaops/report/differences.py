@@ -24,7 +24,7 @@ _BARE = re.compile(r'[\w.,:/+-]+( \([\w.]+\))?|\[.*\]|"[^"]*"|not verified')
 _FACTS: Mapping[Kind, str] = {  # reasons that name no values
     "unwanted": "declared absent",
     "undeclared": "not declared, and in the scope of prune",
-    "unverified": "pulled by a run that stopped before verifying it",
+    "unverified": "not verified yet",
     "unknown": "the server finds out whether it is current",
     "template": "the weights' own template is used, not the declared one",
     "effective": "the template that makes the prompts is not the locked one",

@@ -1,8 +1,8 @@
 """The ledger: what ollamaops remembers between runs, in `ledger.sqlite3` in the state folder.
 
-What a lost ledger costs: local weights are hashed and models are looked into again. What we pulled, created or
-copied counts as somebody else's, so it is never pruned. And the next apply rolls a model forward that was rolled
-back, because only the ledger knows that it should stay at its previous version.
+What a lost ledger costs: local weights are hashed, models are looked into again, and those with expectations are
+verified again. What we pulled, created or copied counts as somebody else's, so it is never pruned. And the next apply
+rolls a model forward that was rolled back, because only the ledger knows that it should stay at its previous version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUSY_TIMEOUT_S = 30.0
 
 _MODEL_COLUMNS = (
     "model, how, status, words, weights, entry, digest, base_digest, blobs, weights_verified, declared, seen_on, "
-    "at"
+    "verified_for, at"
 )
 _RUN_COLUMNS = (
     "run_id, at, command, hosts, manifest_digest, exit_code, plan, outcomes, who, commit_id, ended_at"
@@ -68,7 +68,7 @@ class Ledger:
     def remember(self, host: str, records: Mapping[str, ModelRecord]) -> None:
         """Keep the records, in one transaction; older ones about the same models are replaced."""
         self._database.write_rows(
-            f"REPLACE INTO model (host, {_MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"REPLACE INTO model (host, {_MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             [(host, model, *_cells(record)) for model, record in records.items()],
         )
 
@@ -78,7 +78,7 @@ class Ledger:
 
     def _record(self, cells: list[Cell]) -> ModelRecord:
         how, status, words, weights, entry, digest, base_digest, blobs, *rest = cells
-        weights_verified, declared, seen_on, at = rest
+        weights_verified, declared, seen_on, verified_for, at = rest
         if how not in WAYS or status not in STATUSES:
             raise self._database.damaged(f"a model cannot be {how!r} and {status!r}")
         return ModelRecord(
@@ -92,6 +92,7 @@ class Ledger:
             weights_verified=bool(weights_verified),
             declared=str(declared),
             seen_on=str(seen_on),
+            verified_for=str(verified_for),
             at=str(at),
         )
 
@@ -242,6 +243,7 @@ def _cells(record: ModelRecord) -> tuple[Cell, ...]:
         int(record.weights_verified),
         record.declared,
         record.seen_on,
+        record.verified_for,
         record.at,
     )
 

@@ -32,7 +32,11 @@ MOST_BYTES = 64 * 1024 * 1024
 
 _TEXT = re.compile(r"ollamaops ledger ([0-9]{1,4}): ([A-Za-z0-9+/=]+)\s*", re.ASCII)
 _RECORD_TEXTS = ("how", "status", "entry", "digest", "at")
-_LATER_TEXTS = ("declared", "seen_on")  # absent in what was written before they were there: not known
+_LATER_TEXTS = (
+    "declared",
+    "seen_on",
+    "verified_for",
+)  # absent in what was written before they were there: not known
 
 
 class LedgerDocument(Struct, frozen=True, kw_only=True):
@@ -142,7 +146,7 @@ def _record(value: object) -> ModelRecord:
     if how not in WAYS or status not in STATUSES:
         raise ValueError(f"a model cannot be {how[:80]!r} and {status[:80]!r}")
     fingerprint = _table(tree.get("fingerprint"))
-    declared, seen_on = (_text(tree.get(key, "")) for key in _LATER_TEXTS)
+    declared, seen_on, verified_for = (_text(tree.get(key, "")) for key in _LATER_TEXTS)
     return ModelRecord(
         how=cast("How", how),
         status=cast("Status", status),
@@ -154,6 +158,7 @@ def _record(value: object) -> ModelRecord:
         weights_verified=_flag(tree.get("weights_verified")),
         declared=declared,
         seen_on=seen_on,
+        verified_for=verified_for,
         at=at,
     )
 

@@ -53,6 +53,8 @@ class ModelRecord(Struct, frozen=True, kw_only=True):
     Those say what the content is; it never changes under one digest. What a look found is a verdict, and holds only
     for what decided it: `declared` is the hash of the declaration that the content met, with what it tolerates,
     `seen_on` which server it was seen on, by which ollamaops. Both are empty until a look has found it in sync.
+    `verified_for` is the hash of the expectations that were seen to hold, the content that they held for, and the
+    server's version.
     """
 
     how: How
@@ -65,6 +67,7 @@ class ModelRecord(Struct, frozen=True, kw_only=True):
     weights_verified: bool = True
     declared: str = ""
     seen_on: str = ""
+    verified_for: str = ""
     at: str = ""
 
     @property

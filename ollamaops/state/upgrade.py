@@ -164,9 +164,10 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
         "DROP TABLE pushed",
     ),
     (
-        # what was found before is not known to hold for what decides it now: each model is looked into once
+        # what was found before is not known to hold for what decides it now: each is looked into, or verified, once
         "ALTER TABLE model ADD COLUMN declared TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE model ADD COLUMN seen_on TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE model ADD COLUMN verified_for TEXT NOT NULL DEFAULT ''",
     ),
     ("CREATE TABLE weights_layers (host TEXT PRIMARY KEY, models TEXT NOT NULL)",),
 )

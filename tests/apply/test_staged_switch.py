@@ -276,17 +276,16 @@ def test_what_was_pulled_and_not_proven_is_proven_by_the_next_run(
     newest.run(a_pulled(FAILS))
     newest.emit = None
     newest.cancel = type(newest.cancel)()
+    pulled = newest.stranger.tags()
     if not has_memory:
         newest.forget()
     plan = newest.plan([replace(model, update="missing") for model in a_pulled(FAILS)])
-    if is_first and not has_memory:
-        assert plan.actions == ()  # nothing on the host tells that it is new
-        return
     assert ids(plan.actions) == [f"verify/{BASE}"]
     assert (
         exit_code(newest, [replace(model, update="missing") for model in a_pulled(FAILS)]) == exits.UNEXPECTED
     )
-    assert newest.stranger.tags() == before
+    nobody_knows_that_it_is_ours = is_first and not has_memory
+    assert newest.stranger.tags() == (pulled if nobody_knows_that_it_is_ours else before)
 
 
 def test_what_is_not_known_to_be_ours_is_not_removed_when_it_fails(newest: LiveHost) -> None:
@@ -531,3 +530,82 @@ def test_a_run_that_is_stopped_at_any_action_is_finished_by_the_next(host: LiveH
         assert_converged(host, host.apply(a_bot(color, keep_previous=1)))
         assert says(host) == color
         assert asides(host) == ["bot:latest-ollamaops-previous-1"]
+
+
+# what was seen to hold, and for what
+
+
+PONG, PANG = ({"prompt": "Reply with the word " + word, "matches": f"^{word}$"} for word in ("pong", "pang"))
+
+
+def expecting(kind: str, *expect: Mapping[str, object]) -> list[ModelSpec]:
+    bot = a_model("bot", a_build(BASE, system="s"), expect=expect)
+    models = {
+        "pulled": [a_model(BASE, expect=expect)],
+        "built": [a_model(BASE), bot],
+        "copied": [a_model(BASE), a_model("alias", a_copy(BASE), expect=expect)],
+        "mirrored": [a_model("mirror", Pull(ref=name(BASE)), expect=expect)],
+    }
+    return models[kind]
+
+
+def wants_verifying(host: LiveHost, models: list[ModelSpec]) -> bool:
+    """Whether the plan, twice the same, is to verify the last of the models, and nothing else."""
+    first, second = (ids(host.plan(models).actions) for _ in range(2))
+    assert first == second
+    assert first in ([], [f"verify/{models[-1].name}"])
+    return bool(first)
+
+
+@in_turn("version", count=2)
+@pytest.mark.parametrize("kind", ["pulled", "built", "copied", "mirrored"])
+@every_version
+def test_a_changed_expectation_is_verified_again_over_unchanged_content(host: LiveHost, kind: str) -> None:
+    assert_converged(host, host.apply(expecting(kind)))
+    for models in (expecting(kind, PONG), expecting(kind, PONG, PANG)):
+        assert wants_verifying(host, models)
+        assert_converged(host, host.apply(models))
+        assert not wants_verifying(host, models)
+        assert host.requests_sent == 2
+    assert wants_verifying(host, expecting(kind, PANG))
+
+    fails = expecting(kind, {**PONG, "matches": "^nothing$"})
+    before = host.stranger.tags()
+    assert host.run(fails).exit_code == exits.UNEXPECTED
+    assert host.stranger.tags() == before
+    assert wants_verifying(host, fails)
+
+    host.forget()
+    assert wants_verifying(host, models)
+
+
+@pytest.mark.parametrize("kind", ["pulled", "built", "copied", "mirrored"])
+def test_what_was_verified_on_one_version_of_the_server_is_verified_on_the_next(kind: str) -> None:
+    models = expecting(kind, PONG)
+    with a_host("0.12.11") as host:
+        assert_converged(host, host.apply(models))
+        host.sandbox.restart("0.33.0-rc2")
+        assert wants_verifying(host, models)
+        assert_converged(host, host.apply(models))
+        assert not wants_verifying(host, models)
+
+
+def test_what_was_never_proven_stays_unproven_wherever_the_name_goes(newest: LiveHost) -> None:
+    """A stranger moves the name away and back while the mark of a pull on trial is kept."""
+    models = [a_model(BASE, expect=(PONG,), retries=0)]
+    newest.proxy.edit = lambda request, body: b"<html>" if request.path == "/api/generate" else body
+    assert newest.run(models).exit_code == exits.PARTIAL
+    newest.proxy.edit = None
+    assert wants_verifying(newest, models)
+
+    stranger = newest.stranger
+    stranger.pull(OTHER)
+    stranger.copy(BASE, "elsewhere")
+    stranger.copy(OTHER, BASE)
+    assert wants_verifying(newest, models)
+    stranger.copy("elsewhere", BASE)
+    assert wants_verifying(newest, models)
+    renamed = [a_model("tiny", Pull(ref=name(BASE)), moved_from=name(BASE), expect=(PONG,))]
+    newest.apply(renamed)
+    assert not wants_verifying(newest, renamed)
+    assert "/api/generate" in {request.path for request in newest.proxy.seen[-60:]}

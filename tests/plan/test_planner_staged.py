@@ -12,10 +12,11 @@ from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import CopyModel, CreateModel, Fact, HostPlan, PullModel, PushModel, VerifyModel
 from ollamaops.plan.desired import build_desired
-from ollamaops.plan.expectations import Expectation
+from ollamaops.plan.expectations import Expectation, read_expectations
 from ollamaops.plan.lookups import PlanOptions
 from ollamaops.plan.observed import ObservedHost, ObservedModel
 from ollamaops.plan.planner import plan_host
+from ollamaops.plan.verdict import verified_for
 from ollamaops.plan.versions import (
     is_staged,
     needs_verifying,
@@ -26,6 +27,7 @@ from ollamaops.state.records import ModelRecord, Status
 
 BOT = name("bot")
 EXPECT = ({"prompt": "hi", "contains": "hi"},)
+OLD = features_of(ServerVersion.parse("0.32.15"))
 
 
 def observed(**digests: str) -> ObservedHost:
@@ -165,9 +167,41 @@ PULLED = a_model("bot", expect=EXPECT)
 FINGERPRINT = build_desired("gpu-1", [PULLED]).models[0].fingerprint
 
 
-def with_memory(there: ObservedHost, status: Status, digest: str) -> ObservedHost:
-    memory = ModelRecord(how="pulled", status=status, fingerprint=FINGERPRINT, digest=digest)
+def with_memory(there: ObservedHost, status: Status, digest: str, verified: str = "") -> ObservedHost:
+    held = verified_for(read_expectations(PULLED.expect), verified, there.features)
+    memory = ModelRecord(
+        how="pulled", status=status, fingerprint=FINGERPRINT, digest=digest, verified_for=held
+    )
     return replace(there, memory={BOT: memory})
+
+
+@pytest.mark.parametrize(
+    ("there", "is_awaited"),
+    [
+        (observed(bot="d"), True),
+        (with_memory(observed(bot="d"), "applied", "d"), True),
+        (with_memory(observed(bot="d"), "applied", "d", "d"), False),
+        (with_memory(observed(bot="d"), "applied", "d", "other"), True),
+        (with_memory(observed(bot="d"), "unverified", "d"), True),
+        (with_memory(observed(bot="d"), "unverified", ""), True),
+        (with_memory(observed(bot="d"), "unverified", "other"), True),
+        (replace(observed(bot="d"), set_aside={previous_of(BOT): "before"}), True),
+        (replace(observed(bot="d"), set_aside={previous_of(BOT): "d"}), True),
+        (
+            replace(with_memory(observed(bot="d"), "applied", "d", "d"), set_aside={previous_of(BOT): "x"}),
+            False,
+        ),
+        (replace(with_memory(observed(bot="d"), "applied", "d", "d"), features=OLD), True),
+    ],
+)
+def test_expectations_count_only_for_the_content_and_the_server_that_they_held_for(
+    there: ObservedHost, is_awaited: bool
+) -> None:
+    plan = planned(PULLED, there=there)
+    assert ids(plan.actions) == (["verify/bot:latest"] if is_awaited else [])
+    if is_awaited:
+        assert [why.kind for why in plan.actions[0].because] == ["unverified"]
+    assert planned(replace(PULLED, expect=()), there=there).actions == ()
 
 
 @pytest.mark.parametrize(
@@ -183,22 +217,21 @@ def with_memory(there: ObservedHost, status: Status, digest: str) -> ObservedHos
         (replace(observed(bot="d"), set_aside={next_of(BOT): "x"}), False),
     ],
 )
-def test_a_pull_that_was_not_verified_yet_is_verified(there: ObservedHost, is_awaited: bool) -> None:
-    plan = planned(PULLED, there=there)
+def test_a_staged_pull_that_was_not_verified_yet_is_verified(there: ObservedHost, is_awaited: bool) -> None:
+    plan = planned(replace(PULLED, expect=(), staged=True), there=there)
     assert ids(plan.actions) == (["verify/bot:latest"] if is_awaited else [])
-    if is_awaited:
-        assert [why.kind for why in plan.actions[0].because] == ["unverified"]
-    assert planned(replace(PULLED, expect=()), there=there).actions == ()
 
 
 def test_asides_are_told_as_left_behind_unless_they_are_kept() -> None:
-    there = observed(bot="d", **{"bot__latest-ollamaops-previous-1": "o", "bot__latest-ollamaops-next": "n"})
+    aside = {"bot__latest-ollamaops-previous-1": "o", "bot__latest-ollamaops-next": "n"}
+    there = with_memory(observed(bot="d", **aside), "applied", "d", "d")
     assert planned(replace(PULLED, keep_previous=1), there=there).leftovers == (next_of(BOT),)
     in_sync = replace(PULLED, update="missing")
     assert planned(in_sync, there=there).leftovers == (
         ModelName.parse("bot:latest-ollamaops-previous-1"),
         next_of(BOT),
     )
+    there = replace(there, memory={})
     assert planned(there=there).leftovers == (
         next_of(BOT),
     )  # the kept version goes when the change has worked

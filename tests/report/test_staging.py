@@ -97,7 +97,7 @@ def plan_of(*actions: Action) -> Plan:
         (
             (replace(PROBE, at=BOT, because=why("unverified")),),
             [
-                "? bot:latest on gpu-1: verify, pulled by a run that stopped before verifying it",
+                "? bot:latest on gpu-1: verify, not verified yet",
                 "0 to pull, 0 to create, 0 to delete, 1 to verify, 0 unchanged",
             ],
         ),

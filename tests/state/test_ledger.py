@@ -57,6 +57,7 @@ def a_record(**changes: object) -> ModelRecord:
         weights_verified=False,
         declared="1" * 32,
         seen_on="Ollama 0.33.0, ollamaops 0.1.0",
+        verified_for="2" * 32,
         at=AT,
     )
     return replace(record, **changes)

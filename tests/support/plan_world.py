@@ -34,7 +34,7 @@ from ollamaops.plan.actions import (
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.lookups import PlanOptions, is_trusted, lookups
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.verdict import record_in_sync
+from ollamaops.plan.verdict import record_in_sync, verified_for
 from ollamaops.plan.versions import commit, next_of, previous_of
 from ollamaops.settings import Message, ParameterValue
 from ollamaops.state.records import NO_FINGERPRINT, Fingerprint, How, ModelRecord
@@ -217,11 +217,15 @@ class World:
 
     def _verify(self, action: VerifyModel) -> None:
         """Everything is as expected here."""
-        assert action.at in self.models
+        digest = self.models[action.at].digest
+        known = self.memory.get(action.at)
+        if known is None:
+            known = ModelRecord(how="adopted", digest=digest)
+        elif known.status == "unverified":
+            known = replace(known, status="applied", digest=digest)
+        held = verified_for(action.expectations, digest, self.features)
+        self.memory[action.at] = replace(known, verified_for=held)
         if action.at == action.model:
-            known = self.memory.get(action.model)
-            if known and known.status == "unverified":
-                self.memory[action.model] = replace(known, status="applied")
             self._settle(action.model, action.keep)
 
     def _secure(self, name: ModelName) -> None:
@@ -248,6 +252,9 @@ class World:
         source = self.models[action.source]
         before = self.memory.get(action.source)
         self._keep(action, source, "copied", base=source.digest)
+        if before and action.model in self.memory:
+            held = before.verified_for
+            self.memory[action.model] = replace(self.memory[action.model], verified_for=held)
         if before and before.digest == source.digest and before.is_applied_for(action.fingerprint):
             self.memory[action.model] = replace(before, how="copied")
 
