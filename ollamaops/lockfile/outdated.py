@@ -36,6 +36,7 @@ FreshnessState = Literal[
     "gone",  # on the host, and the registry has no such model or tag any more
     "unknown",  # on the host, and the registry did not say
 ]
+TemplateChange = Literal["same", "changed", "unknown"]
 KINDS = cast("tuple[LayerKind, ...]", get_args(LayerKind))
 TEXT_KINDS: frozenset[LayerKind] = frozenset({"template", "system", "parameters", "messages", "license"})
 
@@ -66,8 +67,9 @@ class Freshness(Struct, frozen=True, kw_only=True):
     """One pulled model on one host. `digest` and `registry_digest` are bare hex, empty when not known.
 
     `unclear` are kinds that may have changed; `new_blobs` is what an update would download
-    (None: not known). `is_locked`: the lock has what the host has. `is_answered`: the registry said
-    what it has. `is_gone`: it has nothing. A missing model may be any of these.
+    (None: not known). `prompts`: whether an update changes the template that makes the prompts (None: not asked).
+    `is_locked`: the lock has what the host has. `is_answered`: the registry said what it has. `is_gone`: it has
+    nothing. A missing model may be any of these.
     """
 
     ref: ModelName
@@ -82,6 +84,7 @@ class Freshness(Struct, frozen=True, kw_only=True):
     is_locked: bool = False
     is_answered: bool = True
     is_gone: bool = False
+    prompts: TemplateChange | None = None
     error: str = ""
     hint: str | None = None
 

@@ -17,6 +17,7 @@ from ollamaops.errors import AnswerError, ProtocolError, RemoteError, StateError
 from ollamaops.lockfile.build import Unanswered
 from ollamaops.manifest.types import Policy, Pull, Window
 from ollamaops.names import Digest, ModelName
+from ollamaops.observe.coming_template import carried_template, coming_template
 from ollamaops.observe.memory import load_layers, load_memory, load_pushes, remember_layers
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.observe.run import HostTask, Run, for_each
@@ -31,6 +32,7 @@ from ollamaops.plan.importing import names_in_doubt
 from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import Clocks, HostLoaded, ObservedHost, RegistryAnswer, under_own_names
 from ollamaops.plan.residency import in_use, is_managed, kept_loaded, managed_of
+from ollamaops.plan.templates import template_digest
 
 
 def observe(host: HostSession, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
@@ -110,7 +112,33 @@ def observe_costs(
     if observed.models:  # an empty host has no layers to share
         blobs |= {digest for name in pulled if name in upstream for digest, _ in upstream[name].layers}
     present = {blob for blob in sorted(blobs) if _has_blob(host, blob)}
-    return replace(observed, upstream=upstream, present_blobs=frozenset(present))
+    observed = replace(observed, upstream=upstream, present_blobs=frozenset(present))
+    return _with_templates(host, desired, observed, pulled)
+
+
+def _with_templates(
+    host: HostSession, desired: DesiredHost, observed: ObservedHost, pulled: Collection[ModelName]
+) -> ObservedHost:
+    """Also find out which templates come with what is pulled: those in the weights, where an entry made from them
+    declares one, and whether the one that makes the prompts of what is there changes."""
+    registries = host.run.registries
+    carried: dict[ModelName, str] = {}
+    changes: dict[ModelName, tuple[Digest, Digest]] = {}
+    is_declared = any(desired.setting_of(model, "template") for model in desired.models)
+    insecure = dict(_references(desired))
+    shown = host.show(observed, [name for name in pulled if name in observed.models])
+    for name in sorted(pulled):
+        answer = registries.manifest(name, insecure.get(name, False))
+        if isinstance(answer, Unanswered):
+            continue
+        ask = (registries, name, insecure.get(name, False), answer.document)
+        if is_declared and observed.features.jinja_in_template:
+            carried[name] = carried_template(*ask) or ""
+        before = template_digest(shown[name]) if name in shown else None
+        coming = coming_template(*ask, observed.features) if before else None
+        if before and coming is not None and before != Digest.of(coming.encode()):
+            changes[name] = (before, Digest.of(coming.encode()))
+    return replace(observed, carried_templates=carried, template_changes=changes)
 
 
 def observe_digests(host: HostSession) -> Mapping[ModelName, str]:

@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from ollamaops.errors import RemoteError
 from ollamaops.lockfile.build import Reference, references_on
 from ollamaops.lockfile.lock import Lock, LockEntry
-from ollamaops.lockfile.outdated import TEXT_KINDS, Evidence, Freshness, HostFreshness, judge, needs_evidence
+from ollamaops.lockfile.outdated import (
+    TEXT_KINDS,
+    Evidence,
+    Freshness,
+    HostFreshness,
+    TemplateChange,
+    judge,
+    needs_evidence,
+)
 from ollamaops.names import Digest
+from ollamaops.observe.coming_template import coming_template
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.observe.run import HostTask, Run
 from ollamaops.observe.session import HostSession, ask_hosts
@@ -46,7 +57,30 @@ def _model(host: HostSession, observed: ObservedHost, reference: Reference, lock
     digest = own.digest if own else None
     if own is None or not isinstance(answer, FetchedManifest) or not needs_evidence(digest, answer):
         return judge(reference, digest, answer, Evidence(before=before))
-    return judge(reference, digest, answer, _evidence(host, observed, reference, own, answer, before))
+    evidence = _evidence(host, observed, reference, own, answer, before)
+    verdict = judge(reference, digest, answer, evidence)
+    if verdict.state != "outdated":
+        return verdict
+    return replace(verdict, prompts=_prompts(host, observed, reference, own, answer, evidence))
+
+
+def _prompts(
+    host: HostSession,
+    observed: ObservedHost,
+    reference: Reference,
+    own: ObservedModel,
+    answer: FetchedManifest,
+    evidence: Evidence,
+) -> TemplateChange:
+    """Whether the template that makes the prompts would be another one."""
+    shown = evidence.shown or _shown(host, observed, own)
+    registries = host.run.registries
+    coming = coming_template(
+        registries, reference.ref, reference.insecure, answer.document, observed.features
+    )
+    if coming is None or shown is None or not shown.effective_template:
+        return "unknown"
+    return "same" if coming.strip() == shown.effective_template.strip() else "changed"
 
 
 def _locked(lock: Lock, reference: Reference, own: ObservedModel | None) -> LockEntry | None:

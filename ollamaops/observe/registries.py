@@ -46,6 +46,7 @@ class _Registry:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     manifests: dict[ModelName, Answer] = field(default_factory=dict)
+    templates: dict[Digest, str] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     unreached: Unanswered | None = None
 
@@ -99,6 +100,19 @@ class RegistryCache:
         if len(data) <= MAX_KEPT_BYTES:
             kept[layer.digest] = data
         return data
+
+    def weights_template(self, name: ModelName, layer: Layer, insecure: bool = False) -> str:
+        """The Jinja template that a GGUF layer of `name` carries, "" if it has none; its header alone is read.
+
+        RemoteError or WeightsError when that cannot be told. Cancelled.
+        """
+        kept = self._registry(name, insecure).templates
+        if layer.digest not in kept:
+            header = self._with_retries(
+                lambda: self._open().blob_header(name, layer.digest, layer.size_bytes, insecure=insecure)
+            )
+            kept[layer.digest] = header.chat_template or ""
+        return kept[layer.digest]
 
     def has_blob(self, name: ModelName, layer: Layer, insecure: bool = False) -> bool:
         """Whether the registry has the layer; its bytes are not read. RemoteError when it does not say."""

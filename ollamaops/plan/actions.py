@@ -101,7 +101,8 @@ class PullModel(_Step, frozen=True, kw_only=True):
     the tags digests that stand for it, `pin` those one of which the result must have (none: anything).
 
     `verify`: a VerifyModel says afterwards whether it stays, until when the previous content is kept. `keep` is how
-    many previous versions stay on the host for good.
+    many previous versions stay on the host for good. `template_change`: the digests of the templates that make the
+    prompts, now and then, where they differ.
     """
 
     cost: Cost = Cost(download_bytes=None)
@@ -112,6 +113,7 @@ class PullModel(_Step, frozen=True, kw_only=True):
     verify: bool = False
     keep: int = 0
     fingerprint: Fingerprint = NO_FINGERPRINT
+    template_change: tuple[Digest, ...] = ()
 
 
 class UploadBlob(_Step, frozen=True, kw_only=True):

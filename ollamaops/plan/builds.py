@@ -195,7 +195,8 @@ def _foretell_override(builder: PlanBuilder, model: DesiredModel, recipe: Recipe
     wanted = builder.desired.setting_of(model, "template")
     if wanted is None or not builder.features.jinja_in_template or is_ignored("template", model.spec.ignore):
         return
-    jinja = weights_template(builder.desired, model, _base_of(builder, recipe))
+    carried = builder.observed.carried_templates
+    jinja = weights_template(builder.desired, model, _base_of(builder, recipe), carried)
     if offers_more(jinja, wanted.text):
         said = say_override(model.name, wanted, jinja, is_plan=True)
         builder.note(model.name, said, ways_out(wanted, jinja))

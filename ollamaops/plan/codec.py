@@ -60,6 +60,7 @@ _SCALARS = (NoneType, bool, int, float, str)
 # What makes no difference between two plans, by type of value: what is said for people.
 _PROSE: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"because"})),
+    PullModel: frozenset({"because", "template_change"}),
     HostPlan: frozenset({"notes", "leftovers"}),
     Refusal: frozenset({"message", "hint"}),
     UnreachedHost: frozenset({"error", "hint"}),

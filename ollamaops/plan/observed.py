@@ -90,6 +90,9 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     `pushed` maps (model, pushed name) to the digests of what was pushed there last: the one that tags showed, and
     that of the registry manifest if it was seen.
 
+    `carried_templates` are those in the weights of what would be pulled, `template_changes` the digests, now and
+    then, of the templates that make the prompts of what would be pulled anew.
+
     `clocks`, `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
     guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: not
     asked, because nothing is declared resident.
@@ -108,6 +111,8 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     set_aside: Mapping[ModelName, str] = field(default_factory=dict)
     upstream: Mapping[ModelName, RegistryAnswer] = field(default_factory=dict)
     present_blobs: frozenset[Digest] = frozenset()
+    carried_templates: Mapping[ModelName, str] = field(default_factory=dict)
+    template_changes: Mapping[ModelName, tuple[Digest, Digest]] = field(default_factory=dict)
     loaded: tuple[Loaded, ...] | None = None
     clocks: Clocks | None = None
     in_use: frozenset[ModelName] = frozenset()

@@ -121,6 +121,7 @@ def _pull_action(builder: PlanBuilder, model: DesiredModel, pull: Pull, because:
         keep=versions_to_keep(model.spec) if is_in_place else 0,
         fingerprint=NO_FINGERPRINT if model.implicit else model.fingerprint,
         retries=model.spec.retries,
+        template_change=builder.observed.template_changes.get(pull.ref, ()),
     )
 
 

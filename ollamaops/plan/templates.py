@@ -8,8 +8,10 @@ made from that, so making a model again would change nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
+from ollamaops.manifest.types import Pull
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.shown_modelfile import read_back
@@ -70,15 +72,22 @@ def say_unlocked(own: Contents) -> str:
     return "the server uses the model's template"
 
 
-def weights_template(desired: DesiredHost, model: DesiredModel, shown: Contents | None) -> str:
+def weights_template(
+    desired: DesiredHost, model: DesiredModel, shown: Contents | None, carried: Mapping[ModelName, str]
+) -> str:
     """The template that the model's weights carry, as their file says, or `shown`: the model or its base as it is
-    now. "" where there is none, or none that is known of."""
+    now, or what is `carried` by weights that would be pulled. "" where there is none, or none that is known of."""
     if shown is not None and shown.effective_template != shown.template:
         return shown.effective_template
     one: DesiredModel | None = model
     while one is not None and not one.weights:
         one = desired.find(one.made_from)
-    return next((info.chat_template for info in one.weights if info.chat_template), "") if one else ""
+    if one is not None:
+        return next((info.chat_template for info in one.weights if info.chat_template), "")
+    origin: DesiredModel | None = model
+    while origin is not None and not isinstance(origin.spec.source, Pull):
+        origin = desired.find(origin.made_from)
+    return carried.get(origin.spec.source.ref, "") if origin and isinstance(origin.spec.source, Pull) else ""
 
 
 def offers_more(jinja: str, declared: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from ollamaops.errors import (
     ProtocolError,
     cut_text,
 )
+from ollamaops.files.gguf_types import GgufHeader
 from ollamaops.http.answer import Answer, error_kind, parse_retry_after
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.exchange import Request
@@ -40,6 +41,7 @@ from ollamaops.registry.documents import (
     FetchedManifest,
     parse_document,
 )
+from ollamaops.registry.remote_header import read_remote_header
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_TOKEN_BYTES = 256 * 1024
@@ -157,6 +159,29 @@ class RegistryClient:
         _check_digest(answer.body, digest, target.host, subject)
         return answer.body
 
+    def blob_header(
+        self, name: ModelName, digest: Digest, size_bytes: int, insecure: bool = False
+    ) -> GgufHeader:
+        """What a GGUF of that size says about itself; only its beginning is read, by ranges.
+
+        Its bytes are not checked against `digest`.
+
+        WeightsError when it is not a GGUF; ProtocolError when the registry gives no ranges.
+        """
+        target = self._target(name, insecure)
+        subject = f"blob {digest.short} of {name.display}"
+        url = target.url("blobs", str(digest))
+
+        def fetch(start: int, end: int) -> bytes:
+            asked = {"Range": f"bytes={start}-{end - 1}"}
+            answer = self._ask(target, url, subject, headers=asked, max_bytes=end - start)
+            _raise_for_status(answer, target.host, subject)
+            if len(answer.body) != end - start or (answer.status != 206 and start):
+                raise ProtocolError(f"{target.host}: {subject}: no range of it is given", host=target.host)
+            return answer.body
+
+        return read_remote_header(fetch, size_bytes, subject)
+
     def _target(self, name: ModelName, insecure: bool) -> _Target:
         host = name.registry_host
         base_url = self._endpoints.get(host.lower(), f"{'http' if insecure else 'https'}://{host}")
@@ -170,6 +195,7 @@ class RegistryClient:
         *,
         method: str = "GET",
         accept: str = "*/*",
+        headers: Mapping[str, str] | None = None,
         max_bytes: int | None = MAX_MANIFEST_BYTES,
         patience: int = _PATIENCE,
     ) -> Answer:
@@ -179,7 +205,7 @@ class RegistryClient:
             url=url,
             host=target.host,
             what=subject,
-            headers={"Accept": accept},
+            headers={"Accept": accept, **(headers or {})},
             private=self._private(target),
             deadline_s=self._timeout_s * patience,
             max_bytes=max_bytes,

@@ -94,7 +94,18 @@ def _render_what(model: Freshness) -> str:
         return model.error
     changed = ", ".join(call_kind(change.kind) for change in model.changes)
     unclear = " or ".join(call_kind(kind) for kind in model.unclear)
-    return "; ".join(part for part in (changed, f"not known: {unclear}" if unclear else "") if part)
+    parts = (changed, f"not known: {unclear}" if unclear else "", _render_prompts(model))
+    return "; ".join(filter(None, parts))
+
+
+def _render_prompts(model: Freshness) -> str:
+    """What a change of template layers does not say by itself."""
+    kinds = {*(change.kind for change in model.changes), *model.unclear}
+    if model.prompts == "changed" and "template" not in kinds:
+        return "the weights bring another template"
+    return (
+        "not known: the template in the weights" if model.prompts == "unknown" and "weights" in kinds else ""
+    )
 
 
 def _render_download(model: Freshness) -> str:
@@ -197,6 +208,7 @@ def _model_to_json(model: Freshness) -> Json:
             {"kind": change.kind, "download_bytes": change.download_bytes} for change in model.changes
         ],
         "unclear": list(model.unclear),
+        "prompts": model.prompts,
         "download_bytes": model.download_bytes if model.state == "outdated" else 0,
         "error": model.error or None,
         "hint": model.hint,

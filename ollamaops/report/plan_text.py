@@ -195,7 +195,13 @@ def _host_lines(host: HostPlan, *, verbose: bool) -> Iterator[Line]:
 
 def _details(action: Action, uploads: Iterable[UploadBlob]) -> tuple[str, ...]:
     sent = (f"upload {upload.path}: {_render_upload(upload.cost)}" for upload in uploads)
-    return (*detail_lines(action.because, _MAX_DETAIL_LINES), *sent)
+    return (*detail_lines(action.because, _MAX_DETAIL_LINES), *_template_change(action), *sent)
+
+
+def _template_change(action: Action) -> Iterator[str]:
+    if isinstance(action, PullModel) and action.template_change:
+        before, after = (digest.short for digest in action.template_change)
+        yield f"the template that makes its prompts: {before} → {after}"
 
 
 def _upload_line(upload: UploadBlob) -> Line:

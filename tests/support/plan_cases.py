@@ -311,6 +311,7 @@ def observed_of(tree: Tree, desired: DesiredHost, options: PlanOptions) -> tuple
             for name, info in tree.get("host", {}).items()
             if info and "unreadable" in info and a_name(name) in asked.show | asked.open
         },
+        carried_templates={a_name(name): text for name, text in tree.get("carries", {}).items()},
         upstream={
             name: upstream[name]
             for name in (upstream if tree.get("costs") else asked.upstream & upstream.keys())
