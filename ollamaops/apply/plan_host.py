@@ -6,15 +6,17 @@ What is found in sync is remembered on the way, so that the next run need not lo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from msgspec.structs import replace
 
+from ollamaops.errors import StateError
 from ollamaops.events import HostObserved
 from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
 from ollamaops.observe.host import observe, observe_costs, observe_digests, observe_for_guards
-from ollamaops.observe.memory import load_evictions, remember_in_sync
+from ollamaops.observe.memory import load_evictions, load_memory, remember_in_sync
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, desired_of
 from ollamaops.observe.session import HostSession, reach
@@ -86,6 +88,8 @@ def plan_rollback_of_task(task: HostTask, run: Run, version: int) -> HostPlan | 
 
     def look(host: HostSession) -> HostPlan:
         observed, desired = host.models(), desired_of(task)
+        with suppress(StateError):
+            observed = replace(observed, memory=load_memory(host))
         return _guarded(
             host, plan_rollback(desired, observed, task.targets, version=version), desired, observed
         )

@@ -71,6 +71,17 @@ def remember_copy(host: HostSession, action: CopyModel, seen: Seen) -> None:
         _write(host, action, write)
 
 
+def remember_kept(host: HostSession, source: ModelName, kept: Seen) -> None:
+    """Write down which content is kept under the name of `kept`, so that nobody else's is rolled back to.
+
+    What was moved from one such name to another is what it was known to be there. Quiet: without it, a rollback says
+    that it is not known.
+    """
+    with suppress(StateError, RemoteError):
+        known = host.ledger.load(host.spec.memory_key).get(source.key) if source.is_aside else None
+        _remember(host, kept.name, known or ModelRecord(how="adopted", digest=kept.digest, at=host.run.now()))
+
+
 def remember_rollback(host: HostSession, action: CopyModel, seen: Seen) -> None:
     """Write down that the model was rolled back to this content, and stays so."""
     host.touched.add(action.model)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from ollamaops.apply.remember import forget, forget_quietly, mark_doubtful, remember_verified
+from ollamaops.apply.remember import forget, forget_quietly, mark_doubtful, remember_kept, remember_verified
 from ollamaops.errors import OllamaopsError, RemoteError
 from ollamaops.http.cancel import CancelToken
 from ollamaops.http.retry import OnRetry, attempt
@@ -35,7 +35,7 @@ def set_aside(host: HostSession, before: Seen) -> None:
     """Keep the content of a model aside before it is replaced; what is there already is older, and was good."""
     aside = previous_of(before.name)
     if aside not in host.tags():
-        host.with_retries(lambda: host.client.copy(before.name, aside))
+        host.with_retries(lambda: _take(host, Step(before.name, aside)))
 
 
 def make_room(host: HostSession, action: CopyModel) -> None:
@@ -130,6 +130,9 @@ def _take(host: HostSession, step: Step) -> None:
     client = host.client.without_cancel()
     if step.target is not None:
         client.copy(step.source, step.target)
+        kept = _tags(host).get(step.target) if step.target.is_aside else None
+        if kept is not None:
+            remember_kept(host, step.source, kept)
     else:
         client.delete(step.source)
         forget_quietly(host, step.source)

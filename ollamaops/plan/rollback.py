@@ -6,7 +6,7 @@ in the manifest changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -29,7 +29,7 @@ def plan_rollback(
         for model in desired.models
         if not model.implicit and any(target.matches(model.name) for target in targets)
     ]
-    found = [_roll_back(desired.host, model, observed, version) for model in meant]
+    found = [each for model in meant for each in _roll_back(desired.host, model, observed, version)]
     switches = [each for each in found if isinstance(each, CopyModel)]
     specs = {model.name: model.spec for model in meant}
     loads = [
@@ -59,27 +59,43 @@ def narrowed(seen: HostPlan, agreed: HostPlan) -> HostPlan:
     )
 
 
-def _roll_back(host: str, model: DesiredModel, observed: ObservedHost, version: int) -> CopyModel | Note:
+def _roll_back(
+    host: str, model: DesiredModel, observed: ObservedHost, version: int
+) -> Iterator[CopyModel | Note]:
     name, kept = model.name, kept_of(model.name, version)
     own, digest = observed.models.get(name), observed.set_aside.get(kept)
     if digest is None:
         count = sum(kept_of(name, i + 1) in observed.set_aside for i in range(MOST_KEPT))
         has = f"{count} {'is' if count == 1 else 'are'} kept" if count else "none is kept"
-        return Note(
+        yield Note(
             host=host,
             model=name,
             message=f"cannot be rolled back by {version}: {has}",
             hint="keep_previous: N in its entry keeps them from the next change on",
             unresolved=True,
         )
+        return
+    memory = observed.memory.get(kept)
+    if memory is None:
+        yield Note(host=host, model=name, message=f"nothing is remembered of '{kept}': it may be anything")
+    elif memory.digest != digest:
+        yield Note(
+            host=host,
+            model=name,
+            message=f"cannot be rolled back by {version}: {memory.digest[:12]} was kept as '{kept}', "
+            f"and somebody put {digest[:12]} in its place",
+            hint="roll back by another number (--to), or delete it and apply the manifest of that version again",
+            unresolved=True,
+        )
+        return
     now = own.digest if own else ""
     change = Difference(host=host, model=name, kind="content", desired=digest, observed=now)
-    return CopyModel(
+    yield CopyModel(
         host=host,
         model=name,
         source=kept,
         because=(change,),
-        expects=(Fact(name, now or None),),
+        expects=(Fact(name, now or None), Fact(kept, digest)),
         keep=max(1, versions_to_keep(model.spec)),
         rollback_key=rollback_key_of(model),
         retries=model.spec.retries,

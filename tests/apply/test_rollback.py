@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from ollamaops import exits
 from ollamaops.changes import apply_tasks, release_tasks
 from ollamaops.engine import plan_rollbacks
 from ollamaops.manifest.types import ModelSpec, Policy, Pull
-from ollamaops.names import Digest, NamePattern
+from ollamaops.names import Digest, ModelName, NamePattern
 from ollamaops.observe.run import RunOptions
 from ollamaops.ollama.features import ServerVersion, features_of
 from ollamaops.ollama.listing import Listing
@@ -89,6 +89,20 @@ def test_a_rollback_switches_without_moving_weights_and_is_held(host: LiveHost) 
     assert_converged(host, host.apply(models))
     assert says(host) == "red"
     assert host.plan(models).leftovers == ()
+
+
+@in_turn("version", count=2)
+@every_version
+def test_a_kept_version_that_somebody_replaced_is_not_rolled_back_to(host: LiveHost) -> None:
+    models = through(host, "red", "blue", "green")
+    kept = [f"bot:latest-ollamaops-previous-{number}" for number in (1, 2)]
+    host.stranger.copy(BASE, kept[1])
+    before = host.stranger.tags()
+    report = roll_back(host, models, 2)
+    assert ["somebody put" in note.message for note in report.plan.unresolved] == [True]
+    assert (says(host), host.stranger.tags()) == ("green", before)
+    report = roll_back(host, models, 1)
+    assert (report.exit_code, says(host)) == (exits.DONE, "blue")
 
 
 @every_version
@@ -228,13 +242,16 @@ def test_a_model_that_leaves_memory_after_its_rollback_is_held_all_the_same(newe
 # the decision
 
 
-def rolled(models: list[ModelSpec], *there: str, version: int = 1) -> HostPlan:
+def rolled(
+    models: list[ModelSpec], *there: str, version: int = 1, memory: Mapping[ModelName, str] | None = None
+) -> HostPlan:
     digests = {name(model): ObservedModel(name=name(model), digest=model) for model in there}
     observed = ObservedHost(
         host="gpu-1",
         features=features_of(ServerVersion.parse("0.33.0")),
         models=Listing((model, one) for model, one in digests.items() if not model.is_aside),
         set_aside={model: one.digest for model, one in digests.items() if model.is_aside},
+        memory={model: ModelRecord(how="adopted", digest=digest) for model, digest in (memory or {}).items()},
     )
     desired = build_desired("gpu-1", models)
     return plan_rollback(desired, observed, [NamePattern.parse("bot:*")], version=version)
@@ -248,6 +265,24 @@ def test_a_version_that_is_not_kept_is_told_with_the_way_to_keep_it() -> None:
     assert "keep_previous" in str(note.hint)
     [note] = rolled(a_bot("red"), "bot:latest", "bot:latest-ollamaops-previous-1", version=2).notes
     assert note.message == "cannot be rolled back by 2: 1 is kept"
+
+
+KEPT = name("bot:latest-ollamaops-previous-1")
+
+
+def test_only_what_was_kept_is_rolled_back_to() -> None:
+    there = ("bot:latest", str(KEPT))
+    [action] = rolled(a_bot("red"), *there, memory={KEPT: str(KEPT)}).actions
+    assert action.expects[1].digest == str(KEPT)
+    plan = rolled(a_bot("red"), *there)
+    assert [type(action).__name__ for action in plan.actions] == ["CopyModel"]
+    [note] = plan.notes
+    assert ("nothing is remembered of" in note.message, note.unresolved) == (True, False)
+    plan = rolled(a_bot("red"), *there, memory={KEPT: "d" * 64})
+    assert plan.actions == ()
+    [note] = plan.notes
+    assert "somebody put bot:latest-o in its place" in note.message
+    assert note.unresolved
 
 
 def test_a_model_that_has_gone_can_come_back() -> None:
