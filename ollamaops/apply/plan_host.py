@@ -15,7 +15,13 @@ from ollamaops.events import HostObserved
 from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import short_digest
-from ollamaops.observe.host import observe, observe_costs, observe_digests, observe_for_guards
+from ollamaops.observe.host import (
+    observe,
+    observe_costs,
+    observe_digests,
+    observe_endpoints,
+    observe_for_guards,
+)
 from ollamaops.observe.memory import load_evictions, load_memory, remember_in_sync
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, desired_of
@@ -63,6 +69,9 @@ def look_and_plan(
     desired = _with_headers(host.task, desired, observed, options)
     desired = with_archives(desired, observed, options, run.cancel.is_set)
     plan = plan_host(desired, observed, options)
+    observed = observe_endpoints(host, observed, plan)
+    if observed.lacks:
+        plan = plan_host(desired, observed, options)
     if costs and chosen.costs and chosen.ask_registry and plan.actions:
         observed = observe_costs(host, desired, observed, plan)
         plan = plan_host(desired, observed, options)

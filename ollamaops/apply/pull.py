@@ -70,7 +70,7 @@ def _download(host: HostSession, action: PullModel, before: Seen | None) -> Seen
         ),
     )
     seen = host.require_made(action.model)
-    if action.pin and not split_digests(seen.digest) <= set(action.pin):
+    if action.pin and split_digests(seen.digest).isdisjoint(action.pin):
         raise DigestMismatch(
             f"{host.name}: '{action.model}' came out as {seen.digest[:12]}, which is not the pinned content",
             host=host.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.session import HostSession, ask_hosts
 from ollamaops.ollama.contents import Contents, Unreadable
+from ollamaops.ollama.endpoints import has_endpoint
 from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost, UploadBlob
 from ollamaops.plan.desired import DesiredHost
@@ -33,6 +35,7 @@ from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import Clocks, HostLoaded, ObservedHost, RegistryAnswer, under_own_names
 from ollamaops.plan.residency import in_use, is_managed, kept_loaded, managed_of
 from ollamaops.plan.templates import template_digest
+from ollamaops.plan.unclear import endpoints_of
 
 
 def observe(host: HostSession, desired: DesiredHost, options: PlanOptions) -> ObservedHost:
@@ -139,6 +142,18 @@ def _with_templates(
         if before and coming is not None and before != Digest.of(coming.encode()):
             changes[name] = (before, Digest.of(coming.encode()))
     return replace(observed, carried_templates=carried, template_changes=changes)
+
+
+def observe_endpoints(host: HostSession, observed: ObservedHost, plan: HostPlan) -> ObservedHost:
+    """Also find out whether the server has what the plan needs, once in a session. Without an answer it has it: the
+    action itself will tell."""
+    for endpoint in sorted(endpoints_of(plan, observed) - host.endpoints.keys()):
+        host.endpoints[endpoint] = True
+        with suppress(RemoteError):
+            host.endpoints[endpoint] = host.with_retries(partial(has_endpoint, host.client, endpoint))
+    return replace(
+        observed, lacks=frozenset(each for each, is_there in host.endpoints.items() if not is_there)
+    )
 
 
 def observe_digests(host: HostSession) -> Mapping[ModelName, str]:

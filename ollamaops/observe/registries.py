@@ -30,7 +30,7 @@ from ollamaops.lockfile.build import Answer, Cause, Unanswered
 from ollamaops.names import Digest, ModelName
 from ollamaops.plan.observed import RegistryAnswer
 from ollamaops.registry.client import RegistryClient
-from ollamaops.registry.documents import Layer, digest_set
+from ollamaops.registry.documents import Layer, ManifestList, digest_set
 
 RETRIES = 2
 LONGEST_WAIT_S = 10.0
@@ -241,4 +241,5 @@ def _upstream_of(answer: Answer) -> RegistryAnswer:
         registry_digest=answer.digest.hex,
         layers=tuple(answer.blobs.items()),
         foreign=not answer.document.is_model,
+        has_sizes=not isinstance(answer.document, ManifestList),
     )

@@ -38,6 +38,7 @@ from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.contents import Contents, Unreadable, text_stop, with_text_stop
+from ollamaops.ollama.endpoints import Endpoint
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.ollama.wire import Progress
@@ -59,7 +60,7 @@ class HostSession:
     `ledger` is what we remember of the host. `touched` are models that this run has changed itself, `uploads` the
     local files behind the blobs of this run's recipes, `spare` the undeclared models. `changing` is locked
     by whoever creates, copies or deletes: servers (up to 0.33) lock nothing between these, and a deletion takes
-    layers that a create has found.
+    layers that a create has found. `endpoints` says of each that was looked for whether the server has it.
     """
 
     task: HostTask
@@ -70,6 +71,7 @@ class HostSession:
     uploads: Mapping[Digest, UploadBlob] = field(default_factory=dict)
     touched: set[ModelName] = field(default_factory=set)
     changing: RLock = field(default_factory=RLock)
+    endpoints: dict[Endpoint, bool] = field(default_factory=dict)
 
     @property
     def spec(self) -> HostSpec:

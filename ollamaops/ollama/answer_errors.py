@@ -124,6 +124,11 @@ _RULES: Final = (
         "this server is 0.5.5 or newer and takes no Modelfile",
     ),
     Rule(
+        r"quantiz\w+ .*(?:no longer|not) supported",
+        InvalidRequest,
+        "this server does not quantize: give it a file that is quantized already, and leave out quantize",
+    ),
+    Rule(
         r"failed to validate GGUF",
         InvalidRequest,
         "the server's llama.cpp cannot read these weights: convert them anew, or use another version of Ollama",

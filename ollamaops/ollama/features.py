@@ -90,6 +90,8 @@ class Features(Struct, frozen=True, kw_only=True):
     """create takes `from`, `files` and so on, and no Modelfile any more (0.5.5)."""
     stream_false_waits_to_end: bool
     """With `stream: false` the answer comes at the very end; before, at the first `success` (0.7.0)."""
+    tells_wrong_methods: bool
+    """A wrong method is answered with 405; before, with 404 as an unknown path (0.7.0)."""
     renderer_and_parser: bool
     """create takes `renderer`, `parser`, `info`, `remote_host` (0.12.0)."""
     stream_ends_at_error: bool
@@ -137,6 +139,7 @@ _SINCE: Final[dict[str, Number]] = {
     "folds_case": (0, 5, 2),
     "structured_create": (0, 5, 5),
     "stream_false_waits_to_end": (0, 7, 0),
+    "tells_wrong_methods": (0, 7, 0),
     "renderer_and_parser": (0, 12, 0),
     "stream_ends_at_error": (0, 12, 6),
     "renderer_and_parser_inherited": (0, 12, 7),

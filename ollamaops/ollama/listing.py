@@ -46,6 +46,9 @@ class Listing(Mapping[ModelName, T]):
     def __getitem__(self, name: ModelName) -> T:
         return self._by_key[self._key(name)][1]
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, ModelName) and self._key(name) in self._by_key
+
     def __iter__(self) -> Iterator[ModelName]:
         return (name for name, _ in self._by_key.values())
 

@@ -27,7 +27,7 @@ from ollamaops.plan.templates import (
     ways_out,
     weights_template,
 )
-from ollamaops.plan.unclear import find_namesake
+from ollamaops.plan.unclear import find_obstacle
 from ollamaops.plan.unsupported import unsupported
 from ollamaops.plan.versions import is_staged, next_of, versions_to_keep
 
@@ -231,7 +231,7 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
         return
     recipe, blobs = _as_sent(model, recipe)
     problem = (
-        find_namesake(model.name, builder.observed)
+        find_obstacle(model.name, builder.observed, "create")
         or _hollow_base(builder, model, recipe.base)
         or _quantized_base(builder, recipe)
         or unsupported(recipe, builder.features, model.weights)

@@ -39,7 +39,7 @@ _TYPE_BITS = {name: 8 * size_bytes / count for name, count, size_bytes in TENSOR
 def pull_cost(ref: ModelName, observed: ObservedHost, planned: Iterable[Action]) -> Cost:
     """What the pull moves; layers that another planned pull brings are moved once."""
     answer = observed.upstream.get(ref)
-    if answer is None or answer.error:
+    if answer is None or answer.error or not answer.has_sizes:
         return Cost(download_bytes=None)
     others = [pull.model for pull in planned if isinstance(pull, PullModel) and pull.model != ref]
     known = [observed.upstream[name] for name in others if name in observed.upstream]
@@ -104,7 +104,7 @@ def _layers_to_pull(plan: HostPlan, observed: ObservedHost) -> tuple[dict[Digest
     for action in plan.actions:
         if isinstance(action, PullModel):
             upstream = observed.upstream.get(action.model)
-            if upstream is None or upstream.error:
+            if upstream is None or upstream.error or not upstream.has_sizes:
                 unknown += 1
             else:
                 layers.update(upstream.layers)

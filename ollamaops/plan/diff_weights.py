@@ -39,6 +39,10 @@ def weights_verdict(
     """What is stored as it was given is compared by digest; what the server converts, by memory, else by header."""
     if recipe.base is not None and base is None:
         return "same"  # not compared now: builds.py has it looked at again when the base is there
+    if recipe.quantize and _other_quantization([], own, recipe.quantize):
+        return (
+            "different"  # even right after it was made: a server may pass over a field that it does not know
+        )
     tolerated = _adapters(recipe, own, base) if "adapters" in desired.spec.ignore else frozenset()
     observed = {*own.blobs, *own.adapters} - tolerated
     if memory is not None and not (memory.is_ours or memory.fingerprint.weights):

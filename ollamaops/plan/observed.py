@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents, Unreadable
+from ollamaops.ollama.endpoints import Endpoint
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.plan.versions import owners_of
@@ -61,6 +62,7 @@ class RegistryAnswer(Struct, frozen=True, kw_only=True):
 
     `error` says why it is not known; the rest is then empty. `answered` tells a registry that said no from one
     that could not be reached, `gone` that it said that there is no such model. `foreign`: what it has is not a model.
+    A list of manifests has no sizes, because which of them a host takes is the host's choice.
     """
 
     digests: frozenset[str] = frozenset()
@@ -71,6 +73,7 @@ class RegistryAnswer(Struct, frozen=True, kw_only=True):
     answered: bool = True
     gone: bool = False
     foreign: bool = False
+    has_sizes: bool = True
 
     @property
     def total_bytes(self) -> int:
@@ -92,6 +95,7 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
 
     `carried_templates` are those in the weights of what would be pulled, `template_changes` the digests, now and
     then, of the templates that make the prompts of what would be pulled anew.
+    `lacks` are endpoints that the server does not have, of those that were looked for.
 
     `clocks`, `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
     guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: not
@@ -117,6 +121,7 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     clocks: Clocks | None = None
     in_use: frozenset[ModelName] = frozenset()
     licenses: Mapping[ModelName, tuple[str, ...]] = field(default_factory=dict)
+    lacks: frozenset[Endpoint] = frozenset()
 
     @property
     def version(self) -> str:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ollamaops.lockfile.build import NO_MODEL_HINT
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
+from ollamaops.ollama.endpoints import Endpoint
 from ollamaops.plan.actions import CopyModel, HostPlan, PullModel, id_of
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown
 from ollamaops.plan.costs import pull_cost
@@ -36,7 +37,7 @@ from ollamaops.plan.lookups import (
 from ollamaops.plan.observed import ObservedModel
 from ollamaops.plan.plan_builder import PlanBuilder
 from ollamaops.plan.templates import find_unlocked, say_unlocked
-from ollamaops.plan.unclear import find_namesake
+from ollamaops.plan.unclear import find_obstacle
 from ollamaops.plan.versions import needs_verifying, versions_to_keep
 from ollamaops.state.records import NO_FINGERPRINT
 
@@ -81,9 +82,12 @@ def _refusal(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> tuple[str
         return found, "use another tag than local"
     if model.spec.update == "never":
         return "update: never forbids pulling it", "pull it by hand, or set update: missing"
-    namesake = find_namesake(pull.ref, builder.observed)
-    if namesake is not None:
-        return namesake
+    spec = model.spec
+    is_set_aside = pins_of(spec) or needs_verifying(spec) or versions_to_keep(spec)
+    endpoint: Endpoint | None = "copy" if is_set_aside and builder.find(pull.ref) else None
+    obstacle = find_obstacle(pull.ref, builder.observed, endpoint)
+    if obstacle is not None:
+        return obstacle
     if builder.leaves_alone(pull.ref):
         return f"'{pull.ref}' would have to be pulled, but policy.ignore covers it", "take it out of ignore"
     answer = builder.observed.upstream.get(pull.ref)
@@ -187,9 +191,9 @@ def add_copy(
     """Plan to make `model` (or `to`, which is then not remembered as ours) the same as `source`; False, with a note,
     when that cannot be."""
     name = to or model.name
-    namesake = find_namesake(name, builder.observed)
-    if namesake is not None:
-        builder.give_up(model.name, *namesake, because=because)
+    obstacle = find_obstacle(name, builder.observed, "copy")
+    if obstacle is not None:
+        builder.give_up(model.name, *obstacle, because=because)
         return False
     needs = builder.needs(source)
     if to is None and because[0].kind != "moved":
@@ -420,6 +424,8 @@ def _compare_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> Comp
         return broken
     if tolerates_content(model.spec):
         return InSync()
+    if pin is not None and is_partly(own, pins_of(model.spec)):
+        return _partly(own, "pinned")
     if pin is not None and not meets_pin(model, own, builder.observed):
         return Differs(builder.why(model.name, "content", desired=pin.hex, observed=own.digest))
     if pin is None and model.spec.update == "latest":
@@ -440,6 +446,18 @@ def _compare_files(builder: PlanBuilder, own: ObservedModel) -> Differs | Unknow
     return None
 
 
+def is_partly(own: ObservedModel, wanted: frozenset[str]) -> bool:
+    """Whether a name that is listed several times has some of the wanted contents and others beside them."""
+    return not own.digests.isdisjoint(wanted) and not own.digests <= wanted
+
+
+def _partly(own: ObservedModel, where: str) -> Unknown:
+    return Unknown(
+        f"listed with {len(own.digests)} contents, not all of which are {where}",
+        "the server has made one itself, or kept an old one: delete it there to have it pulled anew",
+    )
+
+
 def _compare_with_latest(
     builder: PlanBuilder, model: DesiredModel, pull: Pull, own: ObservedModel
 ) -> Comparison:
@@ -448,6 +466,8 @@ def _compare_with_latest(
     if not builder.options.ask_registry:
         return Differs(builder.why(model.name, "unknown", desired="latest"))
     known = upstream_of(model, builder.observed)
+    if known is not None and is_partly(own, known.digests):
+        return _partly(own, "in its registry")
     if known is not None:
         return Differs(builder.why(model.name, "content", desired=known.registry_digest, observed=own.digest))
     answer = builder.observed.upstream.get(pull.ref)

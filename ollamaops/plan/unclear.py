@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
+from ollamaops.ollama.endpoints import Endpoint
+from ollamaops.plan.actions import CopyModel, CreateModel, HostPlan, PullModel
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.observed import ObservedHost
 
@@ -62,8 +64,15 @@ def _find_unclear_name(name: ModelName, observed: ObservedHost) -> Obstacle | No
     return None
 
 
-def find_namesake(name: ModelName, observed: ObservedHost) -> Obstacle | None:
-    """Why nothing can be written under the name without harm to another model."""
+def find_obstacle(
+    name: ModelName, observed: ObservedHost, endpoint: Endpoint | None = None
+) -> Obstacle | None:
+    """Why nothing can be written under the name: the server has no such endpoint, or it would harm another model."""
+    if endpoint in observed.lacks:
+        return (
+            f"this server has no /api/{endpoint}, so it only pulls and deletes models",
+            "leave this host out with where:, or run Ollama there",
+        )
     others = observed.models.namesakes(name)
     if not others:
         return None
@@ -73,6 +82,22 @@ def find_namesake(name: ModelName, observed: ObservedHost) -> Obstacle | None:
         f"'{others[0].name}' is there: to this server another model, beside which it makes no '{name}'",
         f"write the name as the host has it, delete '{others[0].name}' there, or upgrade the server to 0.5.2",
     )
+
+
+def endpoints_of(plan: HostPlan, observed: ObservedHost) -> frozenset[Endpoint]:
+    """The endpoints that the plan needs and that a server may be without."""
+    found: set[Endpoint] = set()
+    for action in plan.actions:
+        match action:
+            case CreateModel():
+                found.add("create")
+            case CopyModel():
+                found.add("copy")
+            case PullModel(pin=pin, verify=verify, keep=keep) if pin or verify or keep:
+                found |= {"copy"} if action.model in observed.models else set()
+            case _:
+                pass
+    return frozenset(found)
 
 
 def _spellings(name: ModelName, observed: ObservedHost) -> str:

@@ -101,7 +101,7 @@ def _stored_size(model: DesiredModel, observed: ObservedHost) -> int | None:
         return own.size_bytes
     if isinstance(source, Pull):
         upstream = observed.upstream.get(source.ref)
-        return upstream.total_bytes if upstream else None
+        return upstream.total_bytes if upstream and upstream.has_sizes else None
     if isinstance(source, Build) and source.quantize:
         return None
     return sum(blob.size_bytes for blob in model.blobs)

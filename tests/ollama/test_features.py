@@ -75,6 +75,7 @@ BOUNDARIES = [
     ("folds_case", "0.5.1", "0.5.2"),
     ("structured_create", "0.5.4", "0.5.5"),
     ("stream_false_waits_to_end", "0.6.8", "0.7.0"),
+    ("tells_wrong_methods", "0.6.8", "0.7.0"),
     ("renderer_and_parser", "0.11.11", "0.12.0"),
     ("stream_ends_at_error", "0.12.5", "0.12.6"),
     ("renderer_and_parser_inherited", "0.12.6", "0.12.7"),

@@ -42,6 +42,7 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Action, HostPlan, Plan, id_of
 from ollamaops.plan.results import HostReport, RunReport
 from ollamaops.registry.client import RegistryClient
+from ollamaops.sandbox.behavior import as_variant, behavior_for
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.settings import Message
 from ollamaops.state.ledger import Ledger
@@ -318,13 +319,24 @@ def others(before: dict[str, str], *changed: str) -> dict[str, str]:
 
 
 @contextmanager
-def a_host(version: str = VERSIONS[-1], *, max_loaded: int | None = None, **rest: Any) -> Iterator[LiveHost]:
-    """An empty host of that version, without any memory."""
+def a_host(
+    version: str = VERSIONS[-1], *, variant: str = "", max_loaded: int | None = None, **rest: Any
+) -> Iterator[LiveHost]:
+    """An empty host of that version, without any memory. A `variant` of the sandbox is its own registry."""
     proxy = RecordingProxy()
+    behavior = as_variant(behavior_for(version), variant) if variant else None
     with (
         tempfile.TemporaryDirectory(prefix="ollamaops-test-") as state,
-        Sandbox(as_version=version, faults=proxy.wrap, max_loaded=max_loaded) as sandbox,
+        Sandbox(
+            as_version=version,
+            faults=proxy.wrap,
+            max_loaded=max_loaded,
+            behavior=behavior,
+            registry=bool(variant),
+        ) as sandbox,
     ):
+        if variant:
+            rest.setdefault("registries", {"registry.ollama.ai": sandbox.url})
         yield LiveHost(sandbox, Path(state), proxy, **rest)
 
 

@@ -222,7 +222,7 @@ def desired_of(tree: Tree) -> DesiredHost:
 def an_observed(name: str, tree: Tree) -> ObservedModel:
     return ObservedModel(
         name=a_name(name),
-        digest=a_digest(tree.get("digest", name)).hex,
+        digest="+".join(a_digest(word).hex for word in tree.get("digest", name).split("+")),
         quantization=tree.get("quantization", "F16"),
         is_cloud=tree.get("cloud", False),
         is_able=tree.get("able", True),
@@ -370,6 +370,7 @@ def _upstream(name: str, tree: Tree) -> RegistryAnswer:
         digests=frozenset({digest, *(a_digest(word).hex for word in tree.get("also", []))}),
         registry_digest=digest,
         layers=tuple((a_digest(word), size) for word, size in tree.get("layers", {}).items()),
+        has_sizes=tree.get("sizes", True),
     )
 
 
