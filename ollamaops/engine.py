@@ -127,9 +127,10 @@ class Engine:
         """What every host needs; writes to no server."""
         return plan_tasks(self.tasks, self.run)
 
-    def drift(self) -> Plan:
-        """As `plan`, without safety rules: its actions are what differs, and why."""
-        options = replace(self.run.options, guarded=False)
+    def drift(self, *, look_inside: bool = False) -> Plan:
+        """As `plan`, without safety rules: its actions are what differs, and why. With `look_inside` every model is
+        looked into, whatever is remembered of it."""
+        options = replace(self.run.options, guarded=False, look_inside=look_inside)
         plan = plan_tasks(self.tasks, replace(self.run, options=options))
         return replace(plan, hosts=tuple(map(as_verdict, plan.hosts)))
 

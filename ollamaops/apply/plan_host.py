@@ -64,6 +64,7 @@ def look_and_plan(
         residency_done=residency_done,
         evicted=load_evictions(run.ledger, host.name) if is_managed(desired) else {},
         release=chosen.release,
+        look_inside=chosen.look_inside,
     )
     observed = observe(host, desired, options)
     desired = _with_headers(host.task, desired, observed, options)

@@ -21,11 +21,14 @@ from ollamaops.report.diff_text import render_diff
 @click.argument("model")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when it differs.")
 def command(shared: Shared, model: str, detailed_exitcode: bool) -> int:
-    """Show field by field how MODEL differs from its declaration, on every host. Writes to no server."""
+    """Show field by field how MODEL differs from its declaration, and which template makes its prompts.
+
+    On every host. Writes to no server.
+    """
 
     name = read_option("MODEL", model, ModelName.parse)
     with open_engine(replace(shared, targets=(str(name),))) as engine:
-        plan = engine.drift()
+        plan = engine.drift(look_inside=True)
     color, width = color_and_width(shared)
     emit(
         shared,

@@ -13,10 +13,13 @@ from ollamaops.report.status_text import render_status, status_to_json
     name="status", epilog="\b\nExamples:\n  ollamaops status\n  ollamaops status -l site=paris -o json"
 )
 def command(shared: Shared) -> int:
-    """Show every model on every host: in sync, missing, differing, unmanaged or unknown. Writes to no server."""
+    """Show every model on every host: in sync, missing, differing, unmanaged or unknown. Writes to no server.
+
+    With -v every model is looked into, to see which template makes its prompts.
+    """
 
     with open_engine(shared) as engine:
-        plan = engine.drift()
+        plan = engine.drift(look_inside=shared.verbose > 0)
     color, width = color_and_width(shared)
     emit(
         shared,

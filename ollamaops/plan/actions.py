@@ -275,11 +275,19 @@ class Note(Struct, frozen=True, kw_only=True):
     lasting: tuple[Difference, ...] = ()
 
 
+class EffectiveTemplate(Struct, frozen=True):
+    """The template that makes a model's prompts, and whether it is the model's or one that its weights carry."""
+
+    digest: Digest
+    origin: Literal["model", "weights"]
+
+
 class HostPlan(Struct, frozen=True, kw_only=True):
     """What one host needs.
 
-    `unmanaged` are undeclared models that stay as they are, `rolled_back` those that stay at a previous
-    version. `leftovers` are reserved names that an interrupted run may have left behind.
+    `unmanaged` are undeclared models that stay as they are, `rolled_back` those that stay at a previous version.
+    `templates` are, by name, those of the models that were looked into. `leftovers` are reserved names that an
+    interrupted run may have left behind.
     """
 
     host: str
@@ -290,6 +298,7 @@ class HostPlan(Struct, frozen=True, kw_only=True):
     leftovers: tuple[ModelName, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Note, ...] = ()
+    templates: Mapping[str, EffectiveTemplate] = field(default_factory=dict)
     server_version: str = ""
 
 

@@ -61,7 +61,7 @@ _SCALARS = (NoneType, bool, int, float, str)
 _PROSE: Mapping[type, frozenset[str]] = {
     **dict.fromkeys(_ACTIONS, frozenset({"because"})),
     PullModel: frozenset({"because", "template_change"}),
-    HostPlan: frozenset({"notes", "leftovers"}),
+    HostPlan: frozenset({"notes", "leftovers", "templates"}),
     Refusal: frozenset({"message", "hint"}),
     UnreachedHost: frozenset({"error", "hint"}),
     Plan: frozenset({"kind"}),  # how the same plan is carried out

@@ -33,6 +33,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     them that it built. `ask_registry` False takes the server's word for `latest`. `residency_done` are models that
     this run has loaded or unloaded already. `evicted` are those that did not stay in memory after the last run had
     loaded them, each with what was declared resident beside it. `release` forgets rollbacks.
+    `look_inside` shows also what memory or tags settle, to see which template makes its prompts.
     """
 
     verify_weights: bool = False
@@ -42,6 +43,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     residency_done: frozenset[ModelName] = frozenset()
     evicted: Mapping[ModelName, frozenset[ModelName]] = field(default_factory=dict)
     release: bool = False
+    look_inside: bool = False
 
 
 class Lookups(Struct, frozen=True, kw_only=True):
@@ -76,11 +78,8 @@ def _to_show(
 ) -> Iterator[ModelName]:
     """The model and its base, if it is built, there, and not settled by memory. Cloud stubs have no inside."""
     place = place_of(model, desired, observed)
-    if (
-        not (model.recipe or model.spec.templates)
-        or place is None
-        or is_trusted(model, observed, options, place)
-    ):
+    is_settled = not (model.recipe or model.spec.templates) or is_trusted(model, observed, options, place)
+    if place is None or (is_settled and not options.look_inside):
         return
     base = model.recipe.base if model.recipe else None
     for name in (place, _base_place(base, desired, observed)):

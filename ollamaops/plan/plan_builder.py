@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ollamaops.names import ModelName
+from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.features import Features
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
     CreateModel,
     Difference,
+    EffectiveTemplate,
     Fact,
     HostPlan,
     Kind,
@@ -251,6 +252,17 @@ class PlanBuilder:
         )
         return left_behind(steps)
 
+    def _templates(self) -> dict[str, EffectiveTemplate]:
+        """Which template makes the prompts of each declared model, as far as it was seen."""
+        found: dict[str, EffectiveTemplate] = {}
+        for model in self.desired.models:
+            own = self.observed.shown.get(model.name)
+            if own is not None and own.effective_template:
+                digest = Digest.of(own.effective_template.encode())
+                is_own = own.effective_template == own.template
+                found[str(model.name)] = EffectiveTemplate(digest, "model" if is_own else "weights")
+        return found
+
     def build(self, unmanaged: tuple[ModelName, ...]) -> HostPlan:
         """The plan as a value."""
         return HostPlan(
@@ -261,5 +273,6 @@ class PlanBuilder:
             rolled_back=tuple(self.rolled_back),
             leftovers=self._leftovers(),
             notes=tuple(self.notes),
+            templates=self._templates(),
             server_version=self.observed.version,
         )

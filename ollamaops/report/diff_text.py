@@ -10,7 +10,14 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Action, Difference, HostPlan, Note, Plan, UploadBlob, subject_of
 from ollamaops.report.differences import field_diff, is_change, render_difference
 from ollamaops.report.lines import Line, group_lines, join_lines, render_lines
-from ollamaops.report.plan_text import mark_of, note_line, render_verb, same_lines, unreached_lines
+from ollamaops.report.plan_text import (
+    mark_of,
+    note_line,
+    render_verb,
+    same_lines,
+    template_lines,
+    unreached_lines,
+)
 from ollamaops.report.words import Paint
 
 
@@ -22,7 +29,8 @@ def render_diff(
     differing = group_lines(line for host in hosts for line in _diff_lines(host))
     same = group_lines(line for host in hosts for line in same_lines(host))
     notes = group_lines(_note_line(note) for host in hosts for note in host.notes)
-    lines = [*differing, *same, *notes]
+    templates = group_lines(line for host in hosts for line in template_lines(host))
+    lines = [*differing, *same, *notes, *templates]
     if model is not None and not lines:
         lines.append(Line(mark="note", subject=str(model), text="not declared, and not there"))
     return join_lines(render_lines([*lines, *unreached_lines(plan.unreached)], Paint(color), width))
@@ -38,6 +46,7 @@ def _only(host: HostPlan, model: ModelName | None) -> HostPlan:
         unchanged=tuple(name for name in host.unchanged if name == model),
         unmanaged=tuple(name for name in host.unmanaged if name == model),
         notes=tuple(note for note in host.notes if note.model == model),
+        templates={name: each for name, each in host.templates.items() if name == str(model)},
     )
 
 

@@ -322,6 +322,14 @@ def same_lines(host: HostPlan) -> Iterator[Line]:
         yield Line(mark="note", subject=str(name), hosts=(host.host,), text="not declared, left alone")
 
 
+def template_lines(host: HostPlan) -> Iterator[Line]:
+    """Which template makes the prompts of what was looked into."""
+    for name, template in host.templates.items():
+        whose = "its template" if template.origin == "model" else "the template in its weights"
+        text = f"makes its prompts with {whose}, {template.digest.short}"
+        yield Line(mark="note", subject=name, hosts=(host.host,), text=text)
+
+
 def leftover_lines(host: str, names: Iterable[ModelName], what: str) -> Iterator[Line]:
     """Reserved names that an interrupted run left behind, or that a rename empties."""
     text = f"no longer needed under this name: {what}"

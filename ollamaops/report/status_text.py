@@ -23,7 +23,7 @@ from ollamaops.plan.actions import (
     UploadBlob,
     continues_another,
 )
-from ollamaops.plan.codec import Json
+from ollamaops.plan.codec import Json, value_to_json
 from ollamaops.report.differences import render_difference
 from ollamaops.report.lines import Cell as TextCell
 from ollamaops.report.lines import (
@@ -35,7 +35,7 @@ from ollamaops.report.lines import (
     render_table,
     table_width,
 )
-from ollamaops.report.plan_text import unreached_lines
+from ollamaops.report.plan_text import template_lines, unreached_lines
 from ollamaops.report.words import Paint, Style, clean, plural
 
 State = Literal["in sync", "missing", "drifted", "unwanted", "unmanaged", "held", "unknown"]
@@ -149,6 +149,8 @@ def render_status(plan: Plan, *, color: bool = False, width: int | None = None, 
         lines += render_lines(_reason_lines(table), paint, width) if verbose else []
     else:
         lines = render_lines(_cell_lines(table, verbose=verbose), paint, width)
+    templates = group_lines(line for host in plan.hosts for line in template_lines(host)) if verbose else []
+    lines += render_lines(templates, paint, width)
     trouble = render_lines(unreached_lines(plan.unreached), paint, width)
     return join_lines([*lines, *trouble, paint("bold", _render_status(plan, table))])
 
@@ -200,7 +202,8 @@ def _render_status(plan: Plan, table: Table) -> str:
 
 
 def status_to_json(plan: Plan) -> dict[str, Json]:
-    """`hosts`: each with `host`, `reached`, `server_version`, `error` and `models` (name, state, digest, why)."""
+    """`hosts`: each with `host`, `reached`, `server_version`, `error` and `models` (name, state, digest, why,
+    the effective template: null where it was not looked at)."""
     table = build_status(plan)
     reached: list[Json] = [
         {
@@ -214,6 +217,7 @@ def status_to_json(plan: Plan) -> dict[str, Json]:
                     "state": row[host.host].state,
                     "digest": row[host.host].digest or None,
                     "why": list(row[host.host].why),
+                    "effective_template": value_to_json(host.templates.get(str(name))),
                 }
                 for name, row in table.items()
                 if host.host in row

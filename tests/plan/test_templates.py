@@ -18,10 +18,12 @@ from live_host import (
     assert_converged,
     name,
 )
+from msgspec.structs import replace
 
 from ollamaops.cli.main import run
 from ollamaops.ollama.shown_modelfile import read_back
-from ollamaops.plan.actions import HostPlan
+from ollamaops.plan.actions import HostPlan, Plan
+from ollamaops.plan.codec import plan_from_json, plan_to_json
 from ollamaops.sandbox.server import Sandbox
 
 pytestmark = in_turn("version", count=3)
@@ -122,8 +124,11 @@ def test_the_command_line_says_which_template_is_used(
 
         text = said("diff", "bot")[1]
         assert "-{%- if tools %}" in text
+        assert "makes its prompts with the template in its weights" in text
         assert f"+{PLAIN}" in text
+        assert "makes its prompts with the template in its weights" in said("status", "-v")[1]
         (model,) = json.loads(said("status", "-o", "json")[1])["hosts"][0]["models"]
+        assert model["effective_template"]["origin"] == "weights"
         assert (model["state"], model["why"][0]) == (
             "drifted",
             "the weights' own template is used, not the declared one",
@@ -133,3 +138,15 @@ def test_the_command_line_says_which_template_is_used(
 @pytest.mark.parametrize("text", [PLAIN, 'a "quoted"\nline', ' "x" ', "x\n", '"begins'])
 def test_a_template_is_recognized_as_a_server_prints_it(text: str) -> None:
     assert read_back(text) == text
+
+
+@pytest.mark.parametrize("version", ["0.33.0-rc2"])
+def test_a_look_inside_tells_which_template_is_used_whatever_is_remembered(host: LiveHost) -> None:
+    able = MODELS[4]
+    assert_converged(host, host.apply([able]))
+    assert host.plan([able]).templates == {}
+    host.options = replace(host.options, look_inside=True)
+    plan = host.plan([able, a_model("new", a_copy("able"))])
+    assert {name: each.origin for name, each in plan.templates.items()} == {"able:latest": "model"}
+    assert plan.unchanged == (name("able"),)
+    assert plan_from_json(plan_to_json(Plan(hosts=(plan,)))).hosts == (plan,)
