@@ -200,8 +200,8 @@ def _details(action: Action, uploads: Iterable[UploadBlob]) -> tuple[str, ...]:
 
 def _template_change(action: Action) -> Iterator[str]:
     if isinstance(action, PullModel) and action.template_change:
-        before, after = (digest.short for digest in action.template_change)
-        yield f"the template that makes its prompts: {before} → {after}"
+        change = " → ".join(digest.short for digest in action.template_change)
+        yield f"the template that makes its prompts: {change}"
 
 
 def _upload_line(upload: UploadBlob) -> Line:
