@@ -25,7 +25,7 @@ from ollamaops.manifest.types import Manifest
 from ollamaops.names import ModelName, NamePattern
 from ollamaops.observe.run import HostTask, Run, RunOptions, for_each
 from ollamaops.observe.session import session_of
-from ollamaops.observe.verify import OnModel, verify_hosts
+from ollamaops.observe.verify import Depth, OnModel, verify_hosts
 from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import HostVerdicts, RunReport
 from ollamaops.state.ledger import Ledger
@@ -66,13 +66,16 @@ def release_rollbacks(engine: Engine) -> tuple[dict[str, tuple[ModelName, ...]],
     return release_tasks(engine.tasks, engine.run)
 
 
-def verify_targets(engine: Engine, on_model: OnModel | None = None) -> tuple[HostVerdicts, ...]:
-    """Whether the targets meet what the manifest expects of them. Loads models, changes none."""
+def verify_targets(
+    engine: Engine, on_model: OnModel | None = None, *, depth: Depth = "expectations"
+) -> tuple[HostVerdicts, ...]:
+    """Whether the targets meet what the manifest expects of them, and with more depth, whether every one loads,
+    answers and has its files. Loads models, changes none."""
     tasks = [
         replace(task, models=tuple(model for model in task.models if engine.is_meant(model.name)))
         for task in engine.declared
     ]
-    return verify_hosts(tasks, engine.run, on_model=on_model)
+    return verify_hosts(tasks, engine.run, on_model=on_model, depth=depth)
 
 
 def release_tasks(

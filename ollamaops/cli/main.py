@@ -42,6 +42,7 @@ COMMANDS = {
     "import": "Write a manifest from a live server.",
     "lock": "Record exactly what each pulled model is.",
     "outdated": "Show what registries have that is newer than the hosts' models.",
+    "verify": "Check that every declared model has its weights, loads and answers.",
     "test": "Check that models do what the manifest expects.",
     "prune": "Delete models that are no longer declared.",
     "history": "Show what was done when, by whom, and how it ended.",

@@ -41,7 +41,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
                 hint="say in expect: what they must do",
             )
         is_silent = shared.quiet or shared.progress == "none"
-        hosts = verify_targets(engine, None if is_silent else _tell)
+        hosts = verify_targets(engine, None if is_silent else tell_asking)
     if junit is not None:
         write_file(junit, verdicts_to_junit(hosts))
     color, width = color_and_width(shared)
@@ -55,6 +55,6 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     return code_of_verdicts(hosts)
 
 
-def _tell(host: str, model: ModelName) -> None:
+def tell_asking(host: str, model: ModelName) -> None:
     """On stderr, because loading a model can take minutes."""
     click.echo(f"{model} on {host}: asking", err=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,10 +26,12 @@ from ollamaops.errors import (
     TimeoutExceeded,
     TooManyRequests,
 )
+from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import ModelName
 from ollamaops.observe.contents import look_into
 from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.session import HostSession, reach
+from ollamaops.observe.verify_files import check_files
 from ollamaops.ollama.contents import contents_of
 from ollamaops.ollama.features import Features
 from ollamaops.ollama.inference import (
@@ -56,7 +59,10 @@ from ollamaops.settings import ParameterValue
 
 OnModel = Callable[[str, ModelName], None]
 
+Depth = Literal["expectations", "answers", "deep"]
+
 MOST_TOKENS = 2048
+_QUESTION = Expectation(prompt="Say hello.", options={"num_predict": 8})  # enough to see that a model answers
 GREEDY: dict[str, ParameterValue] = {"seed": 0, "temperature": 0}
 _SLACK_S = 30.0
 # a proxy, or a server that is busy or stopping: nothing that a model can help
@@ -71,9 +77,14 @@ _NO_WORDS = re.compile(r"does not support (?:generate|chat)\b", re.IGNORECASE)
 
 
 def verify_hosts(
-    tasks: Sequence[HostTask], run: Run, *, on_model: OnModel | None = None
+    tasks: Sequence[HostTask],
+    run: Run,
+    *,
+    on_model: OnModel | None = None,
+    depth: Depth = "expectations",
 ) -> tuple[HostVerdicts, ...]:
-    """Each host's verdicts on the models of its task that have expectations, in the order of `tasks`.
+    """Each host's verdicts on the models of its task, in the order of `tasks`: on those that have expectations, or
+    (`answers`) on all, which then have to load, answer, and have their weights; `deep` also looks at their texts.
 
     The models of one host are asked one after the other, because they share its memory. `on_model` is told each model
     before it is asked, from any thread. What fails while the host still answers is one model's verdict; a host that
@@ -85,16 +96,31 @@ def verify_hosts(
 
         def ask(host: HostSession) -> None:
             observed = host.models()
-            for model in task.models:
-                if model.expect:
-                    if on_model is not None:
-                        on_model(host.name, model.name)
-                    verdicts.append(_try(host, observed, model.name, read_expectations(model.expect)))
+            asked = [model for model in task.models if model.expect or _is_asked(model, observed, depth)]
+            files = {}
+            if depth != "expectations":
+                files = check_files(host, observed, asked, deep=depth == "deep")
+            for model in asked:
+                if on_model is not None:
+                    on_model(host.name, model.name)
+                expectations = read_expectations(model.expect)
+                is_asked = any(each.conversation or each.is_embedding for each in expectations)
+                if not is_asked and _is_asked(model, observed, depth):
+                    expectations += (_QUESTION,)
+                verdict = _try(host, observed, model.name, expectations)
+                failures = (*files.get(model.name, ()), *verdict.failures)
+                verdicts.append(replace(verdict, expectations=len(model.expect), failures=failures))
 
         lost = reach(task, run, ask)
         return HostVerdicts(host=task.spec.name, verdicts=tuple(verdicts), unreached=lost)
 
     return for_each(tasks, verify, jobs=run.options.jobs)
+
+
+def _is_asked(model: ModelSpec, observed: ObservedHost, depth: Depth) -> bool:
+    """Whether the model has to answer although nobody expects anything; one that runs elsewhere is sent no word."""
+    there = observed.models.get(model.name)
+    return depth != "expectations" and not (there is not None and there.is_cloud)
 
 
 def _try(
@@ -255,7 +281,8 @@ class _Question(Struct, frozen=True):
         try:
             return self._speak() if expectation.conversation else self._load()
         except InvalidRequest as error:
-            if not _NO_WORDS.search(error.text):
+            # a model that is said to speak, and does not, is broken: it is not made to embed instead
+            if not _NO_WORDS.search(error.text) or "completion" in (self.shown.capabilities or ()):
                 raise
             return self._embed() if expectation.texts else self._load_embedder()
 

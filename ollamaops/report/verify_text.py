@@ -15,10 +15,17 @@ from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
 
 
-def render_verdicts(hosts: Sequence[HostVerdicts], *, color: bool = False, width: int | None = None) -> str:
-    """A line per model, or per failure of it, and the counts."""
+def render_verdicts(
+    hosts: Sequence[HostVerdicts],
+    *,
+    color: bool = False,
+    width: int | None = None,
+    not_proven: Sequence[str] = (),
+) -> str:
+    """A line per model, or per failure of it, what was not proven, and the counts."""
     paint = Paint(color)
     lines = [line for host in hosts for line in _lines(host)]
+    lines += [Line(mark="note", text=f"not proven: {what}") for what in not_proven]
     return join_lines([*render_lines(lines, paint, width), paint("bold", summarize_verdicts(hosts))])
 
 
@@ -44,6 +51,8 @@ def _verdict_lines(host: str, verdict: Verdict) -> Iterator[Line]:
 def _render_met(verdict: Verdict) -> str:
     """`2 expectations met; loaded in 3.2s, 41 tokens a second`"""
     speed = f", {verdict.tokens_per_s:.0f} tokens a second" if verdict.tokens_per_s else ""
+    if not verdict.expectations:
+        return f"answers; loaded in {format_duration(verdict.load_s)}{speed}"
     return f"{plural(verdict.expectations, 'expectation')} met; loaded in {format_duration(verdict.load_s)}{speed}"
 
 
@@ -65,11 +74,13 @@ def summarize_verdicts(hosts: Sequence[HostVerdicts]) -> str:
     return f"{tested}: {', '.join(counts)}{away}"
 
 
-def verdicts_to_json(hosts: Sequence[HostVerdicts]) -> dict[str, Json]:
-    """`hosts`: each with `host`, `reached`, `error` and `models`, a model with `passed` and its `failures`."""
+def verdicts_to_json(hosts: Sequence[HostVerdicts], not_proven: Sequence[str] = ()) -> dict[str, Json]:
+    """`hosts`: each with `host`, `reached`, `error` and `models`, a model with `passed` and its `failures`;
+    `not_proven`, in words."""
     return {
         "format": "ollamaops-test",
         "version": 1,
+        "not_proven": list(not_proven),
         "passed": all(verdict.is_met for host in hosts for verdict in host.verdicts),
         "hosts": [
             {
