@@ -12,7 +12,7 @@ from typing import Final, Literal
 from ollamaops.errors import AnswerError, CutStream, NotFound, ProtocolError
 from ollamaops.ollama.client import OllamaClient
 
-Endpoint = Literal["create", "copy", "blobs"]
+Endpoint = Literal["create", "copy"]
 
 _NOT_IMPLEMENTED: Final = 501
 _FOR_NO_MODEL: Final[Mapping[str, dict[str, object]]] = {
@@ -22,9 +22,7 @@ _FOR_NO_MODEL: Final[Mapping[str, dict[str, object]]] = {
 
 
 def has_endpoint(client: OllamaClient, endpoint: Endpoint) -> bool:
-    """Whether the server knows `/api/create` and so on. RemoteError if it cannot be asked."""
-    if endpoint == "blobs":
-        return _takes_blobs(client)
+    """Whether the server knows `/api/create` or `/api/copy`. RemoteError if it cannot be asked."""
     tells = client.features().tells_wrong_methods
     if not _is_unknown(client, "HEAD", f"/api/{endpoint}") if tells else _takes_blobs(client):
         return True

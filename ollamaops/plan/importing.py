@@ -39,6 +39,8 @@ def import_host(observed: ObservedHost) -> Imported:
         for name in observed.models
         if name.source_suffix == "local"
     }
+    left_out |= {name: f"its entry cannot be read: {why}" for name, why in observed.models.unreadable.items()}
+    left_out |= dict.fromkeys(_hidden_stubs(observed), "a cloud stub, which its name does not say")
     names = sorted(name for name in observed.models if name not in left_out)
     parents = {name: _parent_of(name, observed, names) for name in names}
     originals = _originals(names, observed, parents)
@@ -46,6 +48,13 @@ def import_host(observed: ObservedHost) -> Imported:
         ModelSpec(name=name, source=_source_of(name, observed, parents[name], originals)) for name in names
     ]
     return Imported(specs=_without_circles(specs), left_out=left_out)
+
+
+def _hidden_stubs(observed: ObservedHost) -> set[ModelName]:
+    """Cloud stubs that no entry can mean: not by their own name, nor as a copy of one that says what it is."""
+    stubs = {name: model.digest for name, model in observed.models.items() if model.is_cloud}
+    open_ones = {digest for name, digest in stubs.items() if name.source_suffix == "cloud"}
+    return {name for name, digest in stubs.items() if digest not in open_ones}
 
 
 def names_in_doubt(observed: ObservedHost) -> tuple[ModelName, ...]:
@@ -79,12 +88,14 @@ def _originals(
 ) -> dict[str, ModelName]:
     """For every digest the model that others with it are copies of.
 
-    One that we pulled, else one that a registry has, else the oldest; then one with children, the shortest name.
+    One whose name says that it runs in the cloud, else one that we pulled, else one that a registry has, else the
+    oldest; then one with children, the shortest name.
     """
     used = set(parents.values())
 
     def order(name: ModelName) -> tuple[object, ...]:
         return (
+            name.source_suffix != "cloud",
             not _is_remembered(name, observed),
             _strangeness(name, observed),
             _moment(observed.models[name].modified_at),

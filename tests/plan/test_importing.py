@@ -62,3 +62,19 @@ def test_a_child_whose_layers_no_server_shows_is_derived_from_the_parent_that_th
 
 def test_the_same_digest_is_a_copy() -> None:
     assert source_of_child(shown(), shown(parent="base"), same_digest=True) == Copy(source=BASE)
+
+
+def test_a_stub_is_written_only_where_a_name_says_what_it_is() -> None:
+    stubs = {"gpt:120b-cloud": "a", "fast": "a", "hidden": "b"}
+    features = features_of(ServerVersion.parse("0.33.0"))
+    models = [
+        ObservedModel(name=ModelName.parse(text), digest=digest, is_cloud=True)
+        for text, digest in stubs.items()
+    ]
+    listed = Listing(((one.name, one) for one in models), unreadable={ModelName.parse("odd"): "no digest"})
+    found = import_host(ObservedHost(host="h", features=features, models=listed))
+    assert {str(spec.name): spec.source for spec in found.specs} == {
+        "gpt:120b-cloud": Pull(ref=ModelName.parse("gpt:120b-cloud")),
+        "fast:latest": Copy(source=ModelName.parse("gpt:120b-cloud")),
+    }
+    assert set(found.left_out) == {ModelName.parse("hidden"), ModelName.parse("odd")}
