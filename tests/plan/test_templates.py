@@ -150,3 +150,12 @@ def test_a_look_inside_tells_which_template_is_used_whatever_is_remembered(host:
     assert {name: each.origin for name, each in plan.templates.items()} == {"able:latest": "model"}
     assert plan.unchanged == (name("able"),)
     assert plan_from_json(plan_to_json(Plan(hosts=(plan,)))).hosts == (plan,)
+
+
+@pytest.mark.parametrize("version", ["0.12.11"])
+def test_an_upgrade_that_puts_a_declared_template_out_of_force_is_drift(host: LiveHost) -> None:
+    assert_converged(host, host.apply(MODELS))
+    host.sandbox.restart(as_version="0.33.0-rc2")
+    assert lasting(host.plan(MODELS)) == OVERRIDDEN
+    host.sandbox.restart(as_version="0.12.11")
+    assert lasting(host.plan(MODELS)) == set()
