@@ -87,6 +87,7 @@ BOUNDARIES = [
     ("split_gguf", "0.24.0", "0.30.0"),
     ("gguf_rewritten", "0.24.0", "0.30.0"),
     ("jinja_in_template", "0.24.0", "0.30.0"),
+    ("lists_capabilities", "0.24.0", "0.30.0"),
     ("deterministic_files", "0.24.0", "0.30.0"),
 ]
 WINDOWS = [
@@ -125,6 +126,7 @@ def test_an_unknown_version_is_the_newest_but_for_what_would_lose_a_model() -> N
     assert different == {
         "stream_false_waits_to_end",
         "stream_ends_at_error",
+        "lists_capabilities",
         "deterministic_files",
     }
     assert unknown.structured_create
