@@ -44,7 +44,7 @@ def read_contents(show: Callable[[], ShownModel], digest: str, features: Feature
     except AnswerError as error:
         if error.status not in _CANNOT_BE_OPENED:
             raise
-        return Unreadable(_words_of(error), is_damaged=_is_damage(error), is_gone=_is_gone(error))
+        return Unreadable(_words_of(error), is_damaged=is_damage(error), is_gone=_is_gone(error))
 
 
 def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | None:
@@ -53,7 +53,8 @@ def look_into(show: Callable[[], ShownModel], digest: str, features: Features) -
     return None if isinstance(found, Unreadable) else found
 
 
-def _is_damage(error: AnswerError) -> bool:
+def is_damage(error: AnswerError) -> bool:
+    """Whether the server says that a file of a model is gone or broken."""
     if error.status == 404:
         return True
     return not _OF_A_TEMPLATE.match(error.text) and _DAMAGE.search(error.text) is not None

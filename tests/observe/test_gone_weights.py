@@ -20,9 +20,11 @@ from live_host import (
 )
 from msgspec.structs import replace
 
+from ollamaops.events import Failed
 from ollamaops.manifest.types import ModelSpec, Pull, Update
 from ollamaops.names import Digest
 from ollamaops.observe.run import RunOptions
+from ollamaops.plan.actions import id_of
 from ollamaops.sandbox.server import Sandbox
 
 MANY = 100
@@ -182,3 +184,15 @@ def test_layers_are_known_by_digest(newest: LiveHost) -> None:
     [(digest, layers)] = newest.ledger.load_layers("gpu-1").items()
     assert digest == newest.stranger.tags()[BASE]
     assert [Digest.parse(layer).hex for layer in layers] == [weights_of(newest, BASE).partition("-")[2]]
+
+
+def test_a_create_from_a_broken_file_says_what_to_do(newest: LiveHost) -> None:
+    newest.apply([a_model("legal", a_build(None, "tiny-a.gguf"))])
+    for blob in newest.sandbox.store.blobs.iterdir():
+        if blob.read_bytes()[:4] == b"GGUF":
+            blob.write_bytes(blob.read_bytes()[:40])
+    report = newest.apply([a_model("other", a_build(None, "tiny-a.gguf", system="s"))])
+    [result] = [each for each in report.results if id_of(each.action).endswith("create/other:latest")]
+    assert isinstance(result.outcome, Failed)
+    assert "damaged" in result.outcome.error
+    assert "delete" in str(result.outcome.hint)
