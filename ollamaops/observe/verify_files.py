@@ -25,7 +25,10 @@ NOT_PROVEN = (
     ),
     "texts: as the server shows them; from 0.23.2 on it may remember them from before somebody changed a file",
 )
-_REPAIR = "ollamaops apply --repair brings it back"
+_BRING_BACK = "ollamaops apply brings them back"
+_REPLACE = (
+    "delete it and every model that shares the file, then run ollamaops apply: no server replaces a file"
+)
 
 
 def check_files(
@@ -48,12 +51,12 @@ def check_files(
 
 def _failures(name: ModelName, what: Contents | Unreadable, gone: Mapping[Digest, bool]) -> Iterator[Failure]:
     if isinstance(what, Unreadable):
-        hint = f"look at the server's log for '{name}'" if not what.is_damaged else _REPAIR
+        hint = f"look at the server's log for '{name}'" if not what.is_damaged else _REPLACE
         yield Failure("files", f"it cannot be opened: {what.words}", hint)
         return
     missing = [layer.short for layer in what.weights_layers if gone.get(layer)]
     if missing:
-        yield Failure("files", f"its weights are gone from the host ({', '.join(missing)})", _REPAIR)
+        yield Failure("files", f"its weights are gone from the host ({', '.join(missing)})", _BRING_BACK)
 
 
 def _find_gone(host: HostSession, layers: Iterable[Digest]) -> dict[Digest, bool]:
@@ -87,4 +90,4 @@ def _altered_texts(
     for kind, shown in texts.items():
         layers = [layer for layer in answer.document.parts if layer.kind == kind]
         if len(layers) == 1 and layers[0].digest not in {Digest.of(text.encode()) for text in shown}:
-            yield Failure("files", f"its {kind} is not what its registry has under that digest", _REPAIR)
+            yield Failure("files", f"its {kind} is not what its registry has under that digest", _REPLACE)

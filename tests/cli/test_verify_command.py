@@ -60,7 +60,7 @@ def test_weights_that_are_gone_are_found(world: World, host: Sandbox) -> None:
         weights.unlink()
     code, text = world.run("verify", "--deep")
     assert code == 5, text
-    assert "hint: ollamaops apply" in text
+    assert "ollamaops apply" in text
 
 
 def test_what_depth_cannot_prove_is_said(world: World) -> None:
