@@ -23,11 +23,14 @@ from ollamaops.exits import INTERRUPTED
 from ollamaops.http.cancel import CancelToken
 from ollamaops.manifest.types import Manifest
 from ollamaops.names import ModelName, NamePattern
+from ollamaops.observe.one_server import find_same
 from ollamaops.observe.run import HostTask, Run, RunOptions, for_each
 from ollamaops.observe.session import session_of
 from ollamaops.observe.verify import Depth, OnModel, verify_hosts
 from ollamaops.plan.actions import Plan
-from ollamaops.plan.results import HostVerdicts, RunReport
+from ollamaops.plan.guard import CHANGING
+from ollamaops.plan.one_server import note_of_same
+from ollamaops.plan.results import HostReport, HostVerdicts, RunReport
 from ollamaops.state.ledger import Ledger
 
 
@@ -108,6 +111,9 @@ def apply_tasks(plan: Plan, tasks: Sequence[HostTask], run: Run) -> RunReport:
             lambda job: reconcile_host(*job, writing, exact=plan.kind in ("saved", "rollback")),
             jobs=run.options.jobs,
         )
+    if any(isinstance(result.action, CHANGING) for report in reports for result in report.results):
+        same = find_same([task.spec for task in tasks], run)
+        reports = tuple(_with_same(report, same.get(report.host, ())) for report in reports)
     return RunReport(
         run_id=run.run_id,
         plan=plan,
@@ -115,6 +121,13 @@ def apply_tasks(plan: Plan, tasks: Sequence[HostTask], run: Run) -> RunReport:
         interrupted=run.cancel.is_set(),
         seconds=time.monotonic() - began,
     )
+
+
+def _with_same(report: HostReport, hosts: Sequence[str]) -> HostReport:
+    """The report of a host that turned out to be the server of other entries too."""
+    if not hosts:
+        return report
+    return replace(report, notes=(*report.notes, note_of_same(report.host, hosts)), verified=False)
 
 
 def _require_allowed(plan: Plan) -> None:

@@ -19,6 +19,7 @@ from ollamaops.errors import Cancelled, OllamaopsError, RemoteError
 from ollamaops.events import RoundEnded, Skipped, Succeeded
 from ollamaops.names import ModelName
 from ollamaops.observe.memory import load_evictions
+from ollamaops.observe.one_server import signs_of_several
 from ollamaops.observe.run import HostTask, Run, desired_of
 from ollamaops.observe.session import HostSession, session_of, unreached
 from ollamaops.plan.actions import (
@@ -35,7 +36,8 @@ from ollamaops.plan.actions import (
     UploadBlob,
     id_of,
 )
-from ollamaops.plan.guard import changes_of
+from ollamaops.plan.guard import CHANGING, changes_of
+from ollamaops.plan.one_server import RULE, note_of, refusal_of
 from ollamaops.plan.residency import residents_of
 from ollamaops.plan.results import ActionResult, HostReport, as_verdict
 from ollamaops.plan.rollback import narrowed
@@ -99,7 +101,7 @@ class _Cycle:
             self._carry_out(todo)
             self._host.cancel.check()
             seen = self._look_again()
-            if isinstance(seen, UnreachedHost) or seen.refusals or exact:
+            if isinstance(seen, UnreachedHost) or seen.refusals or self._report.refused or exact:
                 return seen
             todo = follow_ups(seen, self._report, declared=names_of(self._host.task.models))
             if not todo or self._report.rounds == MAX_ROUNDS:
@@ -130,6 +132,10 @@ class _Cycle:
             return unreached(host.name, host.run, error)
         seen = as_verdict(narrowed(seen, self._agreed))
         self._report = replace(with_verdict(report, seen), evicted=self._evicted(seen))
+        try:
+            self._check_one_server(seen)
+        except RemoteError as error:
+            return unreached(host.name, host.run, error)
         lasting = {difference.model for note in seen.notes for difference in note.lasting}
         mark_doubtful(host, ({action.model for action in changes_of(seen)} | lasting) & host.touched)
         host.emit(
@@ -142,6 +148,17 @@ class _Cycle:
             )
         )
         return seen
+
+    def _check_one_server(self, seen: HostPlan) -> None:
+        """After a change a look at one of several servers says nothing of the others. RemoteError."""
+        found = [refusal for refusal in seen.refusals if refusal.rule == RULE]
+        has_tried = any(isinstance(result.action, CHANGING) for result in self._report.results)
+        if not found and has_tried and RULE not in self._host.run.options.force:
+            evidence = signs_of_several(self._host)
+            found = [refusal_of(seen.host, evidence)] if evidence else []
+        if found:
+            notes = (*self._report.notes, note_of(found[0]))
+            self._report = replace(self._report, notes=notes, verified=False, refused=True)
 
     def _evicted(self, seen: HostPlan) -> dict[ModelName, tuple[ModelName, ...]] | None:
         """What was loaded, and of which the look says that it is not as declared all the same."""

@@ -23,6 +23,7 @@ from ollamaops.observe.host import (
     observe_for_guards,
 )
 from ollamaops.observe.memory import load_evictions, load_memory, remember_in_sync
+from ollamaops.observe.one_server import signs_of_several
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, desired_of
 from ollamaops.observe.session import HostSession, reach
@@ -30,9 +31,10 @@ from ollamaops.observe.weights import with_archives, with_headers
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost
-from ollamaops.plan.guard import guard, guard_again
+from ollamaops.plan.guard import changes_of, guard, guard_again
 from ollamaops.plan.lookups import PlanOptions, is_trusted
 from ollamaops.plan.observed import ObservedHost
+from ollamaops.plan.one_server import note_of, refusal_of
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import is_managed
 from ollamaops.plan.rollback import plan_rollback
@@ -87,7 +89,11 @@ def look_and_plan(
     remember_in_sync(host, desired, observed, plan, options)
     if chosen.prune_only:
         plan = only_prune(plan, force=chosen.force)
-    return _guarded(host, plan, desired, observed) if chosen.guarded else plan
+    plan = _guarded(host, plan, desired, observed) if chosen.guarded else plan
+    if host.client.router and not plan.refusals:
+        note = note_of(refusal_of(host.name, signs_of_several(host)))
+        plan = replace(plan, notes=(*plan.notes, note))
+    return plan
 
 
 def plan_rollback_of_task(task: HostTask, run: Run, version: int) -> HostPlan | UnreachedHost:
@@ -153,7 +159,7 @@ def _moved_tags(plan: HostPlan, registries: RegistryCache) -> Iterator[str]:
 def judge_again(task: HostTask, plan: HostPlan, run: Run) -> HostPlan | UnreachedHost:
     """A saved plan with what the rules say now whose answer depends on the moment: windows, and models in use."""
     policy: Policy = replace(task.policy, licenses=None)
-    if not (policy.windows or policy.busy):
+    if not (policy.windows or policy.busy or changes_of(plan)):
         return plan
     force = run.options.force
     observed = reach(

@@ -163,6 +163,10 @@ class HttpSession:
         self._requests.is_closed = True
         self._requests.close()
 
+    def renew_connections(self) -> None:
+        """Forget idle connections, so that the next requests connect anew."""
+        self._requests.close()
+
     def without_cancel(self) -> HttpSession:
         """The same pool, for requests that must go on when the run is cancelled."""
         session = copy.copy(self)

@@ -20,6 +20,7 @@ from ollamaops.manifest.types import Policy, Pull, Window
 from ollamaops.names import Digest, ModelName
 from ollamaops.observe.coming_template import carried_template, coming_template
 from ollamaops.observe.memory import load_layers, load_memory, load_pushes, remember_layers
+from ollamaops.observe.one_server import signs_of_several
 from ollamaops.observe.registries import MAX_KEPT_BYTES, RegistryCache
 from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.session import HostSession, ask_hosts
@@ -29,10 +30,11 @@ from ollamaops.ollama.listing import Listing
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost, UploadBlob
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.flaws import layers_to_ask
-from ollamaops.plan.guard import disturbed
+from ollamaops.plan.guard import changes_of, disturbed
 from ollamaops.plan.importing import names_in_doubt
 from ollamaops.plan.lookups import Lookups, PlanOptions, lookups
 from ollamaops.plan.observed import Clocks, HostLoaded, ObservedHost, RegistryAnswer, under_own_names
+from ollamaops.plan.one_server import RULE
 from ollamaops.plan.residency import in_use, is_managed, kept_loaded, managed_of
 from ollamaops.plan.templates import template_digest
 from ollamaops.plan.unclear import endpoints_of
@@ -196,6 +198,8 @@ def observe_for_guards(
     """
     clocks = clocks_of(policy.windows, host.run.moment()) if policy.windows else None
     observed = replace(observed, clocks=clocks)
+    if changes_of(plan) and RULE not in lifted:
+        observed = replace(observed, several_servers=signs_of_several(host))
     if policy.busy == "refuse" and "busy" not in lifted and disturbed(plan, observed):
         observed = replace(observed, in_use=names_in_use(host, observed, disturbed(plan, observed)))
     if policy.licenses is not None and "licenses" not in lifted:

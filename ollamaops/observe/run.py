@@ -21,6 +21,7 @@ from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
+from ollamaops.plan.one_server import Rows
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import LedgerStore
 from ollamaops.units import parse_size, utc_now
@@ -64,7 +65,8 @@ class HostTask(Struct, frozen=True, kw_only=True):
 
 class Run(Struct, frozen=True, kw_only=True):
     """What all hosts of a run share. `server_ledgers` are the ledgers on hosts, by the host's name, that this run may
-    write to: those whose lock it has."""
+    write to: those whose lock it has. `first_rows` is what each host listed when it was first looked at.
+    """
 
     ledger: Ledger
     registries: RegistryCache
@@ -76,6 +78,7 @@ class Run(Struct, frozen=True, kw_only=True):
     now: Callable[[], str] = utc_now
     open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
     server_ledgers: Mapping[str, LedgerStore] = field(default_factory=dict)
+    first_rows: dict[str, Rows] = field(default_factory=dict)
 
     def moment(self) -> datetime:
         """What the clock says, as a value with its offset."""

@@ -44,6 +44,7 @@ from ollamaops.ollama.listing import Listing
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import Action, UnreachedHost, UploadBlob, id_of
 from ollamaops.plan.observed import Loaded, ObservedHost, ObservedModel, read_stay
+from ollamaops.plan.one_server import Row, Rows
 from ollamaops.plan.residency import to_compare, with_sharers
 from ollamaops.state.records import LedgerStore
 
@@ -167,6 +168,7 @@ class HostSession:
         """Version and tags: two requests, or one when the version is known."""
         features = self.with_retries(lambda: self.client.features())
         seen = self.tags()
+        self.run.first_rows.setdefault(self.name, rows_of(seen))
         return ObservedHost(
             host=self.name,
             features=features,
@@ -291,6 +293,11 @@ def ask_hosts(
         tuple(each for each in answers if not isinstance(each, UnreachedHost)),
         tuple(each for each in answers if isinstance(each, UnreachedHost)),
     )
+
+
+def rows_of(listed: Listing[Seen]) -> Rows:
+    """What tells this list of models from that of another server, or of another moment."""
+    return frozenset(Row(str(seen.name), seen.digest, seen.modified_at) for seen in listed.values())
 
 
 def read_loaded(client: OllamaClient) -> tuple[Loaded, ...]:

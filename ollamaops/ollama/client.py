@@ -57,8 +57,7 @@ if TYPE_CHECKING:
 ProgressSink = Callable[[Progress], None]
 Chunk = TypeVar("Chunk", "GenerateAnswer", "ChatAnswer")
 
-_DRAIN_S = 5.0
-_OLDEST = (0, 3, 0)
+_DRAIN_S, _OLDEST = 5.0, (0, 3, 0)
 
 
 class OllamaClient:
@@ -67,6 +66,7 @@ class OllamaClient:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._features: list[Features] = []  # at most one, shared with what `without_cancel` gives
+        self.router = ""  # what calls itself one in the answers
 
     @classmethod
     def connect(
@@ -119,6 +119,7 @@ class OllamaClient:
         """What the server says it is; one request each time."""
         what = "ask for the version"
         answer = self.transport.request("GET", "/api/version", what=what)
+        self.router = answer.router
         fields = self._whole(answer, what)
         if not fields.has("version"):
             raise fields.wrong("version", "a string")

@@ -34,6 +34,7 @@ MAX_ANSWER_BYTES: Final = 256 << 20
 MAX_LINE_BYTES: Final = 16 << 20
 _SPOKEN: Final = ("error", "status")
 _TELLING: Final = ("Content-Type", "Location", "Retry-After")
+_ROUTERS: Final = {"x-olla-": "the router Olla", "x-litellm-": "the router LiteLLM"}
 _HINTS: Final = Hints(
     unknown_name="check the host in url",
     untrusted="give the authority that signed it as tls: {ca: FILE}",
@@ -56,6 +57,13 @@ class JsonAnswer(Struct, frozen=True):
     text: str
     headers: Mapping[str, str]
     json: object = None
+
+    @property
+    def router(self) -> str:
+        """What tells by a header that it hands requests to several servers; "" if nothing does."""
+        names = [name.lower() for name in self.headers]
+        known = (who for start, who in _ROUTERS.items() if any(name.startswith(start) for name in names))
+        return next(known, "")
 
 
 class Transport:
@@ -106,6 +114,10 @@ class Transport:
     def requests_sent(self) -> int:
         """How many requests went out, for those who promise how few it takes."""
         return self._session.requests_sent
+
+    def renew_connections(self) -> None:
+        """Let the next requests connect anew."""
+        self._session.renew_connections()
 
     def without_cancel(self) -> Transport:
         """The same connections, for requests that must go on when the run is cancelled."""

@@ -31,6 +31,7 @@ from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.disk import refuse_disk
 from ollamaops.plan.licenses import refused_licenses
 from ollamaops.plan.observed import Clocks, ObservedHost
+from ollamaops.plan.one_server import RULE, refusal_of
 from ollamaops.plan.residency import kept_loaded
 from ollamaops.plan.vram import refuse_vram
 
@@ -77,6 +78,12 @@ def _refusals(
 ) -> tuple[Refusal, ...]:
     asked = [rule for name, rule in RULES.items() if name in rules]
     return tuple(refusal for rule in asked for refusal in rule(plan, desired, observed))
+
+
+def _one_server(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
+    """What was seen of one server says nothing of the one that is changed next."""
+    if observed.several_servers and changes_of(plan):
+        yield refusal_of(plan.host, observed.several_servers)
 
 
 def _protect(plan: HostPlan, desired: DesiredHost, observed: ObservedHost) -> Iterator[Refusal]:
@@ -341,5 +348,6 @@ RULES: dict[str, Rule] = {
     "busy": _busy,
     "vram": refuse_vram,
     "disk": refuse_disk,
+    RULE: _one_server,
 }
-OF_THE_MOMENT = frozenset({"windows", "busy"})
+OF_THE_MOMENT = frozenset({RULE, "windows", "busy"})

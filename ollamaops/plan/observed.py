@@ -96,6 +96,7 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     `carried_templates` are those in the weights of what would be pulled, `template_changes` the digests, now and
     then, of the templates that make the prompts of what would be pulled anew.
     `lacks` are endpoints that the server does not have, of those that were looked for.
+    `several_servers` is what tells that the address is not one server's; it is looked for before changes.
 
     `clocks`, `in_use` (what is loaded right now) and `licenses` (texts of what would be pulled) are there for
     guard.py alone, and only when the policy has a rule about them. `loaded` is what `/api/ps` lists; None: not
@@ -118,6 +119,7 @@ class ObservedHost(Struct, frozen=True, kw_only=True):
     carried_templates: Mapping[ModelName, str] = field(default_factory=dict)
     template_changes: Mapping[ModelName, tuple[Digest, Digest]] = field(default_factory=dict)
     loaded: tuple[Loaded, ...] | None = None
+    several_servers: str = ""
     clocks: Clocks | None = None
     in_use: frozenset[ModelName] = frozenset()
     licenses: Mapping[ModelName, tuple[str, ...]] = field(default_factory=dict)

@@ -48,7 +48,7 @@ class HostReport(Struct, frozen=True, kw_only=True):
     `unreached` is set when the host did not answer, before or after; `rounds` counts apply-and-look-again. `tidied`
     are names of our own that runs which were stopped had left behind, and that are gone now. `evicted` are
     models that were loaded and did not stay in memory, each with the residents beside it; None: only some models
-    were looked at.
+    were looked at. `refused`: while it was changed, it turned out that it must not be.
     """
 
     host: str
@@ -61,6 +61,7 @@ class HostReport(Struct, frozen=True, kw_only=True):
     evicted: Mapping[ModelName, tuple[ModelName, ...]] | None = None
     rounds: int = 0
     verified: bool = False
+    refused: bool = False
     seconds: float = 0.0
 
     @property
@@ -104,6 +105,8 @@ class RunReport(Struct, frozen=True, kw_only=True):
         outcomes = [result.outcome for result in self.results]
         if any(isinstance(outcome, Failed) and outcome.exit_code == UNEXPECTED for outcome in outcomes):
             return UNEXPECTED
+        if any(host.refused for host in self.hosts):
+            return REFUSED
         return DONE if self.is_as_declared else PARTIAL
 
     @property

@@ -303,7 +303,7 @@ def test_a_host_that_does_not_say_what_is_loaded_is_unreached(newest: LiveHost) 
     assert (plan.hosts, [each.host for each in plan.unreached]) == ((), ["gpu-1"])
 
 
-def test_judging_a_saved_plan_again_needs_the_host_only_when_a_rule_depends_on_the_moment(
+def test_judging_a_saved_plan_again_needs_the_host_only_for_changes_and_rules_of_the_moment(
     newest: LiveHost,
 ) -> None:
     newest.policy = Policy(windows=(Window(),))
@@ -316,4 +316,6 @@ def test_judging_a_saved_plan_again_needs_the_host_only_when_a_rule_depends_on_t
         with pytest.raises(Cancelled):
             judge_again(task, plan, replace(run, open_client=interrupt))
         free = replace(task, policy=Policy())
-        assert judge_again(free, plan, replace(run, open_client=refuse)) == plan
+        assert isinstance(judge_again(free, plan, replace(run, open_client=refuse)), UnreachedHost)
+        idle = replace(plan, actions=())
+        assert judge_again(free, idle, replace(run, open_client=refuse)) == idle
