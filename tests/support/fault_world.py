@@ -174,7 +174,7 @@ class World:
         files = digests_of(local_files(self.manifest.models))
         tasks = build_tasks(self.manifest, hosts, files)
         clock = FastClock()
-        endpoints = {"registry.ollama.ai": self.sandbox.url}  # no registry, but it answers without a network
+        endpoints = {"registry.ollama.ai": "http://127.0.0.1:9"}  # nobody answers, and no network is needed
         registries = RegistryCache(lambda: RegistryClient(endpoints=endpoints, timeout_s=PATIENCE_S), clock)
         with tempfile.TemporaryDirectory(dir=self.folder) as empty:
             ledger = Ledger(self.folder / "state" if remembers else Path(empty))
