@@ -68,6 +68,9 @@ def remember_in_sync(
         own = observed.shown.get(model.name)
         if model.name not in plan.unchanged or own is None or is_trusted(model, observed, options):
             continue
+        known = observed.memory.get(model.name)
+        if model.recipe is None and known is not None and known.digest != own.digest:
+            continue  # pulled, and replaced by somebody: what was pulled is remembered
         verified = model.name not in unverified
         records[model.name.key] = record_in_sync(
             model, own, observed, weights_verified=verified, at=host.run.now()

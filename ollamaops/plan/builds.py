@@ -19,7 +19,7 @@ from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
 from ollamaops.plan.lookups import Because, former_of, is_as_made, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
-from ollamaops.plan.pulls import describe_stub, ensure, rename
+from ollamaops.plan.pulls import describe_stub, ensure, is_strange, rename
 from ollamaops.plan.templates import (
     find_override,
     offers_more,
@@ -241,6 +241,8 @@ def _plan_create(builder: PlanBuilder, model: DesiredModel, recipe: Recipe, beca
         what, hint = problem
         said = f"cannot be made by Ollama {builder.observed.version}: {what}"
         builder.give_up(model.name, said, hint, because=because)
+        return
+    if recipe.base and is_strange(builder, recipe.base, model, because):
         return
     if recipe.base and not ensure(builder, recipe.base, model.name, because):
         return

@@ -115,6 +115,9 @@ def _to_ask(model: DesiredModel, desired: DesiredHost, observed: ObservedHost) -
         yield spec.push
         if isinstance(spec.source, Pull) and not (spec.accepts or is_pushed(spec, own, observed)):
             yield spec.source.ref  # it can tell that the registry has the same content in another layout
+    base = desired.find(model.made_from)
+    if base and isinstance(base.spec.source, Pull) and strange_content(base, model, observed):
+        yield base.spec.source.ref
 
 
 def _is_open(model: DesiredModel, own: ObservedModel | None, observed: ObservedHost) -> bool:
@@ -226,6 +229,25 @@ def is_current(model: DesiredModel, own: ObservedModel, observed: ObservedHost) 
         return False
     made_of = {memory.base_digest for memory in remembered(model, own, observed)}
     return own.digests <= upstream.digests or upstream.registry_digest in made_of
+
+
+def strange_content(base: DesiredModel, model: DesiredModel, observed: ObservedHost) -> str:
+    """The digest of what a pulled `base` was when it was pulled, or when `model` was made from it, if something else
+    is there now and nothing says that it is wanted: no pin, no lock, no registry. Else empty.
+
+    An undeclared base is whatever is there, unless its registry has something else.
+    """
+    own, spec = observed.models.get(base.name), base.spec
+    if own is None or not isinstance(spec.source, Pull) or tolerates_content(spec):
+        return ""
+    if is_current(base, own, observed) or (pins_of(spec) and meets_pin(base, own, observed)):
+        return ""
+    if base.implicit and upstream_of(base, observed) is None:
+        return ""
+    pulled, made = observed.memory.get(base.name), observed.memory.get(model.name)
+    known = [pulled.digest if pulled else "", (made.base_digest if made else None) or ""]
+    known = [digest for digest in known if digest]
+    return known[0] if known and own.digest not in known else ""
 
 
 def is_pushed(spec: ModelSpec, own: ObservedModel, observed: ObservedHost) -> bool:
