@@ -13,13 +13,14 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import first_version_with
 from ollamaops.plan.actions import Blob, CopyModel, CreateModel, Recipe, UploadBlob, id_of
+from ollamaops.plan.bases import is_strange
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown, WeightsEvidence
 from ollamaops.plan.costs import upload_cost
 from ollamaops.plan.desired import DesiredModel, LocalBlob
 from ollamaops.plan.diff import compare_build, ignores_weights, is_ignored
 from ollamaops.plan.lookups import Because, former_of, is_as_made, is_trusted, place_of
 from ollamaops.plan.plan_builder import PlanBuilder
-from ollamaops.plan.pulls import describe_stub, ensure, is_strange, rename
+from ollamaops.plan.pulls import describe_stub, ensure, rename
 from ollamaops.plan.templates import (
     find_override,
     offers_more,

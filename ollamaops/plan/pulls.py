@@ -14,10 +14,11 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from ollamaops.lockfile.build import NO_MODEL_HINT
-from ollamaops.manifest.types import Copy, Pull
+from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
 from ollamaops.ollama.endpoints import Endpoint
 from ollamaops.plan.actions import CopyModel, HostPlan, PullModel, id_of
+from ollamaops.plan.bases import is_strange, tell_of_stranger
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown
 from ollamaops.plan.costs import pull_cost
 from ollamaops.plan.desired import DesiredModel
@@ -31,7 +32,6 @@ from ollamaops.plan.lookups import (
     meets_pin,
     pins_of,
     remembered,
-    strange_content,
     tolerates_content,
     upstream_of,
 )
@@ -259,28 +259,6 @@ def plan_copy(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> N
             assert_never(never)
 
 
-def is_strange(builder: PlanBuilder, source: ModelName, model: DesiredModel, because: Because) -> bool:
-    """Whether something that nobody asked for is under the name of `source`; then nothing is made from it, with a
-    note."""
-    base, there = builder.desired.find(source), builder.find(source)
-    if base is None or there is None or source in builder.changing or source in builder.options.distrust:
-        return False
-    if isinstance(base.spec.source, Copy):
-        return is_strange(builder, base.spec.source.source, model, because)
-    pulled = strange_content(base, model, builder.observed)
-    if not pulled:
-        return False
-    builder.give_up(
-        model.name,
-        f"not made from '{source}', because somebody replaced it: it was {pulled[:12]}, "
-        f"now it is {there.digest[:12]}",
-        f"to have '{source}' pulled again, delete it on the host or give it update: latest; "
-        f"to build on what is there, pin it: digest: sha256:{there.digest}",
-        because=because,
-    )
-    return True
-
-
 def _stands_without_source(builder: PlanBuilder, model: DesiredModel, source: ModelName) -> bool:
     """Without its undeclared source an alias is what we remember to have made, or what it was under its old name."""
     own = builder.find(model.name)
@@ -347,21 +325,9 @@ def _plan_pull(builder: PlanBuilder, model: DesiredModel, pull: Pull) -> None:
             assert_never(never)
 
 
-def _tell_of_stranger(builder: PlanBuilder, model: DesiredModel) -> None:
-    """`update: missing` takes whatever has the name, which may not be what was pulled."""
-    there = builder.find(model.name)
-    pulled = strange_content(model, model, builder.observed)
-    if there and pulled:
-        builder.note(
-            model.name,
-            f"somebody replaced it: {pulled[:12]} was pulled, {there.digest[:12]} is there",
-            "update: latest, or digest:, has it pulled again",
-        )
-
-
 def _settle(builder: PlanBuilder, model: DesiredModel) -> None:
     """The content is as declared; the template that the server makes prompts with may not be the locked one."""
-    _tell_of_stranger(builder, model)
+    tell_of_stranger(builder, model)
     own = builder.observed.shown.get(model.name)
     difference = find_unlocked(builder.host, model, own) if own else None
     if own is None or difference is None:
