@@ -38,8 +38,7 @@ from ollamaops.observe.run import HostTask, Run, for_each
 from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.ollama.contents import Contents, Unreadable, text_stop, with_text_stop
-from ollamaops.ollama.endpoints import Endpoint
-from ollamaops.ollama.features import Features
+from ollamaops.ollama.features import Endpoint, Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.ollama.wire import Progress
 from ollamaops.plan.actions import Action, UnreachedHost, UploadBlob, id_of

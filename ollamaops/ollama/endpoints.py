@@ -7,12 +7,11 @@ request itself for a model without a name, which no server can carry out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from ollamaops.errors import AnswerError, CutStream, NotFound, ProtocolError
 from ollamaops.ollama.client import OllamaClient
-
-Endpoint = Literal["create", "copy"]
+from ollamaops.ollama.features import Endpoint
 
 _NOT_IMPLEMENTED: Final = 501
 _FOR_NO_MODEL: Final[Mapping[str, dict[str, object]]] = {

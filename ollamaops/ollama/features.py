@@ -8,11 +8,14 @@ where a wrong guess would lose a model: see `_CAUTIOUS`.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 Number = tuple[int, int, int]
+
+Endpoint = Literal["create", "copy"]
+"""What servers that are only compatible with Ollama often do not have."""
 
 _WORD: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,63}")
 _NUMBER: Final = re.compile(r"\s*v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?![0-9])")

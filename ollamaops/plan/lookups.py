@@ -16,10 +16,9 @@ from ollamaops.names import ModelName
 from ollamaops.plan.actions import Difference
 from ollamaops.plan.desired import DesiredHost, DesiredModel
 from ollamaops.plan.diff import ignores_weights
-from ollamaops.plan.expectations import read_expectations
 from ollamaops.plan.flaws import layers_of
 from ollamaops.plan.observed import ObservedHost, ObservedModel, RegistryAnswer
-from ollamaops.plan.verdict import holds, is_remembered, verified_for
+from ollamaops.plan.verdict import holds, is_known_to_hold, is_remembered
 from ollamaops.plan.versions import needs_verifying, previous_of
 from ollamaops.state.records import ModelRecord
 
@@ -247,6 +246,8 @@ def strange_content(base: DesiredModel, model: DesiredModel, observed: ObservedH
     pulled, made = observed.memory.get(base.name), observed.memory.get(model.name)
     known = [pulled.digest if pulled else "", (made.base_digest if made else None) or ""]
     known = [digest for digest in known if digest]
+    if len(own.digests) > 1:
+        return ""  # which of several contents was pulled is not told
     return known[0] if known and own.digest not in known else ""
 
 
@@ -297,8 +298,7 @@ def awaits_verifying(model: DesiredModel, observed: ObservedHost) -> bool:
     if own is None or not needs_verifying(model.spec):
         return False
     if model.spec.expect:
-        wanted = verified_for(read_expectations(model.spec.expect), own.digest, observed.features)
-        return wanted not in {each.verified_for for each in observed.memory.values()}
+        return not is_known_to_hold(model, own.digest, observed)
     if memory is not None and memory.status == "unverified" and memory.digest in ("", own.digest):
         return True
     aside = observed.set_aside.get(previous_of(name))

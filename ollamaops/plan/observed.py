@@ -17,8 +17,7 @@ from msgspec.structs import replace
 
 from ollamaops.names import Digest, ModelName
 from ollamaops.ollama.contents import Contents, Unreadable
-from ollamaops.ollama.endpoints import Endpoint
-from ollamaops.ollama.features import Features
+from ollamaops.ollama.features import Endpoint, Features
 from ollamaops.ollama.listing import Listing
 from ollamaops.plan.versions import owners_of
 from ollamaops.state.records import ModelRecord

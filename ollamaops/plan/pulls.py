@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ollamaops.lockfile.build import NO_MODEL_HINT
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
-from ollamaops.ollama.endpoints import Endpoint
+from ollamaops.ollama.features import Endpoint
 from ollamaops.plan.actions import CopyModel, HostPlan, PullModel, id_of
 from ollamaops.plan.bases import is_strange, tell_of_stranger
 from ollamaops.plan.comparison import Comparison, Differs, InSync, Unknown

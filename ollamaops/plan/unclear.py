@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ollamaops.manifest.types import Pull
 from ollamaops.names import ModelName
-from ollamaops.ollama.endpoints import Endpoint
+from ollamaops.ollama.features import Endpoint
 from ollamaops.plan.actions import CopyModel, CreateModel, HostPlan, PullModel
 from ollamaops.plan.desired import DesiredModel
 from ollamaops.plan.observed import ObservedHost

@@ -19,7 +19,7 @@ from ollamaops.names import ModelName
 from ollamaops.ollama.contents import Contents
 from ollamaops.ollama.features import Features
 from ollamaops.plan.desired import DesiredModel
-from ollamaops.plan.expectations import Expectation
+from ollamaops.plan.expectations import Expectation, read_expectations
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.state.records import Fingerprint, ModelRecord
 
@@ -87,7 +87,7 @@ def record_in_sync(
         weights_verified=weights_verified,
         declared=declaration_of(model),
         seen_on=judge_of(observed.features),
-        verified_for=memory.verified_for if memory else "",
+        verified_for=_known_to_hold(model, own.digest, observed),
     )
     if known is None or are_weights_compared:
         return record
@@ -97,6 +97,21 @@ def record_in_sync(
         blobs=known.blobs,
         weights_verified=known.weights_verified,
     )
+
+
+def is_known_to_hold(model: DesiredModel, digest: str, observed: ObservedHost) -> bool:
+    """Whether the model's expectations held for that content on this version of the server, under whatever name."""
+    wanted = verified_for(read_expectations(model.spec.expect), digest, observed.features)
+    return any(record.verified_for == wanted for record in observed.memory.values())
+
+
+def _known_to_hold(model: DesiredModel, digest: str, observed: ObservedHost) -> str:
+    """What is to be remembered of the expectations that held: a run may have died between verifying the content under
+    another name and switching to it."""
+    if is_known_to_hold(model, digest, observed):
+        return verified_for(read_expectations(model.spec.expect), digest, observed.features)
+    memory = observed.memory.get(model.name)
+    return memory.verified_for if memory else ""
 
 
 def _is_base_seen(base: ModelName | None, observed: ObservedHost) -> bool:

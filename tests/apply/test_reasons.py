@@ -157,7 +157,7 @@ def test_a_saved_plan_with_other_options_names_the_option(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("ollamaops.yaml").write_text(
-        "models: [{name: b, from: nomic-embed-text, system: v1}, nomic-embed-text, tiny]\n"
+        "models: [{name: b, from: nomic-embed-text, system: v1}, nomic-embed-text, qwen3:0.6b]\n"
         "environments: {prod: {models: [all-minilm]}}\n"
     )
     Path("other.yaml").write_text("models: [nomic-embed-text]\n")

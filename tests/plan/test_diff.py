@@ -264,6 +264,7 @@ def test_the_layer_is_the_file_where_the_server_does_not_rewrite_it() -> None:
         ({"blobs": ()}, "unverified"),
         ({"blobs": (str(Digest.of(b"x")),)}, "different"),
         ({"fingerprint": Fingerprint("words", "other")}, "different"),
+        ({"fingerprint": Fingerprint("words"), "how": "adopted"}, "unverified"),
     ],
 )
 def test_with_memory_rewritten_weights_are_what_came_out_when_they_were_made(
