@@ -24,7 +24,6 @@ from live_host import (
     an_absence,
     assert_converged,
     failures,
-    ids,
     name,
     reasons,
     small_manifest,
