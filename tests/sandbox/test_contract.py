@@ -126,12 +126,21 @@ def _sorted_lines(text: str, prefix: str) -> str:
 
 
 def _fewer_progress_lines(lines: list[object]) -> list[object]:
-    """The lines without repetitions of one digest's progress, whose number is chance."""
+    """Of one digest's progress the last line. How many there are is chance, and the first may have nothing completed."""
     kept: list[object] = []
     for line in lines:
-        if not (kept and isinstance(line, dict) and "digest" in line and line == kept[-1]):
-            kept.append(line)
+        if kept and _is_progress(line) and _is_progress(kept[-1]) and _topic(line) == _topic(kept[-1]):
+            kept.pop()
+        kept.append(line)
     return kept
+
+
+def _is_progress(line: object) -> bool:
+    return isinstance(line, dict) and "digest" in line and "total" in line
+
+
+def _topic(line: object) -> object:
+    return isinstance(line, dict) and (line["status"], line["digest"])
 
 
 # --- playing -------------------------------------------------------------------------------------------------------
