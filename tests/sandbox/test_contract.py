@@ -126,7 +126,7 @@ def _sorted_lines(text: str, prefix: str) -> str:
 
 
 def _fewer_progress_lines(lines: list[object]) -> list[object]:
-    """Of one digest's progress the last line. How many there are is chance, and the first may have nothing completed."""
+    """Of one digest's progress the last line: how many there are is chance, and of the first no byte may be there."""
     kept: list[object] = []
     for line in lines:
         if kept and _is_progress(line) and _is_progress(kept[-1]) and _topic(line) == _topic(kept[-1]):
