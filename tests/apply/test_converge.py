@@ -49,7 +49,7 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, id_of
 from ollamaops.state.ledger import Ledger
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

@@ -32,7 +32,7 @@ from ollamaops.observe.run import RunOptions
 from ollamaops.plan.versions import previous_of
 from ollamaops.state.records import NO_FINGERPRINT
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 OTHER = "qwen2.5:0.5b"
 FAILS = {"prompt": "Reply with the word pong.", "matches": "^pang$"}

@@ -43,7 +43,7 @@ from ollamaops.sandbox.builtin_models import BUILTIN_MODELS
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.ledger import Ledger
 
-pytestmark = in_turn("host", "small_host", "version", count=2)
+pytestmark = in_turn("host", "small_host", "version")
 
 EMBEDDING = "all-minilm:latest"
 OTHER = "qwen3:0.6b"

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.registry, in_turn("moving", count=2)]
+pytestmark = [pytest.mark.registry, in_turn("moving")]
 VERSIONS = ("0.5.7", "0.12.11", "0.33.0-rc2")
 
 

@@ -50,7 +50,7 @@ from ollamaops.registry.client import RegistryClient
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import ModelRecord
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

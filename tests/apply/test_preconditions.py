@@ -36,7 +36,7 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.actions import Plan, UnreachedHost
 from ollamaops.plan.results import HostReport
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 SATURDAY_NIGHT = Window(days=("sat",), begins_minute=22 * 60, ends_minute=6 * 60, timezone="Europe/Paris")

@@ -32,7 +32,7 @@ from ollamaops.plan.rollback import plan_rollback
 from ollamaops.sandbox.server import Sandbox
 from ollamaops.state.records import ModelRecord, Status
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 BOT = name("bot")
@@ -91,7 +91,7 @@ def test_a_rollback_switches_without_moving_weights_and_is_held(host: LiveHost) 
     assert host.plan(models).leftovers == ()
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_a_kept_version_that_somebody_replaced_is_not_rolled_back_to(host: LiveHost) -> None:
     models = through(host, "red", "blue", "green")

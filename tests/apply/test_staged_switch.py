@@ -104,7 +104,7 @@ def test_a_change_that_fails_leaves_the_old_model_answering_and_ends_5(host: Liv
     assert says(host) == "green"
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_a_first_version_that_fails_never_gets_the_name(host: LiveHost) -> None:
     report = host.apply(a_bot("red", "green"))
@@ -242,7 +242,7 @@ def test_a_pull_that_passes_stays_and_one_that_fails_is_taken_back(host: LiveHos
     assert after[BASE] != before[BASE]
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_a_first_pull_that_fails_is_removed_again(host: LiveHost) -> None:
     host.options = RunOptions(costs=False, ask_registry=False)
@@ -354,7 +354,7 @@ def test_a_mirror_is_proven_under_its_reference(newest: LiveHost) -> None:
 # previous versions
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_so_many_previous_versions_stay_as_are_wanted(host: LiveHost) -> None:
     found = []
@@ -509,7 +509,7 @@ def test_a_pull_on_trial_that_is_killed_at_any_request_is_settled_by_the_next_ru
             return
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_a_run_that_is_stopped_at_any_action_is_finished_by_the_next(host: LiveHost) -> None:
     colors = itertools.cycle(["blue", "red"])
@@ -557,7 +557,7 @@ def wants_verifying(host: LiveHost, models: list[ModelSpec]) -> bool:
     return bool(first)
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @pytest.mark.parametrize("kind", ["pulled", "built", "copied", "mirrored"])
 @every_version
 def test_a_changed_expectation_is_verified_again_over_unchanged_content(host: LiveHost, kind: str) -> None:

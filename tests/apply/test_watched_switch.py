@@ -25,7 +25,7 @@ from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import NamePattern
 from ollamaops.observe.run import RunOptions
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 OTHER = "qwen2.5:0.5b"
 ENOUGH = 10

@@ -26,7 +26,7 @@ from ollamaops.state.ledger_document import LEDGER_NAME, parse_document
 from ollamaops.state.records import Fingerprint, ModelRecord
 from ollamaops.state.server_ledger import ServerLedger
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 LEDGER = "ollamaops-ledger:state"

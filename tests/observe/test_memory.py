@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from ollamaops.manifest.types import ModelSpec
 from ollamaops.observe.run import RunOptions
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 
 @pytest.fixture(params=VERSIONS)

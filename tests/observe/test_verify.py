@@ -51,7 +51,7 @@ from ollamaops.sandbox.fault_injection import with_faults
 from ollamaops.sandbox.fault_script import parse_faults
 from ollamaops.sandbox.server import Sandbox
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 EMBEDDER = "all-minilm:22m"

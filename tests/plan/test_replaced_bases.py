@@ -26,7 +26,7 @@ from ollamaops.manifest.types import ModelSpec
 from ollamaops.names import Digest
 from ollamaops.observe.run import RunOptions
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 OTHER = "qwen3:0.6b"
 
 

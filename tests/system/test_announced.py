@@ -13,7 +13,7 @@ from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import Plan, subject_of, verb_of
 from ollamaops.report.status_text import build_status
 
-pytestmark = in_turn("host", count=2)
+pytestmark = in_turn("host")
 
 
 @pytest.fixture(params=VERSIONS)

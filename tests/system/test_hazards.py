@@ -36,7 +36,7 @@ from ollamaops.manifest.types import Build, ModelSpec, Pull
 from ollamaops.names import Digest
 from ollamaops.sandbox.model_name import parse_name
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

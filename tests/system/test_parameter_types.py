@@ -22,7 +22,7 @@ from patience import PATIENCE_S
 
 from ollamaops.settings import ParameterValue
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 every_version = pytest.mark.parametrize(
     "version", [each for each in VERSIONS if each not in MODELFILE_VERSIONS]
 )

@@ -34,7 +34,7 @@ from ollamaops.observe.host import observe_all
 from ollamaops.observe.run import RunOptions, desired_of
 from ollamaops.plan.importing import import_host
 
-pytestmark = in_turn("version", count=3)
+pytestmark = in_turn("version")
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
@@ -88,7 +88,7 @@ def test_losing_the_memory_changes_nothing_on_the_host(host: LiveHost, version: 
     assert host.stranger.tags() == before
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_models_that_were_found_are_adopted_and_never_pruned_as_ours(host: LiveHost) -> None:
     stranger = host.stranger
@@ -108,7 +108,7 @@ def test_models_that_were_found_are_adopted_and_never_pruned_as_ours(host: LiveH
     assert stranger.tags() == before
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_verifying_weights_builds_again_what_only_its_header_vouched_for(
     host: LiveHost, version: str
@@ -279,7 +279,7 @@ def test_tampering_is_found_named_and_mended_without_touching_anything_else(
     assert host.plan(small_manifest()).actions == ()
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 @pytest.mark.parametrize("prune", ["owned", "patterns"])
 def test_only_what_prune_covers_is_deleted(host: LiveHost, prune: str) -> None:
@@ -298,7 +298,7 @@ def test_only_what_prune_covers_is_deleted(host: LiveHost, prune: str) -> None:
     assert host.plan(small_manifest()).actions == ()
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_an_undeclared_model_is_left_alone_without_prune(host: LiveHost) -> None:
     assert_converged(host, host.apply(small_manifest()))
@@ -307,7 +307,7 @@ def test_an_undeclared_model_is_left_alone_without_prune(host: LiveHost) -> None
     assert (plan.actions, plan.unmanaged) == ((), (name("extra"),))
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_a_changed_declaration_is_applied_and_named(host: LiveHost) -> None:
     assert_converged(host, host.apply(small_manifest()))
@@ -324,7 +324,7 @@ def test_a_changed_declaration_is_applied_and_named(host: LiveHost) -> None:
     assert host.plan(models).actions == ()
 
 
-@in_turn("version", count=2)
+@in_turn("version")
 @every_version
 def test_applying_a_hundred_times_leaves_one_license(host: LiveHost) -> None:
     for system in ("a", "b", "c"):

@@ -30,7 +30,7 @@ from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import Fact, HostPlan, Plan, PullModel
 from ollamaops.registry.client import RegistryClient
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

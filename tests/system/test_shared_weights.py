@@ -10,7 +10,7 @@ from patience import PATIENCE_S
 
 from ollamaops.manifest.types import ModelSpec, Policy
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
 

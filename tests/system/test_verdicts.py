@@ -17,7 +17,7 @@ from registry_fixture import RunningRegistry, run_registry
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.registry, in_turn("version", count=2)]
+pytestmark = [pytest.mark.registry, in_turn("version")]
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 BASE = "llama3.2:3b"

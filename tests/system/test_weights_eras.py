@@ -28,7 +28,7 @@ from ollamaops.files.gguf_writer import build_gguf
 from ollamaops.names import Digest
 from ollamaops.sandbox.server import Sandbox
 
-pytestmark = in_turn("version", count=2)
+pytestmark = in_turn("version")
 
 A = (WEIGHTS / "tiny-a.gguf").read_bytes()
 F16 = WEIGHTS / "tiny-f16.gguf"
