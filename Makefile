@@ -8,6 +8,8 @@ LATEST := .venv-latest
 TOOLS  := .venv-tools
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --extra test --no-header pyproject.toml -
 DEMO   := .ollamaops/demo
+# Without it each run and each of its processes would compile the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 ARGS   := -f manifests --sandbox=$(DEMO)/store --state-dir $(DEMO)/state
 
 .PHONY: help demo test soak coverage latest lint bench constraints clean

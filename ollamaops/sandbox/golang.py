@@ -16,6 +16,8 @@ from decimal import Decimal
 MAX_DURATION_S = (2**63 - 1) / 1e9
 """Go's longest duration, about 292 years: how the server writes "forever"."""
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def sorted_map(mapping: Mapping[str, object]) -> dict[str, object]:
     """The mapping in the order in which Go writes a map: keys by their bytes."""
@@ -30,7 +32,7 @@ def json_text(value: object) -> str:
         return "[" + ",".join(map(json_text, value)) + "]"
     if isinstance(value, float):
         return _json_float(value)
-    return _escape_html(json.dumps(value, ensure_ascii=False))
+    return _escape_html(_encode(value))
 
 
 def json_line(value: object) -> bytes:

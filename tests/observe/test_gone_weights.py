@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from breadth import in_turn
 from live_host import (
     BASE,
     VERSIONS,
@@ -27,7 +28,9 @@ from ollamaops.observe.run import RunOptions
 from ollamaops.plan.actions import id_of
 from ollamaops.sandbox.server import Sandbox
 
-MANY = 100
+MANY = 12
+
+pytestmark = in_turn("host")
 
 
 @pytest.fixture(params=VERSIONS)
