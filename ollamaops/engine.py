@@ -7,6 +7,7 @@ it. Nothing here makes words for people.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cached_property
@@ -64,8 +65,9 @@ def open_run(
     local weights are read. `cancel` ends the run from another thread. Nothing is sent or read yet.
     """
     token = cancel or CancelToken()
+    environ = {name: value for name, value in os.environ.items() if manifest.is_trusted or name != "HF_TOKEN"}
     with (
-        closing(RemoteWeightsStore()) as remote_weights,
+        closing(RemoteWeightsStore(environ=environ)) as remote_weights,
         closing(RegistryCache(open_registry, token)) as registries,
     ):
         run = Run(

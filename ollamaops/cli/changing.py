@@ -12,6 +12,7 @@ from ollamaops.cli.context import print_note, progress
 from ollamaops.cli.options import Shared
 from ollamaops.cli.showing import show_plan, show_run
 from ollamaops.cli.signals import confirm, exit_code
+from ollamaops.cli.trust import require_trusted
 from ollamaops.engine import Engine
 from ollamaops.events import discard
 from ollamaops.plan.actions import Plan
@@ -19,7 +20,8 @@ from ollamaops.plan.results import code_of_plan
 
 
 def locked(shared: Shared, engine: Engine) -> AbstractContextManager[None]:
-    """The locks of the engine's hosts; waiting for one is told on stderr."""
+    """The locks of the engine's hosts; waiting for one is told on stderr. RefusedError for an untrusted manifest."""
+    require_trusted(shared)
     return changes.lock(engine, discard if shared.quiet else print_note)
 
 

@@ -15,6 +15,7 @@ from platformdirs import user_state_path
 
 from ollamaops.cli.options import Shared, read_option
 from ollamaops.cli.signals import cancel_on_signals
+from ollamaops.cli.trust import limits_of
 from ollamaops.engine import Engine, open_run
 from ollamaops.errors import UsageError
 from ollamaops.events import Event, Noted
@@ -24,6 +25,7 @@ from ollamaops.lockfile.lock import Lock
 from ollamaops.manifest.disk import is_folder, is_there, reason_of
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
+from ollamaops.manifest.trust import Untrusted
 from ollamaops.manifest.types import HostSpec, Manifest, Tls
 from ollamaops.names import NamePattern
 from ollamaops.observe.run import RunOptions
@@ -85,14 +87,15 @@ def open_engine(
         yield stack.enter_context(engine)
 
 
-def load(shared: Shared, *, require_lock: bool = False) -> Manifest:
+def load(shared: Shared, *, require_lock: bool = False, asks_hosts: bool = True) -> Manifest:
     """The manifest that -f, -e and the current folder name, with its lock file if there is one."""
+    limits = limits_of(shared, asks_hosts=asks_hosts)
     if not (require_lock or shared.lock_file or is_there(lock_path(shared))):
-        manifest = load_unlocked(shared, locked=False)
+        manifest = load_unlocked(shared, limits, locked=False)
         if all(spec.update != "locked" for spec in manifest.models):
             return manifest
     lock = read_lock(shared)
-    manifest = load_unlocked(shared, locked=require_lock or lock is not None)
+    manifest = load_unlocked(shared, limits, locked=require_lock or lock is not None)
     return with_lock(manifest, lock or Lock(), required=require_lock)
 
 
@@ -107,10 +110,14 @@ def read_lock(shared: Shared) -> Lock | None:
     return lock
 
 
-def load_unlocked(shared: Shared, *, locked: bool) -> Manifest:
-    """The manifest alone; `locked` makes that the default of `update`."""
+def load_unlocked(shared: Shared, limits: Untrusted | None, *, locked: bool) -> Manifest:
+    """The manifest alone, within its limits; `locked` makes that the default of `update`."""
     return load_manifest(
-        _paths(shared), environment=shared.environment, allow_outside=shared.allow_outside, locked=locked
+        _paths(shared),
+        environment=shared.environment,
+        allow_outside=shared.allow_outside,
+        locked=locked,
+        untrusted=limits,
     )
 
 

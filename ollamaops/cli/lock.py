@@ -11,6 +11,7 @@ from ollamaops import exits
 from ollamaops.cli.context import load_unlocked, lock_path, open_engine, read_lock
 from ollamaops.cli.options import Shared, command_with_shared, read_option
 from ollamaops.cli.printing import color_and_width, emit
+from ollamaops.cli.trust import limits_of
 from ollamaops.engine import Engine
 from ollamaops.errors import UsageError
 from ollamaops.lockfile.build import Answer, Reference, locked_references
@@ -58,7 +59,7 @@ def command(shared: Shared, models: tuple[str, ...], update: bool, check: bool) 
     _check_usage(shared, models, update=update, check=check)
     path = lock_path(shared)
     old = read_lock(shared) if check else load_lock(path)
-    with open_engine(shared, manifest=load_unlocked(shared, locked=True)) as engine:
+    with open_engine(shared, manifest=load_unlocked(shared, limits_of(shared), locked=True)) as engine:
         references = locked_references(engine.references)
         if check:
             return _check(shared, engine, path, old or Lock(), references)

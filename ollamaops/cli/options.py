@@ -42,6 +42,9 @@ class Shared(Struct, frozen=True, kw_only=True):
     allow_outside: bool = False
     allow_no_match: bool = False
     no_registry: bool = False
+    trust: Literal["untrusted", "trusted"] | None = None
+    allow_env: tuple[str, ...] = ()
+    hosts_from: str | None = None
 
     def over(self, outer: Shared) -> Shared:
         """These options where given, else the outer ones."""
@@ -152,6 +155,27 @@ _OPTIONS = (
         is_flag=True,
         help="Do not ask registries from this machine: sizes stay unknown, and `update: latest` means the latest "
         "as of the host's last pull, which apply repeats.",
+    ),
+    click.option(
+        "--untrusted",
+        "trust",
+        flag_value="untrusted",
+        help="Strangers wrote the manifest: run nothing, read no variable and no absolute path, ask no address for "
+        "it, and change nothing, but as the next options allow. On by itself in CI for a fork's pull request.",
+    ),
+    click.option(
+        "--trusted", "trust", flag_value="trusted", help="The opposite, whatever CI says of the run."
+    ),
+    click.option(
+        "--allow-env",
+        multiple=True,
+        metavar="NAME",
+        help="Everybody may know what is in this environment variable; repeatable.",
+    ),
+    click.option(
+        "--hosts-from",
+        metavar="FILE",
+        help="With --untrusted: take the hosts, as they are there, and the allowed registries from this manifest.",
     ),
 )
 _NAMES = frozenset(Shared.__struct_fields__)

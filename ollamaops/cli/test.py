@@ -9,6 +9,7 @@ from ollamaops.changes import verify_targets
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import color_and_width, emit, write_file
+from ollamaops.cli.trust import require_trusted
 from ollamaops.errors import UsageError
 from ollamaops.names import ModelName
 from ollamaops.plan.results import code_of_verdicts
@@ -30,6 +31,7 @@ def command(shared: Shared, models: tuple[str, ...], junit: str | None) -> int:
     not be reached or a model gave no answer to judge, 1 when no host could be reached.
     """
 
+    require_trusted(shared)
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_engine(asked) as engine:
         has_any = any(

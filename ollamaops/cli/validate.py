@@ -24,7 +24,7 @@ def command(shared: Shared) -> int:
     """
 
     try:
-        manifest = load(shared)
+        manifest = load(shared, asks_hosts=False)
     except ManifestError as error:
         if shared.output != "json":
             raise

@@ -10,6 +10,7 @@ from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import color_and_width, emit, write_file
 from ollamaops.cli.test import tell_asking
+from ollamaops.cli.trust import require_trusted
 from ollamaops.observe.verify import Depth
 from ollamaops.observe.verify_files import NOT_PROVEN
 from ollamaops.plan.results import code_of_verdicts
@@ -36,6 +37,7 @@ def command(shared: Shared, models: tuple[str, ...], deep: bool, junit: str | No
     Exit 0 when all is well, 5 when a model failed, 3 when a host could not be reached or a model gave no answer to
     judge, 1 when no host could be reached. `ollamaops test` asks only for what `expect:` says.
     """
+    require_trusted(shared)
     asked = replace(shared, targets=(*shared.targets, *models))
     with open_engine(asked) as engine:
         is_silent = shared.quiet or shared.progress == "none"

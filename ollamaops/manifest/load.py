@@ -21,7 +21,7 @@ from ollamaops.manifest.disk import Disk, is_there
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.entry_files import collect_files
 from ollamaops.manifest.hosts import LOCAL_HOST, parse_ollama_host
-from ollamaops.manifest.manifest_files import ManifestFile, read_manifest_files
+from ollamaops.manifest.manifest_files import read_manifest_files
 from ollamaops.manifest.merge import (
     as_entry,
     cut,
@@ -30,16 +30,32 @@ from ollamaops.manifest.merge import (
     join,
     overlay,
     paths_to,
+    table_at,
     with_defaults,
     without_nulls,
 )
 from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.schema import schema_flaws
+from ollamaops.manifest.trust import (
+    Base,
+    Untrusted,
+    about_hosts,
+    check_addresses,
+    check_host_trust,
+    hosts_of_base,
+    without_hosts,
+    written_hosts,
+)
 from ollamaops.manifest.types import AbsentSpec, HostSpec, Manifest, ModelSpec, Place, Update
 from ollamaops.manifest.variables import Variables
 
 DEFAULT_FILE = "ollamaops.yaml"
 DEFAULT_FOLDER = "manifests"
+_NO_MODELS = (
+    "no models: a manifest lists them, even if the list is []",
+    "start with models: and a list of names",
+)
+_NO_HOST_HINT = "leave hosts: out for OLLAMA_HOST or http://127.0.0.1:11434"
 
 # variables are read where they are used, so that one that is not used here may lack its environment
 _NOT_FILLED = frozenset({"$schema", "version", "include", "vars", "environments"})
@@ -64,37 +80,39 @@ def load_manifest(
     environ: Mapping[str, str] = os.environ,
     stdin: BinaryIO | None = None,
     locked: bool = False,
+    untrusted: Untrusted | None = None,
 ) -> Manifest:
     """What the files declare, for one environment. ManifestError with every problem of every file.
 
     `paths` are files, folders (all their *.yaml, *.yml and *.json) or `-` (stdin); none means `default_paths` of the
     current folder. `environ` is read for `${env:…}` and OLLAMA_HOST. `allow_outside` lets paths leave the
-    manifest's folder. `locked`, whether there is a lock file, makes `locked` the default of `update`.
+    manifest's folder. `locked`, whether there is a lock file, makes `locked` the default of `update`. `untrusted` is
+    what may be used of a manifest that strangers wrote.
     """
     files, problems = read_manifest_files(
         paths or default_paths(Path.cwd()), stdin or sys.stdin.buffer, allow_outside=allow_outside
     )
-    whole, found = _merge(files, environment, environ)
+    roots = [file.root for file in files]
+    base = untrusted.base if untrusted else None
+    declared = written_hosts(roots, environment) if base else {}
+    kept = [without_hosts(root) for root in roots] if base else roots
+    whole, found = _merge(kept, environment, environ, untrusted)
     problems += found
     if "models" not in whole.nodes and not problems:
-        hint = "start with models: and a list of names"
-        problems.append(
-            problem_at(
-                Place(files[0].shown), "no models: a manifest lists them, even if the list is []", hint
-            )
-        )
+        problems.append(problem_at(Place(files[0].shown), *_NO_MODELS))
     disk = Disk({file.shown: file.folder for file in files}, allow_outside=allow_outside)
-    hosts, found = _hosts(whole, disk, environ)
+    hosts, found = hosts_of_base(base, declared) if base else _hosts(whole, disk, environ, untrusted)
     problems += found
     if not hosts and not problems:
-        hint = "leave hosts: out for OLLAMA_HOST or http://127.0.0.1:11434"
-        problems.append(problem_at(whole.nodes["hosts"], "no host is left", hint))
+        problems.append(problem_at(whole.nodes.get("hosts", whole), "no host is left", _NO_HOST_HINT))
     entries = _entries(whole)
     specs, found, warnings = _models(entries, disk, "locked" if locked else "missing")
     problems += found
     models = tuple(spec for spec in specs if isinstance(spec, ModelSpec))
     absent = tuple(spec for spec in specs if isinstance(spec, AbsentSpec))
-    policy, found = build_policy(_table_at(whole, "policy") or Table(Place()))
+    if untrusted:
+        problems += check_addresses(models, untrusted)
+    policy, found = build_policy(table_at(whole, "policy") or Table(Place()))
     written = Written.of(entries)
     problems += [*found, *check_hosts(hosts), *check_models(models, absent, hosts, written)]
     if problems:
@@ -110,6 +128,29 @@ def load_manifest(
         policy=policy,
         warnings=ManifestError(_each_once(warnings)).problems,  # sorted
         state="server" if isinstance(state, Scalar) and state.value == "server" else "local",
+        is_trusted=untrusted is None,
+    )
+
+
+def load_base(path: str, *, environment: str | None = None, environ: Mapping[str, str] = os.environ) -> Base:
+    """The hosts of a trusted manifest, and the registries that it allows. ManifestError."""
+    files, problems = read_manifest_files([path], sys.stdin.buffer, allow_outside=False)
+    parts = [about_hosts(file.root, ("version", "vars", "policy")) for file in files]
+    whole, found = _merge(parts, environment, environ)
+    problems += found
+    hosts, found = _hosts(
+        whole, Disk({file.shown: file.folder for file in files}, allow_outside=False), environ
+    )
+    policy, unreadable = build_policy(table_at(whole, "policy") or Table(Place()))
+    problems += [*found, *unreadable]
+    if problems:
+        raise ManifestError(_each_once(problems))
+    written = written_hosts([file.root for file in files], environment)
+    return Base(
+        shown=path,
+        hosts=hosts,
+        entries={name: entry for name, (_, entry) in written.items()},
+        registries=frozenset(policy.registries or ()),
     )
 
 
@@ -118,21 +159,27 @@ def _each_once(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def _merge(
-    files: Sequence[ManifestFile], environment: str | None, environ: Mapping[str, str]
+    files: Sequence[Table],
+    environment: str | None,
+    environ: Mapping[str, str],
+    untrusted: Untrusted | None = None,
 ) -> tuple[Table, list[Problem]]:
     """The files as one tree: variables filled in, checked, joined, ranges unfolded, the environment laid over."""
-    problems = [problem for file in files if (problem := check_version(file.root))]
-    roots = [file.root for file in files if check_version(file.root) is None]
+    problems = [problem for root in files if (problem := check_version(root))]
+    roots = [root for root in files if check_version(root) is None]
     problems += _require_environment(environment, roots)
-    here = Variables(_variables(roots, environment), environ)
-    others = Variables(_variables(roots, None), environ)  # what other environments lack here is not a problem
+    allowed = untrusted.variables if untrusted else None
+    here = Variables(_variables(roots, environment), environ, allowed)
+    others = Variables(
+        _variables(roots, None), environ, allowed
+    )  # what other environments lack here is not a problem
     filled = [_filled(root, environment, here, others) for root in roots]
     problems += here.problems
     reported = here.unresolved | others.unresolved
     checked = [_checked(root, reported) for root in filled]
     whole, found = join([root for root, _ in checked])
     problems += [*(problem for _, flaws in checked for problem in flaws), *found]
-    changes = _table_at(whole, "environments", environment or "")
+    changes = table_at(whole, "environments", environment or "")
     nodes = {key: node for key, node in whole.nodes.items() if key != "environments"}
     whole, found = _unfolded(replace(whole, nodes=nodes))
     problems += found
@@ -146,15 +193,8 @@ def _merge(
     return whole, problems
 
 
-def _table_at(root: Table, *path: str) -> Table | None:
-    node: Node | None = root
-    for key in path:
-        node = node.get(key) if isinstance(node, Table) else None
-    return node if isinstance(node, Table) else None
-
-
 def _require_environment(environment: str | None, roots: Sequence[Table]) -> Iterator[Problem]:
-    tables = [table for root in roots if (table := _table_at(root, "environments"))]
+    tables = [table for root in roots if (table := table_at(root, "environments"))]
     known = sorted({name for table in tables for name in table.nodes})
     if environment is None or environment in known or not roots:
         return
@@ -168,14 +208,14 @@ def _variables(roots: Sequence[Table], environment: str | None) -> Table:
     nodes: dict[str, Node] = {}
     for path in (("vars",), ("environments", environment or "", "vars")):
         for root in roots:
-            nodes.update((_table_at(root, *path) or Table(Place())).nodes)
+            nodes.update((table_at(root, *path) or Table(Place())).nodes)
     return Table(Place(), {name: node for name, node in nodes.items() if not is_null(node)})
 
 
 def _filled(root: Table, environment: str | None, here: Variables, others: Variables) -> Table:
     """The file with its references filled in, in other environments by `others`."""
     nodes = {key: node if key in _NOT_FILLED else here.fill(node) for key, node in root.nodes.items()}
-    if (table := _table_at(root, "environments")) is not None:
+    if (table := table_at(root, "environments")) is not None:
         pairs = table.nodes.items()
         filled = {name: (here if name == environment else others).fill(node) for name, node in pairs}
         nodes["environments"] = replace(table, nodes=filled)
@@ -203,7 +243,7 @@ def _unfolded(table: Table) -> tuple[Table, list[Problem]]:
 
 
 def _hosts(
-    whole: Table, disk: Disk, environ: Mapping[str, str]
+    whole: Table, disk: Disk, environ: Mapping[str, str], untrusted: Untrusted | None = None
 ) -> tuple[tuple[HostSpec, ...], list[Problem]]:
     """The declared hosts; without any, the one that OLLAMA_HOST names."""
     declared = whole.get("hosts")
@@ -214,10 +254,13 @@ def _hosts(
         hosts, problems = _local_host(environ.get("OLLAMA_HOST", ""))
     built = []
     for name, node in hosts.nodes.items():
-        table = with_defaults(_table_at(whole, "defaults", "host"), as_entry(node))
+        table = with_defaults(table_at(whole, "defaults", "host"), as_entry(node))
         host, found = build_host(name, table, hosts.keys[name], disk.find_trusted)
         built.append(host)
         problems += [*check_host(table), *found]
+        if untrusted:
+            is_asked = untrusted.asks_hosts and declared is hosts
+            problems += check_host_trust(table, hosts.keys[name], name, untrusted, is_asked=is_asked)
     return tuple(built), problems
 
 
@@ -233,7 +276,7 @@ def _local_host(address: str) -> tuple[Table, list[Problem]]:
 
 def _entries(whole: Table) -> list[Table]:
     """The models' entries, each with the defaults that apply to it."""
-    models, defaults = whole.get("models"), _table_at(whole, "defaults", "model")
+    models, defaults = whole.get("models"), table_at(whole, "defaults", "model")
     entries = [as_entry(node) for node in (models.nodes if isinstance(models, Items) else ())]
     if defaults is None:
         return entries

@@ -27,6 +27,14 @@ MAX_HOSTS = 100_000
 _PER_FILE = frozenset({"$schema", "version", "include"})
 
 
+def table_at(root: Table, *path: str) -> Table | None:
+    """The table at these keys, None if there is none."""
+    node: Node | None = root
+    for key in path:
+        node = node.get(key) if isinstance(node, Table) else None
+    return node if isinstance(node, Table) else None
+
+
 def join(roots: Sequence[Table]) -> tuple[Table, list[Problem]]:
     """The files as one: lists one after the other, mappings united; a value given twice is a problem."""
     problems: list[Problem] = []

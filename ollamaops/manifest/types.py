@@ -238,7 +238,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     `root` is the folder that paths were confined to, `files` every file that was read (relative to the current
     folder where possible), `warnings` what is legal and probably a mistake. `state` is where facts about hosts are
-    kept: in the local state folder, or on each host itself.
+    kept: in the local state folder, or on each host itself. `is_trusted` False: strangers wrote it, so nothing may be
+    run, and no secret sent anywhere, because of what it says.
     """
 
     root: Path
@@ -249,3 +250,4 @@ class Manifest(Struct, frozen=True, kw_only=True):
     policy: Policy = Policy()
     warnings: tuple[Problem, ...] = ()
     state: StatePlace = "local"
+    is_trusted: bool = True

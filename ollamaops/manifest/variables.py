@@ -8,7 +8,7 @@ shows it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -24,18 +24,22 @@ _REFERENCE = re.compile(
     r"|\$\{env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}"
     r"|\$\{(?P<bad>vars\b|env[:.])"
 )
-
-
 _GROWTH_HINT = "variables that hold each other multiply: write the text once, in a file"
 MAX_FILLED = 64 * 2**20  # characters, in all texts together
 
 
 class Variables:
-    """Fills references in. `unresolved` are the places of values that stayed as they were written."""
+    """Fills references in. `unresolved` are the places of values that stayed as they were written.
 
-    def __init__(self, table: Table, environ: Mapping[str, str]) -> None:
+    `allowed` are the variables of the environment that may be read; None: all.
+    """
+
+    def __init__(
+        self, table: Table, environ: Mapping[str, str], allowed: Container[str] | None = None
+    ) -> None:
         self._table = table
         self._environ = environ
+        self._allowed = allowed
         self._known: dict[str, Scalar | None] = {}
         self._open: list[str] = []
         self._filled = 0
@@ -117,6 +121,9 @@ class Variables:
         return filled
 
     def _from_environment(self, name: str, default: str | None, node: Scalar) -> Scalar | None:
+        if self._allowed is not None and name not in self._allowed:
+            self._add_problem(node, *refused_variable(name))
+            return None
         text = self._environ.get(name)
         if default is not None:
             text = text or default
@@ -128,6 +135,14 @@ class Variables:
             self._add_problem(node, f"the environment variable {name} is not UTF-8 text")
             return None
         return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=node.text)
+
+
+def refused_variable(name: str) -> tuple[str, str]:
+    """Message and hint about a variable that a manifest which is not trusted may not use."""
+    return (
+        f"the environment variable {name} is not read for a manifest that is not trusted",
+        f"if everybody may know its value: --allow-env {name}",
+    )
 
 
 def escape_references(text: str) -> str:
