@@ -16,7 +16,7 @@ ARGS   := -f manifests --sandbox=$(DEMO)/store --state-dir $(DEMO)/state
 help:
 	@echo "make demo         install, apply manifests/ to a pretend server, plan again: nothing left to do"
 	@echo "make test         install, run the tests that tell whether a change is right"
-	@echo "make soak         run the long rest: every fault on every version, kills, properties with many values"
+	@echo "make soak         run the long rest: every fault at every endpoint, kills, properties with many values"
 	@echo "make coverage     run both with branch coverage and hold its gates"
 	@echo "make latest       run the tests of make test with the newest releases that pyproject.toml allows"
 	@echo "make lint         ruff, mypy --strict, import-linter"
