@@ -56,9 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv(
-        "OLLAMAOPS_STATE_DIR", str(tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}")
-    )
+    mine = tmp_path_factory.getbasetemp() / f"mine-{uuid.uuid4().hex}"
+    monkeypatch.setenv("OLLAMAOPS_STATE_DIR", str(mine / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(mine / "cache"))
     for name in FOREIGN_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,19 +13,21 @@ from msgspec.structs import replace
 from platformdirs import user_state_path
 
 from ollamaops.cli.options import Shared, read_option
+from ollamaops.cli.sandboxes import in_sandboxes, state_of
 from ollamaops.cli.signals import cancel_on_signals
 from ollamaops.cli.trust import limits_of
 from ollamaops.engine import Engine, open_run
 from ollamaops.errors import UsageError
 from ollamaops.events import Event, Noted
+from ollamaops.files.output import inside_its_folder
 from ollamaops.lockfile.build import with_lock
 from ollamaops.lockfile.file import load_lock
 from ollamaops.lockfile.lock import Lock
-from ollamaops.manifest.disk import is_folder, is_there, reason_of
+from ollamaops.manifest.disk import is_folder, is_there
 from ollamaops.manifest.hosts import models_on, parse_selector, select_hosts
 from ollamaops.manifest.load import default_paths, load_manifest
 from ollamaops.manifest.trust import Untrusted
-from ollamaops.manifest.types import HostSpec, Manifest, Tls
+from ollamaops.manifest.types import HostSpec, Manifest
 from ollamaops.names import NamePattern
 from ollamaops.observe.run import RunOptions
 from ollamaops.plan.guard import lifted_by
@@ -61,7 +62,7 @@ def open_engine(
         cancel = stack.enter_context(cancel_on_signals())
         chosen = choose_hosts(shared, wanted)
         endpoints: dict[str, str] = {}
-        hosts = _in_sandboxes(stack, Path(shared.sandbox), chosen, endpoints) if shared.sandbox else chosen
+        hosts = in_sandboxes(stack, Path(shared.sandbox), chosen, endpoints) if shared.sandbox else chosen
         options = RunOptions(
             force=frozenset(rule for name in force for rule in read_option("--force", name, lifted_by)),
             verify_weights=verify_weights,
@@ -151,11 +152,16 @@ def choose_hosts(shared: Shared, manifest: Manifest) -> tuple[HostSpec, ...]:
 
 
 def open_ledger(shared: Shared) -> Ledger:
-    """The ledger in --state-dir, $OLLAMAOPS_STATE_DIR or the user's state folder. Opens no file yet."""
-    folder = shared.state_dir or os.environ.get("OLLAMAOPS_STATE_DIR")
-    if folder is None:
-        folder = str(user_state_path("ollamaops"))
-    return Ledger(Path(folder))
+    """The ledger in --state-dir, beside the pretend servers, in $OLLAMAOPS_STATE_DIR or the user's state folder.
+
+    Opens no file yet. UsageError for a relative --state-dir whose links lead out of the current folder.
+    """
+    if shared.state_dir:
+        folder = Path(shared.state_dir)
+        return Ledger(folder if folder.is_absolute() else inside_its_folder(folder))
+    if shared.sandbox:
+        return Ledger(state_of(shared.sandbox))
+    return Ledger(Path(os.environ.get("OLLAMAOPS_STATE_DIR") or user_state_path("ollamaops")))
 
 
 def _with_prune(manifest: Manifest, prune: str | None) -> Manifest:
@@ -188,34 +194,6 @@ def targets_of(shared: Shared, manifest: Manifest, hosts: Sequence[HostSpec]) ->
                 hint="declared: " + ", ".join(sorted(str(name) for name in declared)),
             )
     return targets
-
-
-def _in_sandboxes(
-    stack: ExitStack, store: Path, hosts: Sequence[HostSpec], endpoints: dict[str, str]
-) -> tuple[HostSpec, ...]:
-    """The same hosts, each replaced by a pretend server with a store of its own."""
-    try:
-        from ollamaops.sandbox.server import Sandbox
-    except ImportError as error:
-        raise UsageError(
-            f"--sandbox needs {error.name}, which is not installed", hint="pip install 'ollamaops[sandbox]'"
-        ) from error
-    replaced = []
-    for host in hosts:
-        folder = store / re.sub(r"[^A-Za-z0-9_.-]", "_", host.name)
-        try:
-            running = stack.enter_context(Sandbox(store=folder, registry=True))
-        except OSError as error:
-            raise UsageError(
-                f"--sandbox: no pretend server can be run in {folder}: {reason_of(error)}",
-                hint="name a folder that can be written: --sandbox=DIR",
-            ) from error
-        endpoints.setdefault("registry.ollama.ai", running.url)
-        identity = f"sandbox:{folder.resolve()}"
-        replaced.append(
-            replace(host, url=running.url, auth=None, headers={}, tls=Tls(), proxy=None, identity=identity)
-        )
-    return tuple(replaced)
 
 
 def progress(shared: Shared) -> ProgressSink:

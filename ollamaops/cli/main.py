@@ -18,7 +18,6 @@ import click
 from ollamaops import exits
 from ollamaops.about import __version__
 from ollamaops.cli.options import (
-    DEFAULT_SANDBOX,
     FORMATS,
     Commands,
     Shared,
@@ -182,10 +181,12 @@ def _with_sandbox_value(arguments: Sequence[str]) -> list[str]:
     """`--sandbox` alone means its default folder; click would take the next word for its value."""
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
-    return [
-        f"--sandbox={DEFAULT_SANDBOX}" if word == "--sandbox" and i < end else word
-        for i, word in enumerate(words)
-    ]
+    if "--sandbox" not in words[:end]:
+        return words
+    from ollamaops.cli.sandboxes import default_sandbox
+
+    given = f"--sandbox={default_sandbox()}"
+    return [given if word == "--sandbox" and i < end else word for i, word in enumerate(words)]
 
 
 def _print_usage_error(error: click.ClickException) -> None:

@@ -16,7 +16,6 @@ from ollamaops.errors import InvalidName, InvalidValue, UsageError
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Value = TypeVar("Value")
-DEFAULT_SANDBOX = ".ollamaops/sandbox"
 FORMATS = ("text", "json", "markdown", "html")
 
 
@@ -115,12 +114,14 @@ _OPTIONS = (
     click.option(
         "--sandbox",
         metavar="[=DIR]",
-        help=f"Use pretend servers instead of the hosts; their models live in DIR ({DEFAULT_SANDBOX}).",
+        help="Use pretend servers instead of the hosts; their models, and what is remembered of them, live in DIR (a "
+        "folder in your user cache, one for each current folder).",
     ),
     click.option(
         "--state-dir",
         metavar="DIR",
-        help="Where to remember what was applied (OLLAMAOPS_STATE_DIR, else your user state folder).",
+        help="Where to remember what was applied (OLLAMAOPS_STATE_DIR, else your user state folder; with --sandbox, "
+        "in its DIR).",
     ),
     click.option(
         "--lock-file",

@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from ollamaops import exits
-from ollamaops.cli.options import DEFAULT_SANDBOX, Shared, command_with_shared
+from ollamaops.cli.options import Shared, command_with_shared
+from ollamaops.cli.sandboxes import SERVED, default_sandbox
 from ollamaops.errors import UsageError
+from ollamaops.files.output import inside_its_folder
 from ollamaops.manifest.disk import reason_of
 from ollamaops.sandbox.fault_script import FaultScript, load_faults
 
@@ -38,10 +40,8 @@ def command() -> None:
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--store",
-    default=DEFAULT_SANDBOX,
-    show_default=True,
     metavar="DIR",
-    help="Folder for its models.",
+    help="Folder for its models (one in your user cache for each current folder).",
 )
 @click.option(
     "--as-version",
@@ -61,7 +61,7 @@ def serve(
     shared: Shared,
     port: int,
     bind: str,
-    store: str,
+    store: str | None,
     as_version: str | None,
     variant: str | None,
     faults: str | None,
@@ -78,12 +78,14 @@ def serve(
     wrap = with_faults(_load(faults)) if faults else None
     version = as_version or NEWEST
     behavior = as_variant(behavior_for(version), variant) if variant else None
+    folder = inside_its_folder(Path(store)) if store else default_sandbox() / SERVED
     try:
-        run_forever(bind, port, Path(store), version, wrap, behavior)
+        run_forever(bind, port, folder, version, wrap, behavior)
     except OSError as error:
         if error.filename:
             raise UsageError(
-                f"--store: cannot keep models in {store}: {reason_of(error)}", hint="choose another --store"
+                f"--store: cannot keep models in {store or folder}: {reason_of(error)}",
+                hint="choose another --store",
             ) from error
         raise UsageError(
             f"cannot serve on {bind}:{port}: {error.strerror}",

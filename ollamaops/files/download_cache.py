@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,13 +21,14 @@ from typing import Protocol
 from ollamaops.errors import Cancelled, DigestMismatch, WeightsError
 from ollamaops.files.digest import BLOCK_BYTES, CancelCheck, FileFacts, ProgressSink, stamp_of
 from ollamaops.files.location import RemoteFile
-from ollamaops.files.output import make_private_folder
+from ollamaops.files.output import open_private
 from ollamaops.names import Digest
 from ollamaops.units import format_size
 
 MAX_BYTES = 128 << 30
 _PART = ".part"
 _POLL_S = 0.1
+_OURS = re.compile(r"[0-9a-f]{32}(?:\.part|-[0-9a-f]{64})")
 
 
 class Readable(Protocol):
@@ -60,7 +62,6 @@ class DownloadCache:
         Cancelled, and what `open_at` and its reading raise.
         """
         try:
-            make_private_folder(self._folder)
             with self._locked(file, cancel) as part:
                 return self._find(file) or self._download(file, part, open_at, on_progress, cancel)
         except OSError as error:
@@ -73,16 +74,21 @@ class DownloadCache:
         if not (file.digest or file.version):
             return None  # it cannot be told whether it is still the same
         for path in self._folder.glob(f"{_key(file)}-*"):
+            if not _is_ours(path):
+                continue
             os.utime(path)
             return FileFacts(path, Digest(path.name.rpartition("-")[2]), stamp_of(path))
         return None
 
+    def _part_of(self, file: RemoteFile) -> Path:
+        return self._folder / f"{_key(file)}{_PART}"
+
     @contextmanager
     def _locked(self, file: RemoteFile, cancel: CancelCheck | None) -> Iterator[BufferedRandom]:
         """The unfinished file, locked by us. Another process may have finished or removed it before."""
-        path = self._folder / f"{_key(file)}{_PART}"
+        path = self._part_of(file)
         while True:
-            with path.open("a+b") as part:
+            with os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "a+b") as part:
                 _lock(part, path, cancel)
                 if _is_at(part, path):
                     try:
@@ -101,7 +107,7 @@ class DownloadCache:
         on_progress: ProgressSink | None,
         cancel: CancelCheck | None,
     ) -> FileFacts:
-        path = Path(part.name)
+        path = self._part_of(file)
         self._make_room(file, path, file.size_bytes or 0)
         sha256, done_bytes = _hash_of_start(part, is_wanted=bool(file.digest or file.version))
         with open_at(done_bytes) as source:
@@ -139,7 +145,7 @@ class DownloadCache:
     def _others(self, path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         for other in self._folder.iterdir():
             with suppress(FileNotFoundError):  # another process was faster
-                if other != path:
+                if other != path and _is_ours(other):
                     yield other, other.stat()
 
     def _refuse(self, file: RemoteFile, path: Path, size_bytes: int) -> None:
@@ -154,6 +160,11 @@ class DownloadCache:
 def _key(file: RemoteFile) -> str:
     what = file.digest.hex if file.digest else f"{file.url}\n{file.version}"
     return hashlib.sha256(what.encode()).hexdigest()[:32]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this is a download, and neither a link nor somebody's file: those are neither used nor removed."""
+    return _OURS.fullmatch(path.name) is not None and not path.is_symlink()
 
 
 def _lock(part: BufferedRandom, path: Path, cancel: CancelCheck | None) -> None:

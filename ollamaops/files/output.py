@@ -35,6 +35,18 @@ def write_output(path: Path, text: str, *, is_private: bool = False, is_new: boo
         file.write(text)
 
 
+def open_private(path: Path, how: int) -> int:
+    """A descriptor of a file for this user only, made if need be, in such a folder. OSError, also for a link."""
+    make_private_folder(path.parent)
+    return os.open(path, how | os.O_CREAT | os.O_NOFOLLOW, _PRIVATE)
+
+
+def refuse_link(path: Path) -> None:
+    """OSError where the path itself is a link."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link", str(path))
+
+
 def make_private_folder(folder: Path) -> None:
     """Make the folder, and those above it that are missing, for this user only. OSError."""
     for path in (*reversed(folder.parents), folder):

@@ -1,7 +1,10 @@
 """The server's store on disk, in Ollama's own layout: `blobs/sha256-…` and `manifests/host/namespace/model/tag`.
 
-Nothing protects a blob that no manifest uses: as on a real server, an upload can be pruned before the create
-that wants it. Fault scripts use `remove_blob`, `prune`, `copy_model` and `disk_full` too.
+A store is a folder that was empty, or that has our mark, and there is no link in it: so what is written and deleted
+here is nobody else's, whoever prepared the folder.
+
+Nothing protects a blob that no manifest uses: as on a real server, an upload can be pruned before the create that
+wants it. Fault scripts use `remove_blob`, `prune`, `copy_model` and `disk_full` too.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from ollamaops.sandbox.model_name import Name
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 _BLOB_FILE = re.compile(r"sha256-[0-9a-fA-F]{64}")
+_OURS = re.compile(r"sha256-[0-9A-Za-z_]+(?:-partial(?:-[0-9]+)?)?")  # blobs, uploads and downloads
+MARK = ".ollamaops-sandbox"
+_MARK_TEXT = "The models of a pretend server. ollamaops deletes here what no model uses.\n"
 _life: ContextVar[int | None] = ContextVar("life of the server in which this request came", default=None)
 
 
@@ -73,12 +79,16 @@ class Upload:
 
 
 class Store:
-    """Blobs and manifests below `root`, which is made if need be. Methods may be called from any thread."""
+    """Blobs and manifests below `root`, which is made if need be. Methods may be called from any thread.
+
+    OSError for a folder that is not ours to write and delete in.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.blobs, self.manifests = self.root / "blobs", self.root / "manifests"
-        self.blobs.mkdir(parents=True, exist_ok=True)
+        _take(self.root)
+        self.blobs.mkdir(exist_ok=True)
         self.manifests.mkdir(exist_ok=True)
         self.lock = threading.RLock()
         """Held while manifests and the blobs that they use change together."""
@@ -174,7 +184,9 @@ class Store:
                 raise OSError(errno.EINTR, "the server has restarted", str(path))
             self.check_space(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with os.fdopen(os.open(path, how, 0o644), "wb") as file:
+                file.write(data)
 
     def remove_manifest(self, name: Name) -> None:
         """Delete a manifest and the folders that it leaves empty. FileNotFoundError."""
@@ -222,11 +234,38 @@ class Store:
                 return []
             used = {digest.replace(":", "-") for digest in self.used_digests()}
             limit = time.time() - grace_s
-            unused = [path for path in self.blobs.iterdir() if path.name not in used or not _is_blob(path)]
+            ours = [path for path in self.blobs.iterdir() if _OURS.fullmatch(path.name) and path.is_file()]
+            unused = [path for path in ours if path.name not in used or not _is_blob(path)]
             removed = [path for path in unused if path.stat().st_mtime <= limit]
             for path in removed:
                 path.unlink()
             return sorted(path.name for path in removed)
+
+
+def _take(root: Path) -> None:
+    """Make the folder ours, unless it is; OSError where it is somebody else's, or has a link in it."""
+    if root.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link", str(root))
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = [path.name for path in root.iterdir()]
+    if names and MARK not in names:
+        raise OSError(
+            errno.ENOTEMPTY, "other things are in it: a pretend server has a folder of its own", str(root)
+        )
+    if (link := _link_in(root)) is not None:
+        raise OSError(errno.ELOOP, f"{link.relative_to(root)} in it is a link", str(root))
+    (root / MARK).write_text(_MARK_TEXT)
+
+
+def _link_in(folder: Path) -> Path | None:
+    """A link below the folder, if there is one; none is followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                return Path(entry.path)
+            if entry.is_dir() and (link := _link_in(Path(entry.path))) is not None:
+                return link
+    return None
 
 
 def _is_blob(path: Path) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ollamaops.errors import StateError
-from ollamaops.files.output import make_private_folder
+from ollamaops.files.output import open_private
 
 FILE_NAME = "audit.jsonl"
 
@@ -26,8 +26,7 @@ class AuditLog:
         """Write one line, ASCII. StateError if the file cannot be written; TypeError for what is not JSON."""
         line = (json.dumps(entry) + "\n").encode("ascii")
         try:
-            make_private_folder(self.path.parent)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_private(self.path, os.O_WRONLY | os.O_APPEND)
             try:
                 written = os.write(descriptor, line)
             finally:

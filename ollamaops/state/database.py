@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ollamaops.errors import StateError, cut_text
-from ollamaops.files.output import make_private_folder
+from ollamaops.files.output import open_private, refuse_link
 from ollamaops.state.upgrade import MIGRATIONS
 
 Cell = str | bytes | int | float | None
@@ -57,6 +57,7 @@ class Database:
     def query(self, statement: str, *parameters: Cell) -> list[Row]:
         """The rows of a SELECT; none if nothing was ever written, and nothing is created. StateError."""
         with self._naming_errors():
+            refuse_link(self.path)
             if not self.path.exists():
                 return []
             with self._connected() as connection:
@@ -84,9 +85,9 @@ class Database:
 
     def _create_file(self) -> None:
         with _creating:
+            refuse_link(self.path)
             if not self.path.exists():
-                make_private_folder(self.path.parent)
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+                os.close(open_private(self.path, os.O_RDWR))
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from ollamaops.errors import StateError
-from ollamaops.files.output import make_private_folder
+from ollamaops.files.output import open_private, refuse_link
 
 FOLDER = "locks"
 _MOST_BYTES = 4096
@@ -122,8 +122,8 @@ class HostLock:
     def take(self, owner: LockOwner) -> LockOwner | None:
         """Take the lock; None when it is ours now, else who has it. StateError if the file cannot be used."""
         try:
-            make_private_folder(self.path.parent)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            refuse_link(self.path.parent)
+            descriptor = open_private(self.path, os.O_RDWR)
             try:
                 other = _lock(descriptor, owner)
             except BaseException:

@@ -105,7 +105,7 @@ def test_a_wait_of_nothing_is_a_problem_of_the_manifest(
         (["sandbox", "serve", "--port", "0", "--faults", "."], "--faults: cannot read .: is a directory"),
         (
             ["sandbox", "serve", "--port", "0", "--store", "ollamaops.yaml"],
-            "--store: cannot keep models in ollamaops.yaml: not a directory\nhint: choose another --store",
+            "--store: cannot keep models in ollamaops.yaml: file exists\nhint: choose another --store",
         ),
     ],
 )
@@ -122,10 +122,10 @@ def test_a_sandbox_that_cannot_be_written_tells_of_the_option(
     run(["plan", "--sandbox=elsewhere"])  # imports everything while it may be read
     capsys.readouterr()
     with as_nobody():
-        assert run(["plan", "--sandbox"]) == 64
+        assert run(["plan", "--sandbox=pretend"]) == 64
     assert capsys.readouterr().err == (
-        "error: --sandbox: no pretend server can be run in .ollamaops/sandbox/local: permission denied\n"
-        "hint: name a folder that can be written: --sandbox=DIR\n"
+        "error: --sandbox: no pretend server can be run in pretend/local: permission denied\n"
+        "hint: name a new folder, or one that it has made: --sandbox=DIR\n"
     )
 
 

@@ -124,6 +124,40 @@ def test_the_longest_unused_goes_when_room_is_needed(tmp_path: Path) -> None:
     assert names_in(tmp_path) == sorted([old.path.name, new.path.name])
 
 
+def test_room_is_made_only_of_downloads(tmp_path: Path) -> None:
+    cache = DownloadCache(tmp_path / "cache", max_bytes=len(BODY))
+    old = cache.fetch(a_file("old"), Shelf().open)
+    (tmp_path / "notes.txt").write_text("precious")
+    (old.path.parent / "notes.txt").write_bytes(BODY)
+    link = old.path.with_name(f"{'0' * 32}-{'0' * 64}")
+    link.symlink_to(tmp_path / "notes.txt")
+    new = cache.fetch(a_file("new"), Shelf().open)
+    assert names_in(old.path.parent) == sorted([new.path.name, link.name, "notes.txt"])
+
+
+def a_link_in_the_cache(folder: Path, ending: str) -> Path:
+    """The file outside that the link leads to, which stands where a download has this ending."""
+    first = DownloadCache(folder / "one").fetch(a_file(), Shelf().open)
+    (folder / "outside").write_text("precious")
+    (folder / "two").mkdir()
+    key, _, _ = first.path.name.partition("-")
+    (folder / "two" / f"{key}{ending}").symlink_to(folder / "outside")
+    return folder / "outside"
+
+
+def test_a_download_is_not_written_behind_a_link(tmp_path: Path) -> None:
+    outside = a_link_in_the_cache(tmp_path, ".part")
+    with pytest.raises(WeightsError, match="symbolic links"):
+        DownloadCache(tmp_path / "two").fetch(a_file(), Shelf().open)
+    assert outside.read_text() == "precious"
+
+
+def test_a_link_is_not_taken_for_a_download(tmp_path: Path) -> None:
+    outside = a_link_in_the_cache(tmp_path, f"-{Digest.of(BODY).hex}")
+    assert DownloadCache(tmp_path / "two").fetch(a_file(), Shelf().open).path.read_bytes() == BODY
+    assert outside.read_text() == "precious"
+
+
 def test_a_file_of_untold_size_makes_room_when_it_is_there(tmp_path: Path) -> None:
     cache = DownloadCache(tmp_path, max_bytes=len(BODY))
     cache.fetch(a_file("old"), Shelf().open)

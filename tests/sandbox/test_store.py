@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +25,9 @@ from registry_fixture import RunningRegistry, run_registry
 
 from ollamaops.sandbox.gguf_file import read_header
 from ollamaops.sandbox.gguf_rewrite import copy_weights, plan_copy
+from ollamaops.sandbox.model_name import parse_name
 from ollamaops.sandbox.server import Sandbox
+from ollamaops.sandbox.store import MARK, Store
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 TINY = CONTRACT / "weights" / "tiny-a.gguf"
@@ -143,9 +147,9 @@ def real_store(version: str, root: Path, *, at: Path | None = None) -> dict[str,
 
 
 def files_below(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+    """The files of a store, without our mark."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != MARK]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 # --- what the recordings say ----------------------------------------------------------------------------------------
@@ -191,6 +195,7 @@ def test_the_files_written_here_are_those_of_the_recorded_server(version: str, t
 
 
 def write_files(files: Mapping[str, bytes], root: Path) -> None:
+    (root / MARK).touch()
     for path, data in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
@@ -330,3 +335,62 @@ def test_a_store_in_use_holds_only_what_a_real_server_would_expect(version: str,
         config = json.loads(blobs[f"blobs/{document['config']['digest'].replace(':', '-')}"])
         if "rootfs" in config:
             assert config["rootfs"]["diff_ids"] == [layer["digest"] for layer in document["layers"]]
+
+
+# --- a folder that somebody prepared --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder with a file that no model uses, and that is two hours old."""
+    (tmp_path / "outside").mkdir()
+    file = tmp_path / "outside" / f"sha256-{'0' * 64}"
+    file.write_text("precious")
+    os.utime(file, (time.time() - 7200,) * 2)
+    return file.parent
+
+
+@pytest.mark.parametrize(
+    "link", ["blobs", "manifests", "manifests/registry.ollama.ai", "blobs/sha256-" + "1" * 64, MARK, "."]
+)
+def test_a_store_with_a_link_in_it_is_not_used(link: str, tmp_path: Path, outside: Path) -> None:
+    root = tmp_path / "store"
+    if link == ".":
+        root.symlink_to(outside)
+    else:
+        (root / link).parent.mkdir(parents=True)
+        (root / MARK).touch()
+        (root / MARK).rename(root / "x") if link == MARK else None
+        (root / link).symlink_to(outside)
+    before = files_below(outside)
+    with pytest.raises(OSError, match="is a link"):
+        Sandbox(root)
+    assert files_below(outside) == before
+
+
+def test_a_folder_of_somebody_elses_is_not_used(tmp_path: Path) -> None:
+    files = real_store("0.33.0-rc2", tmp_path)
+    write_files(files, tmp_path)
+    (tmp_path / MARK).unlink()
+    with pytest.raises(OSError, match="other things are in it"):
+        Sandbox(tmp_path)
+    assert files_below(tmp_path) == files
+
+
+def test_only_files_that_a_server_names_so_are_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    blob, partial = f"sha256-{'0' * 64}", f"sha256-{'1' * 64}-partial-3"
+    for name in (blob, partial, "notes.txt", "sha256", f"{blob}.bak"):
+        (store.blobs / name).write_text("")
+    (store.blobs / f"sha256-{'2' * 64}").mkdir()
+    assert store.prune() == [blob, partial]
+
+
+def test_a_manifest_is_not_written_behind_a_link_that_came_later(tmp_path: Path, outside: Path) -> None:
+    store = Store(tmp_path / "store")
+    path = store.manifest_path(parse_name("a"))
+    path.parent.mkdir(parents=True)
+    path.symlink_to(outside / f"sha256-{'0' * 64}")
+    with pytest.raises(OSError, match="symbolic links"):
+        store.write_manifest(parse_name("a"), b"{}")
+    assert (outside / f"sha256-{'0' * 64}").read_text() == "precious"

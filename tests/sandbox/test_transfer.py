@@ -211,7 +211,7 @@ def test_a_registry_that_answers_blobs_itself_cannot_be_pulled_from(
 ) -> None:
     with (
         run_registry(tmp_path / "registry", redirect=False) as registry,
-        a_caller(tmp_path, version) as caller,
+        a_caller(tmp_path / "store", version) as caller,
     ):
         push_model(registry, "team/bot:v1", [("license", DATA)])
         reply = caller.post("pull", model=f"{registry.host}/team/bot:v1", insecure=True)
@@ -220,7 +220,10 @@ def test_a_registry_that_answers_blobs_itself_cannot_be_pulled_from(
 
 
 def test_a_blob_that_was_tampered_with_is_noticed_and_removed(tmp_path: Path) -> None:
-    with run_registry(tmp_path / "registry", redirect=True) as registry, a_caller(tmp_path) as caller:
+    with (
+        run_registry(tmp_path / "registry", redirect=True) as registry,
+        a_caller(tmp_path / "store") as caller,
+    ):
         push_model(registry, "team/bot:v1", [("license", DATA)])
         registry.stored_blob(registry.put_blob("team/bot", DATA)).write_bytes(DATA[::-1])
         reply = caller.post("pull", model=f"{registry.host}/team/bot:v1", insecure=True)
@@ -247,7 +250,10 @@ def test_what_one_server_pushes_another_pulls(tmp_path: Path) -> None:
 
 
 def test_pushing_without_a_blob_is_an_error(tmp_path: Path) -> None:
-    with run_registry(tmp_path / "registry", redirect=True) as registry, a_caller(tmp_path) as caller:
+    with (
+        run_registry(tmp_path / "registry", redirect=True) as registry,
+        a_caller(tmp_path / "store") as caller,
+    ):
         name = f"{registry.host}/team/bot:v1"
         caller.base(name)
         for path in caller.sandbox.store.blobs.iterdir():

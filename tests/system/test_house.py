@@ -25,7 +25,7 @@ TREES = {module: ast.parse(source) for module, source in SOURCES.items()}
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core"}
 MOST_LINES = 500
 # The table of commands (with what it prints when one fails), and the optional extra `sandbox`.
-IMPORT_LATE = {"ollamaops/cli/main.py", "ollamaops/cli/sandbox.py", "ollamaops/cli/context.py"}
+IMPORT_LATE = {"ollamaops/cli/main.py", "ollamaops/cli/sandbox.py", "ollamaops/cli/sandboxes.py"}
 TRICKS = {"setswitchinterval", "set_threshold", "freeze"}
 UNCLEAR_WORDS = {
     "bench",
