@@ -106,9 +106,9 @@ def test_a_full_disk_on_a_host_that_says_nothing_more_keeps_its_hint(tmp_path: P
 # names
 
 
-@every_version
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != "0.3.4"])
 def test_a_model_that_the_host_spells_in_another_case_is_the_same_model(host: LiveHost) -> None:
-    """Servers up to 0.4.2 refuse to write a name that differs from a stored one only in case."""
+    """Before 0.5.2 it is another one, beside which nothing is made: cases/plan/names.yaml."""
     stranger = host.stranger
     stranger.pull(BASE)
     stranger.create("Bot:V1", BASE, system="old")
