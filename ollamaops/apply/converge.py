@@ -22,11 +22,13 @@ from ollamaops.observe.memory import load_evictions
 from ollamaops.observe.one_server import signs_of_several
 from ollamaops.observe.run import HostTask, Run, desired_of
 from ollamaops.observe.session import HostSession, session_of, unreached
+from ollamaops.observe.verify import verify_model
 from ollamaops.plan.actions import (
     Action,
     CopyModel,
     CreateModel,
     DeleteModel,
+    Difference,
     HostPlan,
     LoadModel,
     Note,
@@ -36,6 +38,7 @@ from ollamaops.plan.actions import (
     UploadBlob,
     id_of,
 )
+from ollamaops.plan.expectations import Expectation
 from ollamaops.plan.guard import CHANGING, changes_of
 from ollamaops.plan.one_server import RULE, note_of, refusal_of
 from ollamaops.plan.residency import residents_of
@@ -84,6 +87,7 @@ class _Cycle:
             seen = self._do_rounds(exact=exact)
             if isinstance(seen, UnreachedHost):
                 return replace(self._report, unreached=seen)
+            self._check_repaired()
             if seen.leftovers:
                 stands = {*seen.unchanged, *seen.rolled_back}
                 tidied = sweep_leftovers(host, host.task.models, stands=stands)
@@ -159,6 +163,31 @@ class _Cycle:
         if found:
             notes = (*self._report.notes, note_of(found[0]))
             self._report = replace(self._report, notes=notes, verified=False, refused=True)
+
+    def _check_repaired(self) -> None:
+        """What was made again because it was broken has to load now. RemoteError, Cancelled."""
+        if not self._host.run.options.repair:
+            return
+        mended = dict.fromkeys(
+            result.action.model
+            for result in self._report.results
+            if isinstance(result.outcome, Succeeded) and not isinstance(result.action, DeleteModel)
+            if any(why.kind == "damaged" for why in result.action.because)
+        )
+        for name in mended:
+            for failure in verify_model(self._host, name, (Expectation(),)).failures:
+                note = Note(
+                    host=self._host.name,
+                    model=name,
+                    message=f"repaired, and still: {failure.message}",
+                    hint="look at the server's log",
+                    lasting=(
+                        Difference(
+                            host=self._host.name, model=name, kind="damaged", observed=failure.message
+                        ),
+                    ),
+                )
+                self._report = replace(self._report, notes=(*self._report.notes, note), verified=False)
 
     def _evicted(self, seen: HostPlan) -> dict[ModelName, tuple[ModelName, ...]] | None:
         """What was loaded, and of which the look says that it is not as declared all the same."""

@@ -27,7 +27,7 @@ from ollamaops.files.digest import believe, digest_of, require_digest, stamp_of
 from ollamaops.files.location import RemoteRef, is_remote
 from ollamaops.http.file_body import LocalFile
 from ollamaops.names import Digest, ModelName
-from ollamaops.observe.contents import build_damaged_error, build_unreadable_error, is_damage
+from ollamaops.observe.contents import REPAIR_HINT, build_damaged_error, build_unreadable_error, is_damage
 from ollamaops.observe.session import PAUSE_S, HostSession
 from ollamaops.observe.tags import Seen, read_tags
 from ollamaops.ollama.answer_errors import ends_unheard, is_overdue
@@ -42,7 +42,6 @@ from ollamaops.units import format_duration
 WRITING: Final = "writing manifest"
 
 _LONGEST_PAUSE_S: Final = 30.0
-_DAMAGED_HINT: Final = "delete the models that share these weights, then run again: servers replace no file"
 # a create that was cut off after a minute gets an hour; one that was cut off at once is just sent again
 _PATIENCE: Final = 60
 
@@ -93,9 +92,7 @@ def _blobs_in(host: HostSession, seen: Seen) -> tuple[Digest, ...]:
         return (*contents.blobs, *contents.adapters)
     if not contents.is_damaged:
         raise build_unreadable_error(host.name, seen.name, contents, host.client.features())
-    raise build_damaged_error(
-        host.name, seen.name, "delete the model, so that its blobs go too, then run again"
-    )
+    raise build_damaged_error(host.name, seen.name, REPAIR_HINT)
 
 
 def _build(host: HostSession, action: CreateModel, old: Seen | None) -> tuple[Seen, Seen | None]:
@@ -119,7 +116,7 @@ def _build(host: HostSession, action: CreateModel, old: Seen | None) -> tuple[Se
             raise ProtocolError(
                 f"{error}: a blob on the host that it is made of is damaged",
                 host=host.name,
-                hint=_DAMAGED_HINT,
+                hint=REPAIR_HINT,
             ) from error
         if not isinstance(error, AnswerError) or error.transient or not _may_pass(host, action, error):
             raise

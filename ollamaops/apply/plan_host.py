@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from ollamaops.errors import StateError
 from ollamaops.events import HostObserved
 from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
+from ollamaops.observe.broken import find_broken
 from ollamaops.observe.contents import short_digest
 from ollamaops.observe.host import (
     observe,
@@ -31,18 +33,19 @@ from ollamaops.observe.weights import with_archives, with_headers
 from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost
+from ollamaops.plan.flaws import Broken
 from ollamaops.plan.guard import changes_of, guard, guard_again
 from ollamaops.plan.lookups import PlanOptions, is_trusted
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.one_server import note_of, refusal_of
-from ollamaops.plan.planner import plan_host
+from ollamaops.plan.repair import plan_repair
 from ollamaops.plan.residency import is_managed
 from ollamaops.plan.rollback import plan_rollback
 
 
 def plan_task(task: HostTask, run: Run) -> HostPlan | UnreachedHost:
     """What one host needs, or why that is not known. Errors that are not about the host are raised."""
-    return reach(task, run, look_and_plan)
+    return reach(task, run, partial(look_and_plan, repair=run.options.repair))
 
 
 def look_and_plan(
@@ -52,8 +55,10 @@ def look_and_plan(
     distrust: frozenset[ModelName] = frozenset(),
     made: frozenset[ModelName] = frozenset(),
     residency_done: frozenset[ModelName] = frozenset(),
+    repair: bool = False,
 ) -> HostPlan:
-    """Look at the host and plan what it needs. `distrust`, `made` and `residency_done` are those of PlanOptions.
+    """Look at the host and plan what it needs. `distrust`, `made` and `residency_done` are those of PlanOptions;
+    `repair` also looks for broken files, which loads models, and plans to replace them.
 
     RemoteError if it does not answer. StateError, WeightsError and Cancelled say nothing about the host.
     """
@@ -71,13 +76,14 @@ def look_and_plan(
     observed = observe(host, desired, options)
     desired = _with_headers(host.task, desired, observed, options)
     desired = with_archives(desired, observed, options, run.cancel.is_set)
-    plan = plan_host(desired, observed, options)
+    broken = find_broken(host, desired, observed) if repair else Broken()
+    plan = plan_repair(desired, observed, options, broken)
     observed = observe_endpoints(host, observed, plan)
     if observed.lacks:
-        plan = plan_host(desired, observed, options)
+        plan = plan_repair(desired, observed, options, broken)
     if costs and chosen.costs and chosen.ask_registry and plan.actions:
         observed = observe_costs(host, desired, observed, plan)
-        plan = plan_host(desired, observed, options)
+        plan = plan_repair(desired, observed, options, broken)
     run.emit(
         HostObserved(
             **host.stamp(),

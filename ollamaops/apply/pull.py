@@ -9,7 +9,7 @@ from __future__ import annotations
 from ollamaops.apply.remember import remember, remember_pull_begun
 from ollamaops.apply.versions import keeping_previous
 from ollamaops.errors import DigestMismatch, ProtocolError, RemoteError
-from ollamaops.observe.contents import build_damaged_error, build_unreadable_error
+from ollamaops.observe.contents import REPAIR_HINT, build_damaged_error, build_unreadable_error
 from ollamaops.observe.session import HostSession
 from ollamaops.observe.tags import Seen
 from ollamaops.ollama.contents import Unreadable
@@ -49,9 +49,7 @@ def _usable(host: HostSession, action: PullModel, seen: Seen) -> Seen:
         _blame_the_model(host, seen)
         seen = _download_anew(host, action, seen)
         if _is_damaged(host, seen):
-            raise build_damaged_error(
-                host.name, seen.name, "delete the models that share its weights, then run again"
-            )
+            raise build_damaged_error(host.name, seen.name, REPAIR_HINT)
     except ProtocolError:
         remember(host, action, seen, "pulled", action.fingerprint, status="unusable")
         raise

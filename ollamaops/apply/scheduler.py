@@ -2,8 +2,8 @@
 
 A ready action starts when its kind has a free slot and no other action works on the same thing. create, copy, delete
 and push run one at a time per host, because servers lock nothing between them. Models are loaded after everything
-that changes them, and deletions come last. A failed action skips what depends on it, never its neighbors. Every
-action gets exactly one outcome, whatever happens.
+that changes them, and deletions come last, but for those that something else needs. A failed action skips what
+depends on it, never its neighbors. Every action gets exactly one outcome, whatever happens.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class _Schedule:
         self.waiting = {id_of(action): action for action in actions}
         self._running: dict[str, Action] = {}
         self._known = frozenset(self.waiting)
+        self._needed = frozenset(need for action in actions for need in action.needs)
         self._slots = {"pull": parallel, "upload": parallel, "serial": 1}
 
     def startable(self) -> list[str]:
@@ -77,10 +78,10 @@ class _Schedule:
         found: list[str] = []
         busy = Counter(map(_slot, self._running.values()))
         keys = set(map(_key, self._running.values()))
-        stage = min(map(_stage, (*self.waiting.values(), *self._running.values())), default=0)
+        stage = min(map(self._stage, (*self.waiting.values(), *self._running.values())), default=0)
         for action_id, action in list(self.waiting.items()):
             slot, key = _slot(action), _key(action)
-            if not self._is_ready(action_id, action) or _stage(action) > stage:
+            if not self._is_ready(action_id, action) or self._stage(action) > stage:
                 continue
             if busy[slot] < self._slots[slot] and key not in keys:
                 busy[slot] += 1
@@ -99,6 +100,16 @@ class _Schedule:
 
     def _worked(self, action_id: str) -> bool:
         return isinstance(self.outcomes[action_id], Succeeded)
+
+    def _stage(self, action: Action) -> int:
+        """An action starts when all those of earlier stages have ended."""
+        match action:
+            case LoadModel():
+                return 1
+            case DeleteModel():
+                return 0 if id_of(action) in self._needed else 2
+            case _:
+                return 0
 
     def start(self, action_id: str) -> Action:
         self._running[action_id] = action = self.waiting.pop(action_id)
@@ -120,17 +131,6 @@ class _Schedule:
     def _end(self, action_id: str, outcome: Outcome) -> None:
         del self.waiting[action_id]
         self.outcomes[action_id] = outcome
-
-
-def _stage(action: Action) -> int:
-    """An action starts when all those of earlier stages have ended."""
-    match action:
-        case LoadModel():
-            return 1
-        case DeleteModel():
-            return 2
-        case _:
-            return 0
 
 
 def _slot(action: Action) -> str:

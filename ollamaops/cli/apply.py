@@ -21,6 +21,11 @@ from ollamaops.report.words import plural
 )
 @click.argument("saved", required=False, metavar="[PLAN]")
 @click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Also load each declared model, and bring back what is broken; the models that share it are deleted first.",
+)
 @planning_options
 @wait_option
 def command(
@@ -34,6 +39,7 @@ def command(
     locked: bool,
     release: bool,
     wait: str | None,
+    repair: bool,
 ) -> int:
     """Make the servers match the manifest: plan, ask, do it, look again.
 
@@ -53,6 +59,7 @@ def command(
             require_lock=locked,
             release=release,
             wait=wait,
+            repair=repair,
         ) as engine,
         locked_hosts(shared, engine),
     ):

@@ -52,6 +52,7 @@ def open_engine(
     verify_weights: bool = False,
     wait: str | None = None,
     release: bool = False,
+    repair: bool = False,
 ) -> Iterator[Engine]:
     """The engine for a command; what it opens, sandboxes and connections, is closed afterwards.
 
@@ -70,6 +71,7 @@ def open_engine(
             jobs=shared.jobs or 8,
             wait_s=read_option("--wait", wait, parse_duration) if wait else 0.0,
             release=release,
+            repair=repair,
         )
         timeout_s = (
             read_option("--timeout", shared.timeout, parse_timeout) if shared.timeout else REGISTRY_TIMEOUT_S

@@ -28,7 +28,7 @@ from ollamaops.cli.options import (
 from ollamaops.cli.signals import exit_code
 from ollamaops.errors import Cancelled, ManifestError, OllamaopsError, did_you_mean
 
-# command → its one line of help; the module of the same name in this package holds it as `command`
+# command → its one line of help; the module of the same name, or that in MODULES, holds it as `command`
 COMMANDS = {
     "init": "Write a first manifest.",
     "validate": "Check manifests and Modelfiles; touches no server.",
@@ -42,7 +42,7 @@ COMMANDS = {
     "lock": "Record exactly what each pulled model is.",
     "outdated": "Show what registries have that is newer than the hosts' models.",
     "verify": "Check that every declared model has its weights, loads and answers.",
-    "test": "Check that models do what the manifest expects.",
+    "test": "Another name of verify.",
     "prune": "Delete models that are no longer declared.",
     "history": "Show what was done when, by whom, and how it ended.",
     "rollback": "Switch models back to their previous version.",
@@ -51,6 +51,7 @@ COMMANDS = {
     "version": "Show versions of ollamaops and the servers.",
     "completion": "Print a shell completion script.",
 }
+MODULES = {"import": "import_", "test": "verify"}
 EPILOG = """
 \b
 Examples:
@@ -70,7 +71,7 @@ class LazyCommands(Commands):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"ollamaops.cli.{cmd_name.replace('import', 'import_')}")
+        module = importlib.import_module(f"ollamaops.cli.{MODULES.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
         return command
 

@@ -9,8 +9,8 @@ from ollamaops.changes import verify_targets
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import Shared, command_with_shared
 from ollamaops.cli.printing import color_and_width, emit, write_file
-from ollamaops.cli.test import tell_asking
 from ollamaops.cli.trust import require_trusted
+from ollamaops.names import ModelName
 from ollamaops.observe.verify import Depth
 from ollamaops.observe.verify_files import NOT_PROVEN
 from ollamaops.plan.results import code_of_verdicts
@@ -21,7 +21,7 @@ from ollamaops.report.verify_text import render_verdicts, verdicts_to_json
 @command_with_shared(
     name="verify",
     epilog="\b\nExamples:\n  ollamaops verify\n  ollamaops verify --deep --host 'gpu-*'\n"
-    "  ollamaops verify support-bot -o json",
+    "  ollamaops verify support-bot -o json\n  ollamaops test --junit report.xml     the same by its former name",
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
@@ -35,7 +35,7 @@ def command(shared: Shared, models: tuple[str, ...], deep: bool, junit: str | No
 
     Changes nothing, trusts no memory, and loads one model after the other on each host. MODEL is a name or a glob.
     Exit 0 when all is well, 5 when a model failed, 3 when a host could not be reached or a model gave no answer to
-    judge, 1 when no host could be reached. `ollamaops test` asks only for what `expect:` says.
+    judge, 1 when no host could be reached.
     """
     require_trusted(shared)
     asked = replace(shared, targets=(*shared.targets, *models))
@@ -55,3 +55,8 @@ def command(shared: Shared, models: tuple[str, ...], deep: bool, junit: str | No
         },
     )
     return code_of_verdicts(hosts)
+
+
+def tell_asking(host: str, model: ModelName) -> None:
+    """On stderr, because loading a model can take minutes."""
+    click.echo(f"{model} on {host}: asking", err=True)

@@ -34,6 +34,9 @@ _DAMAGE: Final = re.compile(
 _OF_A_TEMPLATE: Final = re.compile(r"^template\b", re.IGNORECASE)
 
 
+REPAIR_HINT: Final = "ollamaops apply --repair deletes all that shares the broken file, and makes it again"
+
+
 def read_contents(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | Unreadable:
     """What `show` finds in the model whose tags digest is `digest`, or why it cannot be opened.
 

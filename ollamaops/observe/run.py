@@ -35,7 +35,8 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 
     `force` are the safety rules that this run need not keep. `costs` finds out how many bytes a plan would move.
     `prune_only` plans nothing but the deletion of what is undeclared. `wait_s` is how long a lock that another run
-    has is waited for. `release` also brings forward what was rolled back. `look_inside` is that of PlanOptions.
+    has is waited for. `release` also brings forward what was rolled back. `repair` also replaces broken files.
+    `look_inside` is that of PlanOptions.
     """
 
     force: frozenset[str] = frozenset()
@@ -47,6 +48,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     prune_only: bool = False
     wait_s: float = 0.0
     release: bool = False
+    repair: bool = False
     look_inside: bool = False
 
 

@@ -13,6 +13,7 @@ from ollamaops.errors import AnswerError, ProtocolError
 from ollamaops.lockfile.build import Unanswered
 from ollamaops.manifest.types import ModelSpec, Pull
 from ollamaops.names import Digest, ModelName
+from ollamaops.observe.contents import REPAIR_HINT
 from ollamaops.observe.session import HostSession
 from ollamaops.ollama.contents import Contents, Unreadable
 from ollamaops.plan.expectations import Failure
@@ -26,9 +27,6 @@ NOT_PROVEN = (
     "texts: as the server shows them; from 0.23.2 on it may remember them from before somebody changed a file",
 )
 _BRING_BACK = "ollamaops apply brings them back"
-_REPLACE = (
-    "delete it and every model that shares the file, then run ollamaops apply: no server replaces a file"
-)
 
 
 def check_files(
@@ -51,7 +49,7 @@ def check_files(
 
 def _failures(name: ModelName, what: Contents | Unreadable, gone: Mapping[Digest, bool]) -> Iterator[Failure]:
     if isinstance(what, Unreadable):
-        hint = f"look at the server's log for '{name}'" if not what.is_damaged else _REPLACE
+        hint = f"look at the server's log for '{name}'" if not what.is_damaged else REPAIR_HINT
         yield Failure("files", f"it cannot be opened: {what.words}", hint)
         return
     missing = [layer.short for layer in what.weights_layers if gone.get(layer)]
@@ -90,4 +88,4 @@ def _altered_texts(
     for kind, shown in texts.items():
         layers = [layer for layer in answer.document.parts if layer.kind == kind]
         if len(layers) == 1 and layers[0].digest not in {Digest.of(text.encode()) for text in shown}:
-            yield Failure("files", f"its {kind} is not what its registry has under that digest", _REPLACE)
+            yield Failure("files", f"its {kind} is not what its registry has under that digest", REPAIR_HINT)

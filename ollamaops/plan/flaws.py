@@ -7,9 +7,9 @@ claimed here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from ollamaops.manifest.types import Pull
 from ollamaops.names import Digest, ModelName
@@ -24,6 +24,20 @@ class Flaw(Struct, frozen=True):
 
     words: str
     is_gone: bool
+
+
+class Broken(Struct, frozen=True, kw_only=True):
+    """What is broken on a host: `words` says how for each model, `layers` has the weights layers of every name that
+    is there, kept versions included. A model whose layers nobody knows is not in it."""
+
+    words: Mapping[ModelName, str] = field(default_factory=dict)
+    layers: Mapping[ModelName, frozenset[Digest]] = field(default_factory=dict)
+
+    def sharers(self) -> tuple[frozenset[ModelName], frozenset[Digest]]:
+        """Every name that has to go for the broken files to go, and those files as far as they are known."""
+        files = frozenset(layer for name in self.words for layer in self.layers.get(name, ()))
+        sharing = {name for name, layers in self.layers.items() if layers & files}
+        return frozenset(sharing | self.words.keys()), files
 
 
 def layers_of(own: ObservedModel, observed: ObservedHost) -> tuple[Digest, ...] | None:

@@ -61,7 +61,7 @@ def summarize_verdicts(hosts: Sequence[HostVerdicts]) -> str:
     verdicts = [verdict for host in hosts for verdict in host.verdicts]
     unreached = sum(1 for host in hosts if host.unreached)
     if not verdicts and not unreached:
-        return "nothing to test: no model of these hosts has expect:"
+        return "nothing to verify: no model is declared for these hosts"
     passed, unknown = (
         sum(verdict.is_met for verdict in verdicts),
         sum(bool(verdict.error) for verdict in verdicts),

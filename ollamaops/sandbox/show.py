@@ -163,6 +163,8 @@ TagsCache = dict[Name, tuple[str, dict[str, object]]]
 def list_models(models: StoredModels, cache: TagsCache) -> list[dict[str, object]]:
     """The models of tags, the newest first."""
     found = sorted(models.listed(), key=lambda listed: -(listed.modified_ns // 10**9))
+    for gone in cache.keys() - {listed.name for listed in found}:
+        del cache[gone]
     entries = [_list_entry(models, listed, cache) for listed in found]
     return [row for entry in entries for row in _rows(entry, models.behavior.runners)]
 

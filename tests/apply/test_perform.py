@@ -36,6 +36,7 @@ from ollamaops.events import (
     Succeeded,
 )
 from ollamaops.names import Digest
+from ollamaops.observe.contents import REPAIR_HINT
 from ollamaops.observe.host import observe_all
 from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import RunOptions
@@ -341,7 +342,7 @@ def test_a_model_that_was_made_but_cannot_be_opened_is_not_called_done(tmp_path:
     with ScriptedHost(routes(table)) as server, at(server.url, tmp_path) as session:
         outcome = session.fail(create("bot", base=name("base")))
         assert outcome.error == "gpu-1: 'bot:latest' cannot be opened: its weights on the host are damaged"
-        assert outcome.hint == "delete the model, so that its blobs go too, then run again"
+        assert outcome.hint == REPAIR_HINT
         assert session.host.ledger.load(server.url) == {}
 
 

@@ -183,6 +183,13 @@ def test_a_need_that_is_not_part_of_the_plan_counts_as_met() -> None:
     assert run([create("a", "h/pull/elsewhere:latest")], Stage().act) == {"h/create/a:latest": Succeeded()}
 
 
+def test_a_deletion_that_something_needs_comes_before_it() -> None:
+    stage = Stage()
+    run([pull("a", "h/delete/a:latest"), delete("b"), delete("a"), upload("c")], stage.act, 4)
+    assert stage.began.index("h/delete/a:latest") < stage.began.index("h/pull/a:latest")
+    assert stage.began[-1] == "h/delete/b:latest"
+
+
 def test_deletions_begin_when_everything_else_has_ended() -> None:
     stage = Stage()
     run([delete("x"), pull("a"), create("b", "h/pull/a:latest"), delete("y"), upload("c")], stage.act, 4)
@@ -319,5 +326,6 @@ def test_every_action_gets_exactly_one_outcome_and_the_run_ends(
             assert all(stage.ended.index(need) < stage.ended.index(action_id) for need in needs)
         else:
             assert outcome == Interrupted() or isinstance(outcome, Skipped)
-    deletions = [began for began in stage.began if "/delete/" in began]
+    needed = {need for action in actions for need in action.needs}
+    deletions = [began for began in stage.began if "/delete/" in began and began not in needed]
     assert stage.began[len(stage.began) - len(deletions) :] == deletions

@@ -44,7 +44,8 @@ def test_models_that_do_what_is_expected_pass(world: World) -> None:
     assert code == 0
     assert text.splitlines() == [
         "✓ llama3.2:3b on gpu-1: 2 expectations met; loaded in 0.0s, 100 tokens a second",
-        "1 model tested on 1 host: 1 passed",
+        "✓ llama3.2:1b on gpu-1: answers; loaded in 0.0s, 100 tokens a second",
+        "2 models tested on 1 host: 2 passed",
     ]
 
 
@@ -131,12 +132,9 @@ def test_without_a_host_that_is_reached_nothing_is_tested(
     assert world.run("test")[0] == 1
 
 
-def test_without_expectations_there_is_nothing_to_test_and_that_is_said(world: World) -> None:
-    world.declare(MODEL)
-    assert world.run("test") == (0, "nothing to test: no model of these hosts has expect:\n")
-    code, text = world.run("test", MODEL)
-    assert (code, "none of these models has expectations" in text) == (64, True)
-    assert world.run("test", MODEL, "--allow-no-match")[0] == 0
+def test_without_a_model_there_is_nothing_to_verify_and_that_is_said(world: World) -> None:
+    world.declare()
+    assert world.run("test") == (0, "nothing to verify: no model is declared for these hosts\n")
 
 
 def test_a_report_that_cannot_be_written_is_an_error_of_usage(world: World, tmp_path: Path) -> None:

@@ -384,7 +384,7 @@ def test_hazard_12_damage_that_cannot_be_repaired_is_named(host: LiveHost) -> No
     report = host.apply([a_model(BASE)])
     wrong = failures(report)[f"pull/{BASE}"]
     assert f"'{BASE}' cannot be opened: its weights on the host are damaged" in wrong
-    assert "delete the models that share its weights" in wrong
+    assert "ollamaops apply --repair" in wrong
     assert "theirs:latest" in host.stranger.tags()
 
 
