@@ -58,6 +58,7 @@ def see_templates(tasks: Sequence[HostTask], run: Run, lock: Lock) -> dict[Model
     """
 
     def look(host: HostSession) -> dict[ModelName, Digest]:
+        host.client.features()  # asked once: nobody waits for a host that is not there
         observed = host.models()
         there = {}
         for each in references_on(host.task.models, host.task.targets):

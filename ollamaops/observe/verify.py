@@ -101,6 +101,12 @@ def verify_hosts(
             if depth != "expectations":
                 files = check_files(host, observed, asked, deep=depth == "deep")
             for model in asked:
+                broken = [failure for failure in files.get(model.name, ()) if failure.what == "files"]
+                if broken:
+                    verdicts.append(
+                        Verdict(model=model.name, expectations=len(model.expect), failures=tuple(broken))
+                    )
+                    continue
                 if on_model is not None:
                     on_model(host.name, model.name)
                 expectations = read_expectations(model.expect)

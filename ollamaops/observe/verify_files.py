@@ -88,4 +88,4 @@ def _altered_texts(
     for kind, shown in texts.items():
         layers = [layer for layer in answer.document.parts if layer.kind == kind]
         if len(layers) == 1 and layers[0].digest not in {Digest.of(text.encode()) for text in shown}:
-            yield Failure("files", f"its {kind} is not what its registry has under that digest", REPAIR_HINT)
+            yield Failure("texts", f"its {kind} is not what its registry has under that digest", REPAIR_HINT)

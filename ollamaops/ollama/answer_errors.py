@@ -106,6 +106,11 @@ _RULES: Final = (
     ),
     Rule(r"pull model manifest: (?:429|5\d\d)\b", ServerFault),
     Rule(r"pull model manifest: [34]\d\d\b", RegistryRefused),
+    Rule(
+        r"unable to load model: .*[\\/]blobs[\\/]",
+        InvalidRequest,
+        "its weights may be broken, or this server too old for them: ollamaops apply --repair brings them back",
+    ),
     Rule(r"requires MLX support", RegistryRefused, "this model runs on hosts with MLX only"),
     Rule(
         r"[\\/]blobs[\\/]sha256-[0-9a-f]{64}: (?:no such file|the system cannot find)",

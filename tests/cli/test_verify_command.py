@@ -48,11 +48,9 @@ def test_every_declared_model_is_asked_also_without_expectations(world: World) -
 def test_weights_that_were_cut_short_are_found(world: World, host: Sandbox) -> None:
     for weights in blobs_like(host, b"GGUF"):
         weights.write_bytes(weights.read_bytes()[:40])
-    code, text = world.run("verify")
+    code, text = world.run("verify", "-o", "json")
     assert code == 5, text
-    assert text.count(f"✗ {MODEL} on gpu-1: ") >= 1
-    document = json.loads(world.run("verify", "-o", "json")[1])
-    assert [model["passed"] for model in document["hosts"][0]["models"]] == [False, False, False]
+    assert [model["passed"] for model in json.loads(text)["hosts"][0]["models"]] == [False, False, False]
 
 
 def test_weights_that_are_gone_are_found(world: World, host: Sandbox) -> None:
