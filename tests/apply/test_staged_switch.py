@@ -457,7 +457,7 @@ def requests_from(version: str, every: int) -> Iterator[int]:
 
 
 # at some requests on each version, which together are at most of them; and at all
-some_or_all = pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.soak)])
+some_or_all = pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.soak)])
 
 
 @some_or_all

@@ -320,11 +320,13 @@ def fork_server() -> Iterator[ForkServer]:
 
 
 def chosen_deaths(version: str) -> Iterator[list[Death]]:
-    """A few moments for each of two versions: one of each kind, at requests and events that differ."""
-    first = version == VERSIONS[0]
-    yield [Death("event", 12 if first else 27)]
-    yield [Death("during", 1, "/api/create") if first else Death("after", 3, "/api/copy")]
-    yield [Death("before", 2, "/api/delete") if first else Death("during", 40), Death("event", 5)]
+    """A few moments of each kind: more on the oldest version, whose changes are quicker."""
+    if version == VERSIONS[0]:
+        yield [Death("event", 12)]
+        yield [Death("during", 1, "/api/create")]
+        yield [Death("before", 2, "/api/delete"), Death("event", 5)]
+    else:
+        yield [Death("during", 40), Death("after", 3, "/api/copy")]
 
 
 def many_deaths(version: str) -> Iterator[list[Death]]:
@@ -341,7 +343,7 @@ def many_deaths(version: str) -> Iterator[list[Death]]:
 
 @pytest.mark.parametrize(
     ("version", "choose", "least"),
-    [(version, chosen_deaths, 3) for version in (VERSIONS[0], VERSIONS[-1])]
+    [(VERSIONS[0], chosen_deaths, 3), (VERSIONS[-1], chosen_deaths, 1)]
     + [pytest.param(version, many_deaths, 9, marks=pytest.mark.soak) for version in VERSIONS],
 )
 def test_whenever_it_is_killed_the_next_run_converges_and_nothing_is_lost(

@@ -477,6 +477,7 @@ def assert_any_script_is_survived(rules: list[dict[str, object]], version: str, 
         }
 
 
+@in_turn("version")
 @pytest.mark.parametrize("version", VERSIONS)
 @fewer_examples(by=10)
 @given(rules=st.lists(RULES, min_size=1, max_size=4))
