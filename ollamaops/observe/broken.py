@@ -29,28 +29,42 @@ _BROKEN_WEIGHTS: Final = re.compile(
     re.IGNORECASE,
 )
 
+# that a model which is listed and shown has a file less
+_GONE: Final = re.compile(r"^model .* not found", re.IGNORECASE)
+
 
 def find_broken(host: HostSession, desired: DesiredHost, observed: ObservedHost) -> Broken:
     """What is there and broken of the declared models and what they are made from. RemoteError, Cancelled.
 
-    Every model on the host is shown, to know who shares a file, and one declared model of each set of weights loaded.
+    Every model on the host is shown, to know who shares a file, and each that is declared or made from is loaded.
     """
     wanted = {*names_of_models(desired), *(model.made_from for model in desired.models if model.made_from)}
     found = dict(_look_into_all(host, observed))
     layers = {name: _layers_of(name, what, observed) for name, what in found.items()}
     unopened = {
-        name: f"cannot be opened ({what.words})"
-        for name, what in found.items()
-        if isinstance(what, Unreadable) and what.is_damaged and not what.is_gone
+        name: what for name, what in found.items() if isinstance(what, Unreadable) and what.is_damaged
     }
-    opened = {name: layers[name] for name, what in found.items() if isinstance(what, Contents)}
-    unloaded = _load_each(
-        host, {name: files for name, files in opened.items() if name in wanted}, observed.gone
-    )
-    words = {name: why for name, why in {**unopened, **unloaded}.items() if name in wanted}
+    loadable = {
+        name: layers[name]
+        for name, what in found.items()
+        if name in wanted and isinstance(what, Contents) and _is_loadable(what)
+    }
+    damage = {**unopened, **_load_each(host, loadable, observed.gone)}
+    words = {
+        name: _words_of(what, name in unopened)
+        for name, what in damage.items()
+        if not what.is_gone and name in wanted
+    }
     if words:  # what cannot be opened either may share the file, and its own files are not known
-        words |= {name: why for name, why in unopened.items() if not layers[name]}
-    return Broken(words=words, layers=layers)
+        unknown = (name for name, what in unopened.items() if not (what.is_gone or layers[name]))
+        words |= {name: _words_of(unopened[name], True) for name in unknown}
+    return Broken(
+        words=words, gone={name: what for name, what in damage.items() if what.is_gone}, layers=layers
+    )
+
+
+def _words_of(what: Unreadable, is_unopened: bool) -> str:
+    return f"cannot be {'opened' if is_unopened else 'loaded'} ({what.words})"
 
 
 def _look_into_all(
@@ -78,23 +92,27 @@ def _is_loadable(what: Contents) -> bool:
 
 def _load_each(
     host: HostSession, models: Mapping[ModelName, frozenset[Digest]], gone: frozenset[Digest]
-) -> dict[ModelName, str]:
-    """Why models cannot be loaded, as far as their weights are to blame; each set of weights is loaded once."""
-    words: dict[ModelName, str] = {}
-    seen: set[frozenset[Digest]] = set()
-    failed = 0
+) -> dict[ModelName, Unreadable]:
+    """Which models cannot be loaded, as far as their files are to blame. None is asked whose weights are known to be
+    broken or gone."""
+    found: dict[ModelName, Unreadable] = {}
+    broken: set[Digest] = set(gone)
+    loaded = False
     for name, weights in sorted(models.items()):
-        if weights in seen or weights & gone:
+        if weights & broken:
             continue
-        seen.add(weights)
         failures = verify_model(host, name, (Expectation(),)).failures
-        failed += bool(failures)
-        if failures and _BROKEN_WEIGHTS.search(failures[0].message):
-            words[name] = f"cannot be loaded ({failures[0].message})"
-    if words and failed == len(seen) > 1:
+        loaded |= not failures
+        said = failures[0].message if failures else ""
+        if _GONE.search(said):  # a small file: its weights are asked for themselves
+            found[name] = Unreadable(said, is_damaged=True, is_gone=True)
+        elif _BROKEN_WEIGHTS.search(said):
+            found[name] = Unreadable(said, is_damaged=True)
+            broken |= weights
+    if len(found) > 1 and not loaded:
         raise ProtocolError(
             f"{host.name}: none of its models can be loaded",
             host=host.name,
             hint="look at the server's log: not all of them will be broken",
         )
-    return words
+    return found

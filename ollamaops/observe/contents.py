@@ -34,7 +34,9 @@ _DAMAGE: Final = re.compile(
 _OF_A_TEMPLATE: Final = re.compile(r"^template\b", re.IGNORECASE)
 
 
-REPAIR_HINT: Final = "ollamaops apply --repair deletes all that shares the broken file, and makes it again"
+REPAIR_HINT: Final = (
+    "ollamaops apply --repair brings it back, and deletes all that shares a broken file for it"
+)
 
 
 def read_contents(show: Callable[[], ShownModel], digest: str, features: Features) -> Contents | Unreadable:

@@ -49,7 +49,7 @@ def check_files(
 
 def _failures(name: ModelName, what: Contents | Unreadable, gone: Mapping[Digest, bool]) -> Iterator[Failure]:
     if isinstance(what, Unreadable):
-        hint = f"look at the server's log for '{name}'" if not what.is_damaged else REPAIR_HINT
+        hint = REPAIR_HINT if what.is_damaged else f"look at the server's log for '{name}'"
         yield Failure("files", f"it cannot be opened: {what.words}", hint)
         return
     missing = [layer.short for layer in what.weights_layers if gone.get(layer)]

@@ -27,10 +27,12 @@ class Flaw(Struct, frozen=True):
 
 
 class Broken(Struct, frozen=True, kw_only=True):
-    """What is broken on a host: `words` says how for each model, `layers` has the weights layers of every name that
-    is there, kept versions included. A model whose layers nobody knows is not in it."""
+    """What is broken on a host: `words` says how for each model that has a broken file; `gone` are those of which a
+    file is missing, which come back without a deletion. `layers` has the weights layers of every name that is there,
+    kept versions included."""
 
     words: Mapping[ModelName, str] = field(default_factory=dict)
+    gone: Mapping[ModelName, Unreadable] = field(default_factory=dict)
     layers: Mapping[ModelName, frozenset[Digest]] = field(default_factory=dict)
 
     def sharers(self) -> tuple[frozenset[ModelName], frozenset[Digest]]:

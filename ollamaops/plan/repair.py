@@ -38,6 +38,7 @@ def plan_repair(
 ) -> HostPlan:
     """The plan of a host on which everything that shares a broken file is deleted first and made again; where that
     cannot be, the plan without it, and a note that says why. Without anything broken, `plan_host`."""
+    observed = replace(observed, unreadable={**observed.unreadable, **broken.gone})
     if not broken.words:
         return plan_host(desired, observed, options)
     names, files = broken.sharers()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ollamaops.plan.codec import Json
 from ollamaops.plan.expectations import Verdict
-from ollamaops.plan.results import HostVerdicts
+from ollamaops.plan.results import HostVerdicts, code_of_verdicts
 from ollamaops.report.lines import Line, join_lines, render_lines
 from ollamaops.report.words import Paint, plural, without_host
 from ollamaops.units import format_duration
@@ -25,7 +25,7 @@ def render_verdicts(
     """A line per model, or per failure of it, what was not proven, and the counts."""
     paint = Paint(color)
     lines = [line for host in hosts for line in _lines(host)]
-    lines += [Line(mark="note", text=f"not proven: {what}") for what in not_proven]
+    lines += [Line(mark="note", subject="not proven", text=what) for what in not_proven]
     return join_lines([*render_lines(lines, paint, width), paint("bold", summarize_verdicts(hosts))])
 
 
@@ -81,7 +81,7 @@ def verdicts_to_json(hosts: Sequence[HostVerdicts], not_proven: Sequence[str] = 
         "format": "ollamaops-test",
         "version": 1,
         "not_proven": list(not_proven),
-        "passed": all(verdict.is_met for host in hosts for verdict in host.verdicts),
+        "passed": code_of_verdicts(hosts) == 0,
         "hosts": [
             {
                 "host": host.host,

@@ -98,6 +98,23 @@ def test_weights_that_are_gone_come_back_without_a_deletion(newest: LiveHost) ->
     assert_converged(newest, newest.apply(family()))
 
 
+@pytest.mark.parametrize("kind", ["system", "params", "template"])
+def test_a_small_file_that_is_gone_comes_back_although_what_was_made_is_remembered(
+    host: LiveHost, kind: str
+) -> None:
+    made = a_build(None, "tiny-a.gguf", system="be exact", template="{{ .Prompt }}", parameters={"top_k": 3})
+    models = [a_model("legal", made), a_model(OTHER)]
+    assert_converged(host, host.apply(models))
+    before = host.stranger.tags()
+    blob_of(host.sandbox, "legal", kind).unlink()
+    host.options = REPAIR
+    assert id_of(host.plan(models).actions[-1]) == "gpu-1/create/legal:latest"
+    assert deletions(host, models) == []
+    assert_converged(host, host.apply(models))
+    assert blob_of(host.sandbox, "legal", kind).exists()
+    assert host.stranger.tags() == before
+
+
 def break_it(host: LiveHost) -> None:
     """The family's base, as a file that lacks its end."""
     lose_the_tail(blob_of(host.sandbox, BASE))
