@@ -57,7 +57,7 @@ def apply(
     _require_allowed(plan)
     run = engine.run if emit is None else replace(engine.run, emit=emit)
     with recorded(plan, engine.tasks, run, command=command, folder=engine.manifest.root) as recorder:
-        report = apply_tasks(plan, engine.tasks, recorder.run)
+        report = run.hidden.hide(apply_tasks(plan, engine.tasks, recorder.run))
         if report.interrupted:
             report = replace(report, interrupted_code=interrupted_code())
         recorder.finish(report, report.exit_code)
@@ -78,7 +78,7 @@ def verify_targets(
         replace(task, models=tuple(model for model in task.models if engine.is_meant(model.name)))
         for task in engine.declared
     ]
-    return verify_hosts(tasks, engine.run, on_model=on_model, depth=depth)
+    return engine.run.hidden.hide(verify_hosts(tasks, engine.run, on_model=on_model, depth=depth))
 
 
 def release_tasks(

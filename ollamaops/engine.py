@@ -34,7 +34,8 @@ from ollamaops.observe.session import session_of
 from ollamaops.observe.weights import digests_of, tell_reading
 from ollamaops.ollama.features import ServerVersion
 from ollamaops.plan.actions import HostPlan, Plan, UnreachedHost
-from ollamaops.plan.codec import Json, plan_from_json, plan_to_json
+from ollamaops.plan.codec import Json, fingerprint, plan_from_json, plan_to_json
+from ollamaops.plan.hidden import Hidden
 from ollamaops.plan.observed import HostLoaded, ObservedHost
 from ollamaops.plan.pulls import pin_to_registry
 from ollamaops.plan.results import as_verdict
@@ -64,7 +65,7 @@ def open_run(
     `emit` is told everything that happens, from several threads; `reading`, where it is given, what is told while
     local weights are read. `cancel` ends the run from another thread. Nothing is sent or read yet.
     """
-    token = cancel or CancelToken()
+    token, hidden = cancel or CancelToken(), Hidden(manifest.hidden)
     environ = {name: value for name, value in os.environ.items() if manifest.is_trusted or name != "HF_TOKEN"}
     with (
         closing(RemoteWeightsStore(environ=environ)) as remote_weights,
@@ -78,6 +79,7 @@ def open_run(
             run_id=new_id(),
             emit=emit,
             cancel=token,
+            hidden=hidden,
         )
         chosen = tuple(manifest.hosts if hosts is None else hosts)
         yield Engine(
@@ -130,11 +132,11 @@ class Engine:
         return plan_tasks(self.tasks, self.run)
 
     def drift(self, *, look_inside: bool = False) -> Plan:
-        """As `plan`, without safety rules: its actions are what differs, and why. With `look_inside` every model is
-        looked into, whatever is remembered of it."""
+        """As `plan`, without safety rules, and as it may be shown: its actions are what differs, and why. With
+        `look_inside` every model is looked into, whatever is remembered of it."""
         options = replace(self.run.options, guarded=False, look_inside=look_inside)
         plan = plan_tasks(self.tasks, replace(self.run, options=options))
-        return replace(plan, hosts=tuple(map(as_verdict, plan.hosts)))
+        return self.run.hidden.hide(replace(plan, hosts=tuple(map(as_verdict, plan.hosts))))
 
     def plan_prune(self) -> Plan:
         """The deletion of undeclared models, as far as the policy's `prune` allows it."""
@@ -169,8 +171,12 @@ class Engine:
     # saved plans
 
     def save(self, plan: Plan) -> dict[str, Json]:
-        """The plan as JSON, with what it was made from. Refusals are kept: such a plan cannot be applied."""
-        return plan_to_json(replace(plan, kind="saved", made_from=self._made_from()))
+        """The plan as JSON, with what it was made from. Refusals are kept: such a plan cannot be applied.
+
+        What came from the environment is not in it: it is read from there again.
+        """
+        saved = replace(plan, kind="saved", made_from=self._made_from())
+        return {**plan_to_json(self.run.hidden.hide(saved)), "fingerprint": fingerprint(saved)}
 
     def check_saved(self, document: object, path: str) -> Plan:
         """The plan in `document`, for the hosts that answer, if everything it relies on is still so.
@@ -179,7 +185,7 @@ class Engine:
         was planned. UsageError if it cannot be read; RefusedError, which names `path` and each fact that has
         changed. A host that does not answer becomes an unreached one.
         """
-        plan = replace(plan_from_json(document), kind="saved")
+        plan = replace(plan_from_json(self.run.hidden.restore(document)), kind="saved")
         require_same(plan.made_from, self._made_from(), path)
         unknown = sorted({host.host for host in plan.hosts} - {host.name for host in self.hosts})
         if unknown:

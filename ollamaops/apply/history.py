@@ -35,7 +35,7 @@ class Recorder:
         self._is_kept = is_kept
         self._ledger = run.ledger
         self._audit = AuditLog(run.ledger.folder)
-        self._outer = run
+        self._outer, self._hidden = run, run.hidden
         self._has_complained = False
         self.run = replace(run, emit=self._listen)
 
@@ -66,13 +66,14 @@ class Recorder:
     def _listen(self, event: Event) -> None:
         if isinstance(event, ActionEnded) and event.outcome != Interrupted():
             self._append(event.host, event.action_id, event.at, event.outcome)
-        self._outer.emit(event)
+        self._outer.emit(self._hidden.hide(event))
 
     def _append(self, host: str, action_id: str, at: str, outcome: Outcome) -> None:
         record = self.record
         head = {"at": at, "run": record.run_id, "command": record.command, "who": record.who}
         origin = {"manifest": record.manifest_digest, "commit": record.commit}
-        entry = {**head, **origin, "host": host, "action": action_id, **_outcome_to_json(outcome)}
+        hidden = self._hidden.hide(outcome)
+        entry = {**head, **origin, "host": host, "action": action_id, **_outcome_to_json(hidden)}
         try:
             self._audit.append(entry)
         except StateError as error:
@@ -117,7 +118,7 @@ def recorded(
         hosts="{}",
         manifest_digest=declaration_digest(tasks),
         exit_code=UNFINISHED,
-        plan=json.dumps(plan_to_json(plan)),
+        plan=json.dumps(plan_to_json(run.hidden.hide(plan))),
         outcomes="[]",
         who=who_am_i(),
         commit=commit_of(folder),

@@ -41,7 +41,7 @@ def change_hosts(
     The run is kept in the history as `command`, with the rules that were lifted.
     """
     if show_first or plan.refusals:
-        show_plan(shared, plan, warnings=engine.manifest.warnings)
+        show_plan(shared, engine.run.hidden.hide(plan), warnings=engine.manifest.warnings)
     if plan.refusals or is_idle:
         return code_of_plan(plan)
     if question is not None and not confirm(question, engine.run.cancel):

@@ -120,6 +120,7 @@ def load_unlocked(shared: Shared, limits: Untrusted | None, *, locked: bool) -> 
         environment=shared.environment,
         allow_outside=shared.allow_outside,
         locked=locked,
+        public=shared.allow_env,
         untrusted=limits,
     )
 

@@ -49,5 +49,5 @@ def command(
         plan = engine.plan()
         if out:
             save_plan(plan, engine, out)
-    show_plan(shared, plan, warnings=engine.manifest.warnings)
+    show_plan(shared, engine.run.hidden.hide(plan), warnings=engine.manifest.warnings)
     return code_of_plan(plan, detailed=detailed_exitcode)

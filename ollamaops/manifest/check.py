@@ -205,6 +205,7 @@ def _check_names(entry: Table, kind: SourceKind) -> Iterator[Problem]:
         yield problem_at(node, message, "choose another name")
     for key in ("name", "pull", "from", "copy", "moved_from"):
         yield from _refuse_aside(entry.get(key))
+        yield from _refuse_secret(entry.get(key))
     for key in ("pull", "from", "copy", "moved_from"):
         if (other := name_at(entry.get(key))) is not None:
             yield from _refuse_local(entry.nodes[key], other)
@@ -220,6 +221,13 @@ def _refuse_aside(node: Node | None) -> Iterator[Problem]:
         yield problem_at(
             node, message, "choose a tag that does not end in -ollamaops-next or -ollamaops-previous"
         )
+
+
+def _refuse_secret(node: Node | None) -> Iterator[Problem]:
+    """Names are shown everywhere, and sent to registries."""
+    if isinstance(node, Scalar) and node.secret_as is not None:
+        message = f"a name is shown to everybody, and {node.shown} may stand for a secret"
+        yield problem_at(node, message, "name the variables that everybody may know: --allow-env NAME")
 
 
 def _refuse_suffix(node: Node, name: ModelName) -> Iterator[Problem]:
@@ -252,6 +260,7 @@ def refuse_local(at: Node | Place, shown: str, name: ModelName, hint: str) -> It
 def _check_push(node: Node | None) -> Iterator[Problem]:
     target = node.get("name") if isinstance(node, Table) else node
     yield from _refuse_aside(target)
+    yield from _refuse_secret(target)
     name = name_at(target)
     if target is None or name is None:
         return

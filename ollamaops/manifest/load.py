@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,14 +80,15 @@ def load_manifest(
     environ: Mapping[str, str] = os.environ,
     stdin: BinaryIO | None = None,
     locked: bool = False,
+    public: Collection[str] = (),
     untrusted: Untrusted | None = None,
 ) -> Manifest:
     """What the files declare, for one environment. ManifestError with every problem of every file.
 
     `paths` are files, folders (all their *.yaml, *.yml and *.json) or `-` (stdin); none means `default_paths` of the
     current folder. `environ` is read for `${env:…}` and OLLAMA_HOST. `allow_outside` lets paths leave the
-    manifest's folder. `locked`, whether there is a lock file, makes `locked` the default of `update`. `untrusted` is
-    what may be used of a manifest that strangers wrote.
+    manifest's folder. `locked`, whether there is a lock file, makes `locked` the default of `update`. `public` are
+    the variables that everybody may know. `untrusted` is what a manifest that strangers wrote may use.
     """
     files, problems = read_manifest_files(
         paths or default_paths(Path.cwd()), stdin or sys.stdin.buffer, allow_outside=allow_outside
@@ -96,7 +97,7 @@ def load_manifest(
     base = untrusted.base if untrusted else None
     declared = written_hosts(roots, environment) if base else {}
     kept = [without_hosts(root) for root in roots] if base else roots
-    whole, found = _merge(kept, environment, environ, untrusted)
+    whole, hidden, found = _merge(kept, environment, environ, public, only_public=untrusted is not None)
     problems += found
     if "models" not in whole.nodes and not problems:
         problems.append(problem_at(Place(files[0].shown), *_NO_MODELS))
@@ -129,6 +130,7 @@ def load_manifest(
         warnings=ManifestError(_each_once(warnings)).problems,  # sorted
         state="server" if isinstance(state, Scalar) and state.value == "server" else "local",
         is_trusted=untrusted is None,
+        hidden=hidden,
     )
 
 
@@ -136,7 +138,7 @@ def load_base(path: str, *, environment: str | None = None, environ: Mapping[str
     """The hosts of a trusted manifest, and the registries that it allows. ManifestError."""
     files, problems = read_manifest_files([path], sys.stdin.buffer, allow_outside=False)
     parts = [about_hosts(file.root, ("version", "vars", "policy")) for file in files]
-    whole, found = _merge(parts, environment, environ)
+    whole, _, found = _merge(parts, environment, environ)
     problems += found
     hosts, found = _hosts(
         whole, Disk({file.shown: file.folder for file in files}, allow_outside=False), environ
@@ -162,17 +164,22 @@ def _merge(
     files: Sequence[Table],
     environment: str | None,
     environ: Mapping[str, str],
-    untrusted: Untrusted | None = None,
-) -> tuple[Table, list[Problem]]:
-    """The files as one tree: variables filled in, checked, joined, ranges unfolded, the environment laid over."""
+    public: Collection[str] = (),
+    *,
+    only_public: bool = False,
+) -> tuple[Table, Mapping[str, str], list[Problem]]:
+    """The files as one tree: variables filled in, checked, joined, ranges unfolded, the environment laid over.
+
+    Also what came from the process's environment, with how it is shown.
+    """
     problems = [problem for root in files if (problem := check_version(root))]
     roots = [root for root in files if check_version(root) is None]
     problems += _require_environment(environment, roots)
-    allowed = untrusted.variables if untrusted else None
-    here = Variables(_variables(roots, environment), environ, allowed)
-    others = Variables(
-        _variables(roots, None), environ, allowed
-    )  # what other environments lack here is not a problem
+    # what other environments lack here is not a problem
+    here, others = (
+        Variables(_variables(roots, name), environ, public, only_public=only_public)
+        for name in (environment, None)
+    )
     filled = [_filled(root, environment, here, others) for root in roots]
     problems += here.problems
     reported = here.unresolved | others.unresolved
@@ -190,7 +197,7 @@ def _merge(
         problems += found
         whole, found = _checked(whole, reported)
         problems += found
-    return whole, problems
+    return whole, here.hidden, problems
 
 
 def _require_environment(environment: str | None, roots: Sequence[Table]) -> Iterator[Problem]:

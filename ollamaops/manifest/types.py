@@ -239,7 +239,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     `root` is the folder that paths were confined to, `files` every file that was read (relative to the current
     folder where possible), `warnings` what is legal and probably a mistake. `state` is where facts about hosts are
     kept: in the local state folder, or on each host itself. `is_trusted` False: strangers wrote it, so nothing may be
-    run, and no secret sent anywhere, because of what it says.
+    run, and no secret sent anywhere, because of what it says. `hidden` is what came from the process's environment,
+    each text with the reference that is shown instead.
     """
 
     root: Path
@@ -251,3 +252,4 @@ class Manifest(Struct, frozen=True, kw_only=True):
     warnings: tuple[Problem, ...] = ()
     state: StatePlace = "local"
     is_trusted: bool = True
+    hidden: Mapping[str, str] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Fills `${vars.NAME}`, `${env:NAME}` and `${env:NAME:-default}` into the texts of a tree. Nothing else is evaluated.
 
 `$${` stands for a plain `${`. A value that is nothing but one unquoted reference takes the type of what it refers to
-(`num_ctx: ${vars.ctx}` is a number). A value with something of the environment in it is marked, so that no message
-shows it.
+(`num_ctx: ${vars.ctx}` is a number). A value with something of the environment in it is marked, so that nothing shows
+it, unless everybody may know the variable (`--allow-env`).
 """
 
 from __future__ import annotations
@@ -24,27 +24,37 @@ _REFERENCE = re.compile(
     r"|\$\{env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}"
     r"|\$\{(?P<bad>vars\b|env[:.])"
 )
+_LEAST_SECRET = 4  # characters; a shorter text, or number of fewer digits than six, is nothing to hide
+_LEAST_SECRET_NUMBER = 6
 _GROWTH_HINT = "variables that hold each other multiply: write the text once, in a file"
 MAX_FILLED = 64 * 2**20  # characters, in all texts together
 
 
 class Variables:
-    """Fills references in. `unresolved` are the places of values that stayed as they were written.
+    """Fills references in. `unresolved` are the places of values that stayed as they were written, `hidden` what came
+    from the environment, with the reference to show instead.
 
-    `allowed` are the variables of the environment that may be read; None: all.
+    `public` are the variables that everybody may know; with `only_public` no others are read.
     """
 
     def __init__(
-        self, table: Table, environ: Mapping[str, str], allowed: Container[str] | None = None
+        self,
+        table: Table,
+        environ: Mapping[str, str],
+        public: Container[str] = (),
+        *,
+        only_public: bool = False,
     ) -> None:
         self._table = table
         self._environ = environ
-        self._allowed = allowed
+        self._public = public
+        self._only_public = only_public
         self._known: dict[str, Scalar | None] = {}
         self._open: list[str] = []
         self._filled = 0
         self.problems: list[Problem] = []
         self.unresolved: set[Place] = set()
+        self.hidden: dict[str, str] = {}
 
     def _add_problem(self, node: Node, message: str, hint: str | None = None) -> None:
         self.problems.append(problem_at(node, message, hint))
@@ -77,7 +87,10 @@ class Variables:
             return node
         texts, written = iter(found), iter(found)
         text = _REFERENCE.sub(lambda _: next(texts).text, node.text)
-        reference = _REFERENCE.sub(lambda _: _as_written(next(written)), node.text) if secret_as else None
+        is_of_environment = any(value.reference is not None for value in found)
+        reference = (
+            _REFERENCE.sub(lambda _: _as_written(next(written)), node.text) if is_of_environment else None
+        )
         return Scalar(node.place, text, text, secret_as=secret_as, reference=reference)
 
     def _refuse_growth(self, node: Scalar) -> None:
@@ -121,7 +134,8 @@ class Variables:
         return filled
 
     def _from_environment(self, name: str, default: str | None, node: Scalar) -> Scalar | None:
-        if self._allowed is not None and name not in self._allowed:
+        is_public = name in self._public
+        if self._only_public and not is_public:
             self._add_problem(node, *refused_variable(name))
             return None
         text = self._environ.get(name)
@@ -134,7 +148,16 @@ class Variables:
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             self._add_problem(node, f"the environment variable {name} is not UTF-8 text")
             return None
-        return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=node.text)
+        if not is_public and name in self._environ and _is_hidden(text):
+            self.hidden[text] = "${env:" + name + "}"
+        secret_as = None if is_public else node.text
+        return Scalar(node.place, resolve_plain(text) if text else "", text, plain=True, secret_as=secret_as)
+
+
+def _is_hidden(text: str) -> bool:
+    """Whether the text is long enough to be a secret; a shorter one would be found in every other word."""
+    is_word = isinstance(resolve_plain(text.strip()), str)
+    return len(text.strip()) >= (_LEAST_SECRET if is_word else _LEAST_SECRET_NUMBER)
 
 
 def refused_variable(name: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.remote_weights import RemoteWeightsStore
 from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import DesiredHost, build_desired
+from ollamaops.plan.hidden import Hidden
 from ollamaops.plan.one_server import Rows
 from ollamaops.state.ledger import Ledger
 from ollamaops.state.records import LedgerStore
@@ -67,7 +68,8 @@ class HostTask(Struct, frozen=True, kw_only=True):
 
 class Run(Struct, frozen=True, kw_only=True):
     """What all hosts of a run share. `server_ledgers` are the ledgers on hosts, by the host's name, that this run may
-    write to: those whose lock it has. `first_rows` is what each host listed when it was first looked at.
+    write to: those whose lock it has. `first_rows` is what each host listed when it was first looked at. `hidden`
+    takes out of what is shown and written down what came from the environment.
     """
 
     ledger: Ledger
@@ -81,6 +83,7 @@ class Run(Struct, frozen=True, kw_only=True):
     open_client: Callable[[HostSpec, CancelToken], OllamaClient] = connect
     server_ledgers: Mapping[str, LedgerStore] = field(default_factory=dict)
     first_rows: dict[str, Rows] = field(default_factory=dict)
+    hidden: Hidden = Hidden({})
 
     def moment(self) -> datetime:
         """What the clock says, as a value with its offset."""

@@ -639,6 +639,7 @@ def test_variables_are_filled_in_and_nothing_else(folder: Path) -> None:
             push: ${vars.who}/${vars.text}
         """.replace("ctx: 4096", "ctx: 4096, keep: 2"),
         environ={"WHO": "me", "EMPTY": "", "RETRIES": "7"},
+        public={"WHO", "BASE"},
     )
     spec = model(manifest, "me/bot")
     source = build(manifest, "me/bot")
@@ -847,6 +848,6 @@ def test_the_order_of_files_changes_neither_models_nor_problems(
 
 
 def test_the_environment_of_the_process_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(folder / "m.yaml", b"models: ['${env:MODEL_OF_TEST}']")
+    write(folder / "m.yaml", b"models: [{name: a, from: b, system: '${env:MODEL_OF_TEST}'}]")
     monkeypatch.setitem(os.environ, "MODEL_OF_TEST", "a")
-    assert names(load_manifest(["m.yaml"])) == ["a:latest"]
+    assert build(load_manifest(["m.yaml"]), "a").system == "a"

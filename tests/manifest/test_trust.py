@@ -37,7 +37,9 @@ def load(text: str, environment: str | None = None, *, base: bool = False, asks:
     write(Path("m.yaml"), text.encode())
     trusted = load_base("base.yaml", environment=environment, environ=ENVIRON) if base else None
     limits = Untrusted(variables=frozenset({"GPU"}), base=trusted, asks_hosts=asks)
-    return load_manifest(["m.yaml"], environment=environment, environ=ENVIRON, untrusted=limits)
+    return load_manifest(
+        ["m.yaml"], environment=environment, environ=ENVIRON, public={"GPU"}, untrusted=limits
+    )
 
 
 def complaints(text: str, environment: str | None = None, *, base: bool = False, asks: bool = False) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -64,11 +64,16 @@ def load_text(
     environment: str | None = None,
     environ: Mapping[str, str] | None = None,
     allow_outside: bool = False,
+    public: Collection[str] = (),
 ) -> Manifest:
     """The manifest in `text`, written to m.yaml in the folder."""
     write(folder / "m.yaml", text.encode())
     return load_manifest(
-        [folder / "m.yaml"], environment=environment, environ=environ or {}, allow_outside=allow_outside
+        [folder / "m.yaml"],
+        environment=environment,
+        environ=environ or {},
+        allow_outside=allow_outside,
+        public=public,
     )
 
 
