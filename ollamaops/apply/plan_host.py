@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from ollamaops.errors import StateError
 from ollamaops.events import HostObserved
-from ollamaops.manifest.types import Policy
 from ollamaops.names import ModelName
 from ollamaops.observe.broken import find_broken
 from ollamaops.observe.contents import short_digest
@@ -30,7 +29,7 @@ from ollamaops.observe.registries import RegistryCache
 from ollamaops.observe.run import HostTask, Run, desired_of
 from ollamaops.observe.session import HostSession, reach
 from ollamaops.observe.weights import with_archives, with_headers
-from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost
+from ollamaops.plan.actions import HostPlan, PullModel, UnreachedHost, UploadBlob
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost
 from ollamaops.plan.flaws import Broken
@@ -149,7 +148,18 @@ def find_changes(task: HostTask, plan: HostPlan, run: Run) -> list[str] | Unreac
         for fact in facts
         if digests.get(fact.model) != fact.digest
     ]
+    changes += _not_declared(task, plan)
     return [*changes, *_moved_tags(plan, run.registries)] if run.options.ask_registry else changes
+
+
+def _not_declared(task: HostTask, plan: HostPlan) -> Iterator[str]:
+    """The files that the plan would send and that are not among those of the manifest, which are confined."""
+    declared = {str(path) for path in task.files}
+    for action in plan.actions:
+        if isinstance(action, UploadBlob):
+            for path in [path for _, path in action.parts] or [action.path]:
+                if path not in declared:
+                    yield f"'{action.model}' would be made from {path}, which the manifest does not name"
 
 
 def _moved_tags(plan: HostPlan, registries: RegistryCache) -> Iterator[str]:
@@ -163,8 +173,8 @@ def _moved_tags(plan: HostPlan, registries: RegistryCache) -> Iterator[str]:
 
 
 def judge_again(task: HostTask, plan: HostPlan, run: Run) -> HostPlan | UnreachedHost:
-    """A saved plan with what the rules say now whose answer depends on the moment: windows, and models in use."""
-    policy: Policy = replace(task.policy, licenses=None)
+    """A saved plan with what every rule says now."""
+    policy = task.policy
     if not (policy.windows or policy.busy or changes_of(plan)):
         return plan
     force = run.options.force

@@ -10,7 +10,7 @@ from ollamaops.cli.changing import change_hosts
 from ollamaops.cli.changing import locked as locked_hosts
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning_options, wait_option
-from ollamaops.cli.saving import load_plan
+from ollamaops.cli.saving import load_plan, read_key
 from ollamaops.report.words import plural
 
 
@@ -32,6 +32,7 @@ def command(
     shared: Shared,
     saved: str | None,
     yes: bool,
+    plan_key: str | None,
     prune: str | None,
     no_prune: bool,
     force: tuple[str, ...],
@@ -63,7 +64,7 @@ def command(
         ) as engine,
         locked_hosts(shared, engine),
     ):
-        plan = load_plan(saved, engine) if saved else engine.plan()
+        plan = load_plan(saved, engine, read_key(plan_key)) if saved else engine.plan()
         hosts = len({action.host for action in plan.actions})
         is_idle = not plan.actions and not any(host.leftovers for host in plan.hosts) and not release
         return change_hosts(

@@ -269,6 +269,12 @@ wait_option = click.option(
 )
 _PLANNING = (
     click.option(
+        "--plan-key",
+        metavar="FILE",
+        help="Sign a saved plan with the key in FILE, and apply only what it has signed; OLLAMAOPS_PLAN_KEY holds a "
+        "key itself.",
+    ),
+    click.option(
         "--prune",
         is_flag=False,
         flag_value="",

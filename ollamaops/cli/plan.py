@@ -6,7 +6,7 @@ import click
 
 from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning_options
-from ollamaops.cli.saving import save_plan
+from ollamaops.cli.saving import read_key, save_plan
 from ollamaops.cli.showing import show_plan
 from ollamaops.plan.results import code_of_plan
 
@@ -24,6 +24,7 @@ def command(
     shared: Shared,
     out: str | None,
     detailed_exitcode: bool,
+    plan_key: str | None,
     prune: str | None,
     no_prune: bool,
     force: tuple[str, ...],
@@ -48,6 +49,6 @@ def command(
     ) as engine:
         plan = engine.plan()
         if out:
-            save_plan(plan, engine, out)
+            save_plan(plan, engine, out, read_key(plan_key))
     show_plan(shared, engine.run.hidden.hide(plan), warnings=engine.manifest.warnings)
     return code_of_plan(plan, detailed=detailed_exitcode)

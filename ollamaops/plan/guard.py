@@ -53,10 +53,11 @@ def guard(
 def guard_again(
     plan: HostPlan, desired: DesiredHost, observed: ObservedHost, *, force: Iterable[str] = ()
 ) -> HostPlan:
-    """A saved plan, judged anew by the rules whose answer depends on the moment; what others refused stays so."""
-    kept = tuple(refusal for refusal in plan.refusals if refusal.rule not in OF_THE_MOMENT)
-    refusals = _refusals(OF_THE_MOMENT - set(force), plan, desired, observed)
-    return replace(plan, refusals=(*kept, *refusals))
+    """A saved plan, judged anew by every rule, whatever it says of itself; what else was refused stays so."""
+    judged = _refusals(RULES.keys() - set(force), plan, desired, observed)
+    again = {*OF_THE_MOMENT, *(refusal.rule for refusal in judged)}
+    kept = tuple(refusal for refusal in plan.refusals if refusal.rule not in again)
+    return replace(plan, refusals=(*kept, *judged))
 
 
 def lifted_by(name: str) -> frozenset[str]:

@@ -331,17 +331,22 @@ def test_a_model_in_use_is_neither_deleted_nor_replaced(action: Action) -> None:
     assert refusals([action], wanted(busy="refuse"), a_host("a")) == []
 
 
-def test_a_saved_plan_is_judged_again_by_the_moment_alone() -> None:
+def test_a_saved_plan_is_judged_anew_by_every_rule_and_what_else_was_refused_stays_so() -> None:
     old = Refusal(rule="windows", host="h", message="closed", hint="wait")
     lasting = Refusal(rule="protect", host="h", message="no", hint="no")
     plan = HostPlan(host="h", actions=(a_delete("a"),), refusals=(old, lasting))
     desired = wanted(windows=(NIGHTS,), busy="refuse", max_delete=Limit(count=0))
     night = datetime.fromisoformat("2026-11-28T23:00:00+01:00")
     observed = replace(a_host("a"), clocks=clocks_of((NIGHTS,), night))
-    assert guard_again(plan, desired, observed).refusals == (lasting,)
+
+    def rules(observed: ObservedHost, *force: str) -> list[str]:
+        return [refusal.rule for refusal in guard_again(plan, desired, observed, force=force).refusals]
+
+    assert rules(observed) == ["protect", "max_change.delete"]
+    assert rules(observed, "max_change.delete") == ["protect"]
     busy = replace(observed, clocks=clocks_of((NIGHTS,), NOON), in_use=frozenset({a_name("a")}))
-    assert [each.rule for each in guard_again(plan, desired, busy).refusals] == ["protect", "windows", "busy"]
-    assert guard_again(plan, desired, busy, force=["windows", "busy"]).refusals == (lasting,)
+    assert rules(busy) == ["protect", "max_change.delete", "windows", "busy"]
+    assert rules(busy, "windows", "busy") == ["protect", "max_change.delete"]
 
 
 @pytest.mark.parametrize(
