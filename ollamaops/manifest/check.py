@@ -224,10 +224,14 @@ def _refuse_aside(node: Node | None) -> Iterator[Problem]:
 
 
 def _refuse_secret(node: Node | None) -> Iterator[Problem]:
-    """Names are shown everywhere, and sent to registries."""
     if isinstance(node, Scalar) and node.secret_as is not None:
-        message = f"a name is shown to everybody, and {node.shown} may stand for a secret"
-        yield problem_at(node, message, "name the variables that everybody may know: --allow-env NAME")
+        yield from refuse_secret(node, node.shown)
+
+
+def refuse_secret(at: Node | Place, shown: str) -> Iterator[Problem]:
+    """The problem of a name that came from the environment: names are shown everywhere, and sent to registries."""
+    message = f"a name is shown to everybody, and {shown} may stand for a secret"
+    yield problem_at(at, message, "name the variables that everybody may know: --allow-env NAME")
 
 
 def _refuse_suffix(node: Node, name: ModelName) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from ollamaops.files.location import Location, RemoteRef, is_remote, parse_remot
 from ollamaops.files.safetensors import require_whole, require_whole_zip
 from ollamaops.files.shards import complete_shards, parse_shard
 from ollamaops.files.sniff import Kind, content_type, sniff
-from ollamaops.manifest.check import EntryFiles, refuse_local
+from ollamaops.manifest.check import EntryFiles, refuse_local, refuse_secret
 from ollamaops.manifest.disk import Disk, Folder, Named, about, is_there, reason_of
 from ollamaops.manifest.document import Items, Node, Scalar, Table
 from ollamaops.manifest.lint import lint_modelfile
@@ -175,6 +175,12 @@ class FileCollector:
             else:
                 hint = f"write {name.base}" if named.shown == named.text else "write another tag"
                 self.problems += refuse_local(named.place, named.shown, name, hint)
+                if (
+                    named.shown != named.text
+                    and source.inline
+                    and named.text not in str(source.inline.reference)
+                ):
+                    self.problems += refuse_secret(named.place, named.shown)
                 base = name
         for named in _arguments(modelfile, "adapter", source)[-1:]:
             self._adapters += self._weights(named)

@@ -851,3 +851,18 @@ def test_the_environment_of_the_process_is_the_default(folder: Path, monkeypatch
     write(folder / "m.yaml", b"models: [{name: a, from: b, system: '${env:MODEL_OF_TEST}'}]")
     monkeypatch.setitem(os.environ, "MODEL_OF_TEST", "a")
     assert build(load_manifest(["m.yaml"]), "a").system == "a"
+
+
+@pytest.mark.parametrize(
+    ("source", "is_secret"),
+    [("FROM a\nSYSTEM ${env:X}", False), ("FROM ${vars.a}\nSYSTEM ${env:X}", False), ("FROM ${env:X}", True)],
+)
+def test_the_base_in_a_modelfile_may_not_come_from_the_environment(
+    folder: Path, source: str, is_secret: bool
+) -> None:
+    text = f"vars: {{a: base}}\nmodels: [{{name: m, modelfile: {{text: {json.dumps(source)}}}}}]"
+    if is_secret:
+        with pytest.raises(ManifestError, match="a name is shown to everybody"):
+            load_text(folder, text, environ={"X": "hunter2"})
+    public = {"X"} if is_secret else ()
+    assert build(load_text(folder, text, environ={"X": "hunter2"}, public=public), "m").base is not None
