@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from errno import ENOSPC
+from pathlib import Path
 from typing import Any
 
 import click
@@ -122,6 +123,9 @@ offer_formats(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and leave the process with its exit code."""
+    # a shell's `>&-` closes a stream: nobody wants to see it, and the next file opened would take its place
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     code = run(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         try:

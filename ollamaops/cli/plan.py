@@ -8,7 +8,9 @@ from ollamaops.cli.context import open_engine
 from ollamaops.cli.options import FORMATS, Shared, command_with_shared, planning_options
 from ollamaops.cli.saving import read_key, save_plan
 from ollamaops.cli.showing import show_plan
+from ollamaops.plan.actions import Plan
 from ollamaops.plan.results import code_of_plan
+from ollamaops.report.words import plural
 
 
 @command_with_shared(
@@ -50,5 +52,14 @@ def command(
         plan = engine.plan()
         if out:
             save_plan(plan, engine, out, read_key(plan_key))
+            _tell_saved(shared, plan, out)
     show_plan(shared, engine.run.hidden.hide(plan), warnings=engine.manifest.warnings)
     return code_of_plan(plan, detailed=detailed_exitcode)
+
+
+def _tell_saved(shared: Shared, plan: Plan, path: str) -> None:
+    """On stderr, so that the plan itself can be piped on."""
+    if shared.quiet or shared.log_format == "json":
+        return
+    what = plural(len(plan.actions), "action")
+    click.echo(f"saved {what} to {path}; to do exactly that: ollamaops apply {path}", err=True)

@@ -12,6 +12,7 @@ from ollamaops.cli.sandboxes import SERVED, default_sandbox
 from ollamaops.errors import UsageError
 from ollamaops.files.output import inside_its_folder
 from ollamaops.manifest.disk import reason_of
+from ollamaops.ollama.features import ServerVersion
 from ollamaops.sandbox.fault_script import FaultScript, load_faults
 
 
@@ -77,6 +78,8 @@ def serve(
         ) from error
     wrap = with_faults(_load(faults)) if faults else None
     version = as_version or NEWEST
+    if not ServerVersion.parse(version).is_known:
+        raise UsageError(f"--as-version: '{version}' is no version of Ollama", hint="such as 0.12.11")
     behavior = as_variant(behavior_for(version), variant) if variant else None
     folder = inside_its_folder(Path(store)) if store else default_sandbox() / SERVED
     try:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 from ollamaops.events import ActionEnded, Event, Outcome
-from ollamaops.plan.actions import Plan, id_of, verb_of
+from ollamaops.plan.actions import HostPlan, Plan, id_of, verb_of
 from ollamaops.plan.codec import Json, fingerprint, plan_to_json, value_to_json
 from ollamaops.plan.results import ActionResult, HostReport, RunReport, count_outcomes, outcome_name
 from ollamaops.report.plan_text import count_plan
@@ -38,8 +39,16 @@ def run_to_json(report: RunReport) -> dict[str, Json]:
         "seconds": report.seconds,
         "summary": value_to_json(count_outcomes(report.results)),
         "refusals": value_to_json(report.plan.refusals),
-        "hosts": [_host_to_json(host) for host in report.hosts],
+        "hosts": list(map(_host_to_json, (*report.hosts, *_never_reached(report)))),
     }
+
+
+def _never_reached(report: RunReport) -> Iterator[HostReport]:
+    """The hosts of which nothing could be planned, and so nothing was done."""
+    known = {host.host for host in report.hosts}
+    for each in report.plan.unreached:
+        if each.host not in known:
+            yield HostReport(host=each.host, plan=HostPlan(host=each.host), unreached=each)
 
 
 def _host_to_json(report: HostReport) -> Json:

@@ -456,3 +456,42 @@ def test_a_signal_stops_cleanly_and_the_next_run_completes(
         assert "llama3.2:3b" in tags(host)
         assert run(["apply", "-y"]) == 0
         assert run(["drift"]) == 0
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_the_shell_has_closed_is_one_that_nobody_reads(
+    host: Sandbox, write: Write, closed: str
+) -> None:
+    write({"models": ["llama3.2:3b"]})
+    program = [sys.executable, "-m", "ollamaops", "drift"]
+    redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *program], capture_output=True, timeout=PATIENCE_S
+    )
+    assert (done.returncode, b"internal error" in done.stderr) == (2, False)
+
+
+def test_a_run_names_each_host_that_was_not_reached(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write({"hosts": {"dead": {"url": "http://127.0.0.1:9", "timeout": "1s"}}, "models": ["llama3.2:3b"]})
+    assert run(["apply", "-y", "-o", "json"]) == 3
+    [host] = json.loads(capsys.readouterr().out)["hosts"]
+    assert (host["host"], host["as_declared"], "refused" in host["unreached"]["error"]) == (
+        "dead",
+        False,
+        True,
+    )
+
+
+def test_a_plan_that_was_saved_is_said_to_be(
+    host: Sandbox, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write({"models": ["llama3.2:3b"]})
+    assert run(["plan", "--out", "p.json"]) == 0
+    assert "saved 1 action to p.json; to do exactly that: ollamaops apply p.json" in capsys.readouterr().err
+    assert run(["plan", "--out", "p.json", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_sandbox_is_no_version_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sandbox", "serve", "--as-version", "abc", "--port", "0"]) == 64
+    assert "--as-version: 'abc' is no version of Ollama" in capsys.readouterr().err
