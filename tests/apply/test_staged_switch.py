@@ -37,6 +37,9 @@ from ollamaops.ollama.client import OllamaClient
 from ollamaops.plan.desired import build_desired
 from ollamaops.state.records import ModelRecord
 
+pytestmark = in_turn("version")
+
+
 VERSIONS = ("0.3.4", "0.5.7", "0.12.11", "0.33.0-rc2")
 OTHER = "qwen2.5:0.5b"
 every_version = pytest.mark.parametrize("version", VERSIONS)

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from breadth import in_turn
 from patience import PATIENCE_S
 
 from ollamaops.cli.main import run
 from ollamaops.sandbox.server import Sandbox
+
+pytestmark = in_turn("host")
+
 
 Write = Callable[[object], None]
 BASE = "llama3.2:3b"

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from breadth import in_turn
 from pulled_models import World
 
 from ollamaops.sandbox.server import Sandbox
+
+pytestmark = in_turn("host")
+
 
 MODEL = "llama3.2:3b"
 OTHER = "all-minilm:latest"
