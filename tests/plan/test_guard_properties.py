@@ -16,7 +16,7 @@ from ollamaops.observe.host import clocks_of
 from ollamaops.plan.actions import DeleteModel, HostPlan
 from ollamaops.plan.deletions import only_prune
 from ollamaops.plan.desired import DesiredHost, build_desired
-from ollamaops.plan.guard import RULES, guard, guard_again, is_prune
+from ollamaops.plan.guard import RULES, changes_of, guard, guard_again, is_prune
 from ollamaops.plan.observed import ObservedHost
 from ollamaops.plan.planner import plan_host
 from ollamaops.plan.residency import kept_loaded
@@ -131,7 +131,7 @@ def test_limits_windows_and_loaded_models_are_kept_to(scene: Scene) -> None:
     policy, rules = scene.desired.policy, {refusal.rule for refusal in scene.plan.refusals}
     limit = policy.max_delete.count if policy.max_delete else None
     assert ("max_change.delete" in rules) or limit is None or len(scene.deleted) <= limit
-    assert ("windows" in rules) == bool(policy.windows and scene.plan.actions)
+    assert ("windows" in rules) == bool(policy.windows and changes_of(scene.plan))
     if policy.busy == "refuse":
         residents = kept_loaded(model.spec for model in scene.desired.declared)
         assert scene.refused("busy") >= (scene.deleted & scene.observed.in_use) - residents
