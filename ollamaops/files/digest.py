@@ -128,9 +128,9 @@ def digest_of(
     return facts
 
 
-def require_digest(facts: FileFacts, stated: Digest | None) -> None:
-    """WeightsError unless the file has the digest that the manifest states, if it states one."""
-    if stated is not None and facts.digest != stated:
+def require_digest(facts: FileFacts, stated: Digest) -> None:
+    """WeightsError unless the file has the digest that the manifest states."""
+    if facts.digest != stated:
         raise WeightsError(
             f"{facts.path}: its digest is {facts.digest.short}, and the manifest states {stated.short}",
             hint="bring back the file that was meant, or correct its digest under sha256:",

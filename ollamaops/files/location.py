@@ -65,7 +65,7 @@ class FileInfo(Struct, frozen=True, kw_only=True):
 
 
 class Unavailable(Struct, frozen=True, kw_only=True):
-    """Remote weights whose server did not answer, and why. Nothing can be said of the models made from them."""
+    """Weights that no model can be made from, and why: nobody answers, or they are not what an entry states."""
 
     error: str
     hint: str | None = None

@@ -24,6 +24,7 @@ from ollamaops.manifest.document import Table
 from ollamaops.manifest.modelfile import Modelfile
 from ollamaops.manifest.problems import problem_at
 from ollamaops.manifest.types import Build, ModelSpec, Place, WeightsFile
+from ollamaops.names import Digest
 
 WEIGHTS_ENDINGS = (".gguf", ".safetensors", ".bin", ".pth")
 _QUANTIZABLE = ("F16", "BF16", UNKNOWN)  # F32 is number 0, which is also what a header without a type has
@@ -56,12 +57,12 @@ def weights_of(build: Build) -> tuple[WeightsFile, ...]:
 
 
 def local_files(specs: Iterable[ModelSpec]) -> tuple[WeightsFile, ...]:
-    """Every weights file of `specs`, each path or address once."""
-    found: dict[Location, WeightsFile] = {}
+    """Every weights file of `specs`, each path or address once for each digest that is stated of it."""
+    found: dict[tuple[Location, Digest | None], WeightsFile] = {}
     for spec in specs:
         if isinstance(spec.source, Build):
             for file in weights_of(spec.source):
-                found.setdefault(file.path, file)
+                found.setdefault((file.path, file.known), file)
     return tuple(found.values())
 
 

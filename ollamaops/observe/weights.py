@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ollamaops.errors import RemoteError, WeightsError
 from ollamaops.events import ActionEnded, ActionStarted, Progressed, Sink, Succeeded
 from ollamaops.files.archive import measure
-from ollamaops.files.digest import DigestCache, hash_files, require_digest, stamp_of
+from ollamaops.files.digest import DigestCache, hash_files, stamp_of
 from ollamaops.files.gguf import read_gguf, require_complete
 from ollamaops.files.gguf_types import GgufHeader
 from ollamaops.files.location import FileInfo, Location, RemoteRef, Unavailable, Weights
@@ -47,17 +47,18 @@ def digests_of(
     cancel: Callable[[], bool] | None = None,
 ) -> dict[Location, Weights]:
     """Digest and size of every file. A digest stated in the manifest is believed of a file that was never read; the
-    server checks it on upload. One that was read before has to have it.
+    server checks it on upload. A file that was read before, or of which entries state different things, has the
+    digest of its bytes.
 
     `remote_weights` is asked about files that are not here. `on_progress` is told of what has to be read, from
     several threads. WeightsError for a file that cannot be used, Cancelled. A remote file that nobody can
     tell about is Unavailable.
     """
     wanted = list(files)
-    local = {file.path: file.known for file in wanted if isinstance(file.path, Path)}
-    sizes = {path: stamp_of(path).size_bytes for path in local}
-    _refuse_one_digest_of_many(local, sizes)
-    unknown = [path for path, known in local.items() if known is None or (cache and cache.has_seen(path))]
+    sizes = {file.path: stamp_of(file.path).size_bytes for file in wanted if isinstance(file.path, Path)}
+    _refuse_one_digest_of_many(wanted, sizes)
+    stated = _stated_by_all(wanted)
+    unknown = [path for path in sizes if stated[path] is None or (cache and cache.has_seen(path))]
 
     def on_hashed(path: Path, done_bytes: int) -> None:
         if on_progress is not None:
@@ -65,17 +66,22 @@ def digests_of(
 
     hashed = hash_files(unknown, cache=cache, on_progress=on_hashed, cancel=cancel) if unknown else {}
     found: dict[Location, Weights] = {}
-    for file in wanted:
-        where, known = file.path, file.known
+    for where, known in stated.items():
         if isinstance(where, RemoteRef):
             found[where] = _ask(remote_weights or RemoteWeightsStore(), where, known, on_progress, cancel)
         elif known is None or where in hashed:
-            facts = hashed[where]
-            require_digest(facts, known)
-            found[where] = FileInfo(digest=facts.digest, size_bytes=facts.size_bytes)
+            found[where] = FileInfo(digest=hashed[where].digest, size_bytes=hashed[where].size_bytes)
         else:
             found[where] = FileInfo(digest=known, size_bytes=sizes[where], stated=True)
     return found
+
+
+def _stated_by_all(files: Iterable[WeightsFile]) -> dict[Location, Digest | None]:
+    """The digest that every entry with the file states; None where one does not, or states another."""
+    stated: dict[Location, Digest | None] = {}
+    for file in files:
+        stated[file.path] = file.known if stated.get(file.path, file.known) == file.known else None
+    return stated
 
 
 def _ask(
@@ -88,17 +94,19 @@ def _ask(
     try:
         return remote_weights.info_of(ref, known, on_progress=on_progress, cancel=cancel)
     except RemoteError as error:
-        return Unavailable(error=str(error), hint=error.hint)
+        return Unavailable(error=f"its weights cannot be asked about: {error}", hint=error.hint)
 
 
-def _refuse_one_digest_of_many(local: Mapping[Path, Digest | None], sizes: Mapping[Path, int]) -> None:
+def _refuse_one_digest_of_many(files: Iterable[WeightsFile], sizes: Mapping[Path, int]) -> None:
     """WeightsError when files of several sizes are said to have the same digest."""
     first: dict[Digest, Path] = {}
-    for path, known in local.items():
-        other = first.setdefault(known, path) if known else path
-        if sizes[path] != sizes[other]:
+    for file in files:
+        if file.known is None or not isinstance(file.path, Path):
+            continue
+        other = first.setdefault(file.known, file.path)
+        if sizes[file.path] != sizes[other]:
             raise WeightsError(
-                f"{path}: the manifest states the digest of {other}, which has another size",
+                f"{file.path}: the manifest states the digest of {other}, which has another size",
                 hint="correct its digest under sha256:",
             )
 

@@ -214,7 +214,7 @@ def build_model(spec: ModelSpec, files: Mapping[Location, Weights]) -> DesiredMo
 def _build_build(spec: ModelSpec, build: Build, weights: Mapping[Location, Weights]) -> DesiredModel:
     files: dict[Location, FileInfo] = {}
     for file in weights_of(build):
-        info = weights[file.path]
+        info = _as_stated(file, weights[file.path])
         if isinstance(info, Unavailable):
             return DesiredModel(spec=spec, fingerprint=NO_FINGERPRINT, unavailable=info)
         files[file.path] = info
@@ -234,6 +234,16 @@ def _build_build(spec: ModelSpec, build: Build, weights: Mapping[Location, Weigh
         recipe=recipe,
         blobs=tuple(blobs),
         weights=tuple(files[file.path] for file in build.files),
+    )
+
+
+def _as_stated(file: WeightsFile, info: Weights) -> Weights:
+    """A wrong digest is the fault of the entry that states it, and of no other entry with the same file."""
+    if isinstance(info, Unavailable) or file.known in (None, info.digest):
+        return info
+    return Unavailable(
+        error=f"{file.path}: its digest is {info.digest.short}, and the manifest states {file.known.short}",
+        hint="bring back the file that was meant, or correct its digest under sha256:",
     )
 
 

@@ -82,8 +82,7 @@ def _plannable(builder: PlanBuilder) -> tuple[list[DesiredModel], list[DesiredMo
         elif model.name in conflicts:
             builder.give_up(model.name, conflicts[model.name], "change one of the entries")
         elif model.unavailable is not None:
-            why = f"its weights cannot be asked about: {model.unavailable.error}"
-            builder.give_up(model.name, why, model.unavailable.hint)
+            builder.give_up(model.name, model.unavailable.error, model.unavailable.hint)
         elif is_rolled_back(model, builder.observed) and not builder.options.release:
             builder.record_rolled_back(model)
             rolled_back.append(model)

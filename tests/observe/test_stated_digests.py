@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -76,6 +77,25 @@ def test_one_digest_of_two_files_of_other_sizes_is_refused(world: World) -> None
     world.declare(model("a", "a.gguf", stated), model("b", "b.gguf", stated))
     code, text = world.run("plan")
     assert (code, f"the manifest states the digest of {world.folder / 'a.gguf'}" in text) == (1, True), text
+
+
+@pytest.mark.parametrize("others", [("good", "bad"), ("bad", "good"), ("bad", "plain"), ("plain", "bad")])
+def test_a_wrong_digest_in_one_entry_concerns_no_other_entry_of_that_file(
+    world: World, others: tuple[str, str]
+) -> None:
+    own, wrong = write(world, "a.gguf", WEIGHTS_A), Digest.of(b"wrong")
+    stated = {"good": own, "bad": wrong, "plain": None}
+    world.declare(*(model(name, "a.gguf", stated[name]) for name in others))
+    right = next(name for name in others if name != "bad")
+    said = (
+        f"? bad:latest on gpu: {world.folder / 'a.gguf'}: its digest is {own.short}, and the manifest states"
+    )
+    for command in (["plan"], ["apply", "-y"], ["drift"]):
+        code, text = world.run(*command)
+        assert (code, f"{said} {wrong.short}" in text) == (3, True), text
+    [host] = json.loads(world.run("status", "-o", "json")[1])["hosts"]
+    states = {each["model"]: each["state"] for each in host["models"]}
+    assert states == {f"{right}:latest": "in sync", "bad:latest": "unknown"}
 
 
 def test_a_file_that_nobody_has_read_is_sent_unread_and_known_from_then_on(
