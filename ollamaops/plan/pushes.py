@@ -1,6 +1,7 @@
 """Plan pushes: which content the registry is not known to have.
 
 Ollama pushes a model under its own name only, so the name in `push:` becomes an alias on the host and stays there.
+Another model of that name is replaced, and the plan says so.
 What was pushed has one digest on the host and mostly another one in the registry. Both have to be among the digests
 of one content: the registry's, the pulled reference's, the lock's, or those that we saw when we pushed it.
 """
@@ -79,7 +80,8 @@ def _add_push(builder: PlanBuilder, model: DesiredModel, ref: ModelName) -> None
         return
     own, alias = builder.find(name), builder.find(ref)
     is_alias = ref == name or (name not in builder.changing and own and alias and alias.digest == own.digest)
-    if not is_alias and not add_copy(builder, model, name, because, to=ref):
+    replaces = builder.why(ref, "alias", desired=str(name), observed=alias.digest[:12]) if alias else ()
+    if not is_alias and not add_copy(builder, model, name, (*replaces, *because), to=ref):
         return
     builder.add(
         PushModel(

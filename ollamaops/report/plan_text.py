@@ -220,7 +220,7 @@ def mark_of(action: Action) -> Mark:
     match action:
         case DeleteModel():
             return "delete"
-        case CopyModel() if action.rollback_key:
+        case CopyModel() if action.rollback_key or "alias" in kinds:
             return "change"
         case CopyModel() | PushModel() | UploadBlob():
             return "send"

@@ -125,7 +125,7 @@ def test_a_colored_plan_says_the_same_with_colors(golden: Golden) -> None:
         (a_copy(), "→ chat:latest on gpu-1: copy of qwen3:32b, not there"),
         (
             a_copy(because=why("chat", "alias", "digest", f"qwen3:32b ({NOW[:12]})", OLD[:12])),
-            "→ chat:latest on gpu-1: copy of qwen3:32b, is 3f2a3f2a3f2a, not qwen3:32b (9f2c9f2c9f2c)",
+            "~ chat:latest on gpu-1: copy of qwen3:32b, is 3f2a3f2a3f2a, not qwen3:32b (9f2c9f2c9f2c)",
         ),
         (a_delete(), "- old:latest on gpu-1: delete, declared absent"),
         (
